@@ -1,0 +1,357 @@
+"""What the platform remembers: the desired and the observed state of every resource.
+
+A record is immutable; a change is a new value that is committed against the version it was read at.
+The wire's view of it is made in `control/api`; what was asked stays in it word for word (`spec`).
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+from msgspec import field
+
+from leptonai.core.resources import Capacity, Needs
+from leptonai.spec.artifacts import ArtifactSpec
+from leptonai.spec.containers import EnvVar
+from leptonai.spec.endpoints import EndpointSpec, EndpointState
+from leptonai.spec.jobs import JobSpec, JobState, JobStatus
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every record has. `id` is unique in its workspace and kind, for ever."""
+
+    workspace: str
+    id: str
+    name: str
+    created_at_ms: int
+    modified_at_ms: int = 0
+    owner: str = ""  # the principal who made it
+    labels: dict[str, str] = field(default_factory=dict)
+    visibility: str = ""
+    version: int = 0  # counts its commits; 0 was never committed
+    seq: int = 0  # of the commit that wrote it: grows over all records of a store
+
+    @property
+    def unique_key(self) -> str | None:
+        """A second key, unique in workspace and kind; None where none is needed."""
+        return None
+
+    @property
+    def parent(self) -> str:
+        """The id of the record it belongs to, for look-up."""
+        return ""
+
+    @property
+    def state_name(self) -> str:
+        """Its state as users filter by it."""
+        return ""
+
+    @property
+    def live(self) -> bool:
+        """Whether the control loops still have work to do with it."""
+        return True
+
+    @property
+    def due_at_ms(self) -> int | None:
+        """When retention should look at it, if ever."""
+        return None
+
+
+# --- what runs -----------------------------------------------------------------------------------
+
+
+class OwnerKind(StrEnum):
+    JOB = "job"
+    ENDPOINT = "endpoint"
+
+
+class Phase(StrEnum):
+    WAITING = "Waiting"  # for a node
+    PLACED = "Placed"  # on a node, whose engine has not yet been seen to run it
+    RUNNING = "Running"
+    ENDED = "Ended"  # its attempt ended; its owner has not yet decided what follows
+    DONE = "Done"  # for good; it holds nothing
+
+
+class Goal(StrEnum):
+    RUN = "Run"
+    STOP = "Stop"
+
+
+class EndReason(StrEnum):
+    EXITED = "Exited"  # with an exit code
+    SIGNALLED = "Signalled"  # by a signal that nobody here sent
+    OUT_OF_MEMORY = "OutOfMemory"  # killed at its memory limit
+    STOPPED = "Stopped"  # on request, before or while it ran
+    NOT_STARTED = "NotStarted"  # the engine could not start it
+    LOST = "Lost"  # gone without a status: nobody knows how it ended
+    NODE_LOST = "NodeLost"  # its node was lost and has been fenced
+
+
+class Termination(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an attempt ended."""
+
+    reason: EndReason
+    attempt: int = 0
+    exit_code: int | None = None  # 128 + n after signal n, as shells say it
+    message: str = ""
+    started_at_ms: int | None = None
+    finished_at_ms: int = 0
+
+    @property
+    def succeeded(self) -> bool:
+        return self.reason is EndReason.EXITED and self.exit_code == 0
+
+
+class Program(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a replica runs; secrets are still references."""
+
+    command: tuple[str, ...]
+    envs: tuple[EnvVar, ...] = ()
+    needs: Needs = field(default_factory=Needs)
+    limit_cpu_millis: int | None = None  # None: may use what is idle
+    limit_memory_bytes: int | None = None
+    ports: tuple[int, ...] = ()  # that it would like to listen on; it is told which it got
+    image: str = ""
+    workdir: str = ""  # digest of a tree, or ""
+    model: str = ""  # digest of a tree, or ""
+    allowed_nodes: tuple[str, ...] = ()  # () allows all
+    allowed_groups: tuple[str, ...] = ()
+    workspace_token: bool = False
+
+
+MAX_TERMINATIONS = 10  # that a replica remembers
+
+
+class Replica(Record, tag="replica", tag_field="kind"):
+    """The unit that runs: one worker of a job, or one server of an endpoint."""
+
+    owner_kind: OwnerKind
+    owner_id: str
+    owner_name: str
+    index: int
+    round: int = 0  # of a job: how often its gang was formed before; of an endpoint: its revision
+    gang: str  # replicas of one gang start together or not at all
+    gang_size: int = 1
+    priority: int = 5000
+    program: Program
+    phase: Phase = Phase.WAITING
+    goal: Goal = Goal.RUN
+    attempt: int = 0
+    not_before_ms: int = 0  # the attempt waits until then: back-off
+    node: str = ""
+    gpus: tuple[int, ...] = ()  # device indices
+    ports: tuple[int, ...] = ()  # that it got, as many as the program asked for
+    rendezvous_port: int = 0  # of its gang's worker 0: fresh in every attempt of the gang
+    started_at_ms: int | None = None
+    stop_asked_at_ms: int | None = None
+    ready: bool = False
+    ready_at_ms: int | None = None
+    terminations: tuple[Termination, ...] = ()  # newest last
+    forgotten: bool = False  # its engine has been told to forget the attempts
+
+    @property
+    def parent(self) -> str:
+        return f"{self.owner_kind}/{self.owner_id}"
+
+    @property
+    def state_name(self) -> str:
+        return self.phase
+
+    @property
+    def live(self) -> bool:
+        return self.phase is not Phase.DONE or not self.forgotten
+
+    @property
+    def holds_capacity(self) -> bool:
+        return self.node != "" and self.phase is not Phase.DONE
+
+    @property
+    def attempt_id(self) -> str:
+        return f"{self.id}.{self.attempt}"
+
+    @property
+    def last_end(self) -> Termination | None:
+        return self.terminations[-1] if self.terminations else None
+
+
+class Job(Record, tag="job", tag_field="kind"):
+    spec: JobSpec
+    state: JobState = JobState.QUEUEING
+    message: str = ""
+    idempotency_key: str = ""
+    round: int = 0  # how often its gang was formed before: names replicas, never goes back
+    failures: int = 0  # of the whole gang since it was last started by a person
+    restarts: int = 0  # of single workers in this round
+    not_before_ms: int = 0
+    queued_at_ms: int = 0
+    started_at_ms: int | None = None
+    finished_at_ms: int | None = None
+    exit_code: int | None = None
+    deleting: bool = False
+    ready: int = 0
+    active: int = 0
+    failed: int = 0
+    succeeded: int = 0
+    history: tuple[JobStatus, ...] = ()
+
+    @property
+    def unique_key(self) -> str | None:
+        return self.idempotency_key or None
+
+    @property
+    def state_name(self) -> str:
+        return self.state
+
+    @property
+    def finished(self) -> bool:
+        return self.state in (
+            JobState.COMPLETED,
+            JobState.FAILED,
+            JobState.STOPPED,
+            JobState.ARCHIVED,
+        )
+
+    @property
+    def live(self) -> bool:
+        return not self.finished or self.deleting or (
+            self.state is JobState.STOPPED and self.spec.stopped is not True
+        )
+
+    @property
+    def due_at_ms(self) -> int | None:
+        if self.state is JobState.ARCHIVED or not self.finished or self.finished_at_ms is None:
+            return None
+        ttl = self.spec.ttl_seconds_after_finished
+        return self.finished_at_ms + 1000 * (DEFAULT_TTL_S if ttl is None else ttl)
+
+
+DEFAULT_TTL_S = 259_200  # three days
+
+
+class TokenHash(msgspec.Struct, frozen=True, kw_only=True):
+    """A token as we keep it: recognisable to its owner, useless to a thief."""
+
+    sha256: str
+    masked: str  # HEAD***TAIL
+
+
+class Endpoint(Record, tag="endpoint", tag_field="kind"):
+    """`spec.api_tokens` never holds a literal: those are kept as `token_hashes`."""
+
+    spec: EndpointSpec
+    state: EndpointState = EndpointState.STARTING
+    message: str = ""
+    token_hashes: tuple[TokenHash, ...] = ()
+    model_digest: str = ""  # what spec.model meant when it was last written
+    revision: int = 1  # counts the changes that replace replicas
+    restart_count: int = 0  # asked by people; part of what a revision is
+    surge_waiting_since_ms: int | None = None
+    deleting: bool = False
+    ready_replicas: int = 0
+
+    @property
+    def unique_key(self) -> str | None:
+        return self.name
+
+    @property
+    def state_name(self) -> str:
+        return self.state
+
+
+# --- where it runs -------------------------------------------------------------------------------
+
+
+class NodeState(StrEnum):
+    READY = "Ready"
+    UNREACHABLE = "Unreachable"  # nothing is known: its replicas may well run
+    FENCED = "Fenced"  # nothing of it runs any more, for certain
+
+
+class Node(Record, tag="node", tag_field="kind"):
+    group: str
+    capacity: Capacity
+    state: NodeState = NodeState.READY
+    unschedulable: bool = False
+    address: str = "127.0.0.1"
+    provider_id: str = ""
+    limits: str = "none"  # how limits are enforced: cgroup-v2, cgroup-v1, none
+    facts: dict[str, str] = field(default_factory=dict)  # os, kernel, cpu type, … for people
+    seen_at_ms: int = 0
+    unreachable_since_ms: int | None = None
+
+    @property
+    def state_name(self) -> str:
+        return self.state
+
+
+# --- what is kept --------------------------------------------------------------------------------
+
+
+class Secret(Record, tag="secret", tag_field="kind"):
+    ciphertext: bytes
+
+    @property
+    def live(self) -> bool:
+        return False
+
+
+class Token(Record, tag="token", tag_field="kind"):
+    """Lets its bearer act as `name` with `role`."""
+
+    sha256: str
+    masked: str
+    role: Literal["admin", "member", "gateway"] = "member"
+    expires_at_ms: int | None = None
+
+    @property
+    def unique_key(self) -> str | None:
+        return self.sha256
+
+
+class Dataset(Record, tag="dataset", tag_field="kind"):
+    spec: ArtifactSpec
+    number: int  # 1 is the first version
+
+    @property
+    def unique_key(self) -> str | None:
+        return f"{self.name}@{self.number}"
+
+    @property
+    def live(self) -> bool:
+        return False
+
+
+class Model(Record, tag="model", tag_field="kind"):
+    spec: ArtifactSpec
+    number: int  # 1 is the first version
+
+    @property
+    def unique_key(self) -> str | None:
+        return f"{self.name}@{self.number}"
+
+    @property
+    def live(self) -> bool:
+        return False
+
+
+AnyRecord = Replica | Job | Endpoint | Node | Secret | Token | Dataset | Model
+
+
+class Severity(StrEnum):
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that happened to a record, told to people."""
+
+    workspace: str
+    kind: str  # of the record
+    id: str  # of the record
+    name: str
+    reason: str  # CamelCase, stable
+    message: str
+    severity: Severity = Severity.NORMAL
+    at_ms: int = 0
+    seq: int = 0  # given by the store; visible in this order

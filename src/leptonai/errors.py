@@ -1,0 +1,125 @@
+"""Every error that Lepton raises on purpose. The tree branches by what the caller can do about it::
+
+    LeptonError
+    ├── RequestError         change the request
+    │   ├── InvalidRequest       400  a field is wrong, missing or unknown
+    │   ├── Unauthenticated      401  no token, or one that nobody issued
+    │   ├── Forbidden            403  a known caller who may not do this
+    │   ├── NotFound             404
+    │   ├── Conflict             409
+    │   │   ├── AlreadyExists        the name is taken
+    │   │   └── VersionConflict      somebody else changed it in between: read it again
+    │   ├── TooLarge             413
+    │   └── Unsatisfiable        422  well-formed, but no machine here could ever do it
+    ├── TryLater             wait, then send the same request again
+    │   ├── TooManyRequests      429
+    │   ├── Unavailable          503  starting, stopping, or a dependency does not answer
+    │   ├── StaleEpoch           503  another control plane has taken over
+    │   └── StorageFull          507  the disk is full; nothing was written
+    └── Internal             500  tell us
+
+Between processes an error travels as data, ``{"code", "message", "hint"}``, and `from_wire` turns it
+back into the same class.
+"""
+
+from typing import ClassVar
+
+
+class LeptonError(Exception):
+    """What happened (`message`), and what to do next (`hint`)."""
+
+    code: ClassVar[str] = "Internal"  # stable: clients match on it, people search for it
+    status: ClassVar[int] = 500  # the one place that knows about HTTP
+    retry: ClassVar[bool] = False  # may the same request succeed later, unchanged?
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def wire(self) -> dict[str, str]:
+        """The body of an error answer."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+class RequestError(LeptonError):
+    code, status = "RequestError", 400
+
+
+class InvalidRequest(RequestError):
+    code, status = "InvalidRequest", 400
+
+
+class Unauthenticated(RequestError):
+    code, status = "Unauthenticated", 401
+
+
+class Forbidden(RequestError):
+    code, status = "StatusForbidden", 403
+
+
+class NotFound(RequestError):
+    code, status = "NotFound", 404
+
+
+class Conflict(RequestError):
+    code, status = "Conflict", 409
+
+
+class AlreadyExists(Conflict):
+    code = "AlreadyExists"
+
+    def __init__(self, message: str, *, hint: str = "", existing_id: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.existing_id = existing_id  # of the record that holds the name
+
+
+class VersionConflict(Conflict):
+    code, retry = "VersionConflict", True
+
+
+class TooLarge(RequestError):
+    code, status = "TooLarge", 413
+
+
+class Unsatisfiable(RequestError):
+    code, status = "Unsatisfiable", 422
+
+
+class TryLater(LeptonError):
+    code, status, retry = "TryLater", 503, True
+
+
+class TooManyRequests(TryLater):
+    code, status = "TooManyRequests", 429
+
+
+class Unavailable(TryLater):
+    code, status = "Unavailable", 503
+
+
+class StaleEpoch(TryLater):
+    code, status = "StaleEpoch", 503
+
+
+class StorageFull(TryLater):
+    code, status = "StorageFull", 507
+
+
+class Internal(LeptonError):
+    """Also what a client raises for an answer it cannot read."""
+
+
+def from_wire(status: int, body: object) -> LeptonError:
+    """The error an HTTP answer stands for: by its code, else by its status, else `Internal`."""
+    fields = body if isinstance(body, dict) else {}
+    message = str(fields.get("message") or f"the server answered with status {status}")
+    hint = str(fields.get("hint") or "")
+    by_code = {kind.code: kind for kind in _all_kinds(LeptonError)}
+    by_status = {kind.status: kind for kind in reversed(list(_all_kinds(LeptonError)))}
+    kind = by_code.get(str(fields.get("code"))) or by_status.get(status, Internal)
+    return kind(message, hint=hint)
+
+
+def _all_kinds(kind: type[LeptonError]) -> list[type[LeptonError]]:
+    return [kind] + [below for child in kind.__subclasses__() for below in _all_kinds(child)]

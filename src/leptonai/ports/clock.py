@@ -1,0 +1,10 @@
+"""Time, as the platform is told it."""
+
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now_ms(self) -> int:
+        """Milliseconds since 1970. Never smaller than an earlier answer of the same process, whatever
+        the machine's clock does."""
+        ...

@@ -1,0 +1,157 @@
+"""The promise of everything that runs replicas: this machine, a Ray cluster, a fake.
+
+`leptonai.testing.engine_contract` is the same promise as a test suite.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from leptonai.core.records import Termination
+from leptonai.core.resources import Capacity
+
+AttemptId = str  # "<replica id>.<attempt>"
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Files to lay out for an attempt before it starts."""
+
+    digest: str
+    at: str  # a plain directory name inside the attempt's folder: "workdir", "model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try to run a replica, complete: nothing in it must be looked up any more."""
+
+    id: AttemptId
+    node: str
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # holds secrets: never log it
+    cpu_millis: int = 0  # its fair weight when the node is busy
+    limit_cpu_millis: int | None = None
+    limit_memory_bytes: int | None = None
+    gpus: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()  # must be free when it starts, else it ends as NOT_STARTED
+    trees: tuple[Tree, ...] = ()
+    start_in: str = ""  # the tree it starts in; "" is an empty folder of its own
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    started_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing of the attempt runs any more, its children included."""
+
+    how: Termination
+
+
+AttemptState = Running | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Everything of a node at one instant. An attempt that is absent was never started there, or
+    has been forgotten."""
+
+    at_ms: int
+    attempts: Mapping[AttemptId, AttemptState]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """Nothing is known since then: what ran may still run. Absence is not death."""
+
+    since_ms: int
+    because: str
+
+
+Observation = Seen | Unreachable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A node as the engine finds it."""
+
+    id: str
+    group: str
+    capacity: Capacity
+    address: str = "127.0.0.1"
+    provider_id: str = ""
+    limits: str = "none"  # cgroup-v2, cgroup-v1, none
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LogMark:
+    """By `at_ns`, the log was `offset` bytes long."""
+
+    at_ns: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """`data` starts at `offset`, which is later than asked where old output was dropped."""
+
+    offset: int
+    data: bytes
+
+
+class Engine(Protocol):
+    """Runs attempts on nodes. start and stop ask, and return at once; asking twice is asking once.
+
+    So the caller remembers nothing of what it asked: it observes, compares, and asks again. Every
+    ask carries the epoch of its control plane; one older than an epoch seen before is refused with
+    StaleEpoch.
+    """
+
+    async def machines(self) -> tuple[Machine, ...]: ...
+
+    async def start(self, attempt: Attempt, *, epoch: int) -> None:
+        """Have the attempt run. Whatever keeps it from running is told by `observe`, as an Ended
+        with NOT_STARTED; an attempt that ended or was stopped never starts again."""
+        ...
+
+    async def stop(self, node: str, attempt: AttemptId, *, grace_ms: int, epoch: int) -> None:
+        """SIGTERM, then SIGKILL after the grace, to everything the attempt started. One that never
+        started ends as STOPPED, so that a start still on its way finds it ended."""
+        ...
+
+    async def observe(self, node: str) -> Observation: ...
+
+    async def changed(self) -> None:
+        """Return when an observation may differ from the last one; at once if it already may."""
+        ...
+
+    async def forget(self, node: str, attempt: AttemptId, *, epoch: int) -> None:
+        """Leave an ended attempt out of observations. Its log stays until `remove`."""
+        ...
+
+    async def remove(self, node: str, attempt: AttemptId, *, epoch: int) -> None:
+        """Delete what is left of a forgotten attempt: its files and its log."""
+        ...
+
+    async def fence(self, node: str, *, epoch: int) -> bool:
+        """Make certain that nothing runs on a node any more; False while that is not certain."""
+        ...
+
+    async def read_log(
+        self, node: str, attempt: AttemptId, *, offset: int, limit: int
+    ) -> LogChunk | None:
+        """At most `limit` bytes of output from `offset` on, empty at the end of what there is;
+        None if the node has no such log."""
+        ...
+
+    async def log_marks(self, node: str, attempt: AttemptId) -> tuple[LogMark, ...]:
+        """When the log grew, oldest first: what dates its lines."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything; what runs keeps running."""
+        ...

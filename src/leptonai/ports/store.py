@@ -1,0 +1,135 @@
+"""Where records and events are kept: the promise that the SQL and the memory store keep.
+
+`leptonai.testing.store_contract` is the same promise as a test suite.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from leptonai.core.records import Event, Record
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write a record. Version 0 creates it; any other must be the stored one.
+
+    A record's `version` and `seq` are set by the store.
+    """
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove a record, which must still have this version. Its id is never seen again in a
+    query, but a follower of `changes` learns of it."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Tell people that something happened."""
+
+    event: Event
+
+
+Change = Put | Delete | Emit
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The right to write as the holder of a lease. A commit that carries it is refused once
+    somebody else has taken the lease."""
+
+    name: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Which records: every condition that is given must hold.
+
+    The answer is ordered by (created_at_ms, id), newest first if asked.
+    """
+
+    workspace: str | None = None
+    ids: tuple[str, ...] | None = None
+    name: str | None = None
+    parent: str | None = None
+    unique_key: str | None = None
+    states: tuple[str, ...] | None = None
+    not_states: tuple[str, ...] = ()
+    owners: tuple[str, ...] | None = None
+    search: str | None = None  # a part of the name or of the id, taken literally
+    live: bool | None = None
+    due_before_ms: int | None = None
+    newest_first: bool = False
+    offset: int = 0
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What changed, in the order of `seq`. Only the newest state of a record is told, so a
+    follower may miss states in between but never the last one."""
+
+    seq: int  # ask for what came after this
+    records: tuple[Record, ...]
+    deleted: tuple[Record, ...]  # as they were last
+
+
+class Store(Protocol):
+    """Records by kind, committed atomically and durably; safe for many callers at once."""
+
+    async def get(self, kind: type[R], workspace: str, id: str) -> R | None: ...
+
+    async def find(self, kind: type[R], query: Query) -> list[R]: ...
+
+    async def count(self, kind: type[Record], query: Query) -> int: ...
+
+    async def commit(self, *changes: Change, fence: Fence | None = None) -> tuple[Record, ...]:
+        """Apply all changes or none; when it returns, they are on disk.
+
+        Returns:
+            the records of the Puts, in their order, with their new version and seq.
+
+        Raises:
+            AlreadyExists: a created record's id or unique key is taken; carries the holder's id.
+            VersionConflict: a record was changed or removed since it was read.
+            StaleEpoch: the fence's lease has been taken by somebody else.
+            StorageFull: the disk is full.
+            Unavailable: the database does not answer. The commit may have happened.
+        """
+        ...
+
+    async def lease(self, name: str) -> Fence:
+        """Take the lease from whoever holds it: epochs grow by one."""
+        ...
+
+    def changes(self, after: int) -> AsyncIterator[Batch]:
+        """Follow every change of every record after a seq, for ever; waits while there is none.
+
+        A change is seen by every follower that asked with a smaller seq, and batches never go back:
+        no commit becomes visible behind a seq that was already given out, on any database.
+        """
+        ...
+
+    async def seq(self) -> int:
+        """The newest seq that is visible."""
+        ...
+
+    async def events(
+        self, workspace: str, *, kind: str = "", id: str = "", after: int = 0, limit: int = 1000
+    ) -> list[Event]:
+        """Events in the order of seq, of one record or of all."""
+        ...
+
+    async def prune_events(self, before_ms: int) -> int:
+        """Forget events older than this; says how many."""
+        ...
+
+    async def close(self) -> None: ...

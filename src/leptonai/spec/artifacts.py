@@ -1,0 +1,22 @@
+"""Datasets and models: named, versioned, immutable trees of files."""
+
+from typing import Any
+
+from msgspec import field
+
+from leptonai.spec.metadata import Metadata, Wire
+
+
+class ArtifactSpec(Wire):
+    """One version of a dataset or a model. The server numbers the versions of a name from 1."""
+
+    digest: str  # of the tree of files, as the blob store knows it: sha256:…
+    size_bytes: int
+    format: str  # of the files: "digits", "torch-cnn", …
+    lineage: dict[str, str] = field(default_factory=dict)  # what it was made from: role → reference
+    attributes: dict[str, Any] = field(default_factory=dict)  # facts for people and programs
+
+
+class Artifact(Wire):
+    metadata: Metadata  # name, and version once stored
+    spec: ArtifactSpec

@@ -1,0 +1,209 @@
+"""An endpoint: replicas of a server behind the gateway. The wire calls it a deployment."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from msgspec import Meta, field
+
+from leptonai.spec.containers import (
+    Affinity,
+    Container,
+    EnvVar,
+    LogConfig,
+    MetricsConfig,
+    Mount,
+    Port,
+    QueueConfig,
+    ReservationConfig,
+    StorageAttachment,
+    UserSecurityContext,
+)
+from leptonai.spec.metadata import Metadata, Wire
+
+DEFAULT_PORT = 40_000  # of an endpoint that names none
+MAX_REPLICAS = 1_000
+ReplicaCount = Annotated[int, Meta(ge=0, le=MAX_REPLICAS)]
+
+
+class EndpointState(StrEnum):
+    READY = "Ready"
+    NOT_READY = "Not Ready"
+    STARTING = "Starting"
+    UPDATING = "Updating"
+    SCALING = "Scaling"
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"
+    DELETING = "Deleting"
+    ERROR = "Error"
+
+
+class ResourceRequirement(Wire):
+    resource_shape: str | None = None
+    cpu: Annotated[float, Meta(gt=0)] | None = None  # cores a replica
+    memory: Annotated[int, Meta(gt=0)] | None = None  # MiB a replica
+    ephemeral_storage_in_gb: Annotated[int, Meta(ge=0)] | None = None
+    accelerator_type: str | None = None
+    accelerator_num: Annotated[float, Meta(ge=0)] | None = None
+    shared_memory_size: Annotated[int, Meta(ge=0)] | None = None  # MiB
+    affinity: Affinity | None = None
+    resourse_affinity: Affinity | None = None  # the old spelling
+    min_replicas: ReplicaCount | None = None
+    max_replicas: ReplicaCount | None = None
+    host_network: bool | None = None
+
+
+class ScaleDown(Wire):
+    no_traffic_timeout: int | None = None  # seconds; 0 is off
+    not_ready_timeout: int | None = None  # seconds
+
+
+class TargetThroughput(Wire):
+    qpm: float | None = None
+    paths: list[str] | None = None
+    methods: list[str] | None = None
+
+
+class AutoScaler(Wire):
+    scale_down: ScaleDown | None = None
+    target_gpu_utilization_percentage: Annotated[int, Meta(ge=0, le=100)] | None = None
+    target_throughput: TargetThroughput | None = None
+
+
+class TokenReference(Wire):
+    token_name_ref: str
+
+
+class ApiToken(Wire):
+    """A literal token, or a reference: `WORKSPACE_TOKEN` lets the workspace's own tokens in."""
+
+    value: str | None = None
+    value_from: TokenReference | None = None
+
+
+class WorkspaceTokenAuth(Wire):
+    remove_authorization_header: bool | None = None
+
+
+class AuthConfig(Wire):
+    ip_allowlist: list[str] | None = None
+    lepton_workspace_token_auth: WorkspaceTokenAuth | None = None
+
+
+class TcpProbe(Wire):
+    port: Port
+
+
+class HttpProbe(Wire):
+    """A Lepton extension: ready when GET `path` on the main port answers below 400."""
+
+    path: str
+
+
+class Readiness(Wire):
+    require_approval: bool | None = None
+    http: HttpProbe | None = None
+
+
+class Liveness(Wire):
+    initial_delay_seconds: Annotated[int, Meta(ge=0)] | None = None
+    tcp: TcpProbe | None = None
+
+
+class Health(Wire):
+    readiness: Readiness | None = None
+    liveness: Liveness | None = None
+
+
+class RoutingPolicy(Wire):
+    enable_header_based_replica_routing: bool | None = None
+
+
+class LeastRequest(Wire):
+    choice_count: int | None = None
+
+
+class LoadBalance(Wire):
+    least_request: LeastRequest | None = None
+    maglev: dict[str, Any] | None = None
+
+
+class SchedulingPolicy(Wire):
+    replica_spread: str | None = None  # Required, Preferred
+
+
+class EndpointSpec(Wire):
+    """What is asked. `model` and `workdir` extend the published format."""
+
+    container: Container = field(default_factory=Container)
+    resource_requirement: ResourceRequirement = field(default_factory=ResourceRequirement)
+    auto_scaler: AutoScaler | None = None
+    api_tokens: list[ApiToken] | None = None
+    allow_unauthenticated_access: bool | None = None
+    auth_config: AuthConfig | None = None
+    envs: list[EnvVar] | None = None
+    mounts: list[Mount] | None = None
+    storage_attachments: list[StorageAttachment] | None = None
+    image_pull_secrets: list[str] | None = None
+    is_pod: bool | None = None
+    health: Health | None = None
+    log: LogConfig | None = None
+    metrics: MetricsConfig | None = None
+    routing_policy: RoutingPolicy | None = None
+    load_balance_config: LoadBalance | None = None
+    ingress_timeout_seconds: Annotated[int, Meta(ge=300, le=3600)] | None = None
+    ingress_enabled: bool | None = None
+    queue_config: QueueConfig | None = None
+    reservation_config: ReservationConfig | None = None
+    scheduling_policy: SchedulingPolicy | None = None
+    user_security_context: UserSecurityContext | None = None
+    model: str | None = None  # NAME or NAME@VERSION of a registered model, served without a command
+    workdir: str | None = None  # digest of an uploaded tree: the working directory of every replica
+
+    @property
+    def port(self) -> int:
+        """The port the gateway sends requests to."""
+        ports = self.container.ports
+        return ports[0].container_port if ports else DEFAULT_PORT
+
+    @property
+    def replicas(self) -> int:
+        wanted = self.resource_requirement.min_replicas
+        return 1 if wanted is None else wanted
+
+
+class EndpointAddress(Wire, omit_defaults=False):
+    internal_endpoint: str
+    external_endpoint: str
+
+
+class AutoscalerStatus(Wire):
+    desired_replicas: int | None = None
+
+
+class EndpointStatus(Wire):
+    state: EndpointState
+    endpoint: EndpointAddress
+    phase: EndpointState | None = None
+    ready_replicas: int | None = None
+    autoscaler_status: AutoscalerStatus | None = None
+    message: str | None = None  # why it is in this state, for people
+
+
+class LeptonDeployment(Wire):
+    metadata: Metadata
+    spec: EndpointSpec = field(default_factory=EndpointSpec)
+    status: EndpointStatus | None = None
+
+
+class ReadinessReason(Wire, omit_defaults=False, rename={"created": "creationTimestamp"}):
+    reason: str  # Ready, InProgress, Deleting, Deleted, NoCapacity, ConfigError, SystemError, …
+    message: str
+    created: str  # ISO 8601; "creationTimestamp" on the wire
+
+
+class TerminationReason(Wire, omit_defaults=False):
+    started_at: int  # seconds since 1970
+    finished_at: int  # seconds since 1970
+    exit_code: int
+    reason: str
+    message: str

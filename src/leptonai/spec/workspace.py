@@ -1,0 +1,53 @@
+"""The workspace, and its secrets."""
+
+from msgspec import field
+
+from leptonai.spec.metadata import Visibility, Wire
+from leptonai.spec.nodes import ShapeSpec
+
+
+class Workloads(Wire, omit_defaults=False):
+    num_deployments: int = 0
+    num_jobs: int = 0
+    num_pods: int = 0
+    num_secrets: int = 0
+    num_image_pull_secrets: int = 0
+
+
+class QuotaAmount(Wire, omit_defaults=False):
+    cpu: float = 0.0
+    memory: int = 0  # MiB
+    accelerator_num: float = 0.0
+
+
+class ResourceQuota(Wire, omit_defaults=False):
+    limit: QuotaAmount
+    used: QuotaAmount
+
+
+class Features(Wire, omit_defaults=False):
+    enable_new_deployment_api: bool = False
+    enable_secure_endpoint_defaults: bool = False
+
+
+class WorkspaceInfo(Wire, omit_defaults=False):
+    build_time: str
+    git_commit: str
+    workspace_name: str
+    workspace_tier: str
+    workspace_state: str
+    workspace_disk_usage_bytes: int
+    workloads: Workloads
+    resource_quota: ResourceQuota
+    supported_shapes: dict[str, ShapeSpec] = field(default_factory=dict)
+    features: Features = field(default_factory=Features)
+
+
+class SecretItem(Wire):
+    """A secret as it is created (`value`) and listed (never `value`)."""
+
+    name: str
+    value: str | None = None
+    visibility: Visibility | None = None
+    owner: str | None = None
+    tags: list[str] | None = None
