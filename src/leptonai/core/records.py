@@ -123,7 +123,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 MAX_TERMINATIONS = 10  # that a replica remembers
 
 
-class Replica(Record, tag="replica", tag_field="kind"):
+class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
     """The unit that runs: one worker of a job, or one server of an endpoint."""
 
     owner_kind: OwnerKind
@@ -175,7 +175,7 @@ class Replica(Record, tag="replica", tag_field="kind"):
         return self.terminations[-1] if self.terminations else None
 
 
-class Job(Record, tag="job", tag_field="kind"):
+class Job(Record, tag="job", tag_field="kind", kw_only=True):
     spec: JobSpec
     state: JobState = JobState.QUEUEING
     message: str = ""
@@ -236,7 +236,7 @@ class TokenHash(msgspec.Struct, frozen=True, kw_only=True):
     masked: str  # HEAD***TAIL
 
 
-class Endpoint(Record, tag="endpoint", tag_field="kind"):
+class Endpoint(Record, tag="endpoint", tag_field="kind", kw_only=True):
     """`spec.api_tokens` never holds a literal: those are kept as `token_hashes`."""
 
     spec: EndpointSpec
@@ -268,7 +268,7 @@ class NodeState(StrEnum):
     FENCED = "Fenced"  # nothing of it runs any more, for certain
 
 
-class Node(Record, tag="node", tag_field="kind"):
+class Node(Record, tag="node", tag_field="kind", kw_only=True):
     group: str
     capacity: Capacity
     state: NodeState = NodeState.READY
@@ -288,7 +288,7 @@ class Node(Record, tag="node", tag_field="kind"):
 # --- what is kept --------------------------------------------------------------------------------
 
 
-class Secret(Record, tag="secret", tag_field="kind"):
+class Secret(Record, tag="secret", tag_field="kind", kw_only=True):
     ciphertext: bytes
 
     @property
@@ -296,7 +296,7 @@ class Secret(Record, tag="secret", tag_field="kind"):
         return False
 
 
-class Token(Record, tag="token", tag_field="kind"):
+class Token(Record, tag="token", tag_field="kind", kw_only=True):
     """Lets its bearer act as `name` with `role`."""
 
     sha256: str
@@ -309,7 +309,7 @@ class Token(Record, tag="token", tag_field="kind"):
         return self.sha256
 
 
-class Dataset(Record, tag="dataset", tag_field="kind"):
+class Dataset(Record, tag="dataset", tag_field="kind", kw_only=True):
     spec: ArtifactSpec
     number: int  # 1 is the first version
 
@@ -322,7 +322,7 @@ class Dataset(Record, tag="dataset", tag_field="kind"):
         return False
 
 
-class Model(Record, tag="model", tag_field="kind"):
+class Model(Record, tag="model", tag_field="kind", kw_only=True):
     spec: ArtifactSpec
     number: int  # 1 is the first version
 
