@@ -130,7 +130,8 @@ class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
     owner_id: str
     owner_name: str
     index: int
-    round: int = 0  # of a job: how often its gang was formed before; of an endpoint: its revision
+    round: int = 0  # of a job: how often its gang was formed before
+    revision: int = 0  # of an endpoint: which of its revisions this one runs
     gang: str  # replicas of one gang start together or not at all
     gang_size: int = 1
     priority: int = 5000
@@ -148,7 +149,6 @@ class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
     ready: bool = False
     ready_at_ms: int | None = None
     terminations: tuple[Termination, ...] = ()  # newest last
-    forgotten: bool = False  # its engine has been told to forget the attempts
 
     @property
     def parent(self) -> str:
@@ -160,7 +160,7 @@ class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
 
     @property
     def live(self) -> bool:
-        return self.phase is not Phase.DONE or not self.forgotten
+        return self.phase is not Phase.DONE
 
     @property
     def holds_capacity(self) -> bool:
@@ -246,7 +246,6 @@ class Endpoint(Record, tag="endpoint", tag_field="kind", kw_only=True):
     model_digest: str = ""  # what spec.model meant when it was last written
     revision: int = 1  # counts the changes that replace replicas
     restart_count: int = 0  # asked by people; part of what a revision is
-    surge_waiting_since_ms: int | None = None
     deleting: bool = False
     ready_replicas: int = 0
 
