@@ -106,7 +106,7 @@ def advance(endpoint: Endpoint, replicas: Iterable[Replica], now_ms: int) -> End
     after = _roll(endpoint, after, wanted, now_ms)
     living = [r for r in after if r.phase is not Phase.DONE]
     state, message = _state(endpoint, living, wanted, now_ms)
-    ready = sum(r.ready for r in living)
+    ready = sum(r.ready and r.goal is Goal.RUN for r in living)
     changed = replace(endpoint, state=state, message=message, ready_replicas=ready)
     if state is not endpoint.state:
         events.append(_event(endpoint, state.value.replace(" ", ""), message or state.value))
