@@ -149,6 +149,7 @@ class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
     ready: bool = False
     ready_at_ms: int | None = None
     terminations: tuple[Termination, ...] = ()  # newest last
+    abandoned: bool = False  # its owner was removed: it is to end, and to be removed with all it left
 
     @property
     def parent(self) -> str:
@@ -160,11 +161,16 @@ class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
 
     @property
     def live(self) -> bool:
-        return self.phase is not Phase.DONE
+        return self.phase is not Phase.DONE or self.abandoned
 
     @property
     def holds_capacity(self) -> bool:
-        return self.node != "" and self.phase is not Phase.DONE
+        """A worker that failed keeps its place until its job has decided on a restart."""
+        if self.node == "" or self.phase is Phase.DONE:
+            return False
+        end = self.last_end
+        succeeded = self.phase is Phase.ENDED and end is not None and end.succeeded
+        return not (succeeded and self.owner_kind is OwnerKind.JOB)
 
     @property
     def attempt_id(self) -> str:
@@ -188,7 +194,6 @@ class Job(Record, tag="job", tag_field="kind", kw_only=True):
     started_at_ms: int | None = None
     finished_at_ms: int | None = None
     exit_code: int | None = None
-    deleting: bool = False
     ready: int = 0
     active: int = 0
     failed: int = 0
@@ -214,9 +219,8 @@ class Job(Record, tag="job", tag_field="kind", kw_only=True):
 
     @property
     def live(self) -> bool:
-        return not self.finished or self.deleting or (
-            self.state is JobState.STOPPED and self.spec.stopped is not True
-        )
+        start_again = self.state is JobState.STOPPED and self.spec.stopped is not True
+        return not self.finished or start_again
 
     @property
     def due_at_ms(self) -> int | None:
@@ -237,7 +241,8 @@ class TokenHash(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(Record, tag="endpoint", tag_field="kind", kw_only=True):
-    """`spec.api_tokens` never holds a literal: those are kept as `token_hashes`."""
+    """Users address it by name, and may give the name to another at once after a removal; `id` is
+    never given twice. `spec.api_tokens` never holds a literal: those are kept as `token_hashes`."""
 
     spec: EndpointSpec
     state: EndpointState = EndpointState.STARTING
@@ -245,8 +250,6 @@ class Endpoint(Record, tag="endpoint", tag_field="kind", kw_only=True):
     token_hashes: tuple[TokenHash, ...] = ()
     model_digest: str = ""  # what spec.model meant when it was last written
     revision: int = 1  # counts the changes that replace replicas
-    restart_count: int = 0  # asked by people; part of what a revision is
-    deleting: bool = False
     ready_replicas: int = 0
 
     @property

@@ -41,7 +41,6 @@ class EndpointStep:
     replicas: tuple[Replica, ...] = ()  # new or changed
     events: tuple[Event, ...] = ()
     wake_at_ms: int | None = None  # look again then, if nothing changes before
-    remove: bool = False  # the endpoint is to be forgotten, with all it left
 
 
 def new_endpoint(
@@ -58,7 +57,7 @@ def new_endpoint(
 ) -> Endpoint:
     return Endpoint(
         workspace=workspace,
-        id=name,
+        id=f"{name}-{replica_suffix(workspace, name, now_ms)}",
         name=name,
         spec=spec,
         owner=owner,
@@ -101,13 +100,13 @@ def advance(endpoint: Endpoint, replicas: Iterable[Replica], now_ms: int) -> End
     before = sorted(
         (r for r in replicas if r.phase is not Phase.DONE), key=lambda r: (r.revision, r.index, r.id)
     )
-    wanted = 0 if endpoint.deleting else endpoint.spec.replicas
+    wanted = endpoint.spec.replicas
     events: list[Event] = []
     after = [_after_end(endpoint, r, now_ms, events) for r in before]
     after = _roll(endpoint, after, wanted, now_ms)
     living = [r for r in after if r.phase is not Phase.DONE]
     state, message = _state(endpoint, living, wanted, now_ms)
-    ready = sum(r.ready for r in living)
+    ready = sum(r.ready and r.goal is Goal.RUN for r in living)
     changed = replace(endpoint, state=state, message=message, ready_replicas=ready)
     if state is not endpoint.state:
         events.append(_event(endpoint, state.value.replace(" ", ""), message or state.value))
@@ -117,7 +116,6 @@ def advance(endpoint: Endpoint, replicas: Iterable[Replica], now_ms: int) -> End
         tuple(r for r in after if old.get(r.id) is not r),
         tuple(events),
         wake_at_ms=_wake_at_ms(endpoint, living, now_ms),
-        remove=endpoint.deleting and not living,
     )
 
 
@@ -184,7 +182,7 @@ def _new_replica(endpoint: Endpoint, siblings: list[Replica], now_ms: int) -> Re
     }
     index = next(i for i in range(len(taken) + 1) if i not in taken)
     suffix = replica_suffix(
-        endpoint.workspace, endpoint.id, endpoint.created_at_ms, endpoint.revision, index, now_ms
+        endpoint.workspace, endpoint.id, endpoint.revision, index, now_ms
     )
     id = f"{endpoint.name}-{index}-{suffix}"
     return Replica(
@@ -212,8 +210,6 @@ def _out_of_patience(replica: Replica, now_ms: int) -> bool:
 def _state(
     endpoint: Endpoint, living: list[Replica], wanted: int, now_ms: int
 ) -> tuple[EndpointState, str]:
-    if endpoint.deleting:
-        return EndpointState.DELETING, ""
     if wanted == 0:
         if living:
             return EndpointState.STOPPING, "stopping on request"

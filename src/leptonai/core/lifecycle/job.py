@@ -42,7 +42,6 @@ class JobStep:
     replicas: tuple[Replica, ...] = ()  # new or changed
     events: tuple[Event, ...] = ()
     wake_at_ms: int | None = None  # look again then, if nothing changes before
-    remove: bool = False  # the job is to be forgotten, with all it left
 
 
 def new_job(
@@ -85,8 +84,6 @@ def advance(job: Job, replicas: Iterable[Replica], now_ms: int) -> JobStep:
         replicas: all of the job's; those of earlier rounds are over and left alone.
     """
     gang = sorted((r for r in replicas if r.round == job.round), key=lambda r: r.index)
-    if job.deleting:
-        return _delete(job, gang, now_ms)
     wants_stop = job.spec.stopped is True
     match job.state:
         case JobState.COMPLETED | JobState.FAILED | JobState.ARCHIVED:
@@ -132,13 +129,11 @@ def _supervise(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
                     Severity.WARNING,
                 )
             )
-        elif replica.phase is Phase.ENDED:
-            after.append(done(replica))
         else:
             after.append(replica)
-    if all(r.phase is Phase.DONE for r in after):
-        step = _settle(job, after, JobState.COMPLETED, "", now_ms, exit_code=0)
-        return _with_events(step, events)
+    if all(r.phase in (Phase.ENDED, Phase.DONE) for r in after):
+        over = [done(r) for r in after]
+        return _settle(job, over, JobState.COMPLETED, "", now_ms, exit_code=0, before=gang)
     return _progress(job, gang, after, events)
 
 
@@ -206,13 +201,6 @@ def _stop(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
         events = (_event(job, "Stopping", "stopping on request"),)
     stopping = replace(_counted(job, after), state=JobState.STOPPING, message="stopping on request")
     return JobStep(stopping, _changed(gang, after), events)
-
-
-def _delete(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
-    after = [stop(r, now_ms) for r in gang]
-    over = all(r.phase is Phase.DONE for r in after)
-    deleting = job if job.finished else replace(job, state=JobState.DELETING)
-    return JobStep(deleting, _changed(gang, after), remove=over)
 
 
 def _start_again(job: Job, now_ms: int) -> JobStep:
@@ -295,7 +283,7 @@ def status_of(job: Job) -> JobStatus:
     """The job as its owner sees it; an end is rounded up to the next millisecond."""
     return JobStatus(
         job_name=job.name,
-        state=JobState.DELETING if job.deleting else job.state,
+        state=job.state,
         ready=job.ready,
         active=job.active,
         failed=job.failed,
@@ -379,6 +367,3 @@ def _event(
         severity=severity,
     )
 
-
-def _with_events(step: JobStep, events: list[Event]) -> JobStep:
-    return JobStep(step.job, step.replicas, (*events, *step.events), step.wake_at_ms, step.remove)

@@ -133,6 +133,11 @@ def done(replica: Replica) -> Replica:
     return replica if replica.phase is Phase.DONE else replace(replica, phase=Phase.DONE, ready=False)
 
 
+def abandon(replica: Replica, now_ms: int) -> Replica:
+    """Its owner was removed: let it end, and then remove it with all it left."""
+    return replace(stop(replica, now_ms), abandoned=True)
+
+
 def next_attempt(replica: Replica, not_before_ms: int, *, stay: bool) -> Replica:
     """Try again: on the same node, whose capacity it kept, or wherever there is room."""
     again = replace(
