@@ -1,6 +1,7 @@
 """Where waiting gangs go: a pure function from a snapshot to a plan."""
 
-from leptonai.core.scheduler.placement import schedule
+from leptonai.core.scheduler.placement import BACKFILL_WINDOW_MS, schedule
+from leptonai.core.scheduler.reasons import feasible
 from leptonai.core.scheduler.values import (
     Assignment,
     Gang,
@@ -17,6 +18,7 @@ from leptonai.core.scheduler.values import (
 )
 
 __all__ = [
+    "BACKFILL_WINDOW_MS",
     "Assignment",
     "Gang",
     "Holding",
@@ -29,5 +31,6 @@ __all__ = [
     "Wait",
     "WaitCode",
     "Worker",
+    "feasible",
     "schedule",
 ]
