@@ -3,6 +3,7 @@
 import pytest
 
 from leptonai.core.scheduler import (
+    ANY_PORT,
     BACKFILL_WINDOW_MS,
     Gang,
     Plan,
@@ -160,6 +161,16 @@ def test_every_attempt_of_a_gang_meets_at_another_port():
         return schedule(a_snapshot(a_node(), a_gang(), now_ms=now_ms)).places[0].rendezvous_port
 
     assert len({port(now_ms) for now_ms in range(1000, 1020)}) >= 19
+
+
+def test_a_worker_that_takes_any_port_gets_another_one_at_every_try():
+    def port(now_ms: int) -> int:
+        plan = schedule(a_snapshot(a_node(), a_gang(ports=(ANY_PORT,)), now_ms=now_ms))
+        return plan.places[0].assignments[0].ports[0]
+
+    ports = {port(now_ms) for now_ms in range(1000, 1020)}
+    assert len(ports) >= 19
+    assert all(20_000 <= port < 30_000 for port in ports)
 
 
 def test_a_node_without_free_ports_is_full():

@@ -49,7 +49,7 @@ gangs = st.builds(
     a_gang,
     st.uuids().map(lambda uuid: uuid.hex[:6]),
     sizes=unequal | equal,
-    ports=st.lists(st.sampled_from([8080, 20_000, 20_001]), max_size=2).map(tuple),
+    ports=st.lists(st.sampled_from([0, 8080, 20_000, 20_001]), max_size=2).map(tuple),
     priority=st.sampled_from([1000, 5000, 9000]),
     waited_ms=st.integers(0, 2 * BACKFILL_WINDOW_MS),
     nodes=st.sampled_from([(), (), ("a",), ("b", "c")]),

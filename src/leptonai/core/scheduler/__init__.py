@@ -3,6 +3,7 @@
 from leptonai.core.scheduler.placement import BACKFILL_WINDOW_MS, schedule
 from leptonai.core.scheduler.reasons import feasible
 from leptonai.core.scheduler.values import (
+    ANY_PORT,
     Assignment,
     Gang,
     Holding,
@@ -18,6 +19,7 @@ from leptonai.core.scheduler.values import (
 )
 
 __all__ = [
+    "ANY_PORT",
     "BACKFILL_WINDOW_MS",
     "Assignment",
     "Gang",

@@ -95,10 +95,11 @@ class _Cluster:
         rooms = self._choose(gang)
         if rooms is None:
             return None
+        now_ms = self._snapshot.now_ms
         assignments = tuple(
-            room.place(worker) for worker, room in zip(gang.workers, rooms, strict=True)
+            room.place(worker, now_ms) for worker, room in zip(gang.workers, rooms, strict=True)
         )
-        port = rooms[0].rendezvous_port(gang.id, self._snapshot.now_ms)
+        port = rooms[0].changing_port(gang.id, now_ms)
         self._changed += dict.fromkeys(rooms)
         return Place(gang.id, assignments, port)
 

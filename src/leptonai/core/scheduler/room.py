@@ -3,7 +3,7 @@
 from zlib import crc32
 
 from leptonai.core.resources import Free, Needs
-from leptonai.core.scheduler.values import Assignment, Gang, Holding, NodeView, Worker
+from leptonai.core.scheduler.values import ANY_PORT, Assignment, Gang, Holding, NodeView, Worker
 
 UNBOUNDED = 1 << 30  # workers that need nothing fit without end
 
@@ -83,7 +83,7 @@ class Room:
             return min(many, max(0, self.free_ports - 1) // ports)
         return many if self.free_ports > 0 else 0
 
-    def place(self, worker: Worker) -> Assignment:
+    def place(self, worker: Worker, now_ms: int) -> Assignment:
         """Give a worker that fits its GPUs and its ports."""
         gpus = self.open.choose_gpus(worker.needs)
         assert gpus is not None, (self.view.id, worker)
@@ -91,16 +91,19 @@ class Room:
         self._reopen()
         ports = []
         for wish in worker.ports:
+            if wish == ANY_PORT:
+                ports.append(self.changing_port(worker.replica, now_ms))
+                continue
             port = self._lowest_free_port() if wish in self.taken_ports else wish
             self._take_port(port)
             ports.append(port)
         return Assignment(worker.replica, self.view.id, gpus, tuple(ports))
 
-    def rendezvous_port(self, gang: str, now_ms: int) -> int:
-        """A free port that a gang hardly ever gets twice, so that a process which lingers from
-        its last attempt does not meet the next one."""
+    def changing_port(self, of: str, now_ms: int) -> int:
+        """A free port that is another one at every try: the last may have been taken by a stranger,
+        or by a process that lingers."""
         span = self.view.ports_to - self.view.ports_from
-        port = self.view.ports_from + crc32(f"{gang}@{now_ms}".encode()) % span
+        port = self.view.ports_from + crc32(f"{of}@{now_ms}".encode()) % span
         while port in self.taken_ports:
             port = port + 1 if port + 1 < self.view.ports_to else self.view.ports_from
         self._take_port(port)

@@ -33,11 +33,14 @@ class Holding:
     lasting: bool = False  # does not end by itself: a server, not a worker of a job
 
 
+ANY_PORT = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
     replica: str
     needs: Needs
-    ports: tuple[int, ...] = ()  # wished for
+    ports: tuple[int, ...] = ()  # wished for; ANY_PORT takes any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
