@@ -21,6 +21,7 @@ from leptonai.errors import VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Fence, Put, Store
 
+
 class PlacementLoop:
     name = "placement"
 
