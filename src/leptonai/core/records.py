@@ -123,7 +123,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 MAX_TERMINATIONS = 10  # that a replica remembers
 
 
-class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
+class Replica(Record, frozen=True, tag="replica", tag_field="kind", kw_only=True):
     """The unit that runs: one worker of a job, or one server of an endpoint."""
 
     owner_kind: OwnerKind
@@ -175,7 +175,7 @@ class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
         return self.terminations[-1] if self.terminations else None
 
 
-class Job(Record, tag="job", tag_field="kind", kw_only=True):
+class Job(Record, frozen=True, tag="job", tag_field="kind", kw_only=True):
     spec: JobSpec
     state: JobState = JobState.QUEUEING
     message: str = ""
@@ -236,7 +236,7 @@ class TokenHash(msgspec.Struct, frozen=True, kw_only=True):
     masked: str  # HEAD***TAIL
 
 
-class Endpoint(Record, tag="endpoint", tag_field="kind", kw_only=True):
+class Endpoint(Record, frozen=True, tag="endpoint", tag_field="kind", kw_only=True):
     """`spec.api_tokens` never holds a literal: those are kept as `token_hashes`."""
 
     spec: EndpointSpec
@@ -268,7 +268,7 @@ class NodeState(StrEnum):
     FENCED = "Fenced"  # nothing of it runs any more, for certain
 
 
-class Node(Record, tag="node", tag_field="kind", kw_only=True):
+class Node(Record, frozen=True, tag="node", tag_field="kind", kw_only=True):
     group: str
     capacity: Capacity
     state: NodeState = NodeState.READY
@@ -288,7 +288,7 @@ class Node(Record, tag="node", tag_field="kind", kw_only=True):
 # --- what is kept --------------------------------------------------------------------------------
 
 
-class Secret(Record, tag="secret", tag_field="kind", kw_only=True):
+class Secret(Record, frozen=True, tag="secret", tag_field="kind", kw_only=True):
     ciphertext: bytes
 
     @property
@@ -296,7 +296,7 @@ class Secret(Record, tag="secret", tag_field="kind", kw_only=True):
         return False
 
 
-class Token(Record, tag="token", tag_field="kind", kw_only=True):
+class Token(Record, frozen=True, tag="token", tag_field="kind", kw_only=True):
     """Lets its bearer act as `name` with `role`."""
 
     sha256: str
@@ -309,7 +309,7 @@ class Token(Record, tag="token", tag_field="kind", kw_only=True):
         return self.sha256
 
 
-class Dataset(Record, tag="dataset", tag_field="kind", kw_only=True):
+class Dataset(Record, frozen=True, tag="dataset", tag_field="kind", kw_only=True):
     spec: ArtifactSpec
     number: int  # 1 is the first version
 
@@ -322,7 +322,7 @@ class Dataset(Record, tag="dataset", tag_field="kind", kw_only=True):
         return False
 
 
-class Model(Record, tag="model", tag_field="kind", kw_only=True):
+class Model(Record, frozen=True, tag="model", tag_field="kind", kw_only=True):
     spec: ArtifactSpec
     number: int  # 1 is the first version
 
