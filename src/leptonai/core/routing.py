@@ -56,7 +56,6 @@ def route_table(
     routes = [
         _route(endpoint, replicas.get(f"{OwnerKind.ENDPOINT}/{endpoint.id}", []), addresses)
         for endpoint in endpoints
-        if not endpoint.deleting
     ]
     routes.sort(key=lambda route: (route.workspace, route.name))
     return RouteTable(
