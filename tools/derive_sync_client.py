@@ -20,8 +20,9 @@ RENAMED = {
     "__aexit__": "__exit__",
     "http_async": "http_sync",
 }
-DOCSTRING = '''"""The SDK. Derived from `asynchronous.py` by `tools/derive_sync_client.py`: change that."""
-'''
+DOCSTRING = """\
+\"\"\"The SDK. Derived from `asynchronous.py` by `tools/derive_sync_client.py`: change that one.\"\"\"
+"""
 
 
 def derive(source: str) -> str:
