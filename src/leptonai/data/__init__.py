@@ -1,1 +1,1 @@
-
+"""Datasets, in the user's own process."""

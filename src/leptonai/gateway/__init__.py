@@ -1,1 +1,1 @@
-
+"""The inference data plane: a process of its own."""

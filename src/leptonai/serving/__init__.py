@@ -1,1 +1,1 @@
-
+"""Model servers, in a replica's own process."""

@@ -1,1 +1,1 @@
-
+"""Starts, limits and watches one attempt. Needs the standard library only."""

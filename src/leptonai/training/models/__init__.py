@@ -1,1 +1,1 @@
-
+"""Models that train and serve with Lepton."""
