@@ -139,9 +139,7 @@ def replace_file(path: Path, text: str) -> None:
 
 def _alive(pid: int) -> bool:
     with contextlib.suppress(ProcessLookupError):
-        try:
+        with contextlib.suppress(PermissionError):
             os.kill(pid, 0)
-        except PermissionError:
-            pass
         return True
     return False

@@ -52,7 +52,7 @@ class Options:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGTERM. Tells `--ready-fd` once what became of the start, as one line of JSON."""
+    """Serve until SIGTERM. Tells `--ready-fd` what became of the start, as one line of JSON."""
     parser = argparse.ArgumentParser(prog="leptonai.main")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--ready-fd", type=int)
@@ -225,7 +225,7 @@ async def _until_stopped(
         loop.add_signal_handler(number, setattr, server, "should_exit", True)
     api = asyncio.create_task(server.serve(sockets=[listening]))
     others = [asyncio.create_task(plane.run()), asyncio.create_task(gateway.supervise())]
-    while not server.started and not api.done():
+    while not server.started and not api.done():  # noqa: ASYNC110 - the server has no event
         await asyncio.sleep(0.001)
     if not api.done():
         serving()
@@ -268,7 +268,7 @@ async def _issue_tokens(store: Any, home: Home, workspace: str, now_ms: int) -> 
 
 
 async def stop_workloads(home: Home) -> int:
-    """End everything that runs, with no platform running: jobs are stopped, endpoints come back with
+    """End everything that runs, while no platform does: jobs are stopped, endpoints come back with
     the next start. Returns how many attempts were ended."""
     from leptonai.blobs import BlobStore
     from leptonai.control.clock import SystemClock
@@ -362,10 +362,13 @@ class Gateway:
         """Take over the gateway that an earlier control plane left, or start one."""
         asked = self._options.gateway_port
         left = self.left_behind()
-        if left is not None and left["control_url"] == self._control_url:
-            if asked in (0, left["port"]) and left["host"] == self._options.host:
-                self._pid, self.port = left["pid"], left["port"]
-                return
+        if (
+            left is not None
+            and asked in (0, left["port"])
+            and (left["host"], left["control_url"]) == (self._options.host, self._control_url)
+        ):
+            self._pid, self.port = left["pid"], left["port"]
+            return
         if left is not None:
             end_process(left["pid"], self._home.gateway_log)
         self._spawn()
@@ -438,8 +441,12 @@ async def _ended(pid: int) -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
+        _reap(pid)
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
 
 
 def end_process(pid: int, its_log: Path, grace_s: float = DRAIN_S) -> None:
@@ -453,8 +460,7 @@ def end_process(pid: int, its_log: Path, grace_s: float = DRAIN_S) -> None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, number)
             if select.select([descriptor], [], [], patience_s)[0]:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
+                _reap(pid)
                 return
     finally:
         os.close(descriptor)

@@ -49,8 +49,8 @@ as_json = click.option(
 def up(detach: bool, output: str, **options: str | int) -> None:
     """Start the platform on this machine.
 
-    It needs no container engine and no network. All it keeps is under $LEPTON_HOME (~/.leptonai). What
-    runs goes on when the platform is stopped with Ctrl-C or SIGTERM; `leptonai down` ends it too.
+    It needs no container engine and no network. All it keeps is under $LEPTON_HOME (~/.leptonai).
+    What runs goes on when the platform is stopped with Ctrl-C or SIGTERM; `leptonai down` ends it.
     """
     home = Home.default()
     running = home.state()

@@ -1,7 +1,7 @@
 """What the loops look at: every live record, in memory, as of one seq of the store.
 
-Whoever writes applies the answer of its commit at once, and a follower of the store brings in what others
-wrote. Old news is ignored, so the order in which the two arrive does not matter.
+Whoever writes applies the answer of its commit at once, and a follower of the store brings in what
+others wrote. Old news is ignored, so the order in which the two arrive does not matter.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The control plane: its loops over one store, one engine and one clock.
 
-It holds nothing that the store does not: kill it at any instant, make another from the same store, and
-that one goes on.
+It holds nothing that the store does not: kill it at any instant, make another from the same store,
+and that one goes on.
 """
 
 import asyncio

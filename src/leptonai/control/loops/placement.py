@@ -123,7 +123,7 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:
 
 
 def _wished_ports(replica: Replica) -> tuple[int, ...]:
-    """One that could not be started may have found its port taken by a stranger: any will do now."""
+    """One that could not be started may have found its port taken: any will do now."""
     end = replica.last_end
     if end is not None and end.reason is EndReason.NOT_STARTED:
         return (ANY_PORT,) * len(replica.program.ports)

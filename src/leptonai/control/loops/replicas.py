@@ -1,11 +1,11 @@
-"""The engine's side of every placed replica: observes each node, asks for what is missing, and writes
-down what has become of the attempts."""
+"""The engine's side of every placed replica.
+
+Observes each node, writes down what has become of its attempts, and asks for what is missing.
+"""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-
-from msgspec.structs import replace
 
 from leptonai.control.loops.loop import retry_ms
 from leptonai.control.mirror import Mirror, Watch

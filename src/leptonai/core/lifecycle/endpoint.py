@@ -1,8 +1,8 @@
 """An endpoint: as many replicas of a server as asked, of its newest revision.
 
-A change that replaces replicas makes a new revision, and the replicas of the old one leave one by one, each
-only when another is ready in its place. Where there is no room for one more than asked, the surge
-is given up after a while, and an old replica makes room.
+A change that replaces replicas makes a new revision, and the replicas of the old one leave one by
+one, each only when another is ready in its place. Where there is no room for one more than asked,
+the surge is given up after a while, and an old replica makes room.
 """
 
 from collections.abc import Iterable, Mapping
@@ -78,7 +78,7 @@ def updated(
     model_digest: str,
     now_ms: int,
 ) -> Endpoint:
-    """The endpoint with a new spec: a new revision only if its replicas would run something else."""
+    """With a new spec, and a new revision only if its replicas would run something else."""
     changed = replace(
         endpoint,
         spec=spec,
