@@ -87,8 +87,12 @@ class CNN(nn.Module):
                 f"expected images of shape {['B', *self.input_shape]}, "
                 f"got {list(images_BHWC.shape)}"
             )
-        normalised = (images_BHWC.float() - self.pixel_mean) / self.pixel_std
-        scores: Tensor = self.head(self.features(normalised.permute(0, 3, 1, 2)))
+        # A copy with plain strides: with others, C=1 makes DDP warn of gradients that do not match.
+        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(
+            torch.float32, copy=True, memory_format=torch.contiguous_format
+        )
+        normalised_BCHW = (images_BCHW - self.pixel_mean) / self.pixel_std
+        scores: Tensor = self.head(self.features(normalised_BCHW))
         return scores
 
     def config(self) -> dict[str, Any]:
