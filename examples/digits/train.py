@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from torch.nn.parallel import DistributedDataParallel
 import leptonai
 from leptonai.data import Split, split
 from leptonai.data.digits import CLASSES, IMAGE_SHAPE, MAX_PIXEL, Digits
+from leptonai.errors import LeptonError
 from leptonai.training.models import CNN, save_model
 
 HELD_OUT = 0.2
@@ -99,9 +101,8 @@ def locate_dataset(dataset: str, scratch: Path) -> tuple[Path, dict[str, str]]:
         return Path(dataset), {}
     from leptonai.client import LeptonClient
 
-    client = LeptonClient()  # from the LEPTON_WORKSPACE_… variables that the job was given
-    artifact = client.datasets.get(dataset)
-    client.datasets.download(dataset, scratch / "dataset")
+    # The workspace and the token come in the LEPTON_WORKSPACE_… variables that the job was given.
+    artifact = LeptonClient().datasets.download(dataset, scratch / "dataset")
     reference = f"{artifact.metadata.name}@{artifact.metadata.version}"
     return scratch / "dataset", {"reference": reference, "digest": artifact.spec.digest}
 
@@ -120,9 +121,7 @@ def new_model(train: Digits, seed: int) -> CNN:
     return model
 
 
-def fit(
-    model: CNN, train: Digits, held_out: Digits, *, epochs: int, seed: int
-) -> dict[str, float]:
+def fit(model: CNN, train: Digits, held_out: Digits, *, epochs: int, seed: int) -> dict[str, float]:
     """Train, report each epoch, and return the last epoch's metrics."""
     learner = DistributedDataParallel(model) if WORLD_SIZE > 1 else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
@@ -266,4 +265,7 @@ def report(key: str, value: float, step: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LeptonError as error:
+        sys.exit(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""))

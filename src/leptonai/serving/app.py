@@ -83,6 +83,10 @@ class App:
         await receive()  # startup
         try:
             await self._init()
+        except LeptonError as error:
+            message = f"{error.message}\nhint: {error.hint}" if error.hint else error.message
+            await send({"type": "lifespan.startup.failed", "message": message})
+            return
         except Exception as error:
             log.exception("%s.init failed", type(self._photon).__name__)
             await send({"type": "lifespan.startup.failed", "message": f"init failed: {error!r}"})

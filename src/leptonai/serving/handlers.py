@@ -81,7 +81,9 @@ class Route:
             if self.method == "POST" and not parts:
                 given = self.decode(body or b"{}")
             else:
-                given = msgspec.convert(self._loose(body, query, parts), self.input_type, strict=False)
+                given = msgspec.convert(
+                    self._loose(body, query, parts), self.input_type, strict=False
+                )
         except msgspec.ValidationError as error:
             raise InvalidRequest(_name_the_field(str(error))) from None
         except (msgspec.DecodeError, ValueError) as error:

@@ -79,7 +79,10 @@ def _responses(route: Route, output_name: str) -> dict[str, Any]:
     else:
         schema = _reference(output_name)
         success = {
-            "200": {"description": "The result.", "content": {"application/json": {"schema": schema}}}
+            "200": {
+                "description": "The result.",
+                "content": {"application/json": {"schema": schema}},
+            }
         }
     failure = {
         "description": "An argument is missing or wrong; the error names it.",

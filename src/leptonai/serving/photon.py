@@ -61,9 +61,7 @@ class Photon:
     ) -> Callable[[Handler], Handler]: ...
 
     @staticmethod
-    def handler(
-        path: Any = None, /, *, method: Method = "POST", example: Any = None
-    ) -> Any:
+    def handler(path: Any = None, /, *, method: Method = "POST", example: Any = None) -> Any:
         """Make a method answer requests.
 
         Args:
