@@ -1,1 +1,1 @@
-"""Model servers, in a replica's own process."""
+"""Photon, the model server. Public as `leptonai.photon`."""

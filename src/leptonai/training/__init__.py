@@ -1,1 +1,1 @@
-"""Training, in the user's own process."""
+"""What trains in the user's own process."""
