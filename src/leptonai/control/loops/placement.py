@@ -7,11 +7,11 @@ from msgspec.structs import replace
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.core.records import EndReason, Goal, Job, Node, NodeState, OwnerKind, Phase, Replica
 from leptonai.core.scheduler import (
+    ANY_PORT,
     Gang,
     Holding,
     NodeView,
     Place,
-
     Reason,
     Snapshot,
     Worker,
@@ -20,9 +20,6 @@ from leptonai.core.scheduler import (
 from leptonai.errors import VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Fence, Put, Store
-
-ANY_PORT = 0
-
 
 class PlacementLoop:
     name = "placement"
@@ -144,6 +141,7 @@ def _holding(replica: Replica) -> Holding:
         ports=(*replica.ports, replica.rendezvous_port),
         priority=replica.priority,
         started_at_ms=replica.started_at_ms,
+        lasting=replica.owner_kind is OwnerKind.ENDPOINT,
     )
 
 
