@@ -161,7 +161,7 @@ def find_links_and_index() -> list[str]:
 def places(setting: str) -> list[str]:
     """pip separates them by blanks; a directory whose name has blanks is still one place."""
     alone = setting.strip()
-    return [alone] if Path(alone).exists() else alone.split()
+    return [alone] if alone and Path(alone).exists() else alone.split()
 
 
 # --- steps ---------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ def test_one_place_may_have_blanks_in_its_name_and_several_are_parted_by_them(in
     wheels.mkdir()
     assert install.places(f" {wheels}\n") == [str(wheels)]
     assert install.places("\n/one\n/two") == ["/one", "/two"]
+    assert install.places(" ") == []
 
 
 def test_a_failed_step_shows_what_its_command_said(install):
