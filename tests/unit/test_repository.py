@@ -1,4 +1,4 @@
-"""What holds for the code as a whole: importing is cheap and does nothing, documents lead somewhere.
+"""What holds for the code as a whole: importing is cheap and does nothing, links lead somewhere.
 
 Which part may import which is checked by import-linter (`make check`).
 """
