@@ -54,7 +54,7 @@ def a_job(number: int, notes: Path) -> LeptonJob:
     command = ["sh", "-c", SCRIPTS[kind], str(number), str(notes)]
     return LeptonJob(
         metadata=Metadata(id=f"{kind}-{number}"),
-        spec=JobSpec(container=Container(command=command), cpu=0.05, memory=64),
+        spec=JobSpec(container=Container(command=command)),
     )
 
 
