@@ -19,8 +19,8 @@ demo: install  ## train, deploy and question a digit classifier on your own mach
 	@tools/demo.sh
 
 stop:  ## stop the demo's platform and all that it runs
-	@if [ -x $(BIN)/leptonai ]; then \
-		LEPTON_HOME="$${LEPTON_HOME:-$$PWD/.demo}" $(BIN)/leptonai down; fi
+	@home="$${LEPTON_HOME:-$$PWD/.demo}"; if [ -d "$$home" ] && [ -x $(BIN)/leptonai ]; \
+		then LEPTON_HOME="$$home" $(BIN)/leptonai down; else echo "nothing runs in $$home"; fi
 
 test: install-test  ## run the tests
 	@$(BIN)/python -m pytest
@@ -39,7 +39,7 @@ bench: install-test  ## measure, and write the table to benchmarks/results/
 	@$(BIN)/python -m benchmarks
 
 clean:  ## remove all that make made here: the environment, the demo's platform, caches
-	@LEPTON_HOME="$$PWD/.demo" $(MAKE) --no-print-directory stop
+	@LEPTON_HOME= $(MAKE) --no-print-directory stop
 	rm -rf .venv .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 install: python

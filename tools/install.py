@@ -24,12 +24,18 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "lepton.json"  # what was installed, from what; absent after an interruption
 INPUTS = ("pyproject.toml", "constraints-cpu.txt", "constraints-cuda.txt", "tools/install.py")
+OLDEST_PYTHON = (3, 11)
 UV = "uv>=0.9"
 PROBE_TIMEOUT_S = 60  # for asking what an install would fetch
 TAIL_LINES = 25  # of a failed step's output
 
 
 def main(groups: Sequence[str]) -> int:
+    if sys.version_info < OLDEST_PYTHON:
+        sys.exit(
+            f"Lepton needs Python 3.11 or newer, and {sys.executable} is {version()}\n"
+            "hint: name another one: make PYTHON=/path/to/python3"
+        )
     with one_at_a_time():
         want = wanted(groups)
         have = json.loads(STAMP.read_text()) if STAMP.exists() and runs(VENV_PYTHON) else {}
@@ -57,8 +63,7 @@ def wanted(groups: Sequence[str]) -> dict[str, object]:
 
 
 def create_venv() -> None:
-    version = ".".join(map(str, sys.version_info[:3]))
-    with step(f"creating .venv with Python {version}"):
+    with step(f"creating .venv with Python {version()}"):
         try:
             run([sys.executable, "-m", "venv", "--clear", str(VENV)])
         except StepFailed as failed:
@@ -68,6 +73,10 @@ def create_venv() -> None:
             )
             raise
         run([str(VENV_PYTHON), "-m", "pip", "install", "--quiet", UV])
+
+
+def version() -> str:
+    return ".".join(map(str, sys.version_info[:3]))
 
 
 def install_project(groups: Sequence[str]) -> None:
@@ -101,7 +110,7 @@ CPU_AT_ANY_PRICE = Torch("PyTorch", CPU.arguments)
 
 NO_CPU_BUILD = """\
 NOTE: no CPU build of PyTorch is within reach, so this fetches the CUDA build, several gigabytes for
-a GPU that this machine has not. To avoid it: stop here, put a CPU wheel of the version that is named
+a GPU that this machine has not. To avoid it: stop here, put a CPU wheel of the version that stands
 in constraints-cpu.txt into a directory, and set PIP_FIND_LINKS to that directory."""
 
 
