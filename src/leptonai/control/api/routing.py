@@ -170,7 +170,7 @@ class Call:
         return text
 
     async def _bounded_body(self) -> bytes:
-        """Refused as soon as it is known to be too large: at its header, or at the byte too many."""
+        """Refused as soon as it is known to be too large: at its header, or a byte too many."""
         length = self.length
         if length is not None and length > codec.MAX_BODY_BYTES:
             raise _too_large()
