@@ -1,1 +1,1 @@
-"""The command line: thin over the client, and quick to start."""
+"""The command `leptonai`: a thin layer over the SDK that answers at once."""
