@@ -30,10 +30,11 @@ HEAVY = {
 
 
 def modules(package: str) -> list[str]:
-    """All its modules by name, but for those that run when imported."""
+    """All its modules by name, but for the scripts, which run when imported."""
     files = sorted((SOURCES / package).rglob("*.py"))
     names = [".".join(file.relative_to(SOURCES).with_suffix("").parts) for file in files]
-    return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+    scripts = (".__main__", ".migrations.env")  # the latter is Alembic's
+    return [name.removesuffix(".__init__") for name in names if not name.endswith(scripts)]
 
 
 def imports_of(file: Path) -> set[str]:
