@@ -95,7 +95,7 @@ def table(figures: dict[str, dict[str, float]]) -> str:
     lines = [
         "# First light",
         "",
-        f"Measured by `make bench` on {figures['machine']['text']}. Compare figures of one run only.",
+        f"Measured by `make bench` on {figures['machine']['text']}. Compare within it only.",
         "",
         "| what | measured | goal |",
         "| --- | ---: | ---: |",

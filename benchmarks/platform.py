@@ -1,6 +1,6 @@
 """The platform as its users feel it: start latency, jobs a second, ready time, memory, idle CPU.
 
-Prints JSON. Each figure stands beside a bare subprocess in the same run where there is such a thing.
+Prints JSON; where there is such a thing, beside a bare subprocess in the same run.
 """
 
 import asyncio

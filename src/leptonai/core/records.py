@@ -316,6 +316,7 @@ class Token(Record, tag="token", tag_field="kind", frozen=True, kw_only=True):
 class Dataset(Record, tag="dataset", tag_field="kind", frozen=True, kw_only=True):
     spec: ArtifactSpec
     number: int  # 1 is the first version
+    deleted: bool = False  # kept, so that its number never means something else
 
     @property
     def unique_key(self) -> str | None:
@@ -329,6 +330,7 @@ class Dataset(Record, tag="dataset", tag_field="kind", frozen=True, kw_only=True
 class Model(Record, tag="model", tag_field="kind", frozen=True, kw_only=True):
     spec: ArtifactSpec
     number: int  # 1 is the first version
+    deleted: bool = False  # kept, so that its number never means something else
 
     @property
     def unique_key(self) -> str | None:
