@@ -271,6 +271,7 @@ class AsyncJobs:
             created_by=[*created_by] or None,
             node_groups=[*node_groups] or None,
             query=labels or None,
+            page_size=PAGE_SIZE if limit is None else max(1, min(PAGE_SIZE, limit)),
         ):
             found |= {job.metadata.id or "": job for job in jobs}
             if limit is not None and len(found) >= limit:
@@ -581,15 +582,19 @@ class _AsyncCalls:
             attempt += 1
 
     async def pages(
-        self, items_of: Callable[[Answer], list[T]], *parts: str, **query: Parameter
+        self,
+        items_of: Callable[[Answer], list[T]],
+        *parts: str,
+        page_size: int = PAGE_SIZE,
+        **query: Parameter,
     ) -> Feed[list[T]]:
         """What a list holds, page by page, until one is not full."""
         page = 1
         while True:
-            request = _get(*parts, **query, page=page, page_size=PAGE_SIZE)
+            request = _get(*parts, **query, page=page, page_size=page_size)
             items = items_of(await self.ask(request))
             yield items
-            if len(items) < PAGE_SIZE:
+            if len(items) < page_size:
                 return
             page += 1
 
