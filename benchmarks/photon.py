@@ -37,7 +37,8 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"1"})
 
 uvicorn.run(app, host='127.0.0.1', port=int(os.environ["PORT"]), http="httptools",
-            loop="uvloop", ws="none", lifespan="off", access_log=False, server_header=False, log_level="error")
+            loop="uvloop", ws="none", lifespan="off", access_log=False, server_header=False,
+            log_level="error")
 """
 
 PHOTON = """
