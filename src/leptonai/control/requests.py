@@ -1,4 +1,4 @@
-"""What a user asked for, checked against what there is: by the end, only things that can be done."""
+"""What a user asked for, checked against what there is: what passes can be done."""
 
 import ipaddress
 import re
@@ -43,9 +43,7 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 WORKSPACE_TOKEN = "WORKSPACE_TOKEN"  # noqa: S105 - the name of a reference, not a token
 
 
-async def checked_job(
-    world: World, principal: Principal, workspace: str, spec: JobSpec
-) -> JobSpec:
+async def checked_job(world: World, principal: Principal, workspace: str, spec: JobSpec) -> JobSpec:
     """The spec, with the exact GPU type that its shape means.
 
     Raises:
@@ -88,7 +86,7 @@ async def checked_job(
 async def checked_endpoint(
     world: World, principal: Principal, workspace: str, spec: EndpointSpec
 ) -> tuple[EndpointSpec, str]:
-    """The spec, with the exact GPU type that its shape means; and the digest of its model, or ""."""
+    """The spec, with the exact GPU type that its shape means; and its model's digest, or ""."""
     if spec.model is None:
         _check_command(
             spec.container, needed="an endpoint serves with a command or a model, and this has none"

@@ -157,7 +157,7 @@ class Authenticator:
         job = await self._store.get(Job, *read) if read else None
         if job is None:
             raise _unknown()
-        if job.finished or job.deleting:
+        if job.finished:
             raise Unauthenticated(
                 f"the token ended with its job {job.id}",
                 hint="Use a token of your own after the job has finished.",

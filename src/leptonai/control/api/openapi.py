@@ -98,7 +98,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _operation_id(route: Route) -> str:
-    words = re.findall(r"\w+", route.path) or [route.scope.name.lower()]
+    words = re.findall(r"\w+", route.path) or ["root"]
     return "_".join([route.method.lower(), *words])
 
 

@@ -1,0 +1,170 @@
+"""The API in one process, over the store in memory: for tests of its routes."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+
+from leptonai.control.api.app import make_app
+from leptonai.control.api.context import Config, World
+from leptonai.core.records import Node
+from leptonai.core.resources import Capacity
+from leptonai.core.routing import RouteTable
+from leptonai.errors import InvalidRequest, TooLarge
+from leptonai.monitoring.audit import AuditLog
+from leptonai.ports.engine import LogChunk, LogMark
+from leptonai.ports.store import Put
+from leptonai.security.secrets import Sealer
+from leptonai.security.tokens import Authenticator, JobTokens, issue
+from leptonai.stores.memory import MemoryStore
+
+KEY = bytes(range(32))
+GIB = 1 << 30
+NOW_MS = 1_700_000_000_000
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.at_ms = NOW_MS
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+
+class WrittenLogs:
+    """Stands in for an engine: it has nothing but logs, which tests write."""
+
+    def __init__(self) -> None:
+        self.logs: dict[str, bytes] = {}
+        self.marks: dict[str, tuple[LogMark, ...]] = {}
+
+    async def read_log(self, node, attempt, *, offset, limit):
+        if attempt not in self.logs:
+            return None
+        return LogChunk(offset, self.logs[attempt][offset : offset + limit])
+
+    async def log_marks(self, node, attempt):
+        return self.marks.get(attempt, ())
+
+
+class BlobsInMemory:
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    def add(self, data: bytes) -> str:
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self.kept[digest] = data
+        return digest
+
+    async def size(self, digest: str) -> int | None:
+        return len(self.kept[digest]) if digest in self.kept else None
+
+    async def read(self, digest: str) -> AsyncIterator[bytes]:
+        yield self.kept[digest]
+
+    async def write(self, digest: str, chunks: AsyncIterator[bytes], *, max_bytes: int) -> None:
+        data = b"".join([chunk async for chunk in chunks])
+        if len(data) > max_bytes:
+            raise TooLarge("too large")
+        if digest != f"sha256:{hashlib.sha256(data).hexdigest()}":
+            raise InvalidRequest("the bytes have another digest", hint="Send the right ones.")
+        self.kept[digest] = data
+
+
+class Routes:
+    table: RouteTable | None = None
+
+    async def wait(self, after: int, timeout_s: float) -> RouteTable | None:
+        await asyncio.sleep(0)
+        return self.table
+
+
+class ApiUnderTest:
+    """`admin`, `ana` and `ben` (members), and `gateway` may call it; so may the token of a job."""
+
+    def __init__(self, audit: Path) -> None:
+        self.store, self.clock = MemoryStore(), ManualClock()
+        self.engine, self.blobs, self.routes = WrittenLogs(), BlobsInMemory(), Routes()
+        self.job_tokens = JobTokens(KEY)
+        self.audit = audit
+        self.tokens: dict[str, str] = {}
+        self.world = World(
+            store=self.store,
+            engine=self.engine,
+            clock=self.clock,
+            blobs=self.blobs,
+            sealer=Sealer(KEY),
+            authenticator=Authenticator(self.store, self.clock, self.job_tokens),
+            audit=AuditLog(audit),
+            routes=self.routes,
+            config=Config(
+                workspaces=("ws", "other"),
+                url="http://api",
+                gateway_url="http://gateway",
+                version="1.2.3",
+            ),
+        )
+        self.app = make_app(self.world)
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app), base_url="http://api"
+        )
+
+    async def prepare(self) -> None:
+        for workspace, name, role in (
+            ("ws", "admin", "admin"),
+            ("ws", "ana", "member"),
+            ("ws", "ben", "member"),
+            ("ws", "gateway", "gateway"),
+            ("other", "eve", "admin"),
+        ):
+            literal, record = issue(workspace=workspace, name=name, role=role, now_ms=NOW_MS)
+            self.tokens[name] = literal
+            await self.store.commit(Put(record))
+        await self.store.commit(Put(a_node()))
+
+    async def call(self, method, path, *, who="admin", json=None, **more) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.tokens[who]}"} if who else {}
+        headers |= more.pop("headers", {})
+        if not path.startswith("/api/") and not more.pop("platform", False):
+            path = f"/api/v2/workspaces/ws{path}"
+        return await self.http.request(method, path, json=json, headers=headers, **more)
+
+
+def a_node(**fields) -> Node:
+    defaults = {
+        "workspace": "ws",
+        "id": "laptop",
+        "name": "laptop",
+        "created_at_ms": NOW_MS,
+        "group": "local",
+        "capacity": Capacity(cpu_millis=4_000, memory_bytes=8 * GIB, disk_bytes=100 * GIB),
+    }
+    return Node(**(defaults | fields))
+
+
+def a_job(name="hello", **spec):
+    spec = {"container": {"command": ["echo", "hi"]}} | spec
+    return {"metadata": {"id": name}, "spec": spec}
+
+
+def an_endpoint(name="digits", **spec):
+    spec = {"container": {"command": ["serve"]}} | spec
+    return {"metadata": {"id": name, "name": name}, "spec": spec}
+
+
+def with_api(test):
+    """Run an async test with a fresh API."""
+
+    def run(tmp_path: Path) -> None:
+        async def main() -> None:
+            api = ApiUnderTest(tmp_path / "audit.log")
+            await api.prepare()
+            async with api.http:
+                await test(api)
+
+        asyncio.run(main())
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
