@@ -26,10 +26,12 @@ test: install-test  ## run the tests
 	@$(BIN)/python -m pytest
 
 check: install-all  ## check format, style, types, and which part may import which
-	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo
+	@failed=0; \
+	$(BIN)/ruff format --check --quiet --output-format concise . || failed=1; \
+	$(BIN)/ruff check --quiet --output-format concise . || failed=1; \
+	$(BIN)/mypy || failed=1; \
+	$(BIN)/lint-imports --no-logo || failed=1; \
+	exit $$failed
 
 format: install-all  ## put the code into its format
 	@$(BIN)/ruff format .

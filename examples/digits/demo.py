@@ -388,8 +388,8 @@ def keep(name: str, text: str) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     path = home / name
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(text)
     return path
 
 

@@ -7,8 +7,8 @@ MASTER_ADDR, MASTER_PORT), and trains alone where there are none::
     leptonai job create -n digits --num-workers 2 --workdir examples/digits \
         --include-workspace-token -- python train.py --dataset digits@1 --push digits
 
-Every worker draws the same order and the same augmentation from the seed and takes its share of each
-batch, so a sample is seen once an epoch, whatever the number of workers.
+Every worker draws the same order and the same augmentation from the seed and takes its share of
+each batch, so a sample is seen once an epoch, whatever the number of workers.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import leptonai
 from leptonai.data import Split, split
-from leptonai.data.digits import CLASSES, IMAGE_SHAPE, MAX_PIXEL, Digits
+from leptonai.data.digits import CLASSES, IMAGE_SHAPE, Digits
 from leptonai.errors import LeptonError
 from leptonai.training.models import CNN, save_model
 

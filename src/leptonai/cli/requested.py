@@ -24,6 +24,7 @@ from leptonai.spec.names import check_name
 
 T = TypeVar("T")
 MAX_SPEC_BYTES = 1 << 20
+WORKSPACE_TOKEN = "WORKSPACE_TOKEN"  # noqa: S105 - the reference to all the tokens of the workspace
 
 
 def read_job(path: Path | None) -> LeptonJob:
@@ -156,7 +157,7 @@ def endpoint_of(
         changes["api_tokens"] = [ApiToken(value=token) for token in tokens]
     elif spec.api_tokens is None and not spec.allow_unauthenticated_access:
         changes["api_tokens"] = [
-            ApiToken(value_from=TokenReference(token_name_ref="WORKSPACE_TOKEN"))
+            ApiToken(value_from=TokenReference(token_name_ref=WORKSPACE_TOKEN))
         ]
     if health_path is not None:
         health = spec.health or Health()

@@ -115,6 +115,6 @@ class Digits:
         Raises:
             KeyError: there is no sample with such an id.
         """
-        place = {int(id): index for index, id in enumerate(self.ids)}
-        rows = [place[int(id)] for id in ids]
+        row_of = {int(sample): row for row, sample in enumerate(self.ids)}
+        rows = [row_of[int(sample)] for sample in ids]
         return Digits(self.images[rows], self.labels[rows], self.ids[rows])

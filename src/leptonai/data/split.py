@@ -23,8 +23,8 @@ def split(
     Args:
         ids: one a sample, each only once.
         labels: the class of each sample, in the order of `ids`.
-        held_out: the share to hold out, between 0 and 1. A class of two or more samples has at least
-            one on each side; a class of one is trained on.
+        held_out: the share to hold out, between 0 and 1. A class of two or more samples has at
+            least one on each side; a class of one is trained on.
 
     Returns:
         Both sides in ascending order of the ids.
@@ -37,15 +37,15 @@ def split(
     if len(ids) != len(labels):
         raise ValueError(f"there are {len(ids)} ids, but {len(labels)} labels")
     if len(set(ids)) != len(ids):
-        twice = next(id for index, id in enumerate(ids) if id in ids[:index])
+        twice = next(sample for row, sample in enumerate(ids) if sample in ids[:row])
         raise ValueError(f"the id {twice!r} is there more than once")
     by_class: dict[Hashable, list[Id]] = {}
-    for id, label in zip(ids, labels, strict=True):
-        by_class.setdefault(label, []).append(id)
+    for sample, label in zip(ids, labels, strict=True):
+        by_class.setdefault(label, []).append(sample)
     train: list[Id] = []
     out: list[Id] = []
     for members in by_class.values():
-        members.sort(key=lambda id: (blake2b(f"{seed}:{id}".encode()).digest(), id))
+        members.sort(key=lambda sample: (blake2b(f"{seed}:{sample}".encode()).digest(), sample))
         count = round(len(members) * held_out)
         count = max(1, min(count, len(members) - 1)) if len(members) > 1 else 0
         out += members[:count]

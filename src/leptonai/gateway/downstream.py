@@ -239,6 +239,7 @@ class ClientConnection(asyncio.Protocol):
                     hint="send the whole head at once",
                 )
             )
+            self._start_queued()
         else:
             self.transport.abort()
 

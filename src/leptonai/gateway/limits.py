@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-MAX_HEAD_BYTES = 64 * 1024  # of a request or a response: target, names and values together
+# Of a request or a response: target, names and values together. One field that is still coming may
+# be larger by one read of the socket before that is noticed.
+MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 128  # of a request or a response
 MAX_TOKEN_BYTES = 4096  # of an Authorization header that we would hash
 MAX_REQUEST_ID_BYTES = 128  # a longer one from a client is replaced

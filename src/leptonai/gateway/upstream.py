@@ -190,7 +190,7 @@ class ReplicaConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._quiet_bytes = 0
         exchange = self.exchange
-        if exchange is None or self._ended:
+        if exchange is None or self._ended or self._too_large:
             return
         status = self._parser.get_status_code()
         head = ResponseHead(status, self._reason, self._fields)

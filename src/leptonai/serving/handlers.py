@@ -40,7 +40,7 @@ def declare(function: Function, declaration: Declaration) -> Function:
 
 
 def declarations(photon: type) -> dict[str, Declaration]:
-    """The handlers of a class by method name, inherited ones first; the nearest declaration wins."""
+    """The handlers of a class by method name, inherited ones first; the nearest wins."""
     found: dict[str, Declaration] = {}
     for cls in reversed(photon.__mro__):
         for name, value in vars(cls).items():

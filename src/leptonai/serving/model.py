@@ -1,11 +1,11 @@
-"""``python -m leptonai.serving.model`` serves the registered model in $LEPTON_MODEL_DIR, without code.
+"""``python -m leptonai.serving.model`` serves the model in $LEPTON_MODEL_DIR without code.
 
 ::
 
     POST /predict {"inputs": [image, …]} -> {"labels": ["3", …], "probabilities": [[0.01, …], …]}
 
-Inputs are raw images, nested lists [H, W, C] of pixels as they were trained on; where the model takes
-one channel, [H, W] will do. The model normalises them itself.
+Inputs are raw images, nested lists [H, W, C] of pixels as they were trained on; where the model
+takes one channel, [H, W] will do. The model normalises them itself.
 """
 
 import os

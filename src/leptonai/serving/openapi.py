@@ -75,7 +75,7 @@ def _operation(
 
 def _responses(route: Route, output_name: str) -> dict[str, Any]:
     if route.returns is type(None):
-        success = {"204": {"description": "Done."}}
+        success: dict[str, Any] = {"204": {"description": "Done."}}
     else:
         schema = _reference(output_name)
         success = {

@@ -34,7 +34,7 @@ class RequestMetrics:
         for (handler, method, status), count in sorted(self._requests.items()):
             labels = f'handler="{handler}",method="{method}",status="{status}"'
             yield f"http_requests_total{{{labels}}} {count}"
-        yield "# HELP http_request_duration_seconds From the request's head to the last of its answer."
+        yield "# HELP http_request_duration_seconds From a request's head to its answer."
         yield "# TYPE http_request_duration_seconds histogram"
         for (handler, method), histogram in sorted(self._latencies.items()):
             yield from histogram.lines(f'handler="{handler}",method="{method}"')

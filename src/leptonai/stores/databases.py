@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from leptonai.errors import InvalidRequest, LeptonError, StorageFull, Unavailable
+from leptonai.stores.decisions import unstorable
 
 BUSY_WAIT_S = 5  # for another process that holds the database
 CONNECT_WAIT_S = 5
@@ -27,7 +28,7 @@ class Database(Protocol):
     lock_schema: str | None  # what else it takes to be the only one who changes the tables
     quick_reads_inline: bool  # whether reading one row is quicker than changing threads
 
-    def connect(self) -> Connection:
+    def connect(self, *, writes: bool = False) -> Connection:
         """A connection of the driver, without transactions but those that are begun by hand."""
         ...
 
@@ -73,7 +74,7 @@ class Sqlite:
             )
         self.path = Path(url.database)
 
-    def connect(self) -> Connection:
+    def connect(self, *, writes: bool = False) -> Connection:
         try:
             self.path.touch(mode=0o600)  # it holds hashes of tokens; its WAL inherits the mode
         except OSError as error:
@@ -112,7 +113,7 @@ class Sqlite:
 
     def translate(self, error: Exception) -> Exception:
         if isinstance(error, OverflowError | UnicodeError):
-            return _unstorable(error)
+            return unstorable(error)
         if not isinstance(error, sqlite3.Error):
             return error
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
@@ -167,11 +168,18 @@ class Postgres:
             "autocommit": True,
         }
 
-    def connect(self) -> Connection:
+    def connect(self, *, writes: bool = False) -> Connection:
         connection = self._psycopg.connect(**self.connection_options)
         # A store that is frozen in the middle of a commit must not hold up the others for ever.
         connection.execute(f"SET lock_timeout = '{BUSY_WAIT_S}s'")
         connection.execute(f"SET idle_in_transaction_session_timeout = '{BUSY_WAIT_S}s'")
+        # A plan that was made while a table was empty scans it for as long as it is remembered. The
+        # writer finds every row by an index, so it need not plan again (4 times the commits); a reader
+        # plans each time.
+        if writes:
+            connection.execute("SET enable_seqscan = off")
+        else:
+            connection.execute("SET plan_cache_mode = force_custom_plan")
         return connection
 
     def cursor(self, connection: Connection) -> Cursor:
@@ -202,7 +210,7 @@ class Postgres:
                 hint="look whether the PostgreSQL server runs and lets this user in",
             )
         if isinstance(error, psycopg.DataError | OverflowError | UnicodeError):
-            return _unstorable(error)
+            return unstorable(error)
         return error
 
 
@@ -214,13 +222,6 @@ def is_trouble(error: Exception) -> bool:
 def _full(where: str) -> LeptonError:
     return StorageFull(
         f"the disk of {where} is full; nothing was written", hint="free some space and try again"
-    )
-
-
-def _unstorable(error: Exception) -> LeptonError:
-    return InvalidRequest(
-        f"a value cannot be stored: {_first_line(error)}",
-        hint="text must be valid Unicode without NUL, and numbers must fit 64 bits",
     )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from leptonai.core.records import Event, Record
-from leptonai.errors import AlreadyExists, StaleEpoch, VersionConflict
+from leptonai.errors import AlreadyExists, InvalidRequest, StaleEpoch, VersionConflict
 from leptonai.ports.store import Change, Delete, Fence, Put
 
 Key = tuple[str, str, str]  # kind, workspace, id
@@ -95,6 +95,14 @@ def key_of(record: Record) -> Key:
 
 def kind_of(kind: type[Record]) -> str:
     return str(kind.__struct_config__.tag)
+
+
+def unstorable(error: Exception) -> InvalidRequest:
+    """What a value gets that no store can keep."""
+    return InvalidRequest(
+        f"a value cannot be stored: {str(error).partition(chr(10))[0]}",
+        hint="text must be valid Unicode without NUL, and numbers must fit 64 bits",
+    )
 
 
 def _put(record: Record, seq: int, known: Known, decision: Decision) -> None:

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
+
 from leptonai.core.records import Event, Record
 from leptonai.errors import Conflict
 from leptonai.ports.store import Batch, Change, Fence, Query, R
-from leptonai.stores.decisions import Key, Known, Told, decide, kind_of
+from leptonai.stores.decisions import Key, Known, Told, decide, kind_of, unstorable
 from leptonai.stores.journal import batch_of
 
 
@@ -47,6 +49,11 @@ class MemoryStore:
     async def commit(self, *changes: Change, fence: Fence | None = None) -> tuple[Record, ...]:
         await _give_way()
         decision = decide(changes, fence, self._known, self._seq)
+        try:
+            for written in (*decision.records, *decision.events):
+                msgspec.json.encode(written)  # what a database could not keep is refused here too
+        except (OverflowError, UnicodeError) as error:
+            raise unstorable(error) from error
         self._known.take(decision)
         for told in decision.told:
             self._told.pop(told.key, None)

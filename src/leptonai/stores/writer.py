@@ -283,7 +283,7 @@ class Writer:
 
     def _begin(self) -> Cursor:
         if self._connection is None:
-            self._connection = self._database.connect()
+            self._connection = self._database.connect(writes=True)
             self.process_id = self._database.process_id(self._connection)
         cursor = self._database.cursor(self._connection)
         cursor.execute(self._database.begin)

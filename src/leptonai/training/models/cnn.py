@@ -81,18 +81,17 @@ class CNN(nn.Module):
             nn.Linear(channels * _POOLED * _POOLED, num_classes),
         )
 
-    def forward(self, images_BHWC: Tensor) -> Tensor:
-        if images_BHWC.ndim != 4 or tuple(images_BHWC.shape[1:]) != self.input_shape:
+    def forward(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.input_shape:
             raise ValueError(
-                f"expected images of shape {['B', *self.input_shape]}, "
-                f"got {list(images_BHWC.shape)}"
+                f"expected images of shape {['B', *self.input_shape]}, got {list(images.shape)}"
             )
         # A copy with plain strides: with others, C=1 makes DDP warn of gradients that do not match.
-        images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(
+        by_channel = images.permute(0, 3, 1, 2).to(
             torch.float32, copy=True, memory_format=torch.contiguous_format
         )
-        normalised_BCHW = (images_BCHW - self.pixel_mean) / self.pixel_std
-        scores: Tensor = self.head(self.features(normalised_BCHW))
+        normalised = (by_channel - self.pixel_mean) / self.pixel_std
+        scores: Tensor = self.head(self.features(normalised))
         return scores
 
     def config(self) -> dict[str, Any]:
