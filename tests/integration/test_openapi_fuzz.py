@@ -17,6 +17,7 @@ from leptonai.control.api.routes import ROUTES
 from leptonai.core import records
 from leptonai.core.records import Replica
 from leptonai.ports.store import Put, Query
+from leptonai.stores.memory import MemoryStore
 
 EXAMPLES = 15  # of each operation and mode
 DOCUMENT = json.loads(document(ROUTES, version="1"))
@@ -36,7 +37,7 @@ async def a_lived_in_workspace(api: ApiUnderTest) -> dict[str, str]:
     job = (await api.call("POST", "/jobs", json=a_job())).json()["metadata"]["id"]
     await api.call("POST", "/deployments", json=an_endpoint())
     await api.call("POST", "/usersecrets", json=[{"name": "digits", "value": "x"}])
-    digest = api.blobs.add(b"data")
+    digest = await api.add_blob(b"data")
     for kind in ("datasets", "models"):
         spec = {"digest": digest, "size_bytes": 4, "format": "f"}
         await api.call("POST", f"/{kind}", json={"metadata": {"name": "cnn"}, "spec": spec})
@@ -80,7 +81,7 @@ def test_every_operation_keeps_its_promise(path, method, mode, tmp_path):
 
 
 async def _ask(case, tmp_path, known):
-    api = ApiUnderTest(tmp_path / "audit.log")
+    api = ApiUnderTest(tmp_path / "audit.log", MemoryStore())
     parts = await a_lived_in_workspace(api)
     path = case.path_parameters or {}
     path["workspace"] = "ws"
