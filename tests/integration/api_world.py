@@ -58,16 +58,17 @@ class BlobsInMemory:
         self.kept[digest] = data
         return digest
 
-    async def size(self, digest: str) -> int | None:
-        return len(self.kept[digest]) if digest in self.kept else None
+    async def exists(self, digest: str) -> bool:
+        return digest in self.kept
 
-    async def read(self, digest: str) -> AsyncIterator[bytes]:
+    async def size(self, digest: str) -> int:
+        return len(self.kept[digest])
+
+    async def get(self, digest: str) -> AsyncIterator[bytes]:
         yield self.kept[digest]
 
-    async def write(self, digest: str, chunks: AsyncIterator[bytes], *, max_bytes: int) -> None:
+    async def put(self, chunks: AsyncIterator[bytes], digest: str) -> None:
         data = b"".join([chunk async for chunk in chunks])
-        if len(data) > max_bytes:
-            raise TooLarge("too large")
         if digest != f"sha256:{hashlib.sha256(data).hexdigest()}":
             raise InvalidRequest("the bytes have another digest", hint="Send the right ones.")
         self.kept[digest] = data

@@ -144,7 +144,7 @@ async def check_tree(world: World, digest: str, field: str) -> None:
         raise InvalidRequest(
             f"{field}: is no digest", hint="It looks like sha256: followed by 64 hex digits."
         )
-    if await world.blobs.size(digest) is None:
+    if not await world.blobs.exists(digest):
         raise InvalidRequest(
             f"{field}: nothing with the digest {digest} was uploaded",
             hint=f"Upload it first: PUT …/blobs/{digest}.",

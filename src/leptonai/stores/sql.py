@@ -138,7 +138,9 @@ class SqlStore:
 
     async def prune_events(self, before_ms: int) -> int:
         pruned, newest = 0, 0
-        while slice := await self._writer.alone(lambda cursor: self._prune_slice(cursor, before_ms)):
+        while slice := await self._writer.alone(
+            lambda cursor: self._prune_slice(cursor, before_ms)
+        ):
             pruned += len(slice)
             newest = max(newest, *slice)
         if pruned:

@@ -55,8 +55,12 @@ sa.Index("records_deleted", records.c.seq, **_only_where(records.c.deleted.is_(s
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True,
-              autoincrement=False),
+    sa.Column(
+        "seq",
+        sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    ),
     sa.Column("workspace", Text, nullable=False),
     sa.Column("kind", Text, nullable=False),
     sa.Column("id", Text, nullable=False),

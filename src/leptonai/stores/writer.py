@@ -263,9 +263,7 @@ class Writer:
         unique_keys = [c.record.unique_key for c in touched if isinstance(c, Put)]
         wanted = [unique_key for unique_key in unique_keys if unique_key is not None]
         if wanted:
-            self._look_at(
-                cursor, known, self._statements.held_by_unique_key, "unique_keys", wanted
-            )
+            self._look_at(cursor, known, self._statements.held_by_unique_key, "unique_keys", wanted)
         leases = {commit.fence.name for commit in commits if commit.fence is not None}
         if leases:
             cursor.execute(self._statements.epochs, {"names": self._database.as_list(leases)})
@@ -328,5 +326,3 @@ def _row(told: Told) -> Parameters:
         "deleted": deleted,
         "document": encode(record),
     }
-
-

@@ -101,7 +101,15 @@ def _running(
 ) -> Iterator[None]:
     log = (data.parent / "log").open("wb+")
     server = subprocess.Popen(
-        [str(programs / "postgres"), "-D", str(data), "-k", str(sockets), "-c", "listen_addresses="],
+        [
+            str(programs / "postgres"),
+            "-D",
+            str(data),
+            "-k",
+            str(sockets),
+            "-c",
+            "listen_addresses=",
+        ],
         cwd=data.parent,
         stdin=subprocess.DEVNULL,
         stdout=log,

@@ -57,9 +57,7 @@ def a_replica(id: str, *, owner_id: str = "j1", **fields: Any) -> Replica:
 
 
 def a_secret(id: str, ciphertext: bytes = b"\x00\xff") -> Secret:
-    return Secret(
-        workspace="default", id=id, name=id, created_at_ms=1_000, ciphertext=ciphertext
-    )
+    return Secret(workspace="default", id=id, name=id, created_at_ms=1_000, ciphertext=ciphertext)
 
 
 def an_event(id: str, reason: str, *, at_ms: int = 1_000, **fields: Any) -> Event:
@@ -458,9 +456,7 @@ class StoreContract:
             assert ids(await store.find(Job, Query(newest_first=True))) == expected[::-1]
             for newest_first, order in ((False, expected), (True, expected[::-1])):
                 pages = [
-                    await store.find(
-                        Job, Query(newest_first=newest_first, offset=offset, limit=3)
-                    )
+                    await store.find(Job, Query(newest_first=newest_first, offset=offset, limit=3))
                     for offset in (0, 3, 6, 9)
                 ]
                 assert [ids(page) for page in pages] == [order[:3], order[3:6], order[6:], []]
@@ -599,9 +595,7 @@ class StoreContract:
             for task in (early, amid, late):
                 task.cancel()
             await asyncio.wait([early, amid, late])
-            expected = {
-                (Job, job.workspace, job.id): job for job in await store.find(Job, Query())
-            }
+            expected = {(Job, job.workspace, job.id): job for job in await store.find(Job, Query())}
             for mirror in mirrors:
                 assert mirror.records == expected
 
@@ -750,9 +744,9 @@ class SharedStoreContract(StoreContract):
                 expected = await stores[1].find(Secret, Query())
                 assert len(expected) == 8 * 30 + 1
                 for mirror in mirrors:
-                    assert sorted(
-                        mirror.records.values(), key=lambda record: record.id
-                    ) == sorted(expected, key=lambda record: record.id)
+                    assert sorted(mirror.records.values(), key=lambda record: record.id) == sorted(
+                        expected, key=lambda record: record.id
+                    )
 
         asyncio.run(test())
 

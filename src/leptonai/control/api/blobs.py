@@ -4,13 +4,12 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
+from leptonai.blobs.store import MAX_BLOB_BYTES
 from leptonai.control.api.routing import BYTES, Answer, Call, Route
 from leptonai.control.requests import DIGEST
 from leptonai.core.access import Action, Resource
-from leptonai.errors import InvalidRequest, NotFound, TooLarge
+from leptonai.errors import InvalidRequest, TooLarge
 from leptonai.security.permissions import require
-
-MAX_BLOB_BYTES = 64 << 30
 
 
 class StoredBlob(msgspec.Struct, frozen=True):
@@ -26,9 +25,8 @@ async def put(call: Call) -> StoredBlob:
         raise TooLarge(
             f"a blob of {call.length} bytes", hint=f"A blob has at most {MAX_BLOB_BYTES} bytes."
         )
-    await call.world.blobs.write(digest, call.chunks(), max_bytes=MAX_BLOB_BYTES)
-    size = await call.world.blobs.size(digest)
-    return StoredBlob(digest=digest, size_bytes=size or 0)
+    await call.world.blobs.put(call.chunks(), digest)
+    return StoredBlob(digest=digest, size_bytes=await call.world.blobs.size(digest))
 
 
 async def head(call: Call) -> Answer:
@@ -38,7 +36,7 @@ async def head(call: Call) -> Answer:
 
 async def get(call: Call) -> Answer:
     digest, size = await _existing(call)
-    stream: AsyncIterator[bytes] = call.world.blobs.read(digest)
+    stream: AsyncIterator[bytes] = call.world.blobs.get(digest)
     return Answer(stream=stream, media=BYTES, headers=_headers(digest, size))
 
 
@@ -49,10 +47,7 @@ def _headers(digest: str, size: int) -> tuple[tuple[str, str], ...]:
 async def _existing(call: Call) -> tuple[str, int]:
     require(call.principal, Action.READ, Resource(kind="blob", workspace=call.workspace))
     digest = _digest(call)
-    size = await call.world.blobs.size(digest)
-    if size is None:
-        raise NotFound(f"there is no blob {digest}", hint="Upload it with PUT to the same path.")
-    return digest, size
+    return digest, await call.world.blobs.size(digest)
 
 
 def _digest(call: Call) -> str:
