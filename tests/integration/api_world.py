@@ -1,24 +1,22 @@
 """The API in one process, over the store in memory: for tests of its routes."""
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 
+from leptonai.blobs import BlobStore
 from leptonai.control.api.app import make_app
 from leptonai.control.api.context import Config, World
 from leptonai.core.records import Node
 from leptonai.core.resources import Capacity
 from leptonai.core.routing import RouteTable
-from leptonai.errors import InvalidRequest, TooLarge
 from leptonai.monitoring.audit import AuditLog
 from leptonai.ports.engine import LogChunk, LogMark
-from leptonai.ports.store import Put
+from leptonai.ports.store import Put, Store
 from leptonai.security.secrets import Sealer
 from leptonai.security.tokens import Authenticator, JobTokens, issue
-from leptonai.stores.memory import MemoryStore
+from leptonai.stores import open_store
 
 KEY = bytes(range(32))
 GIB = 1 << 30
@@ -49,31 +47,6 @@ class WrittenLogs:
         return self.marks.get(attempt, ())
 
 
-class BlobsInMemory:
-    def __init__(self) -> None:
-        self.kept: dict[str, bytes] = {}
-
-    def add(self, data: bytes) -> str:
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        self.kept[digest] = data
-        return digest
-
-    async def exists(self, digest: str) -> bool:
-        return digest in self.kept
-
-    async def size(self, digest: str) -> int:
-        return len(self.kept[digest])
-
-    async def get(self, digest: str) -> AsyncIterator[bytes]:
-        yield self.kept[digest]
-
-    async def put(self, chunks: AsyncIterator[bytes], digest: str) -> None:
-        data = b"".join([chunk async for chunk in chunks])
-        if digest != f"sha256:{hashlib.sha256(data).hexdigest()}":
-            raise InvalidRequest("the bytes have another digest", hint="Send the right ones.")
-        self.kept[digest] = data
-
-
 class Routes:
     table: RouteTable | None = None
 
@@ -85,9 +58,9 @@ class Routes:
 class ApiUnderTest:
     """`admin`, `ana` and `ben` (members), and `gateway` may call it; so may the token of a job."""
 
-    def __init__(self, audit: Path) -> None:
-        self.store, self.clock = MemoryStore(), ManualClock()
-        self.engine, self.blobs, self.routes = WrittenLogs(), BlobsInMemory(), Routes()
+    def __init__(self, audit: Path, store: Store) -> None:
+        self.store, self.clock = store, ManualClock()
+        self.engine, self.blobs, self.routes = WrittenLogs(), BlobStore("memory://"), Routes()
         self.job_tokens = JobTokens(KEY)
         self.audit = audit
         self.tokens: dict[str, str] = {}
@@ -125,6 +98,12 @@ class ApiUnderTest:
             await self.store.commit(Put(record))
         await self.store.commit(Put(a_node()))
 
+    async def add_blob(self, data: bytes) -> str:
+        async def chunks():
+            yield data
+
+        return await self.blobs.put(chunks())
+
     async def call(self, method, path, *, who="admin", json=None, **more) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.tokens[who]}"} if who else {}
         headers |= more.pop("headers", {})
@@ -155,17 +134,22 @@ def an_endpoint(name="digits", **spec):
     return {"metadata": {"id": name, "name": name}, "spec": spec}
 
 
-def with_api(test):
+def with_api(test, database="memory:"):
     """Run an async test with a fresh API."""
 
     def run(tmp_path: Path) -> None:
         async def main() -> None:
-            api = ApiUnderTest(tmp_path / "audit.log")
-            await api.prepare()
-            async with api.http:
+            store = await open_store(database.format(tmp_path))
+            api = ApiUnderTest(tmp_path / "audit.log", store)
+            try:
+                await api.prepare()
                 await test(api)
+            finally:
+                await api.http.aclose()
+                await store.close()
 
         asyncio.run(main())
 
     run.__name__, run.__doc__ = test.__name__, test.__doc__
+    run.story = test
     return run

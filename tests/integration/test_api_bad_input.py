@@ -72,7 +72,7 @@ async def test_a_jobs_own_token_ends_with_the_job(api):
     mine = (await api.call("POST", "/jobs", json=a_job(), who="ana")).json()["metadata"]["id"]
     other = (await api.call("POST", "/jobs", json=a_job(), who="ana")).json()["metadata"]["id"]
     api.tokens["job"] = api.job_tokens.of("ws", mine)
-    digest = api.blobs.add(b"weights")
+    digest = await api.add_blob(b"weights")
     model = {
         "metadata": {"name": "m"},
         "spec": {"digest": digest, "size_bytes": 7, "format": "torch"},
@@ -155,7 +155,7 @@ BAD_JOBS = {
         "the secret 'NOPE', which does not exist",
     ),
     "an unknown working directory": (a_job(workdir=ABSENT), 400, "was uploaded"),
-    "a working directory that is no digest": (a_job(workdir="../../etc"), 400, "is no digest"),
+    "a working directory that is no digest": (a_job(workdir="../../etc"), 400, "not a digest"),
     "an unknown node group": (
         a_job(affinity={"allowed_dedicated_node_groups": ["moon"]}),
         400,

@@ -155,7 +155,7 @@ async def test_a_stopped_endpoint_is_not_ready_and_its_phase_says_stopped(api):
 
 @with_api
 async def test_a_model_means_its_newest_version_when_the_endpoint_is_written(api):
-    digests = [api.blobs.add(b"one"), api.blobs.add(b"two")]
+    digests = [await api.add_blob(b"one"), await api.add_blob(b"two")]
     for digest in digests:
         model = {
             "metadata": {"name": "cnn"},

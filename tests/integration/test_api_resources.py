@@ -111,7 +111,7 @@ async def test_a_blob_is_kept_under_its_digest_and_no_other(api):
 def test_versions_are_numbered_and_a_number_is_never_given_twice(kind, tmp_path):
     async def story(api):
         async def push(data):
-            spec = MODEL["spec"] | {"digest": api.blobs.add(data)}
+            spec = MODEL["spec"] | {"digest": await api.add_blob(data)}
             answer = await api.call("POST", f"/{kind}", json=MODEL | {"spec": spec})
             assert answer.status_code == 200, answer.text
             return answer.json()["metadata"]["version"]

@@ -27,6 +27,7 @@ MAX_HEADER_BYTES = 64 << 10
 MAX_QUERY_BYTES = 16 << 10
 MAX_PATH_PART_CHARS = 512
 RETRY_AFTER_S = 1
+NO_CONTENT = 204  # has no body, and says nothing about one
 READING = frozenset({"GET", "HEAD"})  # methods that change nothing
 
 log = logging.getLogger("leptonai.api")
@@ -194,15 +195,19 @@ class _Exchange:
 
 async def _send(answer: Answer, method: str, send: Send, id: str = "") -> None:
     headers = [
-        (b"content-type", answer.media.encode()),
         (b"x-content-type-options", b"nosniff"),
         *((name.encode(), value.encode("latin-1")) for name, value in answer.headers),
     ]
     if id:
         headers.append((b"x-request-id", id.encode()))
     start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}
+    if answer.status != NO_CONTENT:
+        headers.append((b"content-type", answer.media.encode()))
     if answer.stream is None:
-        if not any(name == "content-length" for name, _ in answer.headers):
+        stated = answer.status == NO_CONTENT or any(
+            name == "content-length" for name, _ in answer.headers
+        )
+        if not stated:
             headers.append((b"content-length", str(len(answer.body)).encode()))
         await send(start)
         body = b"" if method == "HEAD" else answer.body
