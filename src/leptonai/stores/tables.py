@@ -1,5 +1,7 @@
 """The tables. A change here needs a migration beside it, and `SCHEMA` to name it."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
@@ -32,7 +34,7 @@ records = sa.Table(
 )
 
 
-def _only_where(condition: sa.ColumnElement[bool]) -> dict[str, sa.ColumnElement[bool]]:
+def _only_where(condition: sa.ColumnElement[bool]) -> dict[str, Any]:
     return {"sqlite_where": condition, "postgresql_where": condition}
 
 

@@ -38,8 +38,8 @@ def find_postgres() -> Path | None:
 
 @contextmanager
 def postgres_server(directory: Path | None = None) -> Iterator[str]:
-    """Run a server in a new folder of `directory` (by default of the system's for temporary files), and
-    give its URL.
+    """Run a server in a new folder of `directory`, by default of the system's for temporary files,
+    and give its URL.
 
     It listens on a Unix socket only. PostgreSQL refuses to run as root, so root runs it as somebody
     else, who must be able to reach the folder and is given it.
@@ -125,7 +125,7 @@ def _running(
         log.seek(0)
         raise RuntimeError(f"{error}:\n{log.read().decode(errors='replace')}") from error
     finally:
-        server.send_signal(signal.SIGINT)  # disconnects everybody and stops
+        server.send_signal(signal.SIGQUIT)  # at once: nobody needs the data again
         try:
             server.wait(STOP_WAIT_S)
         except subprocess.TimeoutExpired:
