@@ -221,7 +221,9 @@ def _extract(archive: tarfile.TarFile, directory: Path) -> None:
                 _extract_file(archive, member, target)
             elif member.issym():
                 if _escapes(member.name, member.linkname):
-                    raise _refused(member, f"links to {member.linkname}, which may lie outside of the tree")
+                    raise _refused(
+                        member, f"links to {member.linkname}, which may lie outside of the tree"
+                    )
                 links.append(member)
             else:
                 raise _refused(member, "is neither a file nor a directory nor a symbolic link")
@@ -263,6 +265,4 @@ def _extract_file(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Pat
 
 
 def _refused(member: tarfile.TarInfo, why: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"the member {member.name!r} {why}", hint="pack the tree with leptonai"
-    )
+    return InvalidRequest(f"the member {member.name!r} {why}", hint="pack the tree with leptonai")
