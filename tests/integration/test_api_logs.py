@@ -132,3 +132,31 @@ async def test_a_log_of_no_workload_or_two_is_refused(api):
     assert (await api.call("GET", "/logs")).status_code == 400
     assert (await api.call("GET", "/logs?job=a&deployment=b")).status_code == 400
     assert (await api.call("GET", "/logs?job=nobody")).status_code == 404
+
+
+@with_api
+async def test_a_reader_who_leaves_ends_the_stream_of_a_silent_log(api):
+    replica = await a_replica(api, output=b"", phase=Phase.RUNNING)
+    asked = asyncio.Event()
+
+    async def receive():
+        if not asked.is_set():
+            asked.set()
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await asyncio.sleep(0.03)
+        return {"type": "http.disconnect"}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message["type"])
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": f"/api/v2/workspaces/ws/jobs/{replica.owner_id}/replicas/{replica.id}/log",
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {api.tokens['admin']}".encode())],
+    }
+    await asyncio.wait_for(api.app(scope, receive, send), 10)
+    assert sent == ["http.response.start"]

@@ -3,12 +3,14 @@
 Bare ASGI with Starlette's paths and requests: no middleware, so the hot paths stay cheap.
 """
 
+import asyncio
 import itertools
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from time import perf_counter
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -69,7 +71,7 @@ class Api:
         if scope["path"] == "/healthz":
             await _send(json_answer({"status": "ok"}), scope["method"], send)
             return
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, receive, send)
         try:
             try:
                 await self._answer(exchange, Request(scope, receive))
@@ -153,6 +155,7 @@ class _Exchange:
     """One request and what became of it."""
 
     __slots__ = (
+        "_receive",
         "_send",
         "action",
         "address",
@@ -165,7 +168,8 @@ class _Exchange:
         "status",
     )
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive = receive
         self._send = send
         self.id = f"{_PROCESS}-{next(_numbers):x}"
         self.started = perf_counter()
@@ -180,7 +184,11 @@ class _Exchange:
 
     async def send(self, answer: Answer) -> None:
         self.status = answer.status
-        await _send(answer, self.method, self._send, self.id)
+        sending = _send(answer, self.method, self._send, self.id)
+        if answer.stream is None:
+            await sending
+        else:
+            await _while_connected(sending, self._receive)
 
     async def refuse(self, error: LeptonError) -> None:
         self.code = error.code
@@ -226,6 +234,25 @@ async def _send(answer: Answer, method: str, send: Send, id: str = "") -> None:
         if close is not None:
             await close()
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _while_connected(sending: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """A stream may have nothing to send for hours: only asking tells that its reader has left."""
+    streaming = asyncio.ensure_future(sending)
+    leaving = asyncio.ensure_future(_until_disconnected(receive))
+    try:
+        await asyncio.wait({streaming, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if streaming.done():
+            streaming.result()
+    finally:
+        for task in (streaming, leaving):
+            task.cancel()
+        await asyncio.gather(streaming, leaving, return_exceptions=True)
+
+
+async def _until_disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 _MARKUP = re.compile(r"\[([a-z#/@][^\[\]]*)\]")
