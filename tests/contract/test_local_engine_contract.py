@@ -45,4 +45,3 @@ class TestLocalEngine(EngineContract):
 
 class TestLocalEngineWithoutCgroups(TestLocalEngine):
     cgroups = Cgroups(0)
-

@@ -2,7 +2,7 @@
 
 ::
 
-    goal.run | goal.stop     whether it is wanted; a stop renames it
+    goal.run | goal.stop     whether it is wanted; a stop renames it, on a full disk too
     claim                    made once, exclusively: by the wrapper that runs it, by the stop that
                              came first, or by whoever could not start it
     status                   empty, made before the start and renamed at the end, which a full disk
@@ -70,18 +70,18 @@ class Folder:
     def log(self) -> str:
         return self.at("log")
 
-    def prepare(self) -> None:
+    def prepare(self, *, work: bool = True) -> None:
         """Make what a start needs. May be repeated until the claim.
 
         Raises:
             OSError: the disk is full, or not writable.
         """
-        self.path.mkdir(exist_ok=True, parents=True)
-        Path(self.at("work")).mkdir(exist_ok=True)
-        for name in ("status", "goal.run"):
-            if name == "goal.run" and os.path.exists(self.at("goal.stop")):
-                continue
-            os.close(os.open(self.at(name), os.O_CREAT | os.O_WRONLY, 0o600))
+        os.makedirs(self.at("work") if work else self.path, exist_ok=True)
+        os.close(os.open(self.at("status"), os.O_CREAT | os.O_WRONLY, 0o600))
+        if not self.stop_wanted:
+            # A link and no file of its own: making inodes is most of what a start costs.
+            with suppress(FileExistsError):
+                os.link(self.at("status"), self.at("goal.run"))
 
     def open_log(self) -> int:
         return os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
@@ -107,7 +107,7 @@ class Folder:
         return True
 
     def want_stop(self) -> None:
-        """From here on no wrapper starts the command. A rename: it must not fail for want of room."""
+        """From here on no wrapper starts the command. A rename needs no room on the disk."""
         with suppress(FileNotFoundError):
             os.rename(self.at("goal.run"), self.at("goal.stop"))
 

@@ -117,9 +117,7 @@ class EngineContract(ABC):
 
     def test_one_that_ignores_the_stop_is_killed_after_its_grace(self, tmp_path: Path) -> None:
         async def test(engine: Engine, node: str) -> None:
-            await engine.start(
-                Attempt(id="a.0", node=node, command=self.ignores_term()), epoch=1
-            )
+            await engine.start(Attempt(id="a.0", node=node, command=self.ignores_term()), epoch=1)
             await self._ignoring(engine, node, "a.0")
             await engine.stop(node, "a.0", grace_ms=300, epoch=1)
             await asyncio.sleep(0.1)
@@ -133,9 +131,7 @@ class EngineContract(ABC):
 
     def test_a_second_stop_may_shorten_the_grace(self, tmp_path: Path) -> None:
         async def test(engine: Engine, node: str) -> None:
-            await engine.start(
-                Attempt(id="a.0", node=node, command=self.ignores_term()), epoch=1
-            )
+            await engine.start(Attempt(id="a.0", node=node, command=self.ignores_term()), epoch=1)
             await self._ignoring(engine, node, "a.0")
             await engine.stop(node, "a.0", grace_ms=600_000, epoch=1)
             await engine.stop(node, "a.0", grace_ms=0, epoch=1)
@@ -254,9 +250,7 @@ class EngineContract(ABC):
     def test_a_fence_leaves_nothing_running(self, tmp_path: Path) -> None:
         async def test(engine: Engine, node: str) -> None:
             await engine.start(Attempt(id="a.0", node=node, command=self.sleeps(600)), epoch=1)
-            await engine.start(
-                Attempt(id="b.0", node=node, command=self.ignores_term()), epoch=1
-            )
+            await engine.start(Attempt(id="b.0", node=node, command=self.ignores_term()), epoch=1)
             async with asyncio.timeout(PATIENCE_S):
                 while not await engine.fence(node, epoch=1):
                     await asyncio.sleep(0.1)
@@ -270,9 +264,7 @@ class EngineContract(ABC):
         async def test() -> None:
             async with self.open(tmp_path) as engine:
                 node = (await engine.machines())[0].id
-                await engine.start(
-                    Attempt(id="done.0", node=node, command=self.exits(3)), epoch=5
-                )
+                await engine.start(Attempt(id="done.0", node=node, command=self.exits(3)), epoch=5)
                 await engine.start(
                     Attempt(id="runs.0", node=node, command=self.sleeps(0.5)), epoch=5
                 )
@@ -332,7 +324,8 @@ async def ended(engine: Engine, node: str, attempt: str) -> Ended:
 async def until(
     engine: Engine, node: str, attempt: str, reached: Callable[[AttemptState | None], bool]
 ) -> AttemptState | None:
-    """Its state as soon as it is one that was waited for: looked at after every change, as a control
+    """Its state as soon as it is one that was waited for: looked at after every change, as a
+    control
     plane does."""
     async with asyncio.timeout(PATIENCE_S):
         while True:

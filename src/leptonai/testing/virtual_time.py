@@ -1,5 +1,7 @@
-"""Time that passes only when nothing else can happen: an hour of sleeps runs in milliseconds, and the
-same way every time."""
+"""Time that passes only when nothing else can happen.
+
+An hour of sleeps runs in milliseconds, and the same way every time.
+"""
 
 import asyncio
 import selectors
@@ -47,9 +49,7 @@ class _ImpatientSelector(selectors.DefaultSelector):
         super().__init__()
         self._loop = loop
 
-    def select(
-        self, timeout: float | None = None
-    ) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if not ready and timeout is None:
             raise RuntimeError("every task waits, and no timer will wake one: this is for ever")
