@@ -118,11 +118,12 @@ class Cgroups:
         if self.existing():
             return True
         for base in self.bases.values():
-            with suppress(FileNotFoundError):
-                try:
-                    base.rmdir()
-                except OSError:
-                    return False
+            try:
+                base.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return False
         return True
 
     def _create_v2(self, path: Path, limits: Limits) -> str:

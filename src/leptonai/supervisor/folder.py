@@ -22,8 +22,8 @@ from leptonai.supervisor import processes
 from leptonai.supervisor.processes import Identity
 
 CLAIM_LIMIT_BYTES = 16_384
+LAST_LINE_BYTES = 500
 LAST_SIGNAL = 64
-SIGKILLED = 128 + 9
 FAILURES = {
     "claim": "the disk is full: the start could not be recorded",
     "cgroup": "the process could not enter its cgroup, and does not run without its limits",
@@ -190,16 +190,14 @@ class Folder:
 
     def _last_line(self) -> str:
         """What a shell says last before it gives up with 126 or 127 is why."""
-        with suppress(OSError), open(self.log, "rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - 500))
-            lines = log.read().decode(errors="replace").strip().splitlines()
-            # The wrapper's own words start with its path and line: ".../wrapper.sh: 54: exec: …".
-            return (
-                lines[-1].rpartition("wrapper.sh: ")[2].partition("exec: ")[2] or lines[-1]
-                if lines
-                else ""
-            )
-        return ""
+        try:
+            with open(self.log, "rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - LAST_LINE_BYTES))
+                line = log.read().decode(errors="replace").strip().rpartition("\n")[2]
+        except OSError:
+            return ""
+        # The wrapper's own words: ".../wrapper.sh: 54: exec: /etc/passwd: Permission denied".
+        return line.rpartition("wrapper.sh: ")[2].partition("exec: ")[2] or line
 
 
 @dataclass(frozen=True, slots=True)
