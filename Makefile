@@ -19,17 +19,19 @@ demo: install  ## train, deploy and question a digit classifier on your own mach
 	@tools/demo.sh
 
 stop:  ## stop the demo's platform and all that it runs
-	@if [ -x $(BIN)/leptonai ]; then \
-		LEPTON_HOME="$${LEPTON_HOME:-$$PWD/.demo}" $(BIN)/leptonai down; fi
+	@home="$${LEPTON_HOME:-$$PWD/.demo}"; if [ -d "$$home" ] && [ -x $(BIN)/leptonai ]; \
+		then LEPTON_HOME="$$home" $(BIN)/leptonai down; else echo "nothing runs in $$home"; fi
 
 test: install-test  ## run the tests
 	@$(BIN)/python -m pytest
 
 check: install-all  ## check format, style, types, and which part may import which
-	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo
+	@failed=0; \
+	$(BIN)/ruff format --check --quiet --output-format concise . || failed=1; \
+	$(BIN)/ruff check --quiet --output-format concise . || failed=1; \
+	$(BIN)/mypy || failed=1; \
+	$(BIN)/lint-imports --no-logo || failed=1; \
+	exit $$failed
 
 format: install-all  ## put the code into its format
 	@$(BIN)/ruff format .
@@ -39,7 +41,7 @@ bench: install-test  ## measure, and write the table to benchmarks/results/
 	@$(BIN)/python -m benchmarks
 
 clean:  ## remove all that make made here: the environment, the demo's platform, caches
-	@LEPTON_HOME="$$PWD/.demo" $(MAKE) --no-print-directory stop
+	@LEPTON_HOME= $(MAKE) --no-print-directory stop
 	rm -rf .venv .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 install: python

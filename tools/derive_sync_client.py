@@ -21,7 +21,7 @@ RENAMED = {
     "http_async": "http_sync",
 }
 DOCSTRING = """\
-\"\"\"The SDK. Derived from `asynchronous.py` by `tools/derive_sync_client.py`: change that one.\"\"\"
+\"\"\"The SDK: `asynchronous.py` as `tools/derive_sync_client.py` made it sync; change that.\"\"\"
 """
 
 

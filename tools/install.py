@@ -14,8 +14,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,12 +24,18 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "lepton.json"  # what was installed, from what; absent after an interruption
 INPUTS = ("pyproject.toml", "constraints-cpu.txt", "constraints-cuda.txt", "tools/install.py")
+OLDEST_PYTHON = (3, 11)
 UV = "uv>=0.9"
 PROBE_TIMEOUT_S = 60  # for asking what an install would fetch
 TAIL_LINES = 25  # of a failed step's output
 
 
 def main(groups: Sequence[str]) -> int:
+    if sys.version_info < OLDEST_PYTHON:
+        sys.exit(
+            f"Lepton needs Python 3.11 or newer, and {sys.executable} is {version()}\n"
+            "hint: name another one: make PYTHON=/path/to/python3"
+        )
     with one_at_a_time():
         want = wanted(groups)
         have = json.loads(STAMP.read_text()) if STAMP.exists() and runs(VENV_PYTHON) else {}
@@ -56,8 +63,7 @@ def wanted(groups: Sequence[str]) -> dict[str, object]:
 
 
 def create_venv() -> None:
-    version = ".".join(map(str, sys.version_info[:3]))
-    with step(f"creating .venv with Python {version}"):
+    with step(f"creating .venv with Python {version()}"):
         try:
             run([sys.executable, "-m", "venv", "--clear", str(VENV)])
         except StepFailed as failed:
@@ -69,50 +75,60 @@ def create_venv() -> None:
         run([str(VENV_PYTHON), "-m", "pip", "install", "--quiet", UV])
 
 
+def version() -> str:
+    return ".".join(map(str, sys.version_info[:3]))
+
+
 def install_project(groups: Sequence[str]) -> None:
-    torch = choose_torch()
+    sources = find_links_and_index()
+    torch = choose_torch(
+        has_gpu=has_nvidia_gpu(), fetches_cuda=lambda torch: fetches_cuda(torch, sources)
+    )
+    if torch is CPU_AT_ANY_PRICE:
+        say(NO_CPU_BUILD)
     tools = f" and what it takes to {' and '.join(groups)} it" if groups else ""
     with step(f"installing Lepton{tools}, with {torch.title}"):
         group_arguments = [word for group in groups for word in ("--group", group)]
-        run([*UV_INSTALL, *torch.arguments, *group_arguments, "--editable", ".[all]"])
+        run([*UV_INSTALL, *torch.arguments, *sources, *group_arguments, "--editable", ".[all]"])
 
 
 # --- which PyTorch -------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class Torch:
     """A way to get PyTorch."""
 
-    def __init__(self, title: str, constraints: str, *options: str) -> None:
-        self.title = title
-        self.arguments = [*options, *find_links_and_index(), "--constraint", constraints]
+    title: str
+    arguments: tuple[str, ...]  # for uv
 
 
-def choose_torch() -> Torch:
-    """The CUDA build where there is an NVIDIA GPU; anywhere else the first way that fetches none of
+CUDA = Torch("PyTorch for CUDA", ("--constraint", "constraints-cuda.txt"))
+CPU = Torch("PyTorch for CPU", ("--constraint", "constraints-cpu.txt"))
+CPU_BY_BACKEND = Torch("PyTorch for CPU", (*CPU.arguments, "--torch-backend", "cpu"))
+CPU_AT_ANY_PRICE = Torch("PyTorch", CPU.arguments)
+
+NO_CPU_BUILD = """\
+NOTE: no CPU build of PyTorch is within reach, so this fetches the CUDA build, several gigabytes for
+a GPU that this machine has not. To avoid it: stop here, put a CPU wheel of the version that stands
+in constraints-cpu.txt into a directory, and set PIP_FIND_LINKS to that directory."""
+
+
+def choose_torch(*, has_gpu: bool, fetches_cuda: Callable[[Torch], bool]) -> Torch:
+    """The CUDA build where there is a GPU for it; anywhere else the first way that fetches none of
     CUDA's gigabytes, if there is one."""
-    if has_nvidia_gpu():
-        return Torch("PyTorch for CUDA", "constraints-cuda.txt")
-    usual = Torch("PyTorch for CPU", "constraints-cpu.txt")
-    cpu_index = Torch("PyTorch for CPU", "constraints-cpu.txt", "--torch-backend", "cpu")
-    for way in (usual, cpu_index):
-        if fetches_no_cuda(way):
-            return way
-    say(
-        "NOTE: no CPU build of PyTorch is within reach, so this fetches the CUDA build: several\n"
-        "gigabytes that this machine has no GPU for. To avoid it, put a CPU wheel of the version\n"
-        "in constraints-cpu.txt into a directory and set PIP_FIND_LINKS to it."
-    )
-    usual.title = "PyTorch for CUDA"
-    return usual
+    if has_gpu:
+        return CUDA
+    light = (way for way in (CPU, CPU_BY_BACKEND) if not fetches_cuda(way))
+    return next(light, CPU_AT_ANY_PRICE)
 
 
-def fetches_no_cuda(way: Torch) -> bool:
-    """Ask the resolver what it would fetch. An index that cannot be reached must fail at once:
-    there is another way."""
+def fetches_cuda(torch: Torch, sources: Sequence[str]) -> bool:
+    """Whether the resolver would fetch it, or cannot tell: an index that is out of reach must fail
+    at once, for there is another way."""
     try:
         plan = subprocess.run(
-            [*UV_INSTALL, *way.arguments, "--dry-run", "torch"],
+            [*UV_INSTALL, *torch.arguments, *sources, "--dry-run", "torch"],
             cwd=ROOT,
             env={**os.environ, "UV_HTTP_RETRIES": "0"},
             capture_output=True,
@@ -120,8 +136,8 @@ def fetches_no_cuda(way: Torch) -> bool:
             timeout=PROBE_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        return False
-    return plan.returncode == 0 and "nvidia-" not in plan.stderr
+        return True
+    return plan.returncode != 0 or "nvidia-" in plan.stderr
 
 
 def has_nvidia_gpu() -> bool:
@@ -154,7 +170,7 @@ def find_links_and_index() -> list[str]:
 def places(setting: str) -> list[str]:
     """pip separates them by blanks; a directory whose name has blanks is still one place."""
     alone = setting.strip()
-    return [alone] if Path(alone).exists() else alone.split()
+    return [alone] if alone and Path(alone).exists() else alone.split()
 
 
 # --- steps ---------------------------------------------------------------------------------------
@@ -200,7 +216,7 @@ def runs(python: Path) -> bool:
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
     """Two installs into one environment would spoil it; the second waits for the first."""
-    with ROOT.joinpath("pyproject.toml").open() as lock:
+    with ROOT.joinpath("pyproject.toml").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -21,6 +21,14 @@ class PlatformState:
     token_file: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What was decided at an earlier start and holds until another is asked."""
+
+    workspaces: tuple[str, ...] = ()
+    database: str = ""  # URL; "" is SQLite in the home
+
+
 @dataclass(frozen=True, slots=True)
 class Home:
     path: Path
@@ -47,8 +55,8 @@ class Home:
         return self.path / "keys" / "platform.key"
 
     @property
-    def workspaces_file(self) -> Path:
-        return self.path / "workspaces.json"
+    def config_file(self) -> Path:
+        return self.path / "config.json"
 
     @property
     def database(self) -> Path:
@@ -101,6 +109,16 @@ class Home:
             return None
         return state if _alive(state.pid) else None
 
+    def config(self) -> Settled:
+        try:
+            facts = json.loads(self.config_file.read_text())
+            return Settled(workspaces=tuple(facts["workspaces"]), database=facts["database"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return Settled()
+
+    def write_config(self, settled: Settled) -> None:
+        replace_file(self.config_file, json.dumps(asdict(settled)))
+
     def write_state(self, state: PlatformState) -> None:
         replace_file(self.state_file, json.dumps(asdict(state)))
 
@@ -121,10 +139,7 @@ def replace_file(path: Path, text: str) -> None:
 
 def _alive(pid: int) -> bool:
     with contextlib.suppress(ProcessLookupError):
-        try:
+        with contextlib.suppress(PermissionError):
             os.kill(pid, 0)
-        except PermissionError:
-            pass
         return True
     return False
-

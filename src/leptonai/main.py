@@ -25,11 +25,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from leptonai import __version__
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, Unavailable
-from leptonai.home import Home, PlatformState, replace_file
+from leptonai.home import Home, PlatformState, Settled, replace_file
+from leptonai.spec.names import check_name
 
 BACKLOG = 2048
+OPTIONS_VARIABLE = "LEPTON_PLATFORM_OPTIONS"  # JSON of Options
 DRAIN_S = 5  # for requests under way when the platform stops
 GATEWAY_RESTART_S = (0.1, 5.0)  # wait before a gateway that ended is started again: first, longest
 STOP_WORKLOADS_S = 30.0
@@ -48,13 +52,13 @@ class Options:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGTERM. Tells `--ready-fd` once what became of the start, as one line of JSON."""
+    """Serve until SIGTERM. Tells `--ready-fd` what became of the start, as one line of JSON."""
     parser = argparse.ArgumentParser(prog="leptonai.main")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--ready-fd", type=int)
-    parser.add_argument("--options", default="{}", help="JSON")
     given = parser.parse_args(arguments)
-    options = Options(**json.loads(given.options))
+    # Not an argument: a database URL may hold a password, and arguments are for all to see.
+    options = Options(**json.loads(os.environ.pop(OPTIONS_VARIABLE, "{}")))
     home = Home(given.home)
 
     def tell(answer: dict[str, Any]) -> None:
@@ -87,7 +91,8 @@ def _locked(home: Home) -> Iterator[None]:
         except OSError:
             state = home.state()
             raise Conflict(
-                f"a platform already runs in {home.path}" + (f" (pid {state.pid})" if state else ""),
+                f"a platform already runs in {home.path}"
+                + (f" (pid {state.pid})" if state else ""),
                 hint="see `leptonai status`, or stop it with `leptonai down`",
             ) from None
         yield
@@ -114,14 +119,10 @@ async def _run(
     gateway: "Gateway",
     ready: Callable[[PlatformState], None],
 ) -> None:
-    import uvicorn
-
     from leptonai.blobs import BlobStore
-    from leptonai.blobs.tree import unpack
     from leptonai.control.api.app import make_app
-    from leptonai.control.api.context import Config, Context
+    from leptonai.control.api.context import Config, World
     from leptonai.control.clock import SystemClock
-    from leptonai.control.explain import explain
     from leptonai.control.plane import ControlPlane
     from leptonai.control.prober import TcpProber
     from leptonai.engines.local import LocalEngine
@@ -131,7 +132,211 @@ async def _run(
     from leptonai.security.tokens import Authenticator, JobTokens
     from leptonai.stores import open_store
 
-    raise NotImplementedError
+    url = f"http://{_reachable(options.host)}:{listening.getsockname()[1]}"
+    settled = _settle_config(home, options)
+    clock = SystemClock()
+    key = load_or_create_key(home.key_file)
+    sealer, job_tokens = Sealer(key), JobTokens(key)
+    store = await open_store(settled.database or f"sqlite:///{home.database}")
+    blobs = BlobStore(home.blobs)
+    engine = LocalEngine(
+        home.path, fetch_tree=blobs.lay_out, clock=clock, containers=options.containers
+    )
+    plane = ControlPlane(
+        store,
+        engine,
+        clock,
+        TcpProber(),
+        home_workspace=options.workspace,
+        workspace_url=lambda workspace: f"{url}/api/v2/workspaces/{workspace}",
+        unseal=lambda secret: sealer.open(secret.workspace, secret.name, secret.ciphertext),
+        job_token=lambda job: job_tokens.of(job.workspace, job.id),
+        runs_images=engine.runs_images,
+    )
+    try:
+        await _issue_tokens(store, home, options.workspace, clock.now_ms())
+        await plane.start()
+        world = World(
+            store=store,
+            engine=engine,
+            clock=clock,
+            blobs=blobs,
+            sealer=sealer,
+            authenticator=Authenticator(store, clock, job_tokens),
+            audit=AuditLog(home.audit_log),
+            routes=plane.routes,
+            explain=plane.explain,
+            notice=plane.mirror.apply,
+            config=Config(
+                workspaces=settled.workspaces, url=url, gateway_url=gateway.url, version=__version__
+            ),
+        )
+        state = PlatformState(
+            url=url,
+            gateway_url=gateway.url,
+            workspace=options.workspace,
+            pid=os.getpid(),
+            version=__version__,
+            token_file=str(home.token_file),
+        )
+
+        def serving() -> None:
+            home.write_state(state)
+            ready(state)
+            gc.collect()
+            gc.freeze()  # what start-up made stays: the collector need not look at it again
+            gc.enable()
+
+        await _until_stopped(make_app(world), listening, plane, gateway, serving)
+    finally:
+        await plane.close()
+        await engine.close()
+        await store.close()
+
+
+async def _until_stopped(
+    app: Any,
+    listening: socket.socket,
+    plane: Any,
+    gateway: "Gateway",
+    serving: Callable[[], None],
+) -> None:
+    """Serve the API, and stop at SIGTERM or SIGINT, or when the plane or the server ends."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def capture_signals(self) -> contextlib.AbstractContextManager[None]:
+            return contextlib.nullcontext()  # they are ours
+
+    server = Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    api = asyncio.create_task(server.serve(sockets=[listening]))
+    others = [asyncio.create_task(plane.run()), asyncio.create_task(gateway.supervise())]
+    while not server.started and not api.done():  # noqa: ASYNC110 - the server has no event
+        await asyncio.sleep(0.001)
+    if not api.done():
+        serving()
+    finished, _ = await asyncio.wait([api, *others], return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    await api
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    for task in finished:
+        task.result()
+
+
+def _settle_config(home: Home, options: Options) -> Settled:
+    """What is asked now, and what was asked before and not again; kept for the next start."""
+    check_name(options.workspace)
+    before = home.config()
+    workspaces = tuple(dict.fromkeys((*before.workspaces, options.workspace)))
+    settled = Settled(workspaces=workspaces, database=options.database or before.database)
+    if settled != before:
+        home.write_config(settled)
+    return settled
+
+
+async def _issue_tokens(store: Any, home: Home, workspace: str, now_ms: int) -> None:
+    """An admin's token for the current workspace, and the gateway's; each is made once and lies
+    in a file that only its owner may read."""
+    from leptonai.core.records import Token
+    from leptonai.ports.store import Put, Query
+    from leptonai.security.tokens import hash_token, issue
+
+    for path, role in ((home.token_file, "admin"), (home.gateway / "token", "gateway")):
+        with contextlib.suppress(OSError):
+            sha256 = hash_token(path.read_text().strip())
+            if await store.find(Token, Query(workspace=workspace, unique_key=sha256)):
+                continue
+        literal, record = issue(workspace=workspace, name=role, role=role, now_ms=now_ms)
+        await store.commit(Put(record))
+        replace_file(path, literal + "\n")
+
+
+async def stop_workloads(home: Home) -> int:
+    """End everything that runs, while no platform does: jobs are stopped, endpoints come back with
+    the next start. Returns how many attempts were ended."""
+    from leptonai.blobs import BlobStore
+    from leptonai.control.clock import SystemClock
+    from leptonai.core.records import Job, Phase, Replica
+    from leptonai.engines.local import LocalEngine
+    from leptonai.ports.engine import Running, Seen
+    from leptonai.ports.store import Put, Query
+    from leptonai.stores import open_store
+
+    with _locked(home):
+        store = await open_store(home.config().database or f"sqlite:///{home.database}")
+        engine = LocalEngine(
+            home.path, fetch_tree=BlobStore(home.blobs).lay_out, clock=SystemClock()
+        )
+        try:
+            fence = await store.lease("control")
+            active = {Phase.PLACED, Phase.RUNNING}
+            replicas = await store.find(Replica, Query(live=True))
+            busy = {(r.workspace, r.owner_id) for r in replicas if r.phase in active}
+            for job in await store.find(Job, Query(live=True)):
+                if (job.workspace, job.id) in busy:
+                    stopped = replace(job, spec=replace(job.spec, stopped=True))
+                    await store.commit(Put(stopped), fence=fence)
+            ended = 0
+            deadline = asyncio.get_running_loop().time() + STOP_WORKLOADS_S
+            for machine in await engine.machines():
+                while True:
+                    seen = await engine.observe(machine.id)
+                    assert isinstance(seen, Seen)
+                    running = [id for id, s in seen.attempts.items() if isinstance(s, Running)]
+                    ended = max(ended, len(running))
+                    if not running:
+                        break
+                    if asyncio.get_running_loop().time() > deadline:
+                        raise Unavailable(
+                            f"{len(running)} replicas do not end: {', '.join(sorted(running)[:3])}",
+                            hint="run `leptonai down` again, or look at their processes",
+                        )
+                    for id in running:
+                        await engine.stop(machine.id, id, grace_ms=5_000, epoch=fence.epoch)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(engine.changed(), 0.2)
+            return ended
+        finally:
+            await engine.close()
+            await store.close()
+
+
+def run_stop_workloads(home: Home) -> int:
+    return asyncio.run(stop_workloads(home))
+
+
+def end_gateway(home: Home) -> bool:
+    """End the gateway that was left behind, if there is one."""
+    gateway = Gateway(home, Options(), "")
+    left = gateway.left_behind()
+    if left is None:
+        return False
+    end_process(left["pid"], home.gateway_log)
+    return True
+
+
+def machine_facts(home: Home) -> tuple[str, int, str]:
+    """How this machine enforces limits, and its GPUs: how many, and of which type."""
+    from leptonai.engines.local import this_machine
+
+    machine = this_machine(home.path)
+    return machine.limits, machine.capacity.gpus, machine.capacity.gpu_type
 
 
 class Gateway:
@@ -156,11 +361,14 @@ class Gateway:
     def start(self) -> None:
         """Take over the gateway that an earlier control plane left, or start one."""
         asked = self._options.gateway_port
-        left = self._left_behind()
-        if left is not None and left["control_url"] == self._control_url:
-            if asked in (0, left["port"]) and left["host"] == self._options.host:
-                self._pid, self.port = left["pid"], left["port"]
-                return
+        left = self.left_behind()
+        if (
+            left is not None
+            and asked in (0, left["port"])
+            and (left["host"], left["control_url"]) == (self._options.host, self._control_url)
+        ):
+            self._pid, self.port = left["pid"], left["port"]
+            return
         if left is not None:
             end_process(left["pid"], self._home.gateway_log)
         self._spawn()
@@ -178,9 +386,6 @@ class Gateway:
     def let_go(self) -> None:
         if self._listening is not None:
             self._listening.close()
-
-    def stop(self) -> None:
-        end_process(self._pid, self._home.gateway_log)
 
     def _spawn(self) -> None:
         if self._listening is None:
@@ -213,7 +418,7 @@ class Gateway:
         }
         replace_file(self._state_file, json.dumps(facts))
 
-    def _left_behind(self) -> dict[str, Any] | None:
+    def left_behind(self) -> dict[str, Any] | None:
         try:
             left: dict[str, Any] = json.loads(self._state_file.read_text())
         except (OSError, ValueError):
@@ -236,8 +441,12 @@ async def _ended(pid: int) -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
+        _reap(pid)
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
 
 
 def end_process(pid: int, its_log: Path, grace_s: float = DRAIN_S) -> None:
@@ -251,8 +460,7 @@ def end_process(pid: int, its_log: Path, grace_s: float = DRAIN_S) -> None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, number)
             if select.select([descriptor], [], [], patience_s)[0]:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
+                _reap(pid)
                 return
     finally:
         os.close(descriptor)
@@ -292,3 +500,7 @@ def _event_loop_runner() -> Any:
     import uvloop
 
     return uvloop.run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -90,9 +90,7 @@ class Life:
 
     def end_stopped(self) -> None:
         how = Termination(reason=EndReason.STOPPED, exit_code=143, finished_at_ms=self.now_ms)
-        self.each(
-            lambda r: observed(r, SeenEnded(how), self.now_ms) if r.goal is Goal.STOP else r
-        )
+        self.each(lambda r: observed(r, SeenEnded(how), self.now_ms) if r.goal is Goal.STOP else r)
 
     def serve(self) -> None:
         for _ in range(12):
@@ -235,8 +233,12 @@ def test_whatever_happens_it_comes_to_rest_with_what_was_asked(happenings):
         match what:
             case "scale":
                 wanted = number
-                life.change(replace(life.endpoint.spec, resource_requirement=ResourceRequirement(
-                    min_replicas=number)))
+                life.change(
+                    replace(
+                        life.endpoint.spec,
+                        resource_requirement=ResourceRequirement(min_replicas=number),
+                    )
+                )
             case "update":
                 life.change(a_spec(wanted, envs=[EnvVar(name="N", value=str(number))]))
             case "crash":

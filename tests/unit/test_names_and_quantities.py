@@ -4,7 +4,14 @@ import pytest
 
 from leptonai.errors import InvalidRequest
 from leptonai.spec.names import check_env_name, check_label, check_name, check_secret_name
-from leptonai.spec.quantities import cpu_cores, duration_s, memory_mib, priority_class, show_mib
+from leptonai.spec.quantities import (
+    cpu_cores,
+    duration_s,
+    memory_mib,
+    moment_s,
+    priority_class,
+    show_mib,
+)
 
 
 @pytest.mark.parametrize("name", ["a", "hello", "ddp-2", "a" * 36])
@@ -115,3 +122,11 @@ def test_memory_is_shown_in_its_natural_unit():
         "1.5GiB",
         "10GiB",
     ]
+
+
+def test_times_are_from_now_or_of_the_calendar():
+    assert moment_s("+90m", 1_000.7) == 6_400
+    assert moment_s("1970-01-01T01:00+00:00", 0) == 3_600
+    for text in ("", "+", "tomorrow", "2030-13-01", "+1w"):
+        with pytest.raises(InvalidRequest):
+            moment_s(text, 0)

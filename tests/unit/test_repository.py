@@ -1,4 +1,4 @@
-"""What holds for the code as a whole: importing is cheap and does nothing, documents lead somewhere.
+"""What holds for the code as a whole: importing is cheap and does nothing, links lead somewhere.
 
 Which part may import which is checked by import-linter (`make check`).
 """
@@ -6,11 +6,15 @@ Which part may import which is checked by import-linter (`make check`).
 import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+
+from leptonai.cli.__main__ import root
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src"
@@ -30,10 +34,11 @@ HEAVY = {
 
 
 def modules(package: str) -> list[str]:
-    """All its modules by name, but for those that run when imported."""
+    """All its modules by name, but for the scripts, which run when imported."""
     files = sorted((SOURCES / package).rglob("*.py"))
     names = [".".join(file.relative_to(SOURCES).with_suffix("").parts) for file in files]
-    return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+    scripts = (".__main__", ".migrations.env")  # the latter is Alembic's
+    return [name.removesuffix(".__init__") for name in names if not name.endswith(scripts)]
 
 
 def imports_of(file: Path) -> set[str]:
@@ -95,16 +100,34 @@ def test_importing_only_defines():
     assert run_python(IMPORT_AND_WATCH, *names) == [names[-1], [], True]
 
 
-@pytest.mark.parametrize(
-    "page",
-    sorted(
-        path
-        for pattern in ("*.md", "docs/**/*.md", "changes/*.md", "examples/**/*.md")
-        for path in ROOT.glob(pattern)
-    ),
-    ids=lambda path: str(path.relative_to(ROOT)),
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "changes/*.md", "examples/**/*.md")
+    for path in ROOT.glob(pattern)
 )
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@each_page
 def test_every_link_to_a_file_of_the_project_leads_there(page):
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     local = [target for target in targets if "://" not in target and "mailto:" not in target]
     assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line
+        for page in PAGES
+        for block in re.findall(r"^```\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("leptonai ")
+    ],
+)
+def test_every_command_in_the_documents_is_one_that_the_command_line_takes(line):
+    arguments = shlex.split(line, comments=True)[1:]
+    command, context = root, root.make_context("leptonai", arguments[:])
+    while isinstance(command, click.Group):
+        _, command, arguments = command.resolve_command(context, arguments)
+        context = command.make_context(command.name, arguments[:], parent=context)

@@ -1,1 +1,1 @@
-
+"""Content-addressed bytes, below both the platform and the user's side."""

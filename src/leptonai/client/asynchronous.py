@@ -588,6 +588,7 @@ class _AsyncCalls:
         give_up = time.monotonic() + self._retry_for_s
         while True:
             failure: LeptonError
+            seen_before, began = seen_bytes, time.monotonic()
             try:
                 stream = await self.http.stream(request, self._connection.token)
                 async with aclosing(stream):
@@ -597,13 +598,14 @@ class _AsyncCalls:
                             chunk, skip = skip_bytes(whole, skip)
                             if chunk:
                                 seen_bytes += len(chunk)
-                                attempt, give_up = 0, time.monotonic() + self._retry_for_s
                                 yield chunk
                         return
                     answer = Answer(stream.status, await stream.read())
                     failure, again = answer.error(), may_try_again(request, answer)
             except (NotReached, Cut) as reason:
                 failure, again = self._unavailable(reason), True
+            if seen_bytes > seen_before or time.monotonic() - began > self._retry_for_s:
+                attempt, give_up = 0, time.monotonic() + self._retry_for_s  # it was up meanwhile
             wait_s = pause_s(attempt, random.random())  # noqa: S311 - no secret
             if not again or time.monotonic() + wait_s > give_up:
                 raise failure

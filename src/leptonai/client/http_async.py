@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeAlias, TypeVar
 
 import httpx
 
-from leptonai.client.http_sync import keepalive_options
+from leptonai.client.http_sync import keepalive_options, system_words
 from leptonai.client.messages import (
     CHUNK_BYTES,
     CONNECT_TIMEOUT_S,
@@ -130,9 +130,9 @@ async def _file_chunks(path: Path) -> AsyncIterator[bytes]:
 def _reason(failure: httpx.HTTPError) -> str:
     if isinstance(failure, httpx.TimeoutException):
         return "no answer in time"
-    causes: BaseException | None = failure
-    while causes is not None:  # the operating system's own words, where there are some
-        if isinstance(causes, OSError) and causes.strerror and not causes.strerror.startswith("["):
-            return causes.strerror.lower()
-        causes = causes.__cause__ or causes.__context__
+    cause: BaseException | None = failure
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return system_words(cause)
+        cause = cause.__cause__ or cause.__context__
     return str(failure) or type(failure).__name__

@@ -2,6 +2,7 @@
 command line has no time to import more."""
 
 import contextlib
+import os
 import select
 import socket
 import ssl
@@ -183,9 +184,16 @@ def _readable(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
+def system_words(failure: OSError) -> str:
+    """The operating system's own words, whoever raised it: "connection refused"."""
+    if failure.errno is not None and failure.errno > 0:
+        return os.strerror(failure.errno).lower()
+    return (failure.strerror or str(failure) or type(failure).__name__).lower()
+
+
 def _reason(failure: BaseException) -> str:
     if isinstance(failure, TimeoutError):
         return "no answer in time"
-    if isinstance(failure, OSError) and failure.strerror:
-        return failure.strerror.lower()
+    if isinstance(failure, OSError):
+        return system_words(failure)
     return str(failure) or type(failure).__name__

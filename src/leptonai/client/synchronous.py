@@ -1,4 +1,4 @@
-"""The SDK. Derived from `asynchronous.py` by `tools/derive_sync_client.py`: change that one."""
+"""The SDK: `asynchronous.py` as `tools/derive_sync_client.py` made it sync; change that."""
 
 import random
 import secrets as entropy
@@ -587,6 +587,7 @@ class _Calls:
         give_up = time.monotonic() + self._retry_for_s
         while True:
             failure: LeptonError
+            seen_before, began = seen_bytes, time.monotonic()
             try:
                 stream = self.http.stream(request, self._connection.token)
                 with closing(stream):
@@ -596,13 +597,14 @@ class _Calls:
                             chunk, skip = skip_bytes(whole, skip)
                             if chunk:
                                 seen_bytes += len(chunk)
-                                attempt, give_up = 0, time.monotonic() + self._retry_for_s
                                 yield chunk
                         return
                     answer = Answer(stream.status, stream.read())
                     failure, again = answer.error(), may_try_again(request, answer)
             except (NotReached, Cut) as reason:
                 failure, again = self._unavailable(reason), True
+            if seen_bytes > seen_before or time.monotonic() - began > self._retry_for_s:
+                attempt, give_up = 0, time.monotonic() + self._retry_for_s  # it was up meanwhile
             wait_s = pause_s(attempt, random.random())  # noqa: S311 - no secret
             if not again or time.monotonic() + wait_s > give_up:
                 raise failure

@@ -4,8 +4,8 @@ import time
 
 
 class SystemClock:
-    """Wall time that never goes back: where the machine's clock is set back, it goes on from where it
-    was, and where it is set forward, it follows."""
+    """Wall time that never goes back: where the machine's clock is set back, it goes on from where
+    it was, and where it is set forward, it follows."""
 
     def __init__(self) -> None:
         self._ahead_ns = time.time_ns() - time.monotonic_ns()  # of the monotonic clock

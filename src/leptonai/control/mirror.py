@@ -1,19 +1,18 @@
 """What the loops look at: every live record, in memory, as of one seq of the store.
 
-Whoever writes applies the answer of its commit at once, and a follower of the store brings in what others
-wrote. Old news is ignored, so the order in which the two arrive does not matter.
+Whoever writes applies the answer of its commit at once, and a follower of the store brings in what
+others wrote. Old news is ignored, so the order in which the two arrive does not matter.
 """
 
 import asyncio
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any
 
 from leptonai.core.records import Endpoint, Job, Node, Record, Replica, Token
 from leptonai.ports.store import Change, Fence, Query, Store
 
 Key = tuple[str, str]  # workspace, id
 LIVE_KINDS: tuple[type[Record], ...] = (Job, Endpoint, Replica, Node, Token)
-R = TypeVar("R", bound=Record)
 
 
 class Watch:
@@ -127,12 +126,12 @@ class Mirror:
         for watch in self._watches:
             watch.note(record)
 
-    def _table(self, kind: type[R]) -> dict[Key, R]:
-        tables: dict[type[Record], dict[Key, R]] = {
+    def _table(self, kind: type[Record]) -> dict[Key, Any]:
+        tables: dict[type[Record], dict[Key, Any]] = {
             Job: self.jobs,
             Endpoint: self.endpoints,
             Replica: self.replicas,
             Node: self.nodes,
             Token: self.tokens,
-        }  # type: ignore[dict-item]
+        }
         return tables[kind]

@@ -1,7 +1,7 @@
 """The control plane: its loops over one store, one engine and one clock.
 
-It holds nothing that the store does not: kill it at any instant, make another from the same store, and
-that one goes on.
+It holds nothing that the store does not: kill it at any instant, make another from the same store,
+and that one goes on.
 """
 
 import asyncio
@@ -18,11 +18,13 @@ from leptonai.control.loops.replicas import ReplicasLoop
 from leptonai.control.loops.retention import RetentionLoop
 from leptonai.control.loops.routes import RoutesLoop
 from leptonai.control.mirror import Mirror
-from leptonai.core.records import Job, Node, NodeState, Secret
+from leptonai.core.explain import explain_endpoint, explain_job
+from leptonai.core.records import Endpoint, Job, Node, NodeState, OwnerKind, Secret
 from leptonai.errors import StaleEpoch
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import Engine, Machine
 from leptonai.ports.store import Fence, Put, Store
+from leptonai.spec.jobs import Explanation
 
 LEASE = "control"
 
@@ -87,6 +89,17 @@ class ControlPlane:
             asyncio.create_task(self._relay(replicas.watch.news), name="engine"),
             *(asyncio.create_task(run_loop(loop, clock), name=loop.name) for loop in loops),
         ]
+
+    def explain(self, workload: Job | Endpoint) -> Explanation:
+        """Why it is where it is, as the loops see it now."""
+        kind = OwnerKind.JOB if isinstance(workload, Job) else OwnerKind.ENDPOINT
+        replicas = self.mirror.replicas_of(workload.workspace, f"{kind}/{workload.id}")
+        reasons = [self.placement.why(f"{r.workspace}/{r.gang}") for r in replicas]
+        waiting = [reason for reason in reasons if reason is not None]
+        if isinstance(workload, Job):
+            first = waiting[0] if waiting else None
+            return explain_job(workload, replicas, first, self._clock.now_ms())
+        return explain_endpoint(workload, replicas, waiting)
 
     async def run(self) -> None:
         """Until cancelled, or until another control plane has taken over (StaleEpoch)."""

@@ -123,7 +123,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 MAX_TERMINATIONS = 10  # that a replica remembers
 
 
-class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
+class Replica(Record, tag="replica", tag_field="kind", frozen=True, kw_only=True):
     """The unit that runs: one worker of a job, or one server of an endpoint."""
 
     owner_kind: OwnerKind
@@ -149,7 +149,9 @@ class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
     ready: bool = False
     ready_at_ms: int | None = None
     terminations: tuple[Termination, ...] = ()  # newest last
-    abandoned: bool = False  # its owner was removed: it is to end, and to be removed with all it left
+    abandoned: bool = (
+        False  # its owner was removed: it is to end, and to be removed with all it left
+    )
 
     @property
     def parent(self) -> str:
@@ -181,7 +183,7 @@ class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
         return self.terminations[-1] if self.terminations else None
 
 
-class Job(Record, tag="job", tag_field="kind", kw_only=True):
+class Job(Record, tag="job", tag_field="kind", frozen=True, kw_only=True):
     spec: JobSpec
     state: JobState = JobState.QUEUEING
     message: str = ""
@@ -240,7 +242,7 @@ class TokenHash(msgspec.Struct, frozen=True, kw_only=True):
     masked: str  # HEAD***TAIL
 
 
-class Endpoint(Record, tag="endpoint", tag_field="kind", kw_only=True):
+class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=True):
     """Users address it by name, and may give the name to another at once after a removal; `id` is
     never given twice. `spec.api_tokens` never holds a literal: those are kept as `token_hashes`."""
 
@@ -270,7 +272,7 @@ class NodeState(StrEnum):
     FENCED = "Fenced"  # nothing of it runs any more, for certain
 
 
-class Node(Record, tag="node", tag_field="kind", kw_only=True):
+class Node(Record, tag="node", tag_field="kind", frozen=True, kw_only=True):
     group: str
     capacity: Capacity
     state: NodeState = NodeState.READY
@@ -290,7 +292,7 @@ class Node(Record, tag="node", tag_field="kind", kw_only=True):
 # --- what is kept --------------------------------------------------------------------------------
 
 
-class Secret(Record, tag="secret", tag_field="kind", kw_only=True):
+class Secret(Record, tag="secret", tag_field="kind", frozen=True, kw_only=True):
     ciphertext: bytes
 
     @property
@@ -298,7 +300,7 @@ class Secret(Record, tag="secret", tag_field="kind", kw_only=True):
         return False
 
 
-class Token(Record, tag="token", tag_field="kind", kw_only=True):
+class Token(Record, tag="token", tag_field="kind", frozen=True, kw_only=True):
     """Lets its bearer act as `name` with `role`."""
 
     sha256: str
@@ -311,9 +313,10 @@ class Token(Record, tag="token", tag_field="kind", kw_only=True):
         return self.sha256
 
 
-class Dataset(Record, tag="dataset", tag_field="kind", kw_only=True):
+class Dataset(Record, tag="dataset", tag_field="kind", frozen=True, kw_only=True):
     spec: ArtifactSpec
     number: int  # 1 is the first version
+    deleted: bool = False  # kept, so that its number never means something else
 
     @property
     def unique_key(self) -> str | None:
@@ -324,9 +327,10 @@ class Dataset(Record, tag="dataset", tag_field="kind", kw_only=True):
         return False
 
 
-class Model(Record, tag="model", tag_field="kind", kw_only=True):
+class Model(Record, tag="model", tag_field="kind", frozen=True, kw_only=True):
     spec: ArtifactSpec
     number: int  # 1 is the first version
+    deleted: bool = False  # kept, so that its number never means something else
 
     @property
     def unique_key(self) -> str | None:

@@ -1,6 +1,7 @@
 """Amounts as people write them ("2GiB", "500m", "1h30m"), parsed once, at the edge."""
 
 import re
+from datetime import datetime
 from decimal import Decimal
 from math import ceil
 
@@ -72,6 +73,24 @@ def duration_s(text: str) -> int:
     if stripped.isdigit():
         return int(stripped)
     return sum(int(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(stripped))
+
+
+def moment_s(text: str, now_s: float) -> int:
+    """ "+90m" from now, or a time like "2030-01-31T08:00", in seconds since 1970; a time without
+    a zone is this machine's.
+
+    Raises:
+        InvalidRequest: not a time.
+    """
+    stripped = text.strip()
+    if stripped.startswith("+"):
+        return int(now_s) + duration_s(stripped[1:])
+    try:
+        return int(datetime.fromisoformat(stripped).timestamp())
+    except (ValueError, OverflowError, OSError) as wrong:
+        raise InvalidRequest(
+            f"{text!r} is not a time", hint="for example +90m, or 2030-01-31T08:00"
+        ) from wrong
 
 
 def priority_class(text: str) -> str:

@@ -1,7 +1,7 @@
 """What every loop is: look, decide, apply, and wait for news.
 
-A loop is level-triggered. It may be killed at any instant and simply runs again; a conflict or a failed
-port makes it look again a little later, never makes it give up.
+A loop is level-triggered. It may be killed at any instant and simply runs again; a conflict or a
+failed port makes it look again a little later, never makes it give up.
 """
 
 import asyncio

@@ -21,6 +21,7 @@ from leptonai.errors import VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Fence, Put, Store
 
+
 class PlacementLoop:
     name = "placement"
 
@@ -109,9 +110,7 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:
         id=id,
         name=first.owner_name,
         workers=tuple(
-            Worker(
-                replica=f"{r.workspace}/{r.id}", needs=r.program.needs, ports=_wished_ports(r)
-            )
+            Worker(replica=f"{r.workspace}/{r.id}", needs=r.program.needs, ports=_wished_ports(r))
             for r in replicas
         ),
         priority=first.priority,
@@ -124,7 +123,7 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:
 
 
 def _wished_ports(replica: Replica) -> tuple[int, ...]:
-    """One that could not be started may have found its port taken by a stranger: any will do now."""
+    """One that could not be started may have found its port taken: any will do now."""
     end = replica.last_end
     if end is not None and end.reason is EndReason.NOT_STARTED:
         return (ANY_PORT,) * len(replica.program.ports)
@@ -153,5 +152,3 @@ def _node(node: Node) -> NodeView:
         labels=node.labels,
         schedulable=node.state is NodeState.READY and not node.unschedulable,
     )
-
-

@@ -65,7 +65,11 @@ class ReadinessLoop:
         now_ms = self._clock.now_ms()
         probe.failures = 0 if answers else probe.failures + 1
         if answers == replica.ready:
-            wait_ms = RECHECK_MS if answers else min(FIRST_PROBE_MS << min(probe.failures, 16), SLOWEST_PROBE_MS)
+            wait_ms = (
+                RECHECK_MS
+                if answers
+                else min(FIRST_PROBE_MS << min(probe.failures, 16), SLOWEST_PROBE_MS)
+            )
             probe.due_ms = now_ms + wait_ms
             return
         if replica.ready and probe.failures < UNREADY_AFTER:

@@ -1,11 +1,11 @@
-"""The engine's side of every placed replica: observes each node, asks for what is missing, and writes
-down what has become of the attempts."""
+"""The engine's side of every placed replica.
+
+Observes each node, writes down what has become of its attempts, and asks for what is missing.
+"""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-
-from msgspec.structs import replace
 
 from leptonai.control.loops.loop import retry_ms
 from leptonai.control.mirror import Mirror, Watch
@@ -158,11 +158,11 @@ class ReplicasLoop:
             if isinstance(state, Ended):
                 asks.append(self._engine.forget(node, id, epoch=self._fence.epoch))
             else:
-                wakes.append(now_ms + ASK_AGAIN_MS)  # nobody's: its replica was given up while the node was out of sight
+                wakes.append(
+                    now_ms + ASK_AGAIN_MS
+                )  # nobody's: its replica was given up while the node was out of sight
                 asks.append(
-                    self._engine.stop(
-                        node, id, grace_ms=STOP_GRACE_MS, epoch=self._fence.epoch
-                    )
+                    self._engine.stop(node, id, grace_ms=STOP_GRACE_MS, epoch=self._fence.epoch)
                 )
         failed = await self._write(news)
         results = await asyncio.gather(*asks, return_exceptions=True)
@@ -236,9 +236,7 @@ class ReplicasLoop:
         if replica.owner_kind is OwnerKind.JOB:
             job = self._mirror.jobs.get((replica.workspace, replica.owner_id))
             siblings = self._mirror.replicas_of(replica.workspace, replica.parent)
-            gang = sorted(
-                (r for r in siblings if r.gang == replica.gang), key=lambda r: r.index
-            )
+            gang = sorted((r for r in siblings if r.gang == replica.gang), key=lambda r: r.index)
             if job is None or len(gang) != replica.gang_size:
                 return None
         nodes = {node.id: node for node in self._mirror.nodes.values()}
@@ -330,5 +328,3 @@ def _image_ignored(replica: Replica) -> Event:
             "to run images: leptonai up --containers auto"
         ),
     )
-
-

@@ -1,8 +1,8 @@
 """An endpoint: as many replicas of a server as asked, of its newest revision.
 
-A change that replaces replicas makes a new revision, and the replicas of the old one leave one by one, each
-only when another is ready in its place. Where there is no room for one more than asked, the surge
-is given up after a while, and an old replica makes room.
+A change that replaces replicas makes a new revision, and the replicas of the old one leave one by
+one, each only when another is ready in its place. Where there is no room for one more than asked,
+the surge is given up after a while, and an old replica makes room.
 """
 
 from collections.abc import Iterable, Mapping
@@ -78,7 +78,7 @@ def updated(
     model_digest: str,
     now_ms: int,
 ) -> Endpoint:
-    """The endpoint with a new spec: a new revision only if its replicas would run something else."""
+    """With a new spec, and a new revision only if its replicas would run something else."""
     changed = replace(
         endpoint,
         spec=spec,
@@ -98,7 +98,8 @@ def restarted(endpoint: Endpoint, now_ms: int) -> Endpoint:
 def advance(endpoint: Endpoint, replicas: Iterable[Replica], now_ms: int) -> EndpointStep:
     """The endpoint's next step. Advancing what a step gave, without news, changes nothing more."""
     before = sorted(
-        (r for r in replicas if r.phase is not Phase.DONE), key=lambda r: (r.revision, r.index, r.id)
+        (r for r in replicas if r.phase is not Phase.DONE),
+        key=lambda r: (r.revision, r.index, r.id),
     )
     wanted = endpoint.spec.replicas
     events: list[Event] = []
@@ -119,9 +120,7 @@ def advance(endpoint: Endpoint, replicas: Iterable[Replica], now_ms: int) -> End
     )
 
 
-def _after_end(
-    endpoint: Endpoint, replica: Replica, now_ms: int, events: list[Event]
-) -> Replica:
+def _after_end(endpoint: Endpoint, replica: Replica, now_ms: int, events: list[Event]) -> Replica:
     """What follows when a replica's attempt ended: whatever nobody asked to stop starts again."""
     end = replica.last_end
     if replica.phase is not Phase.ENDED or end is None:
@@ -181,9 +180,7 @@ def _new_replica(endpoint: Endpoint, siblings: list[Replica], now_ms: int) -> Re
         if r.phase is not Phase.DONE and r.revision == endpoint.revision and r.goal is Goal.RUN
     }
     index = next(i for i in range(len(taken) + 1) if i not in taken)
-    suffix = replica_suffix(
-        endpoint.workspace, endpoint.id, endpoint.revision, index, now_ms
-    )
+    suffix = replica_suffix(endpoint.workspace, endpoint.id, endpoint.revision, index, now_ms)
     id = f"{endpoint.name}-{index}-{suffix}"
     return Replica(
         workspace=endpoint.workspace,

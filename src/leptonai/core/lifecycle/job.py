@@ -137,9 +137,7 @@ def _supervise(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
     return _progress(job, gang, after, events)
 
 
-def _progress(
-    job: Job, gang: list[Replica], after: list[Replica], events: list[Event]
-) -> JobStep:
+def _progress(job: Job, gang: list[Replica], after: list[Replica], events: list[Event]) -> JobStep:
     """The state of a job whose workers are under way."""
     started = [r.started_at_ms for r in after if r.started_at_ms is not None]
     state = job.state
@@ -196,7 +194,7 @@ def _stop(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
     after = [stop(r, now_ms) for r in gang]
     if all(r.phase is Phase.DONE for r in after):
         return _settle(job, after, JobState.STOPPED, "stopped on request", now_ms, before=gang)
-    events = ()
+    events: tuple[Event, ...] = ()
     if job.state is not JobState.STOPPING:
         events = (_event(job, "Stopping", "stopping on request"),)
     stopping = replace(_counted(job, after), state=JobState.STOPPING, message="stopping on request")
@@ -354,9 +352,7 @@ def _workers(job: Job) -> str:
     return "1 worker" if job.spec.workers == 1 else f"{job.spec.workers} workers"
 
 
-def _event(
-    job: Job, reason: str, message: str, severity: Severity = Severity.NORMAL
-) -> Event:
+def _event(job: Job, reason: str, message: str, severity: Severity = Severity.NORMAL) -> Event:
     return Event(
         workspace=job.workspace,
         kind=OwnerKind.JOB,
@@ -366,4 +362,3 @@ def _event(
         message=message,
         severity=severity,
     )
-

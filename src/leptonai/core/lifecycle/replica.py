@@ -130,7 +130,9 @@ def stop(replica: Replica, now_ms: int) -> Replica:
 
 
 def done(replica: Replica) -> Replica:
-    return replica if replica.phase is Phase.DONE else replace(replica, phase=Phase.DONE, ready=False)
+    return (
+        replica if replica.phase is Phase.DONE else replace(replica, phase=Phase.DONE, ready=False)
+    )
 
 
 def abandon(replica: Replica, now_ms: int) -> Replica:

@@ -1,1 +1,1 @@
-
+"""The engine of this one machine."""

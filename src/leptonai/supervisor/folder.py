@@ -1,0 +1,243 @@
+"""What lies on the disk of an attempt: enough to tell how it is, whoever asks and whenever.
+
+::
+
+    goal.run | goal.stop     whether it is wanted; a stop renames it
+    claim                    made once, exclusively: by the wrapper that runs it, by the stop that
+                             came first, or by whoever could not start it
+    status                   empty, made before the start and renamed at the end, which a full disk
+                             does not prevent: exited.CODE, exited.CODE.oom, failed.WHY, lost
+    log                      what it printed
+    work/                    where it starts by default
+    trees/NAME/              files laid out for it
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from leptonai.supervisor import processes
+from leptonai.supervisor.processes import Identity
+
+CLAIM_LIMIT_BYTES = 16_384
+LAST_SIGNAL = 64
+SIGKILLED = 128 + 9
+FAILURES = {
+    "claim": "the disk is full: the start could not be recorded",
+    "cgroup": "the process could not enter its cgroup, and does not run without its limits",
+    "directory": "the directory to start in cannot be entered",
+}
+
+
+class Outcome(StrEnum):
+    EXITED = "Exited"
+    SIGNALLED = "Signalled"
+    OUT_OF_MEMORY = "OutOfMemory"
+    STOPPED = "Stopped"
+    NOT_STARTED = "NotStarted"
+    LOST = "Lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    outcome: Outcome
+    code: int | None = None
+    message: str = ""
+    started_at_ms: int | None = None
+    finished_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """It was started, and its status is not known (yet)."""
+
+    wrapper: Identity | None  # None: its wrapper has not yet written who it is, or died before
+    cgroups: tuple[str, ...]
+    started_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    path: Path
+
+    # Strings, not paths, where every start passes: a Path costs microseconds.
+    def at(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+    @property
+    def log(self) -> str:
+        return self.at("log")
+
+    def prepare(self) -> None:
+        """Make what a start needs. May be repeated until the claim.
+
+        Raises:
+            OSError: the disk is full, or not writable.
+        """
+        self.path.mkdir(exist_ok=True, parents=True)
+        Path(self.at("work")).mkdir(exist_ok=True)
+        for name in ("status", "goal.run"):
+            if name == "goal.run" and os.path.exists(self.at("goal.stop")):
+                continue
+            os.close(os.open(self.at(name), os.O_CREAT | os.O_WRONLY, 0o600))
+
+    def open_log(self) -> int:
+        return os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+
+    def claim(self, text: str) -> bool:
+        """Claim it so that no wrapper runs it; False if somebody was faster.
+
+        The text appears with the claim or not at all: it is written elsewhere and linked.
+
+        Raises:
+            OSError: the disk is full, or not writable.
+        """
+        self.path.mkdir(exist_ok=True, parents=True)
+        draft = self.at(f"claim.{os.getpid()}")
+        try:
+            Path(draft).write_text(text[:CLAIM_LIMIT_BYTES])
+            os.link(draft, self.at("claim"))
+        except FileExistsError:
+            return False
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(draft)
+        return True
+
+    def want_stop(self) -> None:
+        """From here on no wrapper starts the command. A rename: it must not fail for want of room."""
+        with suppress(FileNotFoundError):
+            os.rename(self.at("goal.run"), self.at("goal.stop"))
+
+    @property
+    def stop_wanted(self) -> bool:
+        return os.path.exists(self.at("goal.stop"))
+
+    def cgroups(self) -> tuple[str, ...]:
+        """Those it was started in."""
+        try:
+            return _read_claim(self.at("claim")).cgroups
+        except FileNotFoundError:
+            return ()
+
+    def record_oom(self, code: int) -> None:
+        """Keep what only the cgroup knows, before the cgroup goes."""
+        with suppress(FileNotFoundError):
+            os.rename(self.at(f"exited.{code}"), self.at(f"exited.{code}.oom"))
+
+    def record_lost(self) -> None:
+        """Only when nothing of it runs any more: after this nobody can record a status."""
+        with suppress(FileNotFoundError):
+            os.rename(self.at("status"), self.at("lost"))
+
+    def read(self) -> Claimed | Ending | None:
+        """What it says of itself; None: nobody has claimed it."""
+        names = _names(self.path)
+        if "claim" not in names:
+            return None
+        claim = _read_claim(self.at("claim"))
+        started = claim.started_at_ms
+        for name in names:
+            kind, _, rest = name.partition(".")
+            if kind == "exited":
+                code, _, oom = rest.partition(".")
+                return self._exited(int(code), bool(oom), "goal.stop" in names, name, started)
+            if kind == "failed":
+                return Ending(
+                    outcome=Outcome.NOT_STARTED,
+                    message=FAILURES.get(rest, rest),
+                    finished_at_ms=_changed_ms(self.at(name)),
+                )
+            if kind == "lost":
+                stopped = "goal.stop" in names
+                return Ending(
+                    outcome=Outcome.STOPPED if stopped else Outcome.LOST,
+                    message="" if stopped else "it is gone, and left no exit status",
+                    started_at_ms=started,
+                    finished_at_ms=_changed_ms(self.at(name)),
+                )
+        if claim.verb == "stopped":
+            return Ending(
+                outcome=Outcome.STOPPED,
+                message="stopped before it started",
+                finished_at_ms=started,
+            )
+        if claim.verb == "unstarted":
+            return Ending(
+                outcome=Outcome.NOT_STARTED, message=claim.rest, finished_at_ms=started
+            )
+        return Claimed(claim.wrapper, claim.cgroups, started)
+
+    def _exited(self, code: int, oom: bool, stopped: bool, name: str, started: int) -> Ending:
+        if stopped:
+            # Also when it had time to clean up and exited with a code of its own, which is kept.
+            outcome, message = Outcome.STOPPED, ""
+        elif oom and code != 0:
+            outcome, message = Outcome.OUT_OF_MEMORY, "it was killed at its memory limit"
+        elif 128 < code <= 128 + LAST_SIGNAL:
+            outcome, message = Outcome.SIGNALLED, f"killed by signal {code - 128}"
+        else:
+            outcome, message = Outcome.EXITED, ""
+            if code in (126, 127):
+                message = self._last_line()
+        return Ending(
+            outcome=outcome,
+            code=code,
+            message=message,
+            started_at_ms=started,
+            finished_at_ms=_changed_ms(self.at(name)),
+        )
+
+    def _last_line(self) -> str:
+        """What a shell says last before it gives up with 126 or 127 is why."""
+        with suppress(OSError), open(self.log, "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - 500))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            # The wrapper's own words start with its path and line: ".../wrapper.sh: 54: exec: …".
+            return lines[-1].rpartition("wrapper.sh: ")[2].partition("exec: ")[2] or lines[-1] if lines else ""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    verb: str
+    rest: str
+    wrapper: Identity | None
+    cgroups: tuple[str, ...]
+    started_at_ms: int
+
+
+def identity_text(cgroups: tuple[str, ...]) -> str:
+    """What the wrapper adds to the pid and the start time in its claim."""
+    return "\n".join([f"{processes.boot_id()} {processes.pid_namespace()}", *cgroups, "."])
+
+
+def _read_claim(path: str) -> _Claim:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        started_at_ms = os.fstat(file.fileno()).st_mtime_ns // 1_000_000
+        text = file.read(CLAIM_LIMIT_BYTES)
+    verb, _, rest = text.partition(" ")
+    if verb == "started" and text.endswith("\n.\n"):
+        first, *cgroups = rest.splitlines()[:-1]
+        pid, ticks, boot, namespace = first.split()
+        wrapper = Identity(int(pid), int(ticks), boot, int(namespace))
+        return _Claim(verb, "", wrapper, tuple(cgroups), started_at_ms)
+    if verb in ("stopped", "unstarted"):
+        return _Claim(verb, rest.strip(), None, (), started_at_ms)
+    return _Claim("", "", None, (), started_at_ms)  # being written, or cut short by a crash
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
+def _changed_ms(path: str) -> int:
+    try:
+        return os.stat(path).st_ctime_ns // 1_000_000  # a rename changes the inode
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,489 @@
+"""Attempts as they happen: started through the wrapper, watched by pidfd, stopped and swept.
+
+Nothing here polls while an attempt runs. What is kept in memory is a copy of what the folders and the
+kernel say, and `adopt` makes it afresh.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from leptonai.supervisor import processes
+from leptonai.supervisor.cgroups import Cgroups, Group, Limits
+from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome, identity_text
+
+WRAPPER = Path(__file__).with_name("wrapper.sh")
+SETTLING_PATIENCE_S = 2.0  # of an adoption
+CLAIM_PATIENCE_S = 1.0  # that a claim may stay empty before its wrapper counts as dead
+WRAPPER_PATIENCE_S = 5.0  # that a wrapper may outlive its killed command before it is killed too
+FIRST_RETRY_S, LAST_RETRY_S = 0.001, 1.0  # between kills of processes that do not end at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    id: str
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)  # all of it; may hold secrets
+    directory: str = ""  # absolute; "" is the attempt's own empty one
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Watch:
+    """An attempt that has been started and of which something may still run."""
+
+    id: str
+    folder: Folder
+    group: Group
+    started_at_ms: int
+    wrapper_pid: int = 0
+    pidfd: int | None = None  # of its wrapper, until that has ended
+    terminated: bool = False  # SIGTERM was sent
+    kill_at: float | None = None  # by the loop's clock
+    kill_timer: asyncio.TimerHandle | None = None
+    killing: bool = False
+    settling: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Supervisor:
+    """The attempts below one directory, which must have no other supervisor.
+
+    Use it inside one event loop. `running` and `ended` tell of every attempt that is not forgotten;
+    an attempt is in at most one of them.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        cgroups: Cgroups,
+        *,
+        now_ms: Callable[[], int],
+        on_change: Callable[[str], None],
+        sweep_outside: Callable[[Folder], Awaitable[None]] | None = None,
+    ) -> None:
+        """`sweep_outside` ends what an attempt runs that is not a process of ours (a container);
+        it raises if it cannot."""
+        self._directory = directory
+        self._cgroups = cgroups
+        self._now_ms = now_ms
+        self._on_change = on_change
+        self._sweep_outside = sweep_outside
+        self._watches: dict[str, _Watch] = {}
+        self.ended: dict[str, Ending] = {}
+        self._census = _Census()
+        self._tasks: set[asyncio.Task[None]] = set()
+        # exec needs the full path: the wrapper's PATH is the command's.
+        self._mv = shutil.which("mv", path="/usr/bin:/bin") or shutil.which("mv") or "/bin/mv"
+
+    @property
+    def running(self) -> Mapping[str, int]:
+        """Since when, in milliseconds since 1970."""
+        return {watch.id: watch.started_at_ms for watch in self._watches.values()}
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._watches)
+
+    def knows(self, id: str) -> bool:
+        return id in self._watches or id in self.ended
+
+    def folder(self, id: str) -> Folder:
+        return Folder(self._directory / id)
+
+    # --- starting --------------------------------------------------------------------------------
+
+    async def adopt(self) -> None:
+        """Take over every attempt in the directory, and end what nobody remembers.
+
+        Returns when those that have ended are known as such, or after `SETTLING_PATIENCE_S`.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        groups = self._cgroups.existing()
+        for name in sorted(os.listdir(self._directory)):
+            self._consider(name, groups.pop(name, None))
+        for name, group in groups.items():
+            # Its folder was removed, or never made: no one will ask for it again.
+            self._spawn(self._clear(name, group))
+        settling = [watch for watch in self._watches.values() if watch.settling]
+        await self._wait_for_ends(settling, SETTLING_PATIENCE_S)
+
+    def start(self, launch: Launch) -> None:
+        """Run it, unless it was started or stopped before. Costs about a millisecond.
+
+        Raises:
+            OSError, ValueError: it cannot be run; nothing of it runs. `refuse` makes that final.
+        """
+        if self.knows(launch.id):
+            return
+        folder = self.folder(launch.id)
+        if folder.read() is not None:
+            self._consider(launch.id, None)
+            return
+        folder.prepare()
+        group = self._cgroups.create(launch.id, launch.limits)
+        log = folder.open_log()
+        try:
+            child = subprocess.Popen(
+                [
+                    "/bin/sh",
+                    str(WRAPPER),
+                    self._mv,
+                    identity_text(group.paths),
+                    launch.directory or folder.at("work"),
+                    *group.paths,
+                    "--",
+                    *launch.command,
+                ],
+                cwd=folder.path,
+                env={**launch.env, processes.ATTEMPT_VARIABLE: launch.id},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.DEVNULL,  # the wrapper's own; the command's goes to the log
+                start_new_session=True,
+            )
+        except (OSError, ValueError):
+            group.remove()
+            raise
+        finally:
+            os.close(log)
+        watch = _Watch(
+            id=launch.id,
+            folder=folder,
+            group=group,
+            started_at_ms=self._now_ms(),
+            wrapper_pid=child.pid,
+        )
+        child.returncode = 0  # it is we who wait for it, by pidfd: Popen has done its part
+        # Nobody else reaps our children, so this pid is still that of the wrapper.
+        self._watch(watch, os.pidfd_open(child.pid))
+
+    def refuse(self, id: str, message: str) -> None:
+        """It could not be started and never will be."""
+        if self.knows(id):
+            return
+        folder = self.folder(id)
+        ending = Ending(
+            outcome=Outcome.NOT_STARTED, message=message, finished_at_ms=self._now_ms()
+        )
+        try:
+            if not folder.claim(f"unstarted {message}"):
+                self._consider(id, None)
+                return
+        except OSError:
+            pass  # a full disk is a likely reason to be here; then only memory knows
+        self._end(id, ending)
+
+    # --- stopping --------------------------------------------------------------------------------
+
+    def stop(self, id: str, grace_s: float) -> None:
+        """SIGTERM to all of it now, SIGKILL after the grace. Asked again, the earlier end counts.
+
+        Raises:
+            OSError: the disk is full, and it had not started.
+        """
+        if id in self.ended:
+            return
+        if id not in self._watches:
+            self._stop_unstarted(id)
+        watch = self._watches.get(id)
+        if watch is None or isinstance(watch.folder.read(), Ending):
+            return  # it ended by itself before: that stays true
+        # First the mark, then the signals: the command's process, on its way through the wrapper,
+        # enters its cgroup first and looks for the mark then. So one of the two reaches it.
+        watch.folder.want_stop()
+        if watch.folder.read() is None:
+            with suppress(OSError):  # then the mark alone must do
+                watch.folder.claim("stopped ")  # the wrapper comes too late and just exits
+        if not watch.terminated:
+            watch.terminated = True
+            self._spawn(self._signal(watch, signal.SIGTERM))
+        loop = asyncio.get_running_loop()
+        kill_at = loop.time() + grace_s
+        if watch.kill_at is None or kill_at < watch.kill_at:
+            if watch.kill_timer is not None:
+                watch.kill_timer.cancel()
+            watch.kill_at = kill_at
+            watch.kill_timer = loop.call_at(kill_at, self._kill, watch)
+
+    def forget(self, id: str) -> None:
+        self.ended.pop(id, None)
+
+    async def end_everything(self, patience_s: float) -> bool:
+        """Kill all that runs; says whether nothing is left."""
+        for name in sorted(os.listdir(self._directory)):
+            # One that was prepared and not claimed may have a wrapper on its way.
+            if not self.knows(name):
+                self._consider(name, None)
+            try:
+                self.stop(name, 0.0)
+            except OSError:
+                return False
+        await self._wait_for_ends(list(self._watches.values()), patience_s)
+        return not self._watches
+
+    async def close(self) -> None:
+        """Let go. What runs keeps running."""
+        loop = asyncio.get_running_loop()
+        for watch in self._watches.values():
+            if watch.pidfd is not None:
+                loop.remove_reader(watch.pidfd)
+                os.close(watch.pidfd)
+                watch.pidfd = None
+            if watch.kill_timer is not None:
+                watch.kill_timer.cancel()
+        self._census.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._watches.clear()
+
+    # --- what happens to it ----------------------------------------------------------------------
+
+    def _consider(self, id: str, group: Group | None) -> None:
+        """Find out how an attempt is that this process does not watch."""
+        folder = self.folder(id)
+        state = folder.read()
+        if isinstance(state, Claimed) and state.wrapper and not state.wrapper.alive:
+            # It may have ended between the two looks; its record, if any, was made before its end.
+            state = folder.read()
+        if state is None:
+            return  # not started, as far as anyone may say
+        if isinstance(state, Ending):
+            watch = _Watch(
+                id=id,
+                folder=folder,
+                group=group or Group(folder.cgroups()),
+                started_at_ms=state.started_at_ms or state.finished_at_ms,
+            )
+            self._watches[id] = watch
+            self._settle(watch)
+            return
+        watch = _Watch(
+            id=id,
+            folder=folder,
+            group=Group(state.cgroups) if state.cgroups else group or Group(()),
+            started_at_ms=state.started_at_ms,
+            wrapper_pid=state.wrapper.pid if state.wrapper else 0,
+        )
+        self._watches[id] = watch
+        if state.wrapper is None:
+            self._spawn(self._await_claim(watch))
+            return
+        try:
+            pidfd = os.pidfd_open(state.wrapper.pid)
+        except OSError:
+            self._settle(watch)
+            return
+        # Asked after the pidfd was opened: if it is alive now, then it is the one behind the pidfd.
+        if state.wrapper.alive:
+            self._watch(watch, pidfd)
+        else:
+            os.close(pidfd)
+            self._settle(watch)
+
+    async def _await_claim(self, watch: _Watch) -> None:
+        """Its wrapper died between making the claim and writing it, or is about to write."""
+        give_up_at = asyncio.get_running_loop().time() + CLAIM_PATIENCE_S
+        while asyncio.get_running_loop().time() < give_up_at:
+            await asyncio.sleep(FIRST_RETRY_S * 20)
+            state = watch.folder.read()
+            if not (isinstance(state, Claimed) and state.wrapper is None):
+                del self._watches[watch.id]
+                self._consider(watch.id, watch.group)
+                return
+        self._settle(watch)
+
+    def _watch(self, watch: _Watch, pidfd: int) -> None:
+        watch.pidfd = pidfd
+        self._watches[watch.id] = watch
+        asyncio.get_running_loop().add_reader(pidfd, self._wrapper_ended, watch)
+        self._on_change(watch.id)
+
+    def _wrapper_ended(self, watch: _Watch) -> None:
+        assert watch.pidfd is not None
+        asyncio.get_running_loop().remove_reader(watch.pidfd)
+        code = _reap(watch.pidfd)
+        os.close(watch.pidfd)
+        watch.pidfd = None
+        state = watch.folder.read()
+        if state is None:
+            # It never got to its first act, so nothing ran.
+            with suppress(OSError):
+                watch.folder.claim(f"unstarted the shell that starts it ended with {code}")
+        if isinstance(state, Claimed) and (
+            state.wrapper is None or state.wrapper.pid != watch.wrapper_pid
+        ):
+            # Another start was faster, and its wrapper is the one to watch.
+            del self._watches[watch.id]
+            self._consider(watch.id, watch.group)
+            return
+        self._settle(watch)
+
+    def _settle(self, watch: _Watch) -> None:
+        """Its wrapper has ended: make sure that nothing is left of it, then tell how it ended."""
+        if watch.settling:
+            return
+        watch.settling = True
+        outside = self._sweep_outside is not None and os.path.exists(watch.folder.at("container"))
+        self._keep_oom(watch)
+        # The usual end costs an rmdir: the kernel refuses it while a member lives.
+        if watch.group and not outside and watch.group.remove():
+            self._conclude(watch)
+        else:
+            self._spawn(self._sweep(watch))
+
+    async def _sweep(self, watch: _Watch) -> None:
+        """Kill what the command left behind, until there is nothing."""
+        delay = FIRST_RETRY_S
+        while not await self._swept(watch):
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LAST_RETRY_S)
+        self._conclude(watch)
+
+    async def _swept(self, watch: _Watch) -> bool:
+        if self._sweep_outside is not None and os.path.exists(watch.folder.at("container")):
+            try:
+                await self._sweep_outside(watch.folder)
+            except Exception:  # whatever it is: not certain, so once more
+                return False
+        if watch.group:
+            watch.group.send(signal.SIGKILL)
+            return watch.group.remove()
+        pids = await self._census.find(watch.id)
+        processes.signal_attempt(watch.id, pids, signal.SIGKILL)
+        return not pids
+
+    def _conclude(self, watch: _Watch) -> None:
+        state = watch.folder.read()
+        if not isinstance(state, Ending):
+            watch.folder.record_lost()
+            state = watch.folder.read()
+        if not isinstance(state, Ending):  # somebody took the folder away
+            state = Ending(
+                outcome=Outcome.LOST,
+                message="it is gone, and its folder too",
+                started_at_ms=watch.started_at_ms,
+                finished_at_ms=self._now_ms(),
+            )
+        if watch.kill_timer is not None:
+            watch.kill_timer.cancel()
+        self._watches.pop(watch.id, None)
+        watch.ended.set()
+        self._end(watch.id, state)
+
+    def _end(self, id: str, ending: Ending) -> None:
+        self.ended[id] = ending
+        self._on_change(id)
+
+    def _keep_oom(self, watch: _Watch) -> None:
+        state = watch.folder.read()
+        if isinstance(state, Ending) and state.code and watch.group.oom_killed():
+            watch.folder.record_oom(state.code)
+
+    def _stop_unstarted(self, id: str) -> None:
+        folder = self.folder(id)
+        folder.want_stop()
+        if folder.claim("stopped "):
+            self._end(
+                id,
+                Ending(
+                    outcome=Outcome.STOPPED,
+                    message="stopped before it started",
+                    finished_at_ms=self._now_ms(),
+                ),
+            )
+        else:
+            self._consider(id, None)
+
+    async def _signal(self, watch: _Watch, number: signal.Signals) -> None:
+        if watch.group:
+            watch.group.send(number)
+            return
+        pids = await self._census.find(watch.id)
+        # Never the wrapper: it ends by itself after its command, and must live to record that.
+        processes.signal_attempt(watch.id, set(pids) - {watch.wrapper_pid}, number)
+
+    def _kill(self, watch: _Watch) -> None:
+        if not watch.killing and watch.id in self._watches:
+            watch.killing = True
+            self._spawn(self._kill_until_ended(watch))
+
+    async def _kill_until_ended(self, watch: _Watch) -> None:
+        """Again and again, for the command may still be on its way into its cgroup."""
+        loop = asyncio.get_running_loop()
+        patience_ends_at = loop.time() + WRAPPER_PATIENCE_S
+        delay = FIRST_RETRY_S
+        while not watch.ended.is_set():
+            await self._signal(watch, signal.SIGKILL)
+            if loop.time() > patience_ends_at and watch.pidfd is not None:
+                # Its command is dead and it does not say so: it was suspended, say.
+                processes.send(watch.pidfd, signal.SIGKILL)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(watch.ended.wait(), delay)
+            delay = min(2 * delay, LAST_RETRY_S)
+
+    async def _clear(self, name: str, group: Group) -> None:
+        delay = FIRST_RETRY_S
+        while group.send(signal.SIGKILL) or not group.remove():
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LAST_RETRY_S)
+
+    async def _wait_for_ends(self, watches: list[_Watch], patience_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                for watch in watches:
+                    await watch.ended.wait()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _reap(pidfd: int) -> int | None:
+    """The exit status of an ended child, which goes away with this; None if it is not our child."""
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None  # adopted: its parent, or init, reaps it
+    return result.si_status if result else None
+
+
+class _Census:
+    """Looks through /proc for many attempts at once: who asks while a pass runs shares the next."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, asyncio.Future[list[int]]] = {}
+        self._pass: asyncio.Task[None] | None = None
+
+    def close(self) -> None:
+        if self._pass is not None:
+            self._pass.cancel()
+
+    async def find(self, attempt: str) -> list[int]:
+        # A pass that already runs may have gone by where this attempt's processes are.
+        future = self._asked.get(attempt)
+        if future is None:
+            future = self._asked[attempt] = asyncio.get_running_loop().create_future()
+        if self._pass is None:
+            self._pass = asyncio.create_task(self._look())
+        return await asyncio.shield(future)
+
+    async def _look(self) -> None:
+        try:
+            while self._asked:
+                asked, self._asked = self._asked, {}
+                found = await asyncio.to_thread(processes.find, tuple(asked))
+                for attempt, future in asked.items():
+                    if not future.done():
+                        future.set_result(found[attempt])
+        finally:
+            self._pass = None
+

@@ -1,0 +1,68 @@
+#!/bin/sh
+# Runs the command of one attempt and records how it ended. Starts in the attempt's folder.
+#
+#   wrapper.sh MV IDENTITY DIRECTORY [CGROUP ...] -- COMMAND [ARGUMENT ...]
+#
+# MV         the mv program, by its full path: PATH belongs to the command
+# IDENTITY   what the claim says after the pid and its start time, up to the closing "."
+# DIRECTORY  where the command starts
+#
+# Nothing is forked but the command, and all is inside a function, which the shell has read as a whole
+# before it runs: an upgrade may replace this file under a shell that runs it.
+
+born() {
+    shift 21
+    _started=$1
+}
+
+main() {
+    # The underscores keep these apart from the variables of the command, which are exported.
+    _mv=$1 _identity=$2 _directory=$3
+    shift 3
+
+    # /proc/self is this shell, which opens it: no fork, hence no doubt whose start time it is.
+    read -r _stat </proc/self/stat
+    born $_stat
+
+    # The claim is the first effect. Under noclobber the file is created with O_EXCL, so of all starts
+    # of this attempt exactly one gets past this line. It is written before the command is forked, so
+    # whoever finds an empty claim and no wrapper knows that the command never ran.
+    _unwritten=
+    set -C
+    { printf '%s\n' "started $$ $_started $_identity" || _unwritten=1; } >claim || exit 75
+    set +C
+    [ -z "$_unwritten" ] || exec "$_mv" status failed.claim
+
+    # A program that signals its process group means itself, not the record of its end. ":" and not ""
+    # because an ignored signal would stay ignored in the command.
+    trap : HUP INT QUIT USR1 USR2 PIPE ALRM TERM
+
+    (
+        # The command enters its cgroup, this shell stays outside: it outlives a kill of the whole
+        # group, to write down the exit status.
+        while [ "$1" != -- ]; do
+            echo 0 >"$1/cgroup.procs" || exec "$_mv" status failed.cgroup
+            shift
+        done
+        shift
+        # A stop renames this file first and signals then. Whoever it did not yet find in the cgroup,
+        # or found with the traps from above, gets here afterwards and misses the file.
+        [ -e goal.run ] || exit 143
+        cd "$_directory" || exec "$_mv" status failed.directory
+        unset OLDPWD
+        command -v "$1" >/dev/null || {
+            printf '%s\n' "command not found: $1"
+            exit 127
+        }
+        exec "$@" 2>&1
+    )
+    _code=$?
+
+    # No more children, so nobody inherits this; and mv must not die of a late signal to the group.
+    trap '' HUP INT QUIT USR1 USR2 PIPE ALRM TERM
+    # A rename needs no room on the disk, and exec needs no room for a process.
+    unset LD_PRELOAD LD_LIBRARY_PATH
+    exec "$_mv" -f status "exited.$_code"
+}
+
+main "$@"
