@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from leptonai.control.loops.loop import retry_ms
+from leptonai.control.loops.loop import RETRY_AFTER_MS, retry_ms
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.core.lifecycle import node as node_lifecycle
 from leptonai.core.lifecycle.environment import environment
@@ -101,7 +101,7 @@ class ReplicasLoop:
         except StaleEpoch:
             raise
         except VersionConflict:
-            return self._clock.now_ms()
+            return self._clock.now_ms() + RETRY_AFTER_MS  # news of what is newer is on its way
         except LeptonError as error:
             self._failures[id] = self._failures.get(id, 0) + 1
             log.warning("node %s: %s", id, error)
@@ -164,10 +164,9 @@ class ReplicasLoop:
                 asks.append(
                     self._engine.stop(node, id, grace_ms=STOP_GRACE_MS, epoch=self._fence.epoch)
                 )
-        failed = await self._write(news)
-        results = await asyncio.gather(*asks, return_exceptions=True)
+        failed, *results = await asyncio.gather(self._write(news), *asks, return_exceptions=True)
         await self._bury([r for r in replicas if r.abandoned], reachable=True)
-        for result in results:
+        for result in (failed, *results):
             if isinstance(result, BaseException):
                 raise result
         if failed:

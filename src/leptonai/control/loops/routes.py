@@ -56,9 +56,8 @@ class RoutesLoop:
         """The table as soon as it is another one than `after`; None if it stays."""
         async with self._changed:
             try:
-                await asyncio.wait_for(
-                    self._changed.wait_for(lambda: self.table.seq not in (0, after)), timeout_s
-                )
+                async with asyncio.timeout(timeout_s):
+                    await self._changed.wait_for(lambda: self.table.seq not in (0, after))
             except TimeoutError:
                 return None
             return self.table

@@ -118,7 +118,8 @@ class _World:
             _machines(self.random), self.clock, on_term=self._check_drained, report=self.report
         )
         self.store = CheckedStore(MemoryStore(), self.report)
-        self.users = Users(self._platform, self.random)
+        gpus = sum(node.machine.capacity.gpus for node in self.cluster.nodes.values())
+        self.users = Users(self._platform, self.random, gpus=gpus)
         self.routes: RouteTable | None = None  # as the gateway has it
         self._violation: str | None = None
         self._violated: asyncio.Event
@@ -205,13 +206,13 @@ class _World:
             self._current = (life, plane, store, clock)
             self._up.set()
             await self._live(life, plane)
-            self._up.clear()
             await asyncio.sleep(self.random.uniform(0.1, 5))
 
     async def _live(self, life: Incarnation, plane: ControlPlane) -> None:
         run = asyncio.create_task(plane.run(), name=f"run #{life.number}")
         death = asyncio.create_task(life.dead.wait(), name=f"death #{life.number}")
         await asyncio.wait({run, death}, return_when=asyncio.FIRST_COMPLETED)
+        self._up.clear()
         if self._storm and not life.dead.is_set():
             self.trace.note(f"#{life.number} ended: {run.exception()!r}")
         life.die()
@@ -238,7 +239,9 @@ class _World:
             life, plane, _, _ = self._current
             after = self.routes.seq if self.routes else 0
             table = await plane.routes.wait(after, 1.0)
-            if table is not None and not life.dead.is_set():
+            if life.dead.is_set():
+                await asyncio.sleep(0.05)
+            elif table is not None:
                 self.routes = table
 
     # --- what goes wrong -------------------------------------------------------------------------
@@ -312,7 +315,7 @@ class _World:
             if id not in jobs:
                 self.report(f"{id} was acknowledged, and is gone")
             if not jobs[id].finished:
-                return f"{id} is {jobs[id].state} ({jobs[id].message})"
+                return f"{id} is {jobs[id].state} ({jobs[id].message or self._why(jobs[id])})"
             self._check_end(jobs[id], by_owner.get(f"job/{id}", []))
         for id, spec in wishes.endpoints.items():
             if id in wishes.removed:
@@ -329,6 +332,12 @@ class _World:
             if len(serving) != spec.replicas or any(r.goal is Goal.STOP for r in serving):
                 return f"{id} has {len(serving)} servers, not {spec.replicas}"
         return self._unsettled_rest(replicas)
+
+    def _why(self, job: Job) -> str:
+        if self._current is None:
+            return "the platform is down"
+        reason = self._current[1].placement.why(f"{job.workspace}/job/{job.id}/{job.round}")
+        return reason.text if reason else "nobody knows why"
 
     def _unsettled_rest(self, replicas: list[Replica]) -> str:
         """Nothing runs, is remembered or is routed to but what should be."""

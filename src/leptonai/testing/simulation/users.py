@@ -44,8 +44,13 @@ class Wishes:
 
 class Users:
     def __init__(
-        self, platform: Callable[[], Awaitable[tuple[Store, Clock]]], random: Random
+        self,
+        platform: Callable[[], Awaitable[tuple[Store, Clock]]],
+        random: Random,
+        *,
+        gpus: int,
     ) -> None:
+        self._gpus = gpus  # of the whole cluster: nobody may ask for more
         self._platform = platform  # waits until there is one
         self._random = random
         self._count = 0
@@ -75,7 +80,7 @@ class Users:
     async def _submit_job(self) -> None:
         self._count += 1
         id = f"job-{self._count}"
-        script, spec = _random_job(self._random)
+        script, spec = _random_job(self._random, self._gpus)
         self.wishes.unsure.add(id)
 
         async def submit(store: Store, clock: Clock) -> None:
@@ -194,7 +199,7 @@ MAX_ENDPOINTS = 2
 _SERVER = Script(runs_ms=None, answers_after_ms=200)
 
 
-def _random_job(random: Random) -> tuple[Script, JobSpec]:
+def _random_job(random: Random, gpus: int) -> tuple[Script, JobSpec]:
     script = random.choice(
         [
             Script(runs_ms=random.randint(0, 500)),
@@ -209,12 +214,13 @@ def _random_job(random: Random) -> tuple[Script, JobSpec]:
     envs = []
     if random.random() < 0.03:
         envs.append(EnvVar(name="KEY", value_from=SecretReference(secret_name_ref="missing")))
+    workers = random.choice([1, 1, 1, 2, 3])
     return script, JobSpec(
         container=Container(command=list(script.command)),
         cpu=random.choice([0.25, 0.5, 1, 1.5]),
         memory=128,
-        accelerator_num=random.choice([None, None, None, 1]),
-        completions=random.choice([1, 1, 1, 2, 3]),
+        accelerator_num=random.choice([None, None, None, 1 if workers <= gpus else None]),
+        completions=workers,
         max_failure_retry=random.choice([None, 1, 3]),
         max_job_failure_retry=random.choice([None, None, 1, 2]),
         envs=envs or None,
@@ -235,6 +241,6 @@ def _random_endpoint(random: Random) -> EndpointSpec:
     return EndpointSpec(
         container=Container(command=list(script.command)),
         resource_requirement=ResourceRequirement(
-            cpu=0.5, memory=128, min_replicas=random.choice([0, 1, 1, 2, 3])
+            cpu=0.1, memory=128, min_replicas=random.choice([0, 1, 1, 2, 3])
         ),
     )
