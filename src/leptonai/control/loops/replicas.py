@@ -12,6 +12,7 @@ from leptonai.control.mirror import Mirror, Watch
 from leptonai.core.lifecycle import node as node_lifecycle
 from leptonai.core.lifecycle.environment import environment
 from leptonai.core.lifecycle.replica import (
+    DRAIN_MS,
     Ask,
     SeenEnded,
     SeenRunning,
@@ -77,6 +78,9 @@ class ReplicasLoop:
         self._job_token = job_token
         self._runs_images = runs_images
         self._failures: dict[str, int] = {}  # of each node, in a row
+        # When this control plane first saw that a serving attempt is to stop. Its routes changed then,
+        # not when the stop was asked: in between it may have been down, or its news late.
+        self._leaving_since_ms: dict[str, int] = {}
 
     async def step(self) -> int | None:
         self.watch.take()
@@ -140,6 +144,12 @@ class ReplicasLoop:
             if after is not replica:
                 news.append(after)
             what, again_ms = ask(after, sight, now_ms)
+            if after.goal is Goal.STOP and after.ready:
+                since_ms = self._leaving_since_ms.setdefault(after.attempt_id, now_ms)
+                if what is Ask.STOP and now_ms < since_ms + DRAIN_MS:
+                    what, again_ms = Ask.NOTHING, since_ms + DRAIN_MS
+            else:
+                self._leaving_since_ms.pop(after.attempt_id, None)
             if again_ms is not None:
                 wakes.append(again_ms)
             if what is not Ask.NOTHING:
