@@ -1,3 +1,30 @@
 """Lepton: an open AI cloud that a team runs itself."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leptonai.client import LeptonClient
+    from leptonai.photon import HTTPException, Photon
+
 __version__ = "0.1.0"
+
+__all__ = ["HTTPException", "LeptonClient", "Photon"]
+
+_HOME_OF = {
+    "HTTPException": "leptonai.photon",
+    "LeptonClient": "leptonai.client",
+    "Photon": "leptonai.photon",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, when it is: ``import leptonai`` alone costs next to nothing."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -18,8 +18,8 @@
     │   └── StorageFull          507  the disk is full; nothing was written
     └── Internal             500  tell us
 
-Between processes an error travels as data, ``{"code", "message", "hint"}``, and `from_wire` turns it
-back into the same class.
+Between processes an error travels as data, ``{"code", "message", "hint"}``, and `from_wire` turns
+it back into the same class.
 """
 
 from typing import ClassVar
@@ -115,11 +115,14 @@ def from_wire(status: int, body: object) -> LeptonError:
     fields = body if isinstance(body, dict) else {}
     message = str(fields.get("message") or f"the server answered with status {status}")
     hint = str(fields.get("hint") or "")
-    by_code = {kind.code: kind for kind in _all_kinds(LeptonError)}
-    by_status = {kind.status: kind for kind in reversed(list(_all_kinds(LeptonError)))}
+    # Only those of this module: an answer means the same whatever else is imported.
+    kinds = [kind for kind in _below(LeptonError) if kind.__module__ == __name__]
+    by_code = {kind.code: kind for kind in kinds}
+    by_status = {kind.status: kind for kind in reversed(kinds)}  # the most general wins
     kind = by_code.get(str(fields.get("code"))) or by_status.get(status, Internal)
     return kind(message, hint=hint)
 
 
-def _all_kinds(kind: type[LeptonError]) -> list[type[LeptonError]]:
-    return [kind] + [below for child in kind.__subclasses__() for below in _all_kinds(child)]
+def _below(kind: type[LeptonError]) -> list[type[LeptonError]]:
+    """All its subclasses, each before its own."""
+    return [below for child in kind.__subclasses__() for below in (child, *_below(child))]

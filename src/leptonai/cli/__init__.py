@@ -1,1 +1,1 @@
-
+"""The command `leptonai`: a thin layer over the SDK that answers at once."""

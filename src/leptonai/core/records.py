@@ -123,14 +123,15 @@ class Program(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 MAX_TERMINATIONS = 10  # that a replica remembers
 
 
-class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
+class Replica(Record, tag="replica", tag_field="kind", frozen=True, kw_only=True):
     """The unit that runs: one worker of a job, or one server of an endpoint."""
 
     owner_kind: OwnerKind
     owner_id: str
     owner_name: str
     index: int
-    round: int = 0  # of a job: how often its gang was formed before; of an endpoint: its revision
+    round: int = 0  # of a job: how often its gang was formed before
+    revision: int = 0  # of an endpoint: which of its revisions this one runs
     gang: str  # replicas of one gang start together or not at all
     gang_size: int = 1
     priority: int = 5000
@@ -148,7 +149,9 @@ class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
     ready: bool = False
     ready_at_ms: int | None = None
     terminations: tuple[Termination, ...] = ()  # newest last
-    forgotten: bool = False  # its engine has been told to forget the attempts
+    abandoned: bool = (
+        False  # its owner was removed: it is to end, and to be removed with all it left
+    )
 
     @property
     def parent(self) -> str:
@@ -160,11 +163,16 @@ class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
 
     @property
     def live(self) -> bool:
-        return self.phase is not Phase.DONE or not self.forgotten
+        return self.phase is not Phase.DONE or self.abandoned
 
     @property
     def holds_capacity(self) -> bool:
-        return self.node != "" and self.phase is not Phase.DONE
+        """A worker that failed keeps its place until its job has decided on a restart."""
+        if self.node == "" or self.phase is Phase.DONE:
+            return False
+        end = self.last_end
+        succeeded = self.phase is Phase.ENDED and end is not None and end.succeeded
+        return not (succeeded and self.owner_kind is OwnerKind.JOB)
 
     @property
     def attempt_id(self) -> str:
@@ -175,7 +183,7 @@ class Replica(Record, tag="replica", tag_field="kind", kw_only=True):
         return self.terminations[-1] if self.terminations else None
 
 
-class Job(Record, tag="job", tag_field="kind", kw_only=True):
+class Job(Record, tag="job", tag_field="kind", frozen=True, kw_only=True):
     spec: JobSpec
     state: JobState = JobState.QUEUEING
     message: str = ""
@@ -188,7 +196,6 @@ class Job(Record, tag="job", tag_field="kind", kw_only=True):
     started_at_ms: int | None = None
     finished_at_ms: int | None = None
     exit_code: int | None = None
-    deleting: bool = False
     ready: int = 0
     active: int = 0
     failed: int = 0
@@ -214,9 +221,8 @@ class Job(Record, tag="job", tag_field="kind", kw_only=True):
 
     @property
     def live(self) -> bool:
-        return not self.finished or self.deleting or (
-            self.state is JobState.STOPPED and self.spec.stopped is not True
-        )
+        start_again = self.state is JobState.STOPPED and self.spec.stopped is not True
+        return not self.finished or start_again
 
     @property
     def due_at_ms(self) -> int | None:
@@ -236,8 +242,9 @@ class TokenHash(msgspec.Struct, frozen=True, kw_only=True):
     masked: str  # HEAD***TAIL
 
 
-class Endpoint(Record, tag="endpoint", tag_field="kind", kw_only=True):
-    """`spec.api_tokens` never holds a literal: those are kept as `token_hashes`."""
+class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=True):
+    """Users address it by name, and may give the name to another at once after a removal; `id` is
+    never given twice. `spec.api_tokens` never holds a literal: those are kept as `token_hashes`."""
 
     spec: EndpointSpec
     state: EndpointState = EndpointState.STARTING
@@ -245,9 +252,6 @@ class Endpoint(Record, tag="endpoint", tag_field="kind", kw_only=True):
     token_hashes: tuple[TokenHash, ...] = ()
     model_digest: str = ""  # what spec.model meant when it was last written
     revision: int = 1  # counts the changes that replace replicas
-    restart_count: int = 0  # asked by people; part of what a revision is
-    surge_waiting_since_ms: int | None = None
-    deleting: bool = False
     ready_replicas: int = 0
 
     @property
@@ -268,7 +272,7 @@ class NodeState(StrEnum):
     FENCED = "Fenced"  # nothing of it runs any more, for certain
 
 
-class Node(Record, tag="node", tag_field="kind", kw_only=True):
+class Node(Record, tag="node", tag_field="kind", frozen=True, kw_only=True):
     group: str
     capacity: Capacity
     state: NodeState = NodeState.READY
@@ -288,7 +292,7 @@ class Node(Record, tag="node", tag_field="kind", kw_only=True):
 # --- what is kept --------------------------------------------------------------------------------
 
 
-class Secret(Record, tag="secret", tag_field="kind", kw_only=True):
+class Secret(Record, tag="secret", tag_field="kind", frozen=True, kw_only=True):
     ciphertext: bytes
 
     @property
@@ -296,7 +300,7 @@ class Secret(Record, tag="secret", tag_field="kind", kw_only=True):
         return False
 
 
-class Token(Record, tag="token", tag_field="kind", kw_only=True):
+class Token(Record, tag="token", tag_field="kind", frozen=True, kw_only=True):
     """Lets its bearer act as `name` with `role`."""
 
     sha256: str
@@ -309,9 +313,10 @@ class Token(Record, tag="token", tag_field="kind", kw_only=True):
         return self.sha256
 
 
-class Dataset(Record, tag="dataset", tag_field="kind", kw_only=True):
+class Dataset(Record, tag="dataset", tag_field="kind", frozen=True, kw_only=True):
     spec: ArtifactSpec
     number: int  # 1 is the first version
+    deleted: bool = False  # kept, so that its number never means something else
 
     @property
     def unique_key(self) -> str | None:
@@ -322,9 +327,10 @@ class Dataset(Record, tag="dataset", tag_field="kind", kw_only=True):
         return False
 
 
-class Model(Record, tag="model", tag_field="kind", kw_only=True):
+class Model(Record, tag="model", tag_field="kind", frozen=True, kw_only=True):
     spec: ArtifactSpec
     number: int  # 1 is the first version
+    deleted: bool = False  # kept, so that its number never means something else
 
     @property
     def unique_key(self) -> str | None:

@@ -56,17 +56,12 @@ def route_table(
     routes = [
         _route(endpoint, replicas.get(f"{OwnerKind.ENDPOINT}/{endpoint.id}", []), addresses)
         for endpoint in endpoints
-        if not endpoint.deleting
     ]
     routes.sort(key=lambda route: (route.workspace, route.name))
-    return RouteTable(
-        seq=seq, routes=tuple(routes), workspace_token_sha256=workspace_token_sha256
-    )
+    return RouteTable(seq=seq, routes=tuple(routes), workspace_token_sha256=workspace_token_sha256)
 
 
-def _route(
-    endpoint: Endpoint, replicas: list[Replica], addresses: Mapping[str, str]
-) -> Route:
+def _route(endpoint: Endpoint, replicas: list[Replica], addresses: Mapping[str, str]) -> Route:
     serving = [
         replica
         for replica in sorted(replicas, key=lambda replica: replica.id)

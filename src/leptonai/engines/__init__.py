@@ -1,1 +1,1 @@
-
+"""Adapters that run replicas somewhere."""

@@ -1,1 +1,1 @@
-
+"""Metrics, logs, events and the audit trail."""

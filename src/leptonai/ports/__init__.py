@@ -1,1 +1,1 @@
-
+"""What the platform needs of the world: protocols and their values."""

@@ -5,6 +5,5 @@ from typing import Protocol
 
 class Clock(Protocol):
     def now_ms(self) -> int:
-        """Milliseconds since 1970. Never smaller than an earlier answer of the same process, whatever
-        the machine's clock does."""
+        """Milliseconds since 1970; never smaller than an earlier answer of the same process."""
         ...

@@ -1,1 +1,1 @@
-
+"""Tokens, secrets, and the key that protects both."""

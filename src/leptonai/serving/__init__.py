@@ -1,1 +1,1 @@
-
+"""Photon, the model server. Public as `leptonai.photon`."""

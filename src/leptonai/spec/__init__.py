@@ -1,1 +1,1 @@
-
+"""What is asked: the wire format."""

@@ -7,7 +7,7 @@ from msgspec import field
 from leptonai.spec.metadata import Metadata, Wire
 
 
-class ArtifactSpec(Wire):
+class ArtifactSpec(Wire, frozen=True):
     """One version of a dataset or a model. The server numbers the versions of a name from 1."""
 
     digest: str  # of the tree of files, as the blob store knows it: sha256:…
@@ -17,6 +17,6 @@ class ArtifactSpec(Wire):
     attributes: dict[str, Any] = field(default_factory=dict)  # facts for people and programs
 
 
-class Artifact(Wire):
+class Artifact(Wire, frozen=True):
     metadata: Metadata  # name, and version once stored
     spec: ArtifactSpec

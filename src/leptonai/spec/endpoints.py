@@ -37,7 +37,7 @@ class EndpointState(StrEnum):
     ERROR = "Error"
 
 
-class ResourceRequirement(Wire):
+class ResourceRequirement(Wire, frozen=True):
     resource_shape: str | None = None
     cpu: Annotated[float, Meta(gt=0)] | None = None  # cores a replica
     memory: Annotated[int, Meta(gt=0)] | None = None  # MiB a replica
@@ -52,86 +52,86 @@ class ResourceRequirement(Wire):
     host_network: bool | None = None
 
 
-class ScaleDown(Wire):
+class ScaleDown(Wire, frozen=True):
     no_traffic_timeout: int | None = None  # seconds; 0 is off
     not_ready_timeout: int | None = None  # seconds
 
 
-class TargetThroughput(Wire):
+class TargetThroughput(Wire, frozen=True):
     qpm: float | None = None
     paths: list[str] | None = None
     methods: list[str] | None = None
 
 
-class AutoScaler(Wire):
+class AutoScaler(Wire, frozen=True):
     scale_down: ScaleDown | None = None
     target_gpu_utilization_percentage: Annotated[int, Meta(ge=0, le=100)] | None = None
     target_throughput: TargetThroughput | None = None
 
 
-class TokenReference(Wire):
+class TokenReference(Wire, frozen=True):
     token_name_ref: str
 
 
-class ApiToken(Wire):
+class ApiToken(Wire, frozen=True):
     """A literal token, or a reference: `WORKSPACE_TOKEN` lets the workspace's own tokens in."""
 
     value: str | None = None
     value_from: TokenReference | None = None
 
 
-class WorkspaceTokenAuth(Wire):
+class WorkspaceTokenAuth(Wire, frozen=True):
     remove_authorization_header: bool | None = None
 
 
-class AuthConfig(Wire):
+class AuthConfig(Wire, frozen=True):
     ip_allowlist: list[str] | None = None
     lepton_workspace_token_auth: WorkspaceTokenAuth | None = None
 
 
-class TcpProbe(Wire):
+class TcpProbe(Wire, frozen=True):
     port: Port
 
 
-class HttpProbe(Wire):
+class HttpProbe(Wire, frozen=True):
     """A Lepton extension: ready when GET `path` on the main port answers below 400."""
 
     path: str
 
 
-class Readiness(Wire):
+class Readiness(Wire, frozen=True):
     require_approval: bool | None = None
     http: HttpProbe | None = None
 
 
-class Liveness(Wire):
+class Liveness(Wire, frozen=True):
     initial_delay_seconds: Annotated[int, Meta(ge=0)] | None = None
     tcp: TcpProbe | None = None
 
 
-class Health(Wire):
+class Health(Wire, frozen=True):
     readiness: Readiness | None = None
     liveness: Liveness | None = None
 
 
-class RoutingPolicy(Wire):
+class RoutingPolicy(Wire, frozen=True):
     enable_header_based_replica_routing: bool | None = None
 
 
-class LeastRequest(Wire):
+class LeastRequest(Wire, frozen=True):
     choice_count: int | None = None
 
 
-class LoadBalance(Wire):
+class LoadBalance(Wire, frozen=True):
     least_request: LeastRequest | None = None
     maglev: dict[str, Any] | None = None
 
 
-class SchedulingPolicy(Wire):
+class SchedulingPolicy(Wire, frozen=True):
     replica_spread: str | None = None  # Required, Preferred
 
 
-class EndpointSpec(Wire):
+class EndpointSpec(Wire, frozen=True):
     """What is asked. `model` and `workdir` extend the published format."""
 
     container: Container = field(default_factory=Container)
@@ -171,16 +171,16 @@ class EndpointSpec(Wire):
         return 1 if wanted is None else wanted
 
 
-class EndpointAddress(Wire, omit_defaults=False):
+class EndpointAddress(Wire, frozen=True, omit_defaults=False):
     internal_endpoint: str
     external_endpoint: str
 
 
-class AutoscalerStatus(Wire):
+class AutoscalerStatus(Wire, frozen=True):
     desired_replicas: int | None = None
 
 
-class EndpointStatus(Wire):
+class EndpointStatus(Wire, frozen=True):
     state: EndpointState
     endpoint: EndpointAddress
     phase: EndpointState | None = None
@@ -189,19 +189,21 @@ class EndpointStatus(Wire):
     message: str | None = None  # why it is in this state, for people
 
 
-class LeptonDeployment(Wire):
+class LeptonDeployment(Wire, frozen=True):
     metadata: Metadata
     spec: EndpointSpec = field(default_factory=EndpointSpec)
     status: EndpointStatus | None = None
 
 
-class ReadinessReason(Wire, omit_defaults=False, rename={"created": "creationTimestamp"}):
+class ReadinessReason(
+    Wire, frozen=True, omit_defaults=False, rename={"created": "creationTimestamp"}
+):
     reason: str  # Ready, InProgress, Deleting, Deleted, NoCapacity, ConfigError, SystemError, …
     message: str
     created: str  # ISO 8601; "creationTimestamp" on the wire
 
 
-class TerminationReason(Wire, omit_defaults=False):
+class TerminationReason(Wire, frozen=True, omit_defaults=False):
     started_at: int  # seconds since 1970
     finished_at: int  # seconds since 1970
     exit_code: int

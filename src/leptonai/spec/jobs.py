@@ -38,22 +38,22 @@ class JobState(StrEnum):
     ARCHIVED = "Archived"
 
 
-class TimeSchedule(Wire):
+class TimeSchedule(Wire, frozen=True):
     start_at: int | None = None  # seconds since 1970
 
 
-class SegmentConfig(Wire):
+class SegmentConfig(Wire, frozen=True):
     count_per_segment: int
 
 
-class Deadline(Wire):
+class Deadline(Wire, frozen=True):
     """A Lepton extension: when the job should be done, and whether later is worthless."""
 
     at: int  # seconds since 1970
     hard: bool = False
 
 
-class JobSpec(Wire):
+class JobSpec(Wire, frozen=True):
     """What is asked. `cpu` … `accelerator_num`, `deadline`, `workdir` and
     `include_workspace_token` extend the published format."""
 
@@ -93,7 +93,7 @@ class JobSpec(Wire):
         return self.completions or self.parallelism or 1
 
 
-class JobStatus(Wire, omit_defaults=False):
+class JobStatus(Wire, frozen=True, omit_defaults=False):
     job_name: str
     state: JobState
     ready: int = 0
@@ -107,17 +107,17 @@ class JobStatus(Wire, omit_defaults=False):
     job_history: list["JobStatus"] = field(default_factory=list)
 
 
-class LeptonJob(Wire):
+class LeptonJob(Wire, frozen=True):
     metadata: Metadata
     spec: JobSpec = field(default_factory=JobSpec)
     status: JobStatus | None = None
 
 
-class JobList(Wire, omit_defaults=False):
+class JobList(Wire, frozen=True, omit_defaults=False):
     jobs: list[LeptonJob]
 
 
-class Explanation(Wire, omit_defaults=False):
+class Explanation(Wire, frozen=True, omit_defaults=False):
     """Why a workload is where it is: the answer of `why`."""
 
     state: str

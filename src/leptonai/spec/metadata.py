@@ -14,7 +14,7 @@ class Visibility(StrEnum):
     PRIVATE = "private"
 
 
-class Metadata(Wire):
+class Metadata(Wire, frozen=True):
     id: str | None = None
     name: str | None = None
     created_at: int | None = None  # milliseconds since 1970

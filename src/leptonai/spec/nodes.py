@@ -5,7 +5,7 @@ from msgspec import field
 from leptonai.spec.metadata import Metadata, Wire
 
 
-class Volume(Wire, rename={"source": "from"}):
+class Volume(Wire, frozen=True, rename={"source": "from"}):
     name: str
     size_in_gb: int
     source: str = "local"  # "from" on the wire: local, remote, nfs
@@ -13,7 +13,7 @@ class Volume(Wire, rename={"source": "from"}):
     from_path: str | None = None
 
 
-class NodeGroupSpec(Wire):
+class NodeGroupSpec(Wire, frozen=True):
     workspaces: list[str] | None = None
     volumes: list[Volume] | None = None
     enable_object_storage: bool | None = None
@@ -22,47 +22,47 @@ class NodeGroupSpec(Wire):
     desired_nodes: int | None = None
 
 
-class NodeGroupStatus(Wire, omit_defaults=False):
+class NodeGroupStatus(Wire, frozen=True, omit_defaults=False):
     ready_nodes: int = 0
     quota_enabled: bool = False
 
 
-class DedicatedNodeGroup(Wire):
+class DedicatedNodeGroup(Wire, frozen=True):
     metadata: Metadata
     spec: NodeGroupSpec
     status: NodeGroupStatus
 
 
-class CpuUse(Wire, omit_defaults=False):
+class CpuUse(Wire, frozen=True, omit_defaults=False):
     type: str
     allocated: float
     total: float
 
 
-class GpuUse(Wire, omit_defaults=False):
+class GpuUse(Wire, frozen=True, omit_defaults=False):
     product: str
     allocated: float
     total: float
 
 
-class MemoryUse(Wire, omit_defaults=False):
+class MemoryUse(Wire, frozen=True, omit_defaults=False):
     allocated: int  # MiB
     total: int  # MiB
 
 
-class DiskUse(Wire, omit_defaults=False):
+class DiskUse(Wire, frozen=True, omit_defaults=False):
     total_bytes: int
     used_bytes: int
 
 
-class NodeSystem(Wire):
+class NodeSystem(Wire, frozen=True):
     os: str | None = None
     kernel_version: str | None = None
     cuda_version: str | None = None
     cuda_driver_version: str | None = None
 
 
-class NodeResource(Wire):
+class NodeResource(Wire, frozen=True):
     cpu: CpuUse | None = None
     gpu: GpuUse | None = None
     memory: MemoryUse | None = None
@@ -70,7 +70,7 @@ class NodeResource(Wire):
     system: NodeSystem | None = None
 
 
-class NodeSpec(Wire):
+class NodeSpec(Wire, frozen=True):
     unschedulable: bool
     dedicated_node_group: str | None = None
     machine_id: str | None = None
@@ -82,7 +82,7 @@ class NodeSpec(Wire):
     limits: str | None = None  # a Lepton extension: cgroup-v2, cgroup-v1 or none
 
 
-class NodeWorkload(Wire):
+class NodeWorkload(Wire, frozen=True):
     type: str  # job, deployment
     name: str
     id: str
@@ -93,18 +93,18 @@ class NodeWorkload(Wire):
     gpu_count: float | None = None
 
 
-class NodeStatus(Wire, omit_defaults=False):
+class NodeStatus(Wire, frozen=True, omit_defaults=False):
     status: list[str] = field(default_factory=list)  # Ready, NotReady, Unhealthy
     workloads: list[NodeWorkload] = field(default_factory=list)
 
 
-class Node(Wire):
+class Node(Wire, frozen=True):
     metadata: Metadata
     spec: NodeSpec
     status: NodeStatus
 
 
-class ShapeSpec(Wire):
+class ShapeSpec(Wire, frozen=True):
     name: str
     description: str | None = None
     listable_in: list[str] | None = None  # pod, deployment, job
@@ -118,6 +118,6 @@ class ShapeSpec(Wire):
     node_group_id: str | None = None
 
 
-class Shape(Wire):
+class Shape(Wire, frozen=True):
     metadata: Metadata
     spec: ShapeSpec

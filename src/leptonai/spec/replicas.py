@@ -5,12 +5,12 @@ from msgspec import field
 from leptonai.spec.metadata import Metadata, Wire
 
 
-class ReplicaNode(Wire):
+class ReplicaNode(Wire, frozen=True):
     name: str
     id: str
 
 
-class ReplicaStatus(Wire):
+class ReplicaStatus(Wire, frozen=True):
     """`state` … `attempt` extend the published format."""
 
     public_ip: str | None = None
@@ -24,19 +24,19 @@ class ReplicaStatus(Wire):
     finished_at: int | None = None  # milliseconds since 1970
 
 
-class Replica(Wire):
+class Replica(Wire, frozen=True):
     metadata: Metadata
     id: str
     status: ReplicaStatus | None = None
 
 
-class Regarding(Wire):
+class Regarding(Wire, frozen=True):
     kind: str
     name: str
     id: str
 
 
-class LeptonEvent(Wire, omit_defaults=False):
+class LeptonEvent(Wire, frozen=True, omit_defaults=False):
     type: str  # Normal, Warning
     reason: str
     count: int
@@ -48,16 +48,16 @@ class LeptonEvent(Wire, omit_defaults=False):
 LogLine = tuple[str, str]  # nanoseconds since 1970, the line
 
 
-class LogStream(Wire, omit_defaults=False):
+class LogStream(Wire, frozen=True, omit_defaults=False):
     stream: dict[str, str]
     values: list[LogLine]
 
 
-class LogData(Wire, omit_defaults=False):
+class LogData(Wire, frozen=True, omit_defaults=False):
     result: list[LogStream]
 
 
-class LogAnswer(Wire, omit_defaults=False):
+class LogAnswer(Wire, frozen=True, omit_defaults=False):
     """Lines of the past, in the shape of Loki's answer."""
 
     data: LogData = field(default_factory=lambda: LogData(result=[]))

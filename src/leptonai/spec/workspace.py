@@ -6,7 +6,7 @@ from leptonai.spec.metadata import Visibility, Wire
 from leptonai.spec.nodes import ShapeSpec
 
 
-class Workloads(Wire, omit_defaults=False):
+class Workloads(Wire, frozen=True, omit_defaults=False):
     num_deployments: int = 0
     num_jobs: int = 0
     num_pods: int = 0
@@ -14,23 +14,23 @@ class Workloads(Wire, omit_defaults=False):
     num_image_pull_secrets: int = 0
 
 
-class QuotaAmount(Wire, omit_defaults=False):
+class QuotaAmount(Wire, frozen=True, omit_defaults=False):
     cpu: float = 0.0
     memory: int = 0  # MiB
     accelerator_num: float = 0.0
 
 
-class ResourceQuota(Wire, omit_defaults=False):
+class ResourceQuota(Wire, frozen=True, omit_defaults=False):
     limit: QuotaAmount
     used: QuotaAmount
 
 
-class Features(Wire, omit_defaults=False):
+class Features(Wire, frozen=True, omit_defaults=False):
     enable_new_deployment_api: bool = False
     enable_secure_endpoint_defaults: bool = False
 
 
-class WorkspaceInfo(Wire, omit_defaults=False):
+class WorkspaceInfo(Wire, frozen=True, omit_defaults=False):
     build_time: str
     git_commit: str
     workspace_name: str
@@ -43,7 +43,7 @@ class WorkspaceInfo(Wire, omit_defaults=False):
     features: Features = field(default_factory=Features)
 
 
-class SecretItem(Wire):
+class SecretItem(Wire, frozen=True):
     """A secret as it is created (`value`) and listed (never `value`)."""
 
     name: str

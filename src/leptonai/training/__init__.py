@@ -1,1 +1,1 @@
-
+"""What trains in the user's own process."""

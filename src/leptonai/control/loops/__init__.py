@@ -1,1 +1,1 @@
-
+"""Observe, decide, apply: one loop for each concern."""

@@ -1,7 +1,9 @@
 """Where waiting gangs go: a pure function from a snapshot to a plan."""
 
-from leptonai.core.scheduler.placement import schedule
+from leptonai.core.scheduler.placement import BACKFILL_WINDOW_MS, schedule
+from leptonai.core.scheduler.reasons import feasible
 from leptonai.core.scheduler.values import (
+    ANY_PORT,
     Assignment,
     Gang,
     Holding,
@@ -17,6 +19,8 @@ from leptonai.core.scheduler.values import (
 )
 
 __all__ = [
+    "ANY_PORT",
+    "BACKFILL_WINDOW_MS",
     "Assignment",
     "Gang",
     "Holding",
@@ -29,5 +33,6 @@ __all__ = [
     "Wait",
     "WaitCode",
     "Worker",
+    "feasible",
     "schedule",
 ]

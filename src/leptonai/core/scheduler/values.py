@@ -30,13 +30,17 @@ class Holding:
     ports: tuple[int, ...] = ()
     priority: int = 5000
     started_at_ms: int | None = None
+    lasting: bool = False  # does not end by itself: a server, not a worker of a job
+
+
+ANY_PORT = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
     replica: str
     needs: Needs
-    ports: tuple[int, ...] = ()  # wished for
+    ports: tuple[int, ...] = ()  # wished for; ANY_PORT takes any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,15 @@ class Gang:
     allowed_nodes: frozenset[str] = frozenset()  # empty allows all
     allowed_groups: frozenset[str] = frozenset()
     deadline_at_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        assert self.workers, self.id
+
+    def admits(self, node: NodeView) -> bool:
+        """Whether its affinity lets it use this node."""
+        return (not self.allowed_nodes or node.id in self.allowed_nodes) and (
+            not self.allowed_groups or node.group in self.allowed_groups
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,6 +98,10 @@ class LocalEngine:
         self._logs: dict[AttemptId, logs.Log] = {}
         self._ticker: asyncio.TimerHandle | None = None
 
+    @property
+    def runs_images(self) -> bool:
+        return self._container_program is not None
+
     async def open(self) -> None:
         """Adopt what is there.
 

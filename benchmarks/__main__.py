@@ -1,0 +1,127 @@
+"""Run every benchmark beside its peers, and write the table to benchmarks/results/.
+
+``make bench``, or ``python -m benchmarks [NAME …]``.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+TIMEOUT_S = 900
+
+
+class Row(NamedTuple):
+    """One figure of the table: where it is found, and what it should be."""
+
+    what: str
+    script: str
+    figure: str
+    unit: str
+    goal: str = ""
+
+
+ROWS = (
+    Row("submit → first act of the user's process, p50", "platform", "start_ms_p50", "ms", "≤ 15"),
+    Row("… p95", "platform", "start_ms_p95", "ms"),
+    Row("… of a bare subprocess, p50", "platform", "start_bare_ms_p50", "ms"),
+    Row("… with Ray Jobs", "peers", "ray_start_ms_p50", "ms"),
+    Row("… with Slurm", "peers", "slurm_start_ms_p50", "ms"),
+    Row("trivial jobs through the queue", "platform", "jobs_per_s", "jobs/s", "≥ 250"),
+    Row("… bare asyncio subprocesses", "platform", "jobs_per_s_bare", "jobs/s"),
+    Row("… with Ray Jobs", "peers", "ray_jobs_per_s", "jobs/s"),
+    Row("… with Slurm", "peers", "slurm_jobs_per_s", "jobs/s"),
+    Row("submissions over HTTP, acknowledged", "platform", "submissions_per_s_http", "jobs/s"),
+    Row("durable submissions, 64 callers", "durable_submissions", "sqlite_64", "/s", "≥ 3,000"),
+    Row("… with PostgreSQL", "durable_submissions", "postgres_64", "/s"),
+    Row("ready after `up -d`, a new home", "platform", "ready_first_s", "s", "≤ 1"),
+    Row("… a home that was there before", "platform", "ready_again_s", "s", "≤ 1"),
+    Row("memory of control plane and gateway (PSS)", "platform", "memory_pss_mb", "MB", "≤ 120"),
+    Row("CPU while idle", "platform", "idle_cpu_percent", "%", "< 0.5"),
+    Row("`leptonai --help`, p50", "cli_times", "help_ms_p50", "ms", "≤ 150"),
+    Row("`leptonai job list`, p50", "cli_times", "job_list_ms_p50", "ms", "≤ 250"),
+    Row("the gateway's own cost of a request", "gateway", "gateway_cpu_us", "µs CPU", "< 95"),
+    Row("a no-op photon's cost of a request", "photon", "photon_cpu_us", "µs CPU"),
+    Row("… of a bare ASGI app", "photon", "bare_cpu_us", "µs CPU"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    scripts = list(dict.fromkeys(row.script for row in ROWS))
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(scripts)}; default: all")
+    given = parser.parse_args()
+    unknown = set(given.names) - set(scripts)
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    file = RESULTS / "first-light.json"
+    figures = json.loads(file.read_text()) if file.exists() and given.names else {}
+    for script in given.names or scripts:
+        print(f"{script} …", end=" ", flush=True)
+        began = time.perf_counter()
+        figures[script] = run(script)
+        print(f"{time.perf_counter() - began:.0f} s", flush=True)
+    figures["machine"] = machine()
+    RESULTS.mkdir(exist_ok=True)
+    file.write_text(json.dumps(figures, indent=2) + "\n")
+    (RESULTS / "first-light.md").write_text(table(figures))
+    print(table(figures))
+    return 0
+
+
+def run(script: str) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{script}"],
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"benchmarks/{script}.py failed:\n{done.stderr[-4000:]}")
+    answer: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def table(figures: dict[str, dict[str, float]]) -> str:
+    """In Markdown; figures of peers that are not installed are left out."""
+    lines = [
+        "# First light",
+        "",
+        f"Measured by `make bench` on {figures['machine']['text']}. Compare within it only.",
+        "",
+        "| what | measured | goal |",
+        "| --- | ---: | ---: |",
+    ]
+    for row in ROWS:
+        value = figures.get(row.script, {}).get(row.figure)
+        if value is not None:
+            goal = f"{row.goal} {row.unit}" if row.goal else ""
+            lines.append(f"| {row.what} | {_number(value)} {row.unit} | {goal} |")
+    return "\n".join(lines) + "\n"
+
+
+def machine() -> dict[str, str]:
+    import os
+
+    model = platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return {"text": f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}"}
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value < 1 else f"{value:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""What the gateway's hop costs: the same tiny server, asked directly and through the gateway.
+
+    python benchmarks/gateway.py [--seconds 5] [--connections 64] [--routes 1000]
+
+Prints one JSON object. CPU is read from /proc/PID/stat of each process, so it holds on a busy
+machine too, where requests a second do not. The load comes from `wrk` if it is on the PATH, else
+from a small generator in a process of its own.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TOKEN = "benchmark-token"
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 3\r\n\r\nok\n"
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--routes", type=int, default=1, help="in the table; one of them is used")
+    parser.add_argument("--builtin-load", action="store_true", help="even where wrk is installed")
+    given = parser.parse_args()
+    wrk = None if given.builtin_load else shutil.which("wrk")
+    load = wrk_load if wrk else builtin_load
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        server_socket, gateway_socket = listening(), listening()
+        server_port = server_socket.getsockname()[1]
+        gateway_port = gateway_socket.getsockname()[1]
+        write_table(home, server_port, given.routes)
+        server = start(
+            [sys.executable, __file__, "serve", str(server_socket.fileno())], server_socket
+        )
+        started_at = time.monotonic()
+        gateway = start(
+            [
+                *(sys.executable, "-m", "leptonai.gateway", "--home", folder),
+                *("--control-url", "http://127.0.0.1:9", "--token-file", str(home / "token")),
+                *("--fd", str(gateway_socket.fileno())),
+            ],
+            gateway_socket,
+        )
+        processes = {"server": server, "gateway": gateway}
+        try:
+            direct = f"http://127.0.0.1:{server_port}/"
+            through = f"http://127.0.0.1:{gateway_port}/e/default/echo0/"
+            first = ask(gateway_port, "/e/default/echo0/")
+            ready_s = time.monotonic() - started_at
+            assert b" 200 " in first, first
+            results = {
+                "load": "wrk" if wrk else "builtin",
+                "connections": given.connections,
+                "routes": given.routes,
+                "gateway_start_to_first_answer_s": round(ready_s, 3),
+                "gateway_idle_pss_mb": pss_mb(gateway.pid),
+            }
+            for name, url in (("direct", direct), ("gateway", through)):
+                load(url, given.connections, 0.5)  # warm
+                results[name] = measure(load, url, given.connections, given.seconds, processes)
+            results["one_connection"] = {
+                name: measure(load, url, 1, max(1.0, given.seconds / 3), processes)
+                for name, url in (("direct", direct), ("gateway", through))
+            }
+            results["gateway_loaded_pss_mb"] = pss_mb(gateway.pid)
+        finally:
+            for process in processes.values():
+                process.terminate()
+                process.wait()
+    print(json.dumps(results, indent=2))
+
+
+def measure(load, url, connections, seconds, processes):
+    before = {name: cpu_s(process.pid) for name, process in processes.items()}
+    figures = load(url, connections, seconds)
+    for name, process in processes.items():
+        spent = cpu_s(process.pid) - before[name]
+        figures[f"{name}_cpu_us_per_request"] = round(1e6 * spent / figures["requests"], 1)
+    return figures
+
+
+def wrk_load(url, connections, seconds):
+    whole_seconds = max(1, round(seconds))  # wrk takes no fractions
+    done = subprocess.run(
+        [
+            *("wrk", "-t1", f"-c{connections}", f"-d{whole_seconds}s", "--latency"),
+            *("-H", f"Authorization: Bearer {TOKEN}", url),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = done.stdout
+    assert "Non-2xx" not in said and "Socket errors" not in said, said
+    requests = int(re.search(r"(\d+) requests in", said)[1])
+    return {
+        "requests": requests,
+        "per_second": round(float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])),
+        "p50_ms": wrk_ms(re.search(r"(?m)^\s+50%\s+(\S+)", said)[1]),
+        "p99_ms": wrk_ms(re.search(r"(?m)^\s+99%\s+(\S+)", said)[1]),
+    }
+
+
+def wrk_ms(text):
+    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()
+    return round(float(number) * {"us": 0.001, "ms": 1, "s": 1000}[unit], 3)
+
+
+def builtin_load(url, connections, seconds):
+    command = [sys.executable, __file__, "load", url, str(connections), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+class Caller(asyncio.Protocol):
+    """Asks again as soon as it is answered."""
+
+    def __init__(self, request: bytes, latencies: list[float]) -> None:
+        self.request = request
+        self.latencies = latencies
+        self.missing = 0
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.ask()
+
+    def ask(self):
+        self.asked_at = time.perf_counter()
+        self.transport.write(self.request)
+
+    def data_received(self, data):
+        if not self.missing:
+            head, _, rest = data.partition(b"\r\n\r\n")
+            assert b" 200 " in head, data
+            length = int(re.search(rb"content-length: (\d+)", head)[1])
+            self.missing = length - len(rest)
+        else:
+            self.missing -= len(data)
+        if self.missing == 0:
+            self.latencies.append(time.perf_counter() - self.asked_at)
+            self.ask()
+
+
+async def generate(url: str, connections: int, seconds: float) -> None:
+    host, port, path = re.fullmatch(r"http://([^:]+):(\d+)(/.*)", url).groups()
+    request = (
+        f"GET {path} HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {TOKEN}\r\n\r\n"
+    ).encode()
+    latencies: list[float] = []
+    loop = asyncio.get_running_loop()
+    began = time.perf_counter()
+    for _ in range(connections):
+        await loop.create_connection(lambda: Caller(request, latencies), host, int(port))
+    await asyncio.sleep(seconds)
+    took = time.perf_counter() - began
+    ordered = sorted(latencies)
+    print(
+        json.dumps(
+            {
+                "requests": len(ordered),
+                "per_second": round(len(ordered) / took),
+                "p50_ms": round(1000 * ordered[len(ordered) // 2], 3),
+                "p99_ms": round(1000 * ordered[int(len(ordered) * 0.99)], 3),
+            }
+        )
+    )
+
+
+class TinyServer(asyncio.Protocol):
+    """The least that an HTTP server can do: one write for each head that came."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.transport.write(ANSWER * data.count(b"\r\n\r\n"))
+
+
+async def serve_tiny(fd: int) -> None:
+    server = await asyncio.get_running_loop().create_server(
+        TinyServer, sock=socket.socket(fileno=fd)
+    )
+    await server.serve_forever()
+
+
+def listening() -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener.set_inheritable(True)
+    return listener
+
+
+def start(command, inherited: socket.socket) -> subprocess.Popen:
+    process = subprocess.Popen(
+        command,
+        pass_fds=[inherited.fileno()],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        stderr=subprocess.DEVNULL,
+    )
+    inherited.close()
+    return process
+
+
+def write_table(home: Path, port: int, routes: int) -> None:
+    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
+    upstream = {"replica": "r1", "host": "127.0.0.1", "port": port}
+    (home / "token").write_text("unused")
+    (home / "gateway").mkdir()
+    (home / "gateway" / "routes.json").write_text(
+        json.dumps(
+            {
+                "seq": 1,
+                "routes": [
+                    {"workspace": "default", "name": f"echo{n}", "upstreams": [upstream]}
+                    for n in range(routes)
+                ],
+                "workspace_token_sha256": {"default": [digest]},
+            }
+        )
+    )
+
+
+def ask(port: int, path: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as s:
+        s.sendall(
+            f"GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {TOKEN}\r\n\r\n".encode()
+        )
+        return s.recv(65536)
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def pss_mb(pid: int) -> float:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return round(int(re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)[1]) / 1024, 1)
+
+
+def run(coroutine) -> None:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(coroutine)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["serve"]:
+        run(serve_tiny(int(sys.argv[2])))
+    elif sys.argv[1:2] == ["load"]:
+        run(generate(sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
+    else:
+        main()

@@ -1,0 +1,16 @@
+"""``from lepton_ai.models import CNN``: the models of `leptonai.training.models`."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leptonai.training.models import CNN, load_model, save_model
+
+__all__ = ["CNN", "load_model", "save_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from leptonai.training import models
+
+    return getattr(models, name)

@@ -1,0 +1,112 @@
+"""The entry of the command line: runs it, and says in two lines what went wrong."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from leptonai.cli.groups import LazyGroup
+from leptonai.errors import LeptonError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+root = LazyGroup(
+    name="leptonai",
+    help="An open AI cloud that you run yourself: jobs, endpoints, datasets and models.",
+    lazy={
+        "up": ("leptonai.cli.platform:up", "Start the platform on this machine."),
+        "down": ("leptonai.cli.platform:down", "Stop the platform and what it runs."),
+        "status": ("leptonai.cli.platform:status", "Show whether the platform runs, and where."),
+        "doctor": ("leptonai.cli.platform:doctor", "Check what this machine can do."),
+        "job": ("leptonai.cli.job:job", "Run commands to their end, on one or many workers."),
+        "endpoint": ("leptonai.cli.endpoint:endpoint", "Serve models and programs over HTTP."),
+        "dataset": ("leptonai.cli.artifact:dataset", "Register and fetch data."),
+        "model": ("leptonai.cli.artifact:model", "Register and fetch trained models."),
+        "node": ("leptonai.cli.node:node", "See the machines and what is free on them."),
+        "secret": ("leptonai.cli.secret:secret", "Keep values that workloads need."),
+        "token": ("leptonai.cli.workspace:token", "Show the token that this machine uses."),
+        "workspace": ("leptonai.cli.workspace:workspace", "Show the workspace that is used."),
+    },
+    example="""\
+leptonai up -d
+leptonai job create -n hello -- echo hi
+leptonai job log -f hello""",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Never returns: exits with 0 on success only."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of one command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # whatever the terminal cannot show becomes "?"
+            stream.reconfigure(errors="replace")
+    try:
+        with root.make_context("leptonai", list(arguments)) as context:
+            root.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as asked:
+        return _flushed(asked.exit_code)
+    except click.exceptions.NoArgsIsHelpError as empty:
+        click.echo(empty.format_message(), err=True)
+        return EXIT_USAGE
+    except click.UsageError as wrong:
+        at = wrong.ctx.command_path if wrong.ctx else "leptonai"
+        _complain(wrong.format_message(), f"see `{at} --help`")
+        return EXIT_USAGE
+    except click.ClickException as failure:
+        _complain(failure.format_message(), "")
+        return EXIT_FAILED
+    except LeptonError as failure:
+        _complain(failure.message, failure.hint)
+        return EXIT_FAILED
+    except (KeyboardInterrupt, EOFError, click.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return EXIT_BROKEN_PIPE
+    except OSError as failure:
+        _complain(_of_the_system(failure), "")
+        return EXIT_FAILED
+    return 0
+
+
+def _flushed(exit_code: int) -> int:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+        return EXIT_BROKEN_PIPE
+    return exit_code
+
+
+def _forget_stdout() -> None:
+    """Nobody reads any more, so that the interpreter's last flush must not fail loudly."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(message: str, hint: str) -> None:
+    """One line of what happened, one line of what to do."""
+    click.echo(f"error: {_one_line(message)}", err=True)
+    if hint:
+        click.echo(f"hint: {_one_line(hint)}", err=True)
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _of_the_system(failure: OSError) -> str:
+    reason = (failure.strerror or str(failure)).lower()
+    return f"{failure.filename}: {reason}" if failure.filename else reason
+
+
+if __name__ == "__main__":
+    main()

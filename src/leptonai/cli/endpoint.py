@@ -1,0 +1,417 @@
+"""`leptonai endpoint`: servers behind the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leptonai.cli.groups import Group
+from leptonai.cli.output import age, print_facts, print_json, print_table, say
+from leptonai.cli.session import (
+    FOLLOW_PATIENCE_S,
+    connect,
+    environment_options,
+    existing_directory,
+    given,
+    labels,
+    output_option,
+    priority_option,
+    resource_options,
+    variables,
+)
+from leptonai.cli.views import print_events, print_explanation, print_replicas, resources_text
+from leptonai.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from leptonai.spec.endpoints import LeptonDeployment
+    from leptonai.spec.replicas import Replica
+
+endpoint = Group(
+    name="endpoint",
+    help="Serve models and programs over HTTP, behind the gateway.",
+    example="""\
+leptonai endpoint create -n digits --model digits-cnn
+leptonai endpoint list
+leptonai endpoint update digits --replicas 2""",
+)
+
+
+@endpoint.does(
+    "create",
+    context_settings={"allow_interspersed_args": False},
+    example="""\
+leptonai endpoint create -n digits --model digits-cnn --replicas 2
+leptonai endpoint create -n files --port 8000 --command 'python -m http.server $PORT'
+leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token -- \\
+    python serve.py""",
+)
+@click.option("-n", "--name", help="Lower-case letters, digits and dashes; part of its URL.")
+@click.option("--model", metavar="NAME[@VERSION]", help="Serve this registered model.")
+@click.option("--command", "shell_command", metavar="LINE", help="Run this line of shell.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Where the command listens: $PORT.")
+@click.option("--replicas", type=click.IntRange(min=0), help="How many; 1 if not given.")
+@click.option("--tokens", multiple=True, metavar="TOKEN", help="Let its bearer in.")
+@click.option("--public", is_flag=True, help="Let everybody in, without a token.")
+@click.option("--health-path", metavar="PATH", help="Ready when GET PATH answers below 400.")
+@resource_options
+@environment_options
+@priority_option
+@click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
+@click.option(
+    "-f",
+    "--file",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read the endpoint from a JSON file; flags override it.",
+)
+@click.option("--wait", is_flag=True, help="Return when it is ready.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Wait at most so many seconds.")
+@output_option
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
+def create(
+    name: str | None,
+    model: str | None,
+    shell_command: str | None,
+    port: int | None,
+    replicas: int | None,
+    tokens: tuple[str, ...],
+    public: bool,
+    health_path: str | None,
+    resource_shape: str | None,
+    cpu: float | None,
+    memory: int | None,
+    gpu: float | None,
+    gpu_type: str | None,
+    container_image: str | None,
+    envs: tuple[str, ...],
+    secrets: tuple[str, ...],
+    workdir: str | None,
+    priority: str | None,
+    label_texts: tuple[str, ...],
+    file: Path | None,
+    wait: bool,
+    timeout: float | None,
+    output: str,
+    command: tuple[str, ...],
+) -> None:
+    """Create an endpoint, from a registered model or from a command.
+
+    Without --tokens and --public, the tokens of the workspace open it.
+    """
+    from leptonai.cli.requested import endpoint_of, read_endpoint
+
+    asked = endpoint_of(
+        read_endpoint(file),
+        name=name,
+        labels=labels(label_texts),
+        model=model,
+        command=_argv(shell_command, command),
+        image=container_image,
+        port=port,
+        replicas=replicas,
+        tokens=tokens,
+        public=public,
+        health_path=health_path,
+        priority=priority,
+        envs=variables(envs, secrets),
+        resources=given(
+            resource_shape=resource_shape,
+            cpu=cpu,
+            memory=memory,
+            accelerator_num=gpu,
+            accelerator_type=gpu_type,
+        ),
+    )
+    directory = existing_directory(workdir) if workdir is not None else None
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        if directory is not None:
+            asked = _with_workdir(asked, client.trees.push(directory))
+        made = client.endpoints.create(asked)
+        made_name = made.metadata.name or name or ""
+        if wait:
+            say(f"created {made_name}; waiting until it is ready")
+            made = client.endpoints.wait_ready(made_name, timeout)
+    if output == "json":
+        print_json(made)
+        return
+    click.echo(_url(made) or made_name)
+    if not wait:
+        say(f"next: leptonai endpoint why {made_name}")
+
+
+@endpoint.does("list", example="leptonai endpoint list\nleptonai endpoint list -o json")
+@output_option
+def list_(output: str) -> None:
+    """List endpoints."""
+    with connect() as client:
+        found = client.endpoints.list()
+    if output == "json":
+        print_json(found)
+    elif found:
+        print_table(("NAME", "STATE", "READY", "AGE", "URL"), [_row(each) for each in found])
+    else:
+        say("no endpoints yet; create one: leptonai endpoint create -n NAME --model MODEL")
+
+
+@endpoint.does("get", example="leptonai endpoint get digits\nleptonai endpoint get digits -o json")
+@output_option
+@click.argument("name")
+def get(output: str, name: str) -> None:
+    """Show an endpoint."""
+    with connect() as client:
+        found = client.endpoints.get(name)
+        if output == "json":
+            print_json(found)
+            return
+        replicas = client.endpoints.replicas(name)
+    print_facts(_facts(found))
+    if replicas:
+        click.echo()
+        print_replicas(replicas)
+
+
+@endpoint.does(
+    "log", example="leptonai endpoint log digits\nleptonai endpoint log -f digits --replica ID"
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on until they end.")
+@click.option("--replica", metavar="ID", help="Only of this one.")
+@output_option
+@click.argument("name")
+def log(follow: bool, replica: str | None, output: str, name: str) -> None:
+    """Print what the replicas of an endpoint wrote.
+
+    Lines of several replicas begin with the last part of the replica's id.
+    """
+    from leptonai.cli.following import follow_all
+
+    if follow and output == "json":
+        raise click.UsageError("a log that goes on is no JSON: leave out -f or -o json")
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        chosen = _chosen(client.endpoints.replicas(name), name, replica)
+        if output == "json":
+            lines = [
+                {"replica": each.id, "line": line}
+                for each in chosen
+                for line in client.endpoints.log(name, each.id, follow=False)
+            ]
+            print_json(lines)
+            return
+        if not chosen:
+            say(f"no log yet: {client.endpoints.why(name).because}")
+        logs = {
+            _prefix(each, chosen): client.endpoints.log(name, each.id, follow=follow)
+            for each in chosen
+        }
+        if follow and logs:
+            follow_all(logs)
+            return
+        for prefix, text in logs.items():
+            for line in text:
+                click.echo(prefix + line)
+
+
+@endpoint.does(
+    "update",
+    example="""\
+leptonai endpoint update digits --replicas 2
+leptonai endpoint update digits --model digits-cnn@2
+leptonai endpoint update digits --replicas 0         # stops it""",
+)
+@click.option("--model", metavar="NAME[@VERSION]", help="Serve this registered model.")
+@click.option("--command", "shell_command", metavar="LINE", help="Run this line of shell.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Where the command listens.")
+@click.option("--replicas", type=click.IntRange(min=0), help="How many; 0 stops it.")
+@click.option("--tokens", multiple=True, metavar="TOKEN", help="In place of all old ones.")
+@click.option("--public/--no-public", default=None, help="Let everybody in, or only tokens.")
+@resource_options
+@environment_options
+@priority_option
+@output_option
+@click.argument("name")
+def update(
+    model: str | None,
+    shell_command: str | None,
+    port: int | None,
+    replicas: int | None,
+    tokens: tuple[str, ...],
+    public: bool | None,
+    resource_shape: str | None,
+    cpu: float | None,
+    memory: int | None,
+    gpu: float | None,
+    gpu_type: str | None,
+    container_image: str | None,
+    envs: tuple[str, ...],
+    secrets: tuple[str, ...],
+    workdir: str | None,
+    priority: str | None,
+    output: str,
+    name: str,
+) -> None:
+    """Change an endpoint. Replicas are replaced one after another where that is needed."""
+    from leptonai.cli.requested import merged_variables
+
+    directory = existing_directory(workdir) if workdir is not None else None
+    resources = given(
+        resource_shape=resource_shape,
+        cpu=cpu,
+        memory=memory,
+        accelerator_num=gpu,
+        accelerator_type=gpu_type,
+        min_replicas=replicas,
+        max_replicas=replicas,
+    )
+    container = given(
+        command=list(_argv(shell_command, ())) or None,
+        image=container_image,
+        ports=None if port is None else [{"container_port": port}],
+    )
+    spec: dict[str, Any] = dict(
+        given(
+            model=model,
+            api_tokens=[{"value": token} for token in tokens] or None,
+            allow_unauthenticated_access=public,
+            resource_requirement=resources or None,
+            container=container or None,
+            queue_config=None if priority is None else {"priority_class": priority},
+        )
+    )
+    if shell_command is not None and model is None:
+        spec["model"] = None  # a command takes the place of a model
+    changed = variables(envs, secrets)
+    if not (spec or changed or directory):
+        raise click.UsageError("nothing to change: give at least one option")
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        if changed:
+            spec["envs"] = merged_variables(client.endpoints.get(name).spec.envs, changed)
+        if directory is not None:
+            spec["workdir"] = client.trees.push(directory)
+        made = client.endpoints.update(name, {"spec": spec})
+    if output == "json":
+        print_json(made)
+    else:
+        click.echo(f"updated {name}")
+        say(f"next: leptonai endpoint why {name}")
+
+
+@endpoint.does("remove", example="leptonai endpoint remove digits")
+@output_option
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def remove(output: str, names: tuple[str, ...]) -> None:
+    """Stop endpoints and forget them."""
+    with connect() as client:
+        for name in names:
+            client.endpoints.remove(name)
+            if output == "table":
+                click.echo(f"removed {name}")
+    if output == "json":
+        print_json([{"name": name, "action": "removed"} for name in names])
+
+
+@endpoint.does("restart", example="leptonai endpoint restart digits")
+@output_option
+@click.argument("name")
+def restart(output: str, name: str) -> None:
+    """Replace every replica, one after another."""
+    with connect() as client:
+        made = client.endpoints.restart(name)
+    print_json(made) if output == "json" else click.echo(f"restarting {name}")
+
+
+@endpoint.does("events", example="leptonai endpoint events digits")
+@output_option
+@click.argument("name")
+def events(output: str, name: str) -> None:
+    """Show what happened to an endpoint."""
+    with connect() as client:
+        told = client.endpoints.events(name)
+    print_json(told) if output == "json" else print_events(told)
+
+
+@endpoint.does("why", example="leptonai endpoint why digits")
+@output_option
+@click.argument("name")
+def why(output: str, name: str) -> None:
+    """Say why an endpoint is in the state it is in, and what would change that."""
+    with connect() as client:
+        explanation = client.endpoints.why(name)
+    print_json(explanation) if output == "json" else print_explanation(explanation)
+
+
+def _argv(shell_command: str | None, command: Sequence[str]) -> Sequence[str]:
+    if shell_command is None:
+        return command
+    if command:
+        raise click.UsageError("--command and a command after -- exclude each other")
+    if not shell_command.strip():
+        raise InvalidRequest("the command is empty", hint="for example --command 'python app.py'")
+    return ("/bin/sh", "-c", shell_command)
+
+
+def _chosen(replicas: Sequence[Replica], name: str, replica: str | None) -> list[Replica]:
+    if replica is not None:
+        named = [each for each in replicas if each.id == replica]
+        if not named:
+            raise InvalidRequest(
+                f"endpoint {name} has no replica {replica}", hint=f"see `endpoint get {name}`"
+            )
+        return named
+    return [each for each in replicas if each.status is None or each.status.state == "Running"]
+
+
+def _prefix(replica: Replica, among: Sequence[Replica]) -> str:
+    return f"[{replica.id.rsplit('-', 1)[-1]}] " if len(among) > 1 else ""
+
+
+def _url(each: LeptonDeployment) -> str:
+    return each.status.endpoint.external_endpoint if each.status else ""
+
+
+def _state(each: LeptonDeployment) -> str:
+    return str(each.status.phase or each.status.state) if each.status else ""
+
+
+def _row(each: LeptonDeployment) -> tuple[str, ...]:
+    ready = (each.status.ready_replicas or 0) if each.status else 0
+    return (
+        each.metadata.name or "",
+        _state(each),
+        f"{ready}/{each.spec.replicas}",
+        age(each.metadata.created_at),
+        _url(each),
+    )
+
+
+def _facts(each: LeptonDeployment) -> list[tuple[str, str]]:
+    import shlex
+
+    spec, status = each.spec, each.status
+    return [
+        ("name", each.metadata.name or ""),
+        ("state", _state(each)),
+        ("message", (status.message or "") if status else ""),
+        ("url", _url(each)),
+        ("ready", _row(each)[2]),
+        ("model", spec.model or ""),
+        ("command", shlex.join(spec.container.command or [])),
+        ("port", str(spec.port)),
+        ("each", resources_text(spec.resource_requirement)),
+        ("access", _access(each)),
+        ("created", f"{age(each.metadata.created_at)} ago" if each.metadata.created_at else ""),
+    ]
+
+
+def _access(each: LeptonDeployment) -> str:
+    if each.spec.allow_unauthenticated_access:
+        return "public"
+    literal = sum(1 for token in each.spec.api_tokens or () if token.value_from is None)
+    return f"{literal} tokens of its own" if literal else "the workspace's tokens"
+
+
+def _with_workdir(asked: LeptonDeployment, digest: str) -> LeptonDeployment:
+    import msgspec
+
+    return msgspec.structs.replace(asked, spec=msgspec.structs.replace(asked.spec, workdir=digest))

@@ -1,0 +1,480 @@
+"""`leptonai job`: commands that run to their end."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from leptonai.cli.groups import Group
+from leptonai.cli.output import age, print_facts, print_json, print_table, say, span
+from leptonai.cli.session import (
+    FOLLOW_PATIENCE_S,
+    Parsed,
+    connect,
+    environment_options,
+    existing_directory,
+    given,
+    labels,
+    output_option,
+    priority_option,
+    resource_options,
+    variables,
+)
+from leptonai.cli.views import print_events, print_explanation, print_replicas, resources_text
+from leptonai.spec.quantities import duration_s, moment_s
+
+if TYPE_CHECKING:
+    from leptonai.client import LeptonClient
+    from leptonai.client.synchronous import Jobs
+    from leptonai.spec.jobs import LeptonJob
+    from leptonai.spec.replicas import Replica
+
+LOOK_S = 0.2  # between two looks at a job that is not running yet
+
+job = Group(
+    name="job",
+    help="Run commands to their end, on one or many workers.",
+    example="""\
+leptonai job create -n hello -- echo hi
+leptonai job list
+leptonai job log -f hello
+leptonai job why hello""",
+)
+
+
+@job.does(
+    "create",
+    context_settings={"allow_interspersed_args": False},
+    example="""\
+leptonai job create -n hello -- echo hi
+leptonai job create -n train --gpu 1 --memory 16GiB --workdir . -- python train.py
+leptonai job create -n ddp --num-workers 2 --cpu 1 --memory 2GiB --priority high -- \\
+    torchrun train.py
+leptonai job create -n again -f spec.json         # {"container": {"command": ["echo", "hi"]}}""",
+)
+@click.option("-n", "--name", help="Lower-case letters, digits and dashes; the id is made of it.")
+@click.option("--num-workers", type=click.IntRange(min=1), help="Workers that run together.")
+@resource_options
+@environment_options
+@priority_option
+@click.option("--max-failure-retry", type=click.IntRange(min=0), help="Of each worker.")
+@click.option("--max-job-failure-retry", type=click.IntRange(min=0), help="Of all the workers.")
+@click.option(
+    "--ttl", type=Parsed("duration", duration_s), help="Archive it so long after its end: 3d."
+)
+@click.option("--start-at", metavar="TIME", help="Not before: +90m, or 2030-01-31T08:00.")
+@click.option("--deadline", metavar="TIME", help="Should be done by then; the queue minds it.")
+@click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="To find it by.")
+@click.option(
+    "--include-workspace-token",
+    is_flag=True,
+    default=None,
+    help="Give it a token for this workspace that ends with it.",
+)
+@click.option(
+    "-f",
+    "--file",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read the job from a JSON file; flags override it.",
+)
+@click.option("--follow", is_flag=True, help="Print its log until it ends; fail if it fails.")
+@click.option("--wait", is_flag=True, help="Return when it has ended; fail if it failed.")
+@output_option
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
+def create(
+    name: str | None,
+    num_workers: int | None,
+    resource_shape: str | None,
+    cpu: float | None,
+    memory: int | None,
+    gpu: float | None,
+    gpu_type: str | None,
+    container_image: str | None,
+    envs: tuple[str, ...],
+    secrets: tuple[str, ...],
+    workdir: str | None,
+    priority: str | None,
+    max_failure_retry: int | None,
+    max_job_failure_retry: int | None,
+    ttl: int | None,
+    start_at: str | None,
+    deadline: str | None,
+    label_texts: tuple[str, ...],
+    include_workspace_token: bool | None,
+    file: Path | None,
+    follow: bool,
+    wait: bool,
+    output: str,
+    command: tuple[str, ...],
+) -> None:
+    """Submit a job and print its id.
+
+    What follows the two dashes is the command, exactly as typed: no shell comes between.
+    """
+    from leptonai.cli.requested import job_of, read_job
+    from leptonai.spec.jobs import Deadline, TimeSchedule
+
+    if follow and output == "json":
+        raise click.UsageError("--follow prints a log, which is no JSON: use --wait")
+    now_s = time.time()
+    asked = job_of(
+        read_job(file),
+        name=name,
+        labels=labels(label_texts),
+        command=command,
+        image=container_image,
+        workers=num_workers,
+        priority=priority,
+        envs=variables(envs, secrets),
+        overrides=given(
+            resource_shape=resource_shape,
+            cpu=cpu,
+            memory=memory,
+            accelerator_num=gpu,
+            accelerator_type=gpu_type,
+            max_failure_retry=max_failure_retry,
+            max_job_failure_retry=max_job_failure_retry,
+            ttl_seconds_after_finished=ttl,
+            time_schedule=TimeSchedule(start_at=moment_s(start_at, now_s)) if start_at else None,
+            deadline=Deadline(at=moment_s(deadline, now_s)) if deadline else None,
+            include_workspace_token=include_workspace_token,
+        ),
+    )
+    directory = existing_directory(workdir) if workdir is not None else None
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        if directory is not None:
+            asked = _with_workdir(asked, client.trees.push(directory))
+        made = client.jobs.create(asked)
+        job_id = made.metadata.id or ""
+        if follow:
+            say(f"created {job_id}")
+            _follow(client, job_id, workers=(), replica=None)
+            raise click.exceptions.Exit(_report_end(client.jobs.wait(job_id)))
+        if wait:
+            say(f"created {job_id}; waiting for its end")
+            made = client.jobs.wait(job_id)
+        if output == "json":
+            print_json(made)
+        else:
+            click.echo(job_id)
+            if not wait:
+                say(f"next: leptonai job log -f {job_id}")
+        if wait:
+            raise click.exceptions.Exit(_report_end(made))
+
+
+@job.does(
+    "list",
+    example="""\
+leptonai job list
+leptonai job list --state running --label team=vision
+leptonai job list --all -o json""",
+)
+@click.option("-a", "--all", "archived", is_flag=True, help="Also those archived long ago.")
+@click.option("--state", "states", multiple=True, help="Only in this state, or its beginning.")
+@click.option("-q", "--search", help="Only with this in the name or the id.")
+@click.option("--label", "selector", metavar="KEY[=VALUE],...", help="Only with these labels.")
+@click.option("--user", "users", multiple=True, help="Only of this user.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most as many.")
+@output_option
+def list_(
+    archived: bool,
+    states: tuple[str, ...],
+    search: str | None,
+    selector: str | None,
+    users: tuple[str, ...],
+    limit: int | None,
+    output: str,
+) -> None:
+    """List jobs."""
+    with connect() as client:
+        jobs = client.jobs.list(
+            mode="alive_and_archive" if archived else "alive_only",
+            q=search,
+            status=states,
+            created_by=users,
+            labels=selector,
+            limit=limit,
+        )
+    if output == "json":
+        print_json(jobs)
+    elif jobs:
+        headers = ("ID", "STATE", "WORKERS", "AGE", "RAN", "MESSAGE")
+        print_table(headers, [_row(each) for each in jobs])
+    elif archived or states or search or selector or users:
+        say("no jobs match")
+    else:
+        say("no jobs yet; create one: leptonai job create -n hello -- echo hi")
+
+
+@job.does("get", example="leptonai job get hello\nleptonai job get hello -o json")
+@output_option
+@click.argument("name")
+def get(output: str, name: str) -> None:
+    """Show a job, by its name (the newest of it) or its id."""
+    with connect() as client:
+        found = client.jobs.find(name)
+        if output == "json":
+            print_json(found)
+            return
+        replicas = client.jobs.replicas(found.metadata.id or "")
+    print_facts(_facts(found))
+    if replicas:
+        click.echo()
+        print_replicas(replicas)
+
+
+@job.does(
+    "log",
+    example="""\
+leptonai job log hello
+leptonai job log -f ddp
+leptonai job log ddp --worker 0""",
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on until it ends.")
+@click.option(
+    "-w", "--worker", "workers", type=click.IntRange(min=0), multiple=True, help="Only this one."
+)
+@click.option("--replica", metavar="ID", help="Only this one, also of an earlier try.")
+@output_option
+@click.argument("name")
+def log(
+    follow: bool, workers: tuple[int, ...], replica: str | None, output: str, name: str
+) -> None:
+    """Print what a job wrote, so far or to its end.
+
+    Lines of several workers begin with the worker's number.
+    """
+    if follow and output == "json":
+        raise click.UsageError("a log that goes on is no JSON: leave out -f or -o json")
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        found = client.jobs.find(name)
+        job_id = found.metadata.id or ""
+        if follow:
+            _follow(client, job_id, workers=workers, replica=replica)
+            return
+        chosen = _chosen(client.jobs.replicas(job_id), job_id, workers, replica)
+        if output == "json":
+            lines = [
+                {"worker": index, "replica": each.id, "line": line}
+                for index, each in chosen
+                for line in client.jobs.log(job_id, each.id, follow=False)
+            ]
+            print_json(lines)
+            return
+        if not chosen:
+            say(f"no log yet: {_waiting_because(client, found)}")
+        for index, each in chosen:
+            prefix = f"[{index}] " if len(chosen) > 1 else ""
+            for line in client.jobs.log(job_id, each.id, follow=False):
+                click.echo(prefix + line)
+
+
+@job.does("events", example="leptonai job events hello")
+@output_option
+@click.argument("name")
+def events(output: str, name: str) -> None:
+    """Show what happened to a job."""
+    with connect() as client:
+        told = client.jobs.events(client.jobs.find(name).metadata.id or "")
+    print_json(told) if output == "json" else print_events(told)
+
+
+@job.does("why", example="leptonai job why hello")
+@output_option
+@click.argument("name")
+def why(output: str, name: str) -> None:
+    """Say why a job is where it is, and what would change that."""
+    with connect() as client:
+        explanation = client.jobs.why(client.jobs.find(name).metadata.id or "")
+    print_json(explanation) if output == "json" else print_explanation(explanation)
+
+
+@job.does("stop", example="leptonai job stop hello\nleptonai job stop hello-x7f2 ddp")
+@output_option
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def stop(output: str, names: tuple[str, ...]) -> None:
+    """Stop jobs; they can be started again."""
+    ended = ("Stopped", "Stopping", "Failed", "Completed", "Archived", "Deleting")
+    _act(names, output, lambda jobs, job_id: jobs.stop(job_id), "stopping", useless_in=ended)
+
+
+@job.does("start", example="leptonai job start hello")
+@output_option
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def start(output: str, names: tuple[str, ...]) -> None:
+    """Start stopped jobs again, from their beginning."""
+    going = ("Starting", "Running", "Queueing", "Awaiting", "PendingRetry")
+    _act(names, output, lambda jobs, job_id: jobs.start(job_id), "starting", useless_in=going)
+
+
+@job.does("remove", example="leptonai job remove hello")
+@output_option
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def remove(output: str, names: tuple[str, ...]) -> None:
+    """Stop jobs if they run, and forget them and their logs."""
+    _act(names, output, lambda jobs, job_id: jobs.remove(job_id), "removed", useless_in=())
+
+
+def _act(
+    names: Sequence[str],
+    output: str,
+    act: Callable[[Jobs, str], None],
+    done: str,
+    *,
+    useless_in: Sequence[str],
+) -> None:
+    acted = []
+    with connect() as client:
+        for name in names:
+            found = client.jobs.find(name)
+            job_id = found.metadata.id or ""
+            state = str(found.status.state) if found.status else ""
+            idle = state in useless_in
+            if not idle:
+                act(client.jobs, job_id)
+            acted.append({"id": job_id, "state": state, "action": "none" if idle else done})
+            if output == "table":
+                click.echo(f"{job_id} is {state}: nothing to do" if idle else f"{done} {job_id}")
+    if output == "json":
+        print_json(acted)
+
+
+# --- logs ------------------------------------------------------------------------------------
+
+
+def _follow(
+    client: LeptonClient, job_id: str, *, workers: Sequence[int], replica: str | None
+) -> None:
+    """Print lines as they come until the job has ended, over all its tries."""
+    from leptonai.cli.following import follow_all
+    from leptonai.client.synchronous import FINISHED
+
+    shown: set[str] = set()
+    told = ""
+    while True:
+        found = client.jobs.get(job_id)
+        chosen = [
+            (index, each)
+            for index, each in _chosen(client.jobs.replicas(job_id), job_id, workers, replica)
+            if each.id not in shown
+        ]
+        if chosen:
+            several = found.spec.workers > 1 and len(workers) != 1 and replica is None
+            follow_all(
+                {
+                    (f"[{index}] " if several else ""): client.jobs.log(job_id, each.id)
+                    for index, each in chosen
+                }
+            )
+            shown |= {each.id for _, each in chosen}
+            continue
+        if replica is not None or (found.status and found.status.state in FINISHED):
+            return
+        waiting = _waiting_because(client, found)
+        if waiting != told and not shown:
+            say(waiting)
+            told = waiting
+        time.sleep(LOOK_S)
+
+
+def _waiting_because(client: LeptonClient, found: LeptonJob) -> str:
+    job_id = found.metadata.id or ""
+    state = found.status.state if found.status else ""
+    because = client.jobs.why(job_id).because
+    return f"{job_id} is {state}" + (f": {because}" if because else "")
+
+
+def _chosen(
+    replicas: Sequence[Replica], job_id: str, workers: Sequence[int], replica: str | None
+) -> list[tuple[int, Replica]]:
+    """Each worker with its newest replica that has started, unless one is named."""
+    newest: dict[int, Replica] = {}
+    for each in sorted(replicas, key=lambda each: each.metadata.created_at or 0):
+        index = _worker_index(job_id, each.id)
+        if replica is not None:
+            if each.id == replica:
+                return [(index, each)]
+        elif (not workers or index in workers) and _has_log(each):
+            newest[index] = each
+    return sorted(newest.items())
+
+
+def _worker_index(job_id: str, replica_id: str) -> int:
+    """A replica is called JOB-INDEX-XXXXX."""
+    match = re.match(r"-([0-9]+)-", replica_id.removeprefix(job_id))
+    return int(match[1]) if match else 0
+
+
+def _has_log(replica: Replica) -> bool:
+    return replica.status is None or replica.status.state not in ("Waiting", "Placed")
+
+
+# --- views -----------------------------------------------------------------------------------
+
+
+def _row(each: LeptonJob) -> tuple[str, ...]:
+    status = each.status
+    if status is None:
+        return (each.metadata.id or "", "", "", age(each.metadata.created_at), "", "")
+    busy = status.ready if status.active else status.succeeded
+    return (
+        each.metadata.id or "",
+        status.state,
+        f"{busy}/{each.spec.workers}",
+        age(each.metadata.created_at),
+        _ran(each),
+        status.message,
+    )
+
+
+def _ran(each: LeptonJob) -> str:
+    status = each.status
+    if status is None or status.completion_time is None or each.metadata.created_at is None:
+        return ""
+    return span((status.completion_time - each.metadata.created_at) / 1_000)
+
+
+def _facts(each: LeptonJob) -> list[tuple[str, str]]:
+    import shlex
+
+    spec, status = each.spec, each.status
+    return [
+        ("id", each.metadata.id or ""),
+        ("name", each.metadata.name or ""),
+        ("state", str(status.state) if status else ""),
+        ("message", status.message if status else ""),
+        ("exit code", str(status.exit_code) if status and status.exit_code is not None else ""),
+        ("command", shlex.join(spec.container.command or [])),
+        ("workers", str(spec.workers)),
+        ("each", resources_text(spec)),
+        ("priority", (spec.queue_config and spec.queue_config.priority_class) or ""),
+        ("labels", ", ".join(f"{k}={v}" for k, v in (each.metadata.labels or {}).items())),
+        ("owner", each.metadata.owner or ""),
+        ("created", f"{age(each.metadata.created_at)} ago" if each.metadata.created_at else ""),
+        ("from creation to end", _ran(each)),
+    ]
+
+
+def _report_end(ended: LeptonJob) -> int:
+    """The exit code for a person who waited for it."""
+    status = ended.status
+    if status is not None and status.state == "Completed":
+        return 0
+    state = str(status.state) if status else "gone"
+    because = f": {status.message}" if status and status.message else ""
+    say(f"error: {ended.metadata.id} is {state}{because}")
+    say(f"hint: see `leptonai job why {ended.metadata.id}` and `leptonai job events` of it")
+    return 1
+
+
+def _with_workdir(asked: LeptonJob, digest: str) -> LeptonJob:
+    import msgspec
+
+    return msgspec.structs.replace(asked, spec=msgspec.structs.replace(asked.spec, workdir=digest))

@@ -1,0 +1,271 @@
+"""up, down, status and doctor: the platform on this machine."""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from leptonai import errors
+from leptonai.cli.output import print_facts, print_json, print_table, say
+from leptonai.home import Home, PlatformState
+
+READY_WITHIN_S = 60.0
+ENDS_WITHIN_S = 15.0
+
+as_json = click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to answer."
+)
+
+
+@click.command(
+    epilog="Example: leptonai up -d --port 8420",
+)
+@click.option("-d", "--detach", is_flag=True, help="Return when ready; the platform goes on.")
+@click.option("--port", default=8420, show_default=True, help="Of the API; 0 takes any free port.")
+@click.option(
+    "--gateway-port", default=8421, show_default=True, help="Of the gateway; 0 takes any free port."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--workspace", default="default", show_default=True, help="Workspace to use.")
+@click.option("--database", default="", help="Database URL; default: SQLite under $LEPTON_HOME.")
+@click.option(
+    "--containers",
+    type=click.Choice(["off", "auto"]),
+    default="off",
+    show_default=True,
+    help="auto: run container images with podman or docker.",
+)
+@as_json
+def up(detach: bool, output: str, **options: str | int) -> None:
+    """Start the platform on this machine.
+
+    It needs no container engine and no network. All it keeps is under $LEPTON_HOME (~/.leptonai).
+    What runs goes on when the platform is stopped with Ctrl-C or SIGTERM; `leptonai down` ends it.
+    """
+    home = Home.default()
+    running = home.state()
+    if running is not None:
+        _announce(running, output, "already running")
+        return
+    home.make()
+    with _control_process(home, options) as (process, answers):
+        state = _first_answer(process, answers, home)
+        _announce(state, output, "ready")
+        if detach:
+            return
+        say("Ctrl-C stops the platform; what runs goes on.")
+        _stay(process)
+
+
+@click.command(epilog="Example: leptonai down --keep")
+@click.option("--keep", is_flag=True, help="Leave jobs and replicas running.")
+@as_json
+def down(keep: bool, output: str) -> None:
+    """Stop the platform, and what it runs.
+
+    Running jobs are stopped and can be started again; endpoints come back with the next `up`.
+    """
+    home = Home.default()
+    state = home.state()
+    if not home.path.exists():
+        raise errors.NotFound(
+            f"there is no platform in {home.path}", hint="start one: leptonai up -d"
+        )
+    from leptonai.main import end_gateway, end_process, run_stop_workloads
+
+    if state is not None:
+        end_process(state.pid, home.control_log, grace_s=ENDS_WITHIN_S)
+    gateway_ended = end_gateway(home)
+    ended = 0 if keep else run_stop_workloads(home)
+    if output == "json":
+        print_json({"stopped": state is not None, "workloads_ended": ended, "kept": keep})
+    elif state is None and not gateway_ended and not ended:
+        click.echo("nothing was running")
+    else:
+        rest = "what it ran goes on" if keep else f"{ended} running replicas ended"
+        click.echo(f"stopped; {rest}")
+
+
+@click.command(epilog="Example: leptonai status -o json")
+@as_json
+def status(output: str) -> None:
+    """Show the platform that runs on this machine."""
+    home = Home.default()
+    state = home.state()
+    if state is None:
+        raise errors.NotFound(
+            f"no platform is running in {home.path}", hint="start one: leptonai up -d"
+        )
+    if output == "json":
+        print_json(asdict(state))
+    else:
+        print_facts([(name.replace("_", " "), str(value)) for name, value in asdict(state).items()])
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that doctor looked at."""
+
+    name: str
+    ok: bool
+    found: str
+    hint: str = ""
+
+
+@click.command(epilog="Example: leptonai doctor")
+@as_json
+def doctor(output: str) -> None:
+    """Check this machine, and say what to do about what is missing."""
+    checks = list(_checks(Home.default()))
+    if output == "json":
+        print_json([asdict(check) for check in checks])
+    else:
+        rows = [
+            [check.name, "ok" if check.ok else "missing", check.found, check.hint]
+            for check in checks
+        ]
+        print_table(["CHECK", "", "FOUND", "WHAT TO DO"], rows)
+
+
+def _checks(home: Home) -> Iterator[Check]:
+    yield Check("python", True, f"{sys.version.split()[0]} at {sys.executable}")
+    try:
+        home.make()
+        free_gb = shutil.disk_usage(home.path).free / (1 << 30)
+        yield Check(
+            "home", free_gb >= 1, f"{home.path}, {free_gb:.0f} GiB free", "make room on this disk"
+            if free_gb < 1 else "",
+        )  # fmt: skip
+    except errors.LeptonError as error:
+        yield Check("home", False, error.message, error.hint)
+    state = home.state()
+    yield Check(
+        "platform", True, f"running at {state.url}" if state else "not running",
+        "" if state else "leptonai up -d",
+    )  # fmt: skip
+    from leptonai.main import machine_facts
+
+    limits, gpus, gpu_type = machine_facts()
+    yield Check(
+        "limits",
+        limits != "none",
+        f"enforced by {limits}" if limits != "none" else "not enforced",
+        "" if limits != "none" else "run where cgroups are writable to have CPU and memory limited",
+    )
+    yield Check("gpus", True, f"{gpus} × {gpu_type}" if gpus else "none")
+    for package, purpose, extra in (
+        ("torch", "training", "train"),
+        ("uvicorn", "the platform", "server"),
+        ("numpy", "datasets", "data"),
+    ):
+        found = _has(package)
+        yield Check(
+            package,
+            found,
+            f"installed, for {purpose}" if found else f"not installed: no {purpose}",
+            "" if found else f"pip install 'openlepton[{extra}]'",
+        )
+
+
+def _has(package: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(package) is not None
+
+
+@contextlib.contextmanager
+def _control_process(
+    home: Home, options: dict[str, str | int]
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The control plane as a process of its own, and where it says whether it is ready."""
+    from leptonai.main import OPTIONS_VARIABLE
+
+    answers, telling = os.pipe()
+    try:
+        with home.control_log.open("ab") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "leptonai.main", "--home", str(home.path)),
+                    *("--ready-fd", str(telling)),
+                ],
+                env=os.environ | {OPTIONS_VARIABLE: json.dumps(options)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[telling],
+                start_new_session=True,
+                cwd="/",
+            )
+    finally:
+        os.close(telling)
+    try:
+        yield process, answers
+    finally:
+        os.close(answers)
+
+
+def _first_answer(process: subprocess.Popen[bytes], answers: int, home: Home) -> PlatformState:
+    """Wait until it is ready, or says why not."""
+    deadline = time.monotonic() + READY_WITHIN_S
+    received = b""
+    while not received.endswith(b"\n"):
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 or not select.select([answers], [], [], left_s)[0]:
+            process.kill()
+            raise errors.Unavailable(
+                f"the platform was not ready after {READY_WITHIN_S:.0f} s",
+                hint=f"see {home.control_log}",
+            )
+        part = os.read(answers, 65536)
+        if not part:
+            raise errors.Internal(
+                f"the platform ended with code {process.wait()} before it was ready",
+                hint=f"see {home.control_log}",
+            )
+        received += part
+    answer = json.loads(received)
+    if "error" in answer:
+        process.wait()
+        raise errors.from_wire(500, answer["error"])
+    return PlatformState(**answer["ready"])
+
+
+def _announce(state: PlatformState, output: str, what: str) -> None:
+    if output == "json":
+        print_json(asdict(state))
+        return
+    click.echo(f"Lepton {state.version} is {what}.")
+    print_facts(
+        [
+            ("url", state.url),
+            ("gateway", state.gateway_url),
+            ("workspace", state.workspace),
+            ("token file", state.token_file),
+        ]
+    )
+
+
+def _stay(process: subprocess.Popen[bytes]) -> None:
+    """Stay until the platform ends; hand on what asks us to end."""
+
+    def hand_on(number: int, _frame: object) -> None:
+        process.send_signal(signal.SIGTERM)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, hand_on)
+    code = process.wait()
+    if code:
+        raise errors.Internal(
+            f"the platform ended with code {code}",
+            hint=f"see {Path(Home.default().control_log)}",
+        )

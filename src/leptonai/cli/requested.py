@@ -1,0 +1,204 @@
+"""The job, or the endpoint, that a command line asks for: a file's, overridden by flags. Pure but
+for reading the file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from leptonai.errors import InvalidRequest
+from leptonai.spec.containers import ContainerPort, EnvVar, QueueConfig
+from leptonai.spec.endpoints import (
+    ApiToken,
+    EndpointSpec,
+    Health,
+    HttpProbe,
+    LeptonDeployment,
+    Readiness,
+    TokenReference,
+)
+from leptonai.spec.jobs import JobSpec, LeptonJob
+from leptonai.spec.metadata import Metadata
+from leptonai.spec.names import check_name
+
+T = TypeVar("T")
+MAX_SPEC_BYTES = 1 << 20
+WORKSPACE_TOKEN = "WORKSPACE_TOKEN"  # noqa: S105 - the reference to all the tokens of the workspace
+
+
+def read_job(path: Path | None) -> LeptonJob:
+    """A file holds a whole job, as `job get -o json` prints it, or a spec alone."""
+    fields = _read_fields(path)
+    if "spec" in fields or "metadata" in fields:
+        fields.setdefault("metadata", {})
+        fields.pop("status", None)
+        return _converted(fields, LeptonJob, path)
+    return LeptonJob(metadata=Metadata(), spec=_converted(fields, JobSpec, path))
+
+
+def read_endpoint(path: Path | None) -> LeptonDeployment:
+    """A file holds a whole endpoint, as `endpoint get -o json` prints it, or a spec alone."""
+    fields = _read_fields(path)
+    if "spec" in fields or "metadata" in fields:
+        fields.setdefault("metadata", {})
+        fields.pop("status", None)
+        return _converted(fields, LeptonDeployment, path)
+    return LeptonDeployment(metadata=Metadata(), spec=_converted(fields, EndpointSpec, path))
+
+
+def named(
+    metadata: Metadata, kind: str, name: str | None, labels: dict[str, str] | None
+) -> Metadata:
+    """What is sent of the metadata: a checked name, labels, visibility."""
+    chosen = name or metadata.name or metadata.id
+    if chosen is None:
+        raise InvalidRequest(f"the {kind} has no name", hint="name it with -n NAME")
+    check_name(chosen, kind)
+    return Metadata(
+        id=chosen,
+        name=chosen,
+        labels={**(metadata.labels or {}), **(labels or {})} or None,
+        visibility=metadata.visibility,
+    )
+
+
+def job_of(
+    read: LeptonJob,
+    *,
+    name: str | None,
+    labels: dict[str, str] | None,
+    command: Sequence[str],
+    image: str | None,
+    workers: int | None,
+    priority: str | None,
+    envs: Sequence[EnvVar],
+    overrides: Mapping[str, object],
+) -> LeptonJob:
+    """Raises:
+    InvalidRequest: it has no name or no command.
+    """
+    spec = read.spec
+    container = msgspec.structs.replace(
+        spec.container,
+        command=list(command) or spec.container.command,
+        image=image or spec.container.image,
+    )
+    if not container.command:
+        raise InvalidRequest(
+            "the job has no command", hint="give it after two dashes: -- python train.py"
+        )
+    changes: dict[str, Any] = {**overrides, "container": container, "stopped": None}
+    if workers is not None:
+        changes |= {"completions": workers, "parallelism": workers}
+    if (changes.get("completions") or spec.workers) > 1:
+        changes["intra_job_communication"] = True
+    if priority is not None:
+        queue = spec.queue_config or QueueConfig()
+        changes["queue_config"] = msgspec.structs.replace(queue, priority_class=priority)
+    if envs:
+        changes["envs"] = merged_variables(spec.envs, envs)
+    return LeptonJob(
+        metadata=named(read.metadata, "job", name, labels),
+        spec=msgspec.structs.replace(spec, **changes),
+    )
+
+
+def endpoint_of(
+    read: LeptonDeployment,
+    *,
+    name: str | None,
+    labels: dict[str, str] | None,
+    model: str | None,
+    command: Sequence[str],
+    image: str | None,
+    port: int | None,
+    replicas: int | None,
+    tokens: Sequence[str],
+    public: bool,
+    health_path: str | None,
+    priority: str | None,
+    envs: Sequence[EnvVar],
+    resources: Mapping[str, object],
+) -> LeptonDeployment:
+    """Raises:
+    InvalidRequest: it has no name, or nothing to run; or it is public and has tokens.
+    """
+    spec = read.spec
+    if model is not None and command:
+        raise InvalidRequest(
+            "a model and a command exclude each other", hint="leave out --model or the command"
+        )
+    if tokens and public:
+        raise InvalidRequest(
+            "a public endpoint has no tokens", hint="leave out --tokens or --public"
+        )
+    container = msgspec.structs.replace(
+        spec.container,
+        command=list(command) or spec.container.command,
+        image=image or spec.container.image,
+        ports=[ContainerPort(container_port=port)] if port is not None else spec.container.ports,
+    )
+    if not (model or spec.model or container.command):
+        raise InvalidRequest(
+            "the endpoint has nothing to run", hint="give it --model NAME or --command LINE"
+        )
+    sizes: dict[str, Any] = dict(resources)
+    if replicas is not None:
+        sizes |= {"min_replicas": replicas, "max_replicas": replicas}
+    changes: dict[str, Any] = {
+        "container": container,
+        "model": model or spec.model,
+        "resource_requirement": msgspec.structs.replace(spec.resource_requirement, **sizes),
+    }
+    if public:
+        changes |= {"allow_unauthenticated_access": True, "api_tokens": []}
+    elif tokens:
+        changes["api_tokens"] = [ApiToken(value=token) for token in tokens]
+    elif spec.api_tokens is None and not spec.allow_unauthenticated_access:
+        changes["api_tokens"] = [
+            ApiToken(value_from=TokenReference(token_name_ref=WORKSPACE_TOKEN))
+        ]
+    if health_path is not None:
+        health = spec.health or Health()
+        readiness = msgspec.structs.replace(
+            health.readiness or Readiness(), http=HttpProbe(path=health_path)
+        )
+        changes["health"] = msgspec.structs.replace(health, readiness=readiness)
+    if priority is not None:
+        queue = spec.queue_config or QueueConfig()
+        changes["queue_config"] = msgspec.structs.replace(queue, priority_class=priority)
+    if envs:
+        changes["envs"] = merged_variables(spec.envs, envs)
+    return LeptonDeployment(
+        metadata=named(read.metadata, "endpoint", name, labels),
+        spec=msgspec.structs.replace(spec, **changes),
+    )
+
+
+def merged_variables(old: Sequence[EnvVar] | None, new: Sequence[EnvVar]) -> list[EnvVar]:
+    """Both, where a new one takes the place of an old one of its name."""
+    return [*({env.name: env for env in old or ()} | {env.name: env for env in new}).values()]
+
+
+def _read_fields(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    if path.stat().st_size > MAX_SPEC_BYTES:
+        raise InvalidRequest(f"{path} is larger than {MAX_SPEC_BYTES} bytes", hint="is it a spec?")
+    try:
+        fields = msgspec.json.decode(path.read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        raise InvalidRequest(
+            f"{path} is not JSON: {wrong}", hint="see the example in --help"
+        ) from wrong
+    if not isinstance(fields, dict):
+        raise InvalidRequest(f"{path} holds no JSON object", hint="see the example in --help")
+    return fields
+
+
+def _converted(fields: dict[str, Any], kind: type[T], path: Path | None) -> T:
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as wrong:
+        raise InvalidRequest(f"{path}: {wrong}", hint="correct that field") from wrong

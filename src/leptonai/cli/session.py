@@ -1,0 +1,160 @@
+"""What all commands share: the client, and the options that mean the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from leptonai.errors import InvalidRequest, NotFound
+from leptonai.spec.names import check_env_name, check_label, check_secret_name
+from leptonai.spec.quantities import cpu_cores, memory_mib, priority_class
+
+if TYPE_CHECKING:
+    from leptonai.client import LeptonClient
+    from leptonai.spec.containers import EnvVar
+
+    ParamType = click.ParamType[object]
+else:
+    ParamType = click.ParamType
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATIENCE_S = 3.0  # with a platform that does not answer
+FOLLOW_PATIENCE_S = 30.0  # where somebody is waiting anyway: it may be restarting
+
+
+def connect(*, retry_for_s: float = PATIENCE_S) -> LeptonClient:
+    """The client of the workspace that is meant; does not wait for a platform that is gone."""
+    import os
+
+    from leptonai.client import LeptonClient
+    from leptonai.client.connection import lepton_home, local_platform, resolve
+
+    if resolve().local:
+        platform = local_platform(lepton_home(os.environ))
+        if platform is not None and platform.process_is_gone:
+            retry_for_s = 0.0
+    return LeptonClient(retry_for_s=retry_for_s)
+
+
+class Parsed(ParamType):
+    """An option whose text a pure function of `spec` turns into its value."""
+
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except InvalidRequest as wrong:
+            self.fail(f"{wrong.message}; {wrong.hint}", param, ctx)
+
+
+def output_option(function: F) -> F:
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        help="What to print: a table for people, or JSON for programs.",
+    )(function)
+
+
+def resource_options(function: F) -> F:
+    """What a worker or a replica needs."""
+    for option in (
+        click.option("--gpu-type", metavar="TYPE", help="Of the GPUs."),
+        click.option("--gpu", type=click.FloatRange(min=0), help="GPUs; 0.5 is half of one."),
+        click.option("--memory", type=Parsed("2GiB", memory_mib), help="Memory."),
+        click.option("--cpu", type=Parsed("cores", cpu_cores), help="CPU cores: 2, 0.5, 500m."),
+        click.option("-rs", "--resource-shape", metavar="SHAPE", help="A named amount: cpu.small."),
+    ):
+        function = option(function)
+    return function
+
+
+def environment_options(function: F) -> F:
+    """What a worker or a replica finds around it."""
+    for option in (
+        click.option(
+            "--workdir",
+            metavar="DIR",
+            help="Ship this directory and run there; what its .gitignore names stays here.",
+        ),
+        click.option(
+            "-s",
+            "--secret",
+            "secrets",
+            multiple=True,
+            metavar="NAME|ENV=NAME",
+            help="Set a variable to a secret's value.",
+        ),
+        click.option(
+            "-e", "--env", "envs", multiple=True, metavar="NAME=VALUE", help="Set a variable."
+        ),
+        click.option(
+            "--container-image", metavar="IMAGE", help="Run in a container of this image."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+priority_option = click.option(
+    "--priority",
+    type=Parsed("priority", priority_class),
+    help="low, mid or high, or 1 (last) to 9 (first).",
+)
+
+
+def variables(envs: Sequence[str], secrets: Sequence[str]) -> list[EnvVar]:
+    """The variables that `--env` and `--secret` ask for; of several with one name, the last."""
+    from leptonai.spec.containers import EnvVar, SecretReference
+
+    found: dict[str, EnvVar] = {}
+    for text in envs:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidRequest(
+                f"--env {name} has no value", hint=f'write --env {name}=VALUE, or "{name}="'
+            )
+        check_env_name(name)
+        found[name] = EnvVar(name=name, value=value)
+    for text in secrets:
+        name, _, of = text.partition("=")
+        check_env_name(name)
+        check_secret_name(of or name)
+        found[name] = EnvVar(name=name, value_from=SecretReference(secret_name_ref=of or name))
+    return [*found.values()]
+
+
+def labels(texts: Sequence[str]) -> dict[str, str] | None:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        check_label(key, value)
+        pairs[key] = value
+    return pairs or None
+
+
+def existing_directory(text: str) -> Path:
+    """Raises:
+    NotFound: it is none.
+    """
+    directory = Path(text)
+    if not directory.is_dir():
+        raise NotFound(f"{text} is not a directory", hint="name the directory that holds the files")
+    return directory
+
+
+def given(**options: object) -> Mapping[str, object]:
+    """Those that are not None."""
+    return {name: value for name, value in options.items() if value is not None}

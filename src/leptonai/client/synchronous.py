@@ -1,0 +1,718 @@
+"""The SDK: `asynchronous.py` as `tools/derive_sync_client.py` made it sync; change that."""
+
+import random
+import secrets as entropy
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from leptonai.client.connection import Connection, resolve
+from leptonai.client.http_sync import Http, Feed, in_thread, pause
+from leptonai.client.messages import (
+    ANSWER_TIMEOUT_S,
+    Answer,
+    Cut,
+    Lines,
+    NotReached,
+    Parameter,
+    Request,
+    encode,
+    is_done_already,
+    may_try_again,
+    merge_patch,
+    path_of,
+    pause_s,
+    skip_bytes,
+)
+from leptonai.errors import (
+    Conflict,
+    Internal,
+    InvalidRequest,
+    LeptonError,
+    NotFound,
+    TryLater,
+    Unavailable,
+)
+from leptonai.spec.artifacts import Artifact, ArtifactSpec
+from leptonai.spec.endpoints import (
+    EndpointState,
+    LeptonDeployment,
+    ReadinessReason,
+    TerminationReason,
+)
+from leptonai.spec.jobs import Explanation, JobList, JobState, LeptonJob
+from leptonai.spec.metadata import Metadata
+from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape
+from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
+from leptonai.spec.workspace import SecretItem, WorkspaceInfo
+
+T = TypeVar("T")
+JobQueryMode = Literal["alive_only", "archive_only", "alive_and_archive"]
+
+RETRY_FOR_S = 10.0  # a restart of the platform takes less
+PAGE_SIZE = 500
+LOG_PAGE_LINES = 10_000
+FIRST_LOOK_S = 0.02  # between two looks at what is waited for; grows to the longest
+LONGEST_LOOK_S = 1.0
+FINISHED = (JobState.COMPLETED, JobState.FAILED, JobState.STOPPED, JobState.ARCHIVED)
+
+
+class LeptonClient:
+    """A workspace of a Lepton platform.
+
+    Args:
+        url: of the workspace or of the server; else LEPTON_WORKSPACE_URL, else the platform that
+            runs on this machine.
+        token: else LEPTON_WORKSPACE_TOKEN, else, for the platform of this machine, its own.
+        workspace: else LEPTON_WORKSPACE_ID; only asked where the URL names none.
+        access_key: another name of `token`.
+        retry_for_s: how long to go on trying when the platform does not answer. What might be done
+            twice is never sent twice.
+
+    Raises:
+        Unavailable: nothing says where the platform is; later, from every method: it does not
+            answer.
+        Unauthenticated: nothing says which token to use.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        workspace: str | None = None,
+        access_key: str | None = None,
+        *,
+        retry_for_s: float = RETRY_FOR_S,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> None:
+        self.connection = resolve(url=url, token=token or access_key, workspace=workspace)
+        self._calls = _Calls(self.connection, retry_for_s=retry_for_s, timeout_s=timeout_s)
+        self.jobs = Jobs(self._calls)
+        self.endpoints = Endpoints(self._calls)
+        self.nodes = Nodes(self._calls)
+        self.secrets = Secrets(self._calls)
+        self.trees = Trees(self._calls)
+        self.datasets = Artifacts(self._calls, self.trees, "datasets")
+        self.models = Artifacts(self._calls, self.trees, "models")
+
+    @property
+    def url(self) -> str:
+        """Of the workspace."""
+        return self.connection.url
+
+    def workspace(self) -> WorkspaceInfo:
+        return self._calls.read(Request(method="GET", path="/workspace"), WorkspaceInfo)
+
+    def close(self) -> None:
+        self._calls.http.close()
+
+    def __enter__(self) -> "LeptonClient":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        raised: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Jobs:
+    """Commands that a gang of workers runs to their end."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def create(self, job: LeptonJob, *, idempotency_key: str | None = None) -> LeptonJob:
+        """Submit a job; `metadata.name` (or `id`) is its name, and its id comes back.
+
+        The same key never makes a second job: pass your own to be able to repeat the call after a
+        crash of your program.
+
+        Raises:
+            InvalidRequest, Unsatisfiable: nothing was created.
+            Unavailable: the platform does not answer; the job may exist.
+        """
+        body = LeptonJob(
+            metadata=Metadata(
+                id=job.metadata.name or job.metadata.id,
+                name=job.metadata.name or job.metadata.id,
+                labels=job.metadata.labels,
+                visibility=job.metadata.visibility,
+            ),
+            spec=job.spec,
+        )
+        return self._calls.read(
+            _post("/jobs", body, idempotency_key or _new_key()), LeptonJob
+        )
+
+    def get(self, id: str) -> LeptonJob:
+        return self._calls.read(
+            _get("jobs", id, job_query_mode="alive_and_archive"), LeptonJob
+        )
+
+    def find(self, name_or_id: str) -> LeptonJob:
+        """The job with this id, else the newest one with exactly this name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        try:
+            return self.get(name_or_id)
+        except NotFound:
+            similar = self.list(mode="alive_and_archive", q=name_or_id)
+        named = [job for job in similar if job.metadata.name == name_or_id]
+        if not named:
+            raise NotFound(
+                f"no job has the name or the id {name_or_id!r}",
+                hint="see `leptonai job list --all`",
+            )
+        return max(named, key=lambda job: (job.metadata.created_at or 0, job.metadata.id or ""))
+
+    def stop(self, id: str) -> None:
+        """Ask for its end; what has already ended stays as it is."""
+        self._calls.ask(_patch(merge_patch(spec={"stopped": True}), "jobs", id))
+
+    def start(self, id: str) -> None:
+        """Let a stopped job run again, from its beginning."""
+        self._calls.ask(_patch(merge_patch(spec={"stopped": False}), "jobs", id))
+
+    def remove(self, id: str) -> None:
+        """Stop it if it runs, and forget it with its logs."""
+        self._calls.ask(_delete("jobs", id, job_query_mode="alive_and_archive"))
+
+    def replicas(self, id: str) -> Sequence[Replica]:
+        """Its workers, of every round of its life."""
+        return self._calls.read(
+            _get("jobs", id, "replicas", job_query_mode="alive_and_archive"), list[Replica]
+        )
+
+    def events(self, id: str) -> Sequence[LeptonEvent]:
+        return self._calls.read(_get("jobs", id, "events"), list[LeptonEvent])
+
+    def why(self, id: str) -> Explanation:
+        """Why it is in the state it is in, and what would change that."""
+        return self._calls.read(_get("jobs", id, "why"), Explanation)
+
+    def log(self, id: str, replica_id: str, *, follow: bool = True) -> Feed[str]:
+        """The lines of one worker from its beginning; with `follow`, until it has ended.
+
+        A line that is still being written comes when it is complete, or at the end.
+        """
+        request = _get("jobs", id, "replicas", replica_id, "log", follow=follow)
+        return self._calls.lines(request)
+
+    def history(
+        self,
+        id: str,
+        start_ns: int,
+        end_ns: int,
+        *,
+        replica_id: str | None = None,
+        q: str | None = None,
+    ) -> Feed[LogLine]:
+        """The lines of start <= time < end, oldest first, each with its nanosecond since 1970."""
+        return self._calls.history(start_ns, end_ns, job=id, replica=replica_id, q=q)
+
+    def wait(self, id: str, timeout_s: float | None = None) -> LeptonJob:
+        """Return it when it has ended, however it ended.
+
+        Raises:
+            TryLater: it has not ended in time.
+        """
+        give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        look_s = FIRST_LOOK_S
+        while True:
+            job = self.get(id)
+            state = job.status.state if job.status else JobState.QUEUEING
+            if state in FINISHED:
+                return job
+            if give_up is not None and time.monotonic() + look_s > give_up:
+                raise TryLater(
+                    f"job {id} is still {state} after {timeout_s:g} s",
+                    hint=f"see `leptonai job why {id}`",
+                )
+            pause(look_s)
+            look_s = min(LONGEST_LOOK_S, look_s * 1.3)
+
+    def list(
+        self,
+        *,
+        mode: JobQueryMode = "alive_only",
+        q: str | None = None,
+        status: Sequence[str] = (),
+        created_by: Sequence[str] = (),
+        node_groups: Sequence[str] = (),
+        labels: str | None = None,
+        limit: int | None = None,
+    ) -> Sequence[LeptonJob]:
+        """The jobs for which all of this holds.
+
+        Args:
+            mode: with or without those whose time to live after their end is over.
+            q: a part of the name or of the id.
+            status: beginnings of states: any of them, in any case.
+            labels: `key` or `key=value`, several joined by commas.
+            limit: at most as many.
+        """
+        found: dict[str, LeptonJob] = {}  # by id: a page may repeat what the one before had
+        for jobs in self._calls.pages(
+            lambda answer: answer.read(JobList).jobs,
+            "jobs",
+            job_query_mode=mode,
+            q=q or None,
+            status=[*status] or None,
+            created_by=[*created_by] or None,
+            node_groups=[*node_groups] or None,
+            query=labels or None,
+            page_size=PAGE_SIZE if limit is None else max(1, min(PAGE_SIZE, limit)),
+        ):
+            found |= {job.metadata.id or "": job for job in jobs}
+            if limit is not None and len(found) >= limit:
+                break
+        return [*found.values()][:limit]
+
+
+class Endpoints:
+    """Servers behind the gateway."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def create(
+        self, endpoint: LeptonDeployment, *, idempotency_key: str | None = None
+    ) -> LeptonDeployment:
+        """Raises:
+        AlreadyExists: the name is taken.
+        """
+        name = endpoint.metadata.name or endpoint.metadata.id
+        body = LeptonDeployment(
+            metadata=Metadata(
+                id=name,
+                name=name,
+                labels=endpoint.metadata.labels,
+                visibility=endpoint.metadata.visibility,
+            ),
+            spec=endpoint.spec,
+        )
+        return self._calls.read(
+            _post("/deployments", body, idempotency_key or _new_key()), LeptonDeployment
+        )
+
+    def get(self, name: str) -> LeptonDeployment:
+        return self._calls.read(_get("deployments", name), LeptonDeployment)
+
+    def update(self, name: str, patch: Mapping[str, Any]) -> LeptonDeployment:
+        """Apply a merge patch (RFC 7386): objects merge, lists replace, None deletes."""
+        return self._calls.read(_patch(encode(patch), "deployments", name), LeptonDeployment)
+
+    def remove(self, name: str) -> None:
+        self._calls.ask(_delete("deployments", name))
+
+    def restart(self, name: str) -> LeptonDeployment:
+        """Replace every replica, one after another."""
+        return self._calls.read(
+            Request(method="PUT", path=path_of("deployments", name, "restart")), LeptonDeployment
+        )
+
+    def replicas(self, name: str) -> Sequence[Replica]:
+        return self._calls.read(_get("deployments", name, "replicas"), list[Replica])
+
+    def events(self, name: str) -> Sequence[LeptonEvent]:
+        return self._calls.read(_get("deployments", name, "events"), list[LeptonEvent])
+
+    def readiness(self, name: str) -> Mapping[str, Sequence[ReadinessReason]]:
+        """Why each replica is ready or not, by its id."""
+        return self._calls.read(
+            _get("deployments", name, "readiness"), dict[str, list[ReadinessReason]]
+        )
+
+    def terminations(self, name: str) -> Mapping[str, Sequence[TerminationReason]]:
+        """How replicas ended, by their id."""
+        return self._calls.read(
+            _get("deployments", name, "termination"), dict[str, list[TerminationReason]]
+        )
+
+    def why(self, name: str) -> Explanation:
+        """Why it is in the state it is in, and what would change that."""
+        return self._calls.read(_get("deployments", name, "why"), Explanation)
+
+    def log(self, name: str, replica_id: str, *, follow: bool = True) -> Feed[str]:
+        """The lines of one replica from its beginning; with `follow`, until it has ended."""
+        request = _get("deployments", name, "replicas", replica_id, "log", follow=follow)
+        return self._calls.lines(request)
+
+    def history(
+        self,
+        name: str,
+        start_ns: int,
+        end_ns: int,
+        *,
+        replica_id: str | None = None,
+        q: str | None = None,
+    ) -> Feed[LogLine]:
+        """The lines of start <= time < end, oldest first, each with its nanosecond since 1970."""
+        return self._calls.history(start_ns, end_ns, deployment=name, replica=replica_id, q=q)
+
+    def wait_ready(self, name: str, timeout_s: float | None = None) -> LeptonDeployment:
+        """Return it when all its replicas are ready, of its newest revision.
+
+        Raises:
+            TryLater: not in time.
+            Conflict: it is being stopped or removed.
+        """
+        give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        look_s = FIRST_LOOK_S
+        while True:
+            endpoint = self.get(name)
+            state = _endpoint_state(endpoint)
+            if state is EndpointState.READY:
+                return endpoint
+            if state in (EndpointState.STOPPING, EndpointState.STOPPED, EndpointState.DELETING):
+                raise Conflict(
+                    f"endpoint {name} is {state}, so it will not get ready",
+                    hint=f"give it replicas: `leptonai endpoint update {name} --replicas 1`",
+                )
+            if give_up is not None and time.monotonic() + look_s > give_up:
+                told = endpoint.status.message if endpoint.status else None
+                raise TryLater(
+                    f"endpoint {name} is still {state} after {timeout_s:g} s"
+                    + (f": {told}" if told else ""),
+                    hint=f"see `leptonai endpoint why {name}` and `leptonai endpoint log {name}`",
+                )
+            pause(look_s)
+            look_s = min(LONGEST_LOOK_S, look_s * 1.3)
+
+    def list(self) -> Sequence[LeptonDeployment]:
+        found = self._calls.read(_get("deployments"), list[LeptonDeployment])
+        return [endpoint for endpoint in found if not endpoint.spec.is_pod]
+
+
+class Nodes:
+    """Machines, and the shapes that workloads may ask for."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def groups(self) -> list[DedicatedNodeGroup]:
+        return self._calls.read(_get("dedicated-node-groups"), list[DedicatedNodeGroup])
+
+    def nodes(self, group_id: str) -> list[Node]:
+        return self._calls.read(_get("dedicated-node-groups", group_id, "nodes"), list[Node])
+
+    def shapes(self) -> list[Shape]:
+        return self._calls.read(_get("shapes"), list[Shape])
+
+
+class Secrets:
+    """Values that workloads get and nobody can read back."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def create(self, name: str, value: str) -> None:
+        """Raises:
+        AlreadyExists: the name is taken.
+        """
+        body = [SecretItem(name=name, value=value)]
+        self._calls.ask(_post("/usersecrets", body, key=""))
+
+    def remove(self, name: str) -> None:
+        self._calls.ask(_delete("usersecrets", name))
+
+    def list(self) -> Sequence[SecretItem]:
+        """Their names, never their values."""
+        return self._calls.read(_get("usersecrets"), list[SecretItem])
+
+
+class Trees:
+    """Directories as blobs: what a workload's working directory, a dataset and a model are."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def push(self, directory: Path | str) -> str:
+        """Upload what is in a directory, without what its .gitignore names, unless the platform
+        has just that already; returns its digest."""
+        digest, _ = self.push_sized(directory)
+        return digest
+
+    def push_sized(self, directory: Path | str) -> tuple[str, int]:
+        """As `push`; returns the size in bytes, too."""
+        from leptonai.blobs.tree import pack
+
+        packed = in_thread(pack, Path(directory))
+        size_bytes = packed.path.stat().st_size
+        path = path_of("blobs", packed.digest)
+        try:
+            try:
+                self._calls.ask(Request(method="HEAD", path=path))
+            except NotFound:
+                self._calls.ask(Request(method="PUT", path=path, body=packed.path))
+        finally:
+            packed.path.unlink(missing_ok=True)
+        return packed.digest, size_bytes
+
+    def pull(self, digest: str, directory: Path | str) -> None:
+        """Download a tree into a directory that is new or empty.
+
+        Raises:
+            InvalidRequest: the directory is not empty.
+            Internal: what arrived is not what the digest names; nothing was written.
+        """
+        from leptonai.blobs.tree import unpack
+
+        target = Path(directory)
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise InvalidRequest(f"{target} is not empty", hint="name a new or empty directory")
+        with tempfile.TemporaryDirectory(prefix="lepton-") as scratch:
+            tar = Path(scratch) / "tree.tar"
+            self._calls.download(_get("blobs", digest), tar, digest)
+            target.mkdir(parents=True, exist_ok=True)
+            in_thread(unpack, tar, target)
+
+
+class Artifacts:
+    """Named, numbered versions of trees: the datasets of a workspace, or its models."""
+
+    def __init__(
+        self, calls: "_Calls", trees: Trees, kind: Literal["datasets", "models"]
+    ) -> None:
+        self._calls = calls
+        self._trees = trees
+        self._kind: str = kind
+
+    def push(
+        self,
+        name: str,
+        directory: Path | str,
+        *,
+        format: str = "files",
+        lineage: Mapping[str, str] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Artifact:
+        """Register what is in a directory as the next version of a name.
+
+        Where the newest version holds the same files, that one is returned and none is made.
+        """
+        digest, size_bytes = self._trees.push_sized(directory)
+        try:
+            newest = self.get(name)
+            if newest.spec.digest == digest:
+                return newest
+        except NotFound:
+            pass
+        artifact = Artifact(
+            metadata=Metadata(name=name),
+            spec=ArtifactSpec(
+                digest=digest,
+                size_bytes=size_bytes,
+                format=format,
+                lineage=dict(lineage or {}),
+                attributes=dict(attributes or {}),
+            ),
+        )
+        return self._calls.read(_post(f"/{self._kind}", artifact, _new_key()), Artifact)
+
+    def get(self, reference: str) -> Artifact:
+        """`NAME` is its newest version, `NAME@3` the third."""
+        return self._calls.read(_get(self._kind, reference), Artifact)
+
+    def download(self, reference: str, directory: Path | str) -> Artifact:
+        artifact = self.get(reference)
+        self._trees.pull(artifact.spec.digest, directory)
+        return artifact
+
+    def remove(self, reference: str) -> None:
+        """`NAME` forgets all its versions, `NAME@3` the third."""
+        self._calls.ask(_delete(self._kind, reference))
+
+    def list(self) -> Sequence[Artifact]:
+        """Every version of every name."""
+        found: dict[tuple[str | None, int | None], Artifact] = {}
+        for artifacts in self._calls.pages(
+            lambda answer: answer.read(list[Artifact]), self._kind
+        ):
+            found |= {(each.metadata.name, each.metadata.version): each for each in artifacts}
+        return [*found.values()]
+
+
+class _Calls:
+    """Requests to one workspace, sent again while that is safe and may help."""
+
+    def __init__(self, connection: Connection, *, retry_for_s: float, timeout_s: float) -> None:
+        self.http = Http(connection.url, timeout_s=timeout_s)
+        self._connection = connection
+        self._retry_for_s = retry_for_s
+
+    def read(self, request: Request, kind: type[T]) -> T:
+        return (self.ask(request)).read(kind)
+
+    def ask(self, request: Request) -> Answer:
+        """The good answer to a request.
+
+        Raises:
+            LeptonError: what the server says; Unavailable if it does not answer.
+        """
+        give_up = time.monotonic() + self._retry_for_s
+        attempt = 0
+        while True:
+            failure: LeptonError
+            wait_s = pause_s(attempt, random.random())  # noqa: S311 - no secret
+            try:
+                answer = self.http.exchange(request, self._connection.token)
+            except NotReached as reason:
+                failure, again = self._unavailable(reason), True
+            except Cut as reason:
+                failure, again = self._unavailable(reason), request.repeatable
+            else:
+                if answer.ok or (attempt > 0 and is_done_already(request, answer)):
+                    return answer
+                failure, again = answer.error(), may_try_again(request, answer)
+                wait_s = max(wait_s, answer.retry_after_s or 0.0)
+            if not again or time.monotonic() + wait_s > give_up:
+                raise failure
+            pause(wait_s)
+            attempt += 1
+
+    def pages(
+        self,
+        items_of: Callable[[Answer], list[T]],
+        *parts: str,
+        page_size: int = PAGE_SIZE,
+        **query: Parameter,
+    ) -> Feed[list[T]]:
+        """What a list holds, page by page, until one is not full."""
+        page = 1
+        while True:
+            request = _get(*parts, **query, page=page, page_size=page_size)
+            items = items_of(self.ask(request))
+            yield items
+            if len(items) < page_size:
+                return
+            page += 1
+
+    def lines(self, request: Request) -> Feed[str]:
+        lines = Lines()
+        with closing(self.chunks(request)) as chunks:
+            for chunk in chunks:
+                for line in lines.feed(chunk):
+                    yield line
+        for line in lines.end():
+            yield line
+
+    def chunks(self, request: Request) -> Feed[bytes]:
+        """The body of an answer as it arrives. Where the connection breaks, it is asked for again,
+        and what was already seen is skipped: the body only ever grows."""
+        seen_bytes = 0
+        attempt = 0
+        give_up = time.monotonic() + self._retry_for_s
+        while True:
+            failure: LeptonError
+            seen_before, began = seen_bytes, time.monotonic()
+            try:
+                stream = self.http.stream(request, self._connection.token)
+                with closing(stream):
+                    if stream.status == 200:
+                        skip = seen_bytes
+                        for whole in stream.chunks():
+                            chunk, skip = skip_bytes(whole, skip)
+                            if chunk:
+                                seen_bytes += len(chunk)
+                                yield chunk
+                        return
+                    answer = Answer(stream.status, stream.read())
+                    failure, again = answer.error(), may_try_again(request, answer)
+            except (NotReached, Cut) as reason:
+                failure, again = self._unavailable(reason), True
+            if seen_bytes > seen_before or time.monotonic() - began > self._retry_for_s:
+                attempt, give_up = 0, time.monotonic() + self._retry_for_s  # it was up meanwhile
+            wait_s = pause_s(attempt, random.random())  # noqa: S311 - no secret
+            if not again or time.monotonic() + wait_s > give_up:
+                raise failure
+            pause(wait_s)
+            attempt += 1
+
+    def history(self, start_ns: int, end_ns: int, **of_what: str | None) -> Feed[LogLine]:
+        """Page through `/logs`, forward. Pages overlap in the last instant of the one before."""
+        while True:
+            request = _get(
+                "logs",
+                start=start_ns,
+                end=end_ns,
+                direction="forward",
+                limit=LOG_PAGE_LINES,
+                **of_what,
+            )
+            streams = (self.read(request, LogAnswer)).data.result
+            lines = sorted(
+                (line for stream in streams for line in stream.values),
+                key=lambda line: int(line[0]),
+            )
+            if len(lines) < LOG_PAGE_LINES:
+                for line in lines:
+                    yield line
+                return
+            first_ns, last_ns = int(lines[0][0]), int(lines[-1][0])
+            one_instant = first_ns == last_ns  # fills a page: there is no way to ask for its rest
+            for line in lines:
+                if one_instant or int(line[0]) < last_ns:
+                    yield line
+            start_ns = last_ns + 1 if one_instant else last_ns
+
+    def download(self, request: Request, path: Path, digest: str) -> None:
+        """Raises:
+        Internal: what arrives is something else.
+        """
+        import hashlib
+
+        sha256 = hashlib.sha256()
+        with path.open("wb") as file:
+            with closing(self.chunks(request)) as chunks:
+                for chunk in chunks:
+                    sha256.update(chunk)
+                    file.write(chunk)
+        if digest != f"sha256:{sha256.hexdigest()}":
+            raise Internal(
+                f"the blob {digest} arrived as sha256:{sha256.hexdigest()}",
+                hint="try again; if it stays so, the blob is damaged: upload it again",
+            )
+
+    def _unavailable(self, reason: Exception) -> Unavailable:
+        local = self._connection.local
+        message = f"cannot reach Lepton at {self._connection.server}: {reason}"
+        if local and isinstance(reason, NotReached):
+            message = f"no Lepton platform is running at {self._connection.server}: {reason}"
+        return Unavailable(message, hint=self._connection.unreachable_hint)
+
+
+def _endpoint_state(endpoint: LeptonDeployment) -> EndpointState:
+    """`phase` where there is one: `state` has only what old clients understand."""
+    if endpoint.status is None:
+        return EndpointState.STARTING
+    return endpoint.status.phase or endpoint.status.state
+
+
+def _new_key() -> str:
+    return entropy.token_hex(16)
+
+
+def _get(*parts: str, **query: Parameter) -> Request:
+    return Request(method="GET", path=path_of(*parts, **query))
+
+
+def _post(path: str, body: object, key: str) -> Request:
+    return Request(method="POST", path=path, body=encode(body), key=key)
+
+
+def _patch(body: bytes, *parts: str) -> Request:
+    return Request(method="PATCH", path=path_of(*parts), body=body)
+
+
+def _delete(*parts: str, **query: Parameter) -> Request:
+    return Request(method="DELETE", path=path_of(*parts, **query))

@@ -1,0 +1,95 @@
+"""Datasets and models: named, numbered versions of trees of files."""
+
+from collections.abc import Awaitable, Callable
+
+from leptonai.control import actions
+from leptonai.control.actions import ArtifactKind, ArtifactRecord, word_of
+from leptonai.control.api.paging import PAGING, page_of
+from leptonai.control.api.routing import Answer, Call, Parameter, Route
+from leptonai.control.api.views import artifact_view
+from leptonai.core.records import Dataset, Model
+from leptonai.ports.store import Query
+from leptonai.security.permissions import may_read
+from leptonai.spec.artifacts import Artifact
+
+Handler = Callable[[Call], Awaitable[object]]
+
+
+def _list(kind: ArtifactKind) -> Handler:
+    async def list_all(call: Call) -> list[Artifact]:
+        def shown(record: ArtifactRecord) -> bool:
+            return not record.deleted and may_read(call.principal, word_of(kind), record)
+
+        query = Query(workspace=call.workspace, name=call.text("name") or None)
+        return [artifact_view(record) for record in await page_of(call, kind, query, shown)]
+
+    return list_all
+
+
+def _register(kind: ArtifactKind) -> Handler:
+    async def register(call: Call) -> Artifact:
+        asked: Artifact = await call.json()
+        return artifact_view(
+            await actions.register_artifact(call.world, call.principal, call.workspace, kind, asked)
+        )
+
+    return register
+
+
+def _get(kind: ArtifactKind) -> Handler:
+    async def get(call: Call) -> Artifact:
+        return artifact_view(
+            await actions.find_artifact(
+                call.world, call.principal, call.workspace, kind, call.path["reference"]
+            )
+        )
+
+    return get
+
+
+def _delete(kind: ArtifactKind) -> Handler:
+    async def delete(call: Call) -> Answer:
+        await actions.delete_artifacts(
+            call.world, call.principal, call.workspace, kind, call.path["reference"]
+        )
+        return Answer(body=b"{}")
+
+    return delete
+
+
+def _routes(path: str, kind: ArtifactKind) -> tuple[Route, ...]:
+    word = word_of(kind)
+    return (
+        Route(
+            method="GET",
+            path=path,
+            handler=_list(kind),
+            summary=f"List every version of every {word}",
+            answer=list[Artifact],
+            query=(Parameter("name", about="Only versions of this one."), *PAGING),
+        ),
+        Route(
+            method="POST",
+            path=path,
+            handler=_register(kind),
+            summary=f"Register the next version of a {word}",
+            body=Artifact,
+            answer=Artifact,
+        ),
+        Route(
+            method="GET",
+            path=f"{path}/{{reference}}",
+            handler=_get(kind),
+            summary=f"A {word}: NAME is its newest version, NAME@VERSION that one",
+            answer=Artifact,
+        ),
+        Route(
+            method="DELETE",
+            path=f"{path}/{{reference}}",
+            handler=_delete(kind),
+            summary=f"Forget a {word}: NAME all its versions, NAME@VERSION that one",
+        ),
+    )
+
+
+ROUTES = (*_routes("/datasets", Dataset), *_routes("/models", Model))

@@ -1,0 +1,61 @@
+"""What the routes stand on, handed to them by whoever starts them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from leptonai.blobs import BlobStore
+from leptonai.control.api.measures import Measures
+from leptonai.core.records import Endpoint, Job, Record
+from leptonai.core.routing import RouteTable
+from leptonai.monitoring.audit import AuditLog
+from leptonai.ports.clock import Clock
+from leptonai.ports.engine import Engine
+from leptonai.ports.store import Change, Store
+from leptonai.security.secrets import Sealer
+from leptonai.security.tokens import Authenticator
+from leptonai.spec.jobs import Explanation
+
+
+class RouteFeed(Protocol):
+    async def wait(self, after: int, timeout_s: float) -> RouteTable | None:
+        """The table as soon as it is another one than `after`; None if it stays."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    workspaces: tuple[str, ...]
+    url: str  # of the API, without a path
+    gateway_url: str
+    version: str
+    build_time: str = ""
+
+
+def _explain_nothing(workload: Job | Endpoint) -> Explanation | None:
+    return None
+
+
+def _ignore(records: Iterable[Record]) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    store: Store
+    engine: Engine
+    clock: Clock
+    blobs: BlobStore
+    sealer: Sealer
+    authenticator: Authenticator
+    audit: AuditLog
+    routes: RouteFeed
+    config: Config
+    explain: Callable[[Job | Endpoint], Explanation | None] = _explain_nothing
+    notice: Callable[[Iterable[Record]], None] = _ignore  # told of every commit: wakes the loops
+    measures: Measures = field(default_factory=Measures)
+
+    async def commit(self, *changes: Change) -> tuple[Record, ...]:
+        written = await self.store.commit(*changes)
+        self.notice(written)
+        return written

@@ -1,0 +1,232 @@
+"""Endpoints, which the wire calls deployments."""
+
+from leptonai.control import actions
+from leptonai.control.api.logs import FOLLOW, follow_log
+from leptonai.control.api.routing import TEXT, Answer, Call, Parameter, Route
+from leptonai.control.api.views import (
+    endpoint_view,
+    event_view,
+    readiness_of,
+    replica_view,
+    terminations_of,
+)
+from leptonai.core.records import Endpoint, OwnerKind, Phase, Replica
+from leptonai.errors import NotFound
+from leptonai.ports.store import Query
+from leptonai.security.permissions import may_read
+from leptonai.spec import replicas as wire
+from leptonai.spec.endpoints import LeptonDeployment, ReadinessReason, TerminationReason
+from leptonai.spec.jobs import Explanation
+
+
+async def create(call: Call) -> LeptonDeployment:
+    asked: LeptonDeployment = await call.json()
+    return _view(
+        call, await actions.create_endpoint(call.world, call.principal, call.workspace, asked)
+    )
+
+
+async def list_deployments(call: Call) -> list[LeptonDeployment]:
+    found = await call.world.store.find(Endpoint, Query(workspace=call.workspace))
+    return [
+        _view(call, endpoint)
+        for endpoint in found
+        if may_read(call.principal, "endpoint", endpoint)
+    ]
+
+
+async def get(call: Call) -> LeptonDeployment:
+    return _view(call, await _endpoint(call))
+
+
+async def patch(call: Call) -> LeptonDeployment:
+    return _view(
+        call,
+        await actions.patch_endpoint(
+            call.world,
+            call.principal,
+            call.workspace,
+            call.path["name"],
+            await call.json(),
+            dry_run=call.flag("dryrun"),
+        ),
+    )
+
+
+async def delete(call: Call) -> LeptonDeployment:
+    return _view(
+        call,
+        await actions.delete_endpoint(
+            call.world, call.principal, call.workspace, call.path["name"]
+        ),
+    )
+
+
+async def restart(call: Call) -> LeptonDeployment:
+    return _view(
+        call,
+        await actions.restart_endpoint(
+            call.world, call.principal, call.workspace, call.path["name"]
+        ),
+    )
+
+
+async def list_replicas(call: Call) -> list[wire.Replica]:
+    return [replica_view(replica) for replica in await _living(call)]
+
+
+async def replica_log(call: Call) -> Answer:
+    endpoint = await _endpoint(call)
+    replica = await call.world.store.get(Replica, call.workspace, call.path["replica"])
+    if replica is None or replica.parent != f"{OwnerKind.ENDPOINT}/{endpoint.id}":
+        raise NotFound(
+            f"endpoint {endpoint.name} has no replica {call.path['replica'][:100]!r}",
+            hint=f"`leptonai endpoint get {endpoint.name}` shows its replicas.",
+        )
+    return Answer(
+        stream=follow_log(call.world, replica, follow=call.flag("follow", default=True)), media=TEXT
+    )
+
+
+async def readiness(call: Call) -> dict[str, list[ReadinessReason]]:
+    return {replica.id: readiness_of(replica) for replica in await _living(call)}
+
+
+async def termination(call: Call) -> dict[str, list[TerminationReason]]:
+    endpoint = await _endpoint(call)
+    return {
+        replica.id: terminations_of(replica)
+        for replica in await _replicas(call, endpoint)
+        if replica.terminations
+    }
+
+
+async def list_events(call: Call) -> list[wire.LeptonEvent]:
+    endpoint = await _endpoint(call)
+    events = await call.world.store.events(call.workspace, kind=OwnerKind.ENDPOINT, id=endpoint.id)
+    return [event_view(event) for event in events]
+
+
+async def why(call: Call) -> Explanation:
+    endpoint = await _endpoint(call)
+    state = endpoint.state
+    return call.world.explain(endpoint) or Explanation(
+        state=state,
+        code=state.lower().replace(" ", "_"),
+        because=endpoint.message or f"it is {state.lower()}",
+    )
+
+
+def _view(call: Call, endpoint: Endpoint) -> LeptonDeployment:
+    return endpoint_view(endpoint, call.world.config)
+
+
+async def _endpoint(call: Call) -> Endpoint:
+    return await actions.find_endpoint(
+        call.world, call.principal, call.workspace, call.path["name"]
+    )
+
+
+async def _living(call: Call) -> list[Replica]:
+    """Its replicas that are not over, the newest revision last."""
+    found = await _replicas(call, await _endpoint(call))
+    living = [replica for replica in found if replica.phase is not Phase.DONE]
+    return sorted(living, key=lambda r: (r.revision, r.index, r.id))
+
+
+async def _replicas(call: Call, endpoint: Endpoint) -> list[Replica]:
+    parent = f"{OwnerKind.ENDPOINT}/{endpoint.id}"
+    return await call.world.store.find(Replica, Query(workspace=call.workspace, parent=parent))
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/deployments",
+        handler=list_deployments,
+        summary="List endpoints",
+        answer=list[LeptonDeployment],
+    ),
+    Route(
+        method="POST",
+        path="/deployments",
+        handler=create,
+        summary="Create an endpoint",
+        body=LeptonDeployment,
+        answer=LeptonDeployment,
+    ),
+    Route(
+        method="GET",
+        path="/deployments/{name}",
+        handler=get,
+        summary="One endpoint",
+        answer=LeptonDeployment,
+    ),
+    Route(
+        method="PATCH",
+        path="/deployments/{name}",
+        handler=patch,
+        summary="Change an endpoint by a JSON merge patch",
+        body=LeptonDeployment,
+        patch=True,
+        answer=LeptonDeployment,
+        query=(Parameter("dryrun", bool, "Only say what would become of it."),),
+    ),
+    Route(
+        method="DELETE",
+        path="/deployments/{name}",
+        handler=delete,
+        summary="Stop and forget an endpoint; its name is free at once",
+        answer=LeptonDeployment,
+    ),
+    Route(
+        method="PUT",
+        path="/deployments/{name}/restart",
+        handler=restart,
+        summary="Replace every replica, one by one",
+        answer=LeptonDeployment,
+    ),
+    Route(
+        method="GET",
+        path="/deployments/{name}/replicas",
+        handler=list_replicas,
+        summary="The replicas of an endpoint",
+        answer=list[wire.Replica],
+    ),
+    Route(
+        method="GET",
+        path="/deployments/{name}/replicas/{replica}/log",
+        handler=replica_log,
+        query=(FOLLOW,),
+        summary="A replica's output from its start on, as it comes, until the replica has ended",
+        media=TEXT,
+    ),
+    Route(
+        method="GET",
+        path="/deployments/{name}/readiness",
+        handler=readiness,
+        summary="Which replicas are ready, and why the others are not",
+        answer=dict[str, list[ReadinessReason]],
+    ),
+    Route(
+        method="GET",
+        path="/deployments/{name}/termination",
+        handler=termination,
+        summary="How earlier attempts of each replica ended",
+        answer=dict[str, list[TerminationReason]],
+    ),
+    Route(
+        method="GET",
+        path="/deployments/{name}/events",
+        handler=list_events,
+        summary="What happened to an endpoint",
+        answer=list[wire.LeptonEvent],
+    ),
+    Route(
+        method="GET",
+        path="/deployments/{name}/why",
+        handler=why,
+        summary="Why an endpoint is where it is",
+        answer=Explanation,
+    ),
+)

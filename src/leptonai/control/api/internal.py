@@ -1,0 +1,36 @@
+"""What gateways ask for."""
+
+from leptonai.control.api.routing import Answer, Call, Parameter, Route, Scope
+from leptonai.core.access import Action, Resource
+from leptonai.core.routing import RouteTable
+from leptonai.security.permissions import require
+
+DEFAULT_WAIT_S = 25
+MAX_WAIT_S = 55  # below the minute after which proxies tend to cut idle connections
+
+
+async def follow_routes(call: Call) -> RouteTable | Answer:
+    """204 after the wait says that the table is still the one that the gateway has."""
+    require(call.principal, Action.READ, Resource(kind="route"))
+    after = call.number("after", 0)
+    table = await call.world.routes.wait(after, float(call.number("timeout_s", DEFAULT_WAIT_S)))
+    return Answer(status=204) if table is None else table
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/internal/routes",
+        handler=follow_routes,
+        summary="The route table, once it is another one than `after`; 204 if it stays",
+        answer=RouteTable,
+        nothing="The table is still the one that the gateway has.",
+        scope=Scope.PLATFORM,
+        query=(
+            Parameter(
+                "after", int, "The seq of the table that the gateway has; -1: none.", least=-1
+            ),
+            Parameter("timeout_s", int, "How long to wait.", least=0, most=MAX_WAIT_S),
+        ),
+    ),
+)

@@ -1,0 +1,230 @@
+"""Jobs: submit, list, stop, start, delete, and what came of them."""
+
+from msgspec.structs import replace
+
+from leptonai.control import actions
+from leptonai.control.api.logs import FOLLOW, follow_log
+from leptonai.control.api.paging import PAGING, label_selector, page_of
+from leptonai.control.api.routing import TEXT, Answer, Call, Parameter, Route
+from leptonai.control.api.views import event_view, job_view, replica_view
+from leptonai.core.access import Role
+from leptonai.core.records import Job, OwnerKind, Replica
+from leptonai.errors import NotFound
+from leptonai.ports.store import Query
+from leptonai.security.permissions import may_read
+from leptonai.spec import replicas as wire
+from leptonai.spec.jobs import Explanation, JobList, JobState, LeptonJob
+
+ALIVE, ARCHIVE, BOTH = "alive_only", "archive_only", "alive_and_archive"
+MODES = (ALIVE, ARCHIVE, BOTH)
+MODE = Parameter("job_query_mode", about=f"One of {', '.join(MODES)}.")
+
+
+async def submit(call: Call) -> LeptonJob:
+    asked: LeptonJob = await call.json()
+    key = call.header("idempotency-key")
+    return job_view(
+        await actions.submit_job(call.world, call.principal, call.workspace, asked, key)
+    )
+
+
+async def list_jobs(call: Call) -> JobList:
+    states = _states(call)
+    if states == ():
+        return JobList(jobs=[])
+    selects = label_selector(call.text("query"))
+    groups = set(call.texts("node_groups"))
+    sees_all = call.principal.role is Role.ADMIN
+
+    def shown(job: Job) -> bool:
+        affinity = job.spec.affinity
+        return (
+            (sees_all or may_read(call.principal, "job", job))
+            and (selects is None or selects(job.labels))
+            and (
+                not groups
+                or bool(affinity and groups & set(affinity.allowed_dedicated_node_groups or ()))
+            )
+        )
+
+    query = Query(
+        workspace=call.workspace,
+        search=call.text("q") or None,
+        states=states,
+        not_states=(JobState.ARCHIVED,) if _mode(call, ALIVE) == ALIVE else (),
+        owners=tuple(call.texts("created_by")) or None,
+        newest_first=True,
+    )
+    everything = sees_all and selects is None and not groups
+    found = await page_of(call, Job, query, None if everything else shown)
+    return JobList(jobs=[job_view(job) for job in found])
+
+
+async def get(call: Call) -> LeptonJob:
+    return job_view(await _job(call, BOTH))
+
+
+async def patch(call: Call) -> LeptonJob:
+    return job_view(
+        await actions.patch_job(
+            call.world, call.principal, call.workspace, call.path["id"], await call.json()
+        )
+    )
+
+
+async def delete(call: Call) -> LeptonJob:
+    job = await _job(call, BOTH)
+    deleted = job_view(await actions.delete_job(call.world, call.principal, call.workspace, job.id))
+    assert deleted.status is not None
+    return replace(deleted, status=replace(deleted.status, state=JobState.DELETING))
+
+
+async def list_replicas(call: Call) -> list[wire.Replica]:
+    """Those of the present round; an earlier round's are history."""
+    job = await _job(call, BOTH)
+    found = await _replicas(call, job)
+    present = [replica for replica in found if replica.round == job.round]
+    return [replica_view(replica) for replica in sorted(present, key=lambda r: (r.index, r.id))]
+
+
+async def replica_log(call: Call) -> Answer:
+    job = await _job(call, BOTH)
+    replica = await call.world.store.get(Replica, call.workspace, call.path["replica"])
+    if replica is None or replica.parent != f"{OwnerKind.JOB}/{job.id}":
+        raise NotFound(
+            f"job {job.id} has no replica {call.path['replica'][:100]!r}",
+            hint=f"`leptonai job get {job.id}` shows its replicas.",
+        )
+    return Answer(
+        stream=follow_log(call.world, replica, follow=call.flag("follow", default=True)), media=TEXT
+    )
+
+
+async def list_events(call: Call) -> list[wire.LeptonEvent]:
+    job = await _job(call, BOTH)
+    events = await call.world.store.events(call.workspace, kind=OwnerKind.JOB, id=job.id)
+    return [event_view(event) for event in events]
+
+
+async def why(call: Call) -> Explanation:
+    job = await _job(call, BOTH)
+    return call.world.explain(job) or Explanation(
+        state=job.state, code=job.state.lower(), because=job.message or f"it is {job.state.lower()}"
+    )
+
+
+async def _job(call: Call, default_mode: str) -> Job:
+    job = await actions.find_job(call.world, call.principal, call.workspace, call.path["id"])
+    mode = _mode(call, default_mode)
+    archived = job.state is JobState.ARCHIVED
+    if (archived and mode == ALIVE) or (not archived and mode == ARCHIVE):
+        raise NotFound(
+            f"there is no job {job.id} among those that are {mode.removesuffix('_only')}",
+            hint=f"Ask with job_query_mode={BOTH}.",
+        )
+    return job
+
+
+async def _replicas(call: Call, job: Job) -> list[Replica]:
+    parent = f"{OwnerKind.JOB}/{job.id}"
+    return await call.world.store.find(Replica, Query(workspace=call.workspace, parent=parent))
+
+
+def _mode(call: Call, default: str) -> str:
+    return call.one_of("job_query_mode", MODES, default)
+
+
+def _states(call: Call) -> tuple[str, ...] | None:
+    """The states that begin with one of the given words; None where none is given."""
+    words = [word.lower() for word in call.texts("status") if word]
+    known = (JobState.ARCHIVED,) if _mode(call, ALIVE) == ARCHIVE else tuple(JobState)
+    if not words and len(known) > 1:
+        return None
+    return tuple(
+        state.value
+        for state in known
+        if not words or any(state.value.lower().startswith(word) for word in words)
+    )
+
+
+ROUTES = (
+    Route(
+        method="POST",
+        path="/jobs",
+        handler=submit,
+        summary="Submit a job; an Idempotency-Key header makes it safe to send again",
+        body=LeptonJob,
+        answer=LeptonJob,
+    ),
+    Route(
+        method="GET",
+        path="/jobs",
+        handler=list_jobs,
+        summary="List jobs, newest first",
+        answer=JobList,
+        query=(
+            MODE,
+            *PAGING,
+            Parameter("q", about="A part of the name or of the id."),
+            Parameter("status", about="How the state begins.", repeated=True),
+            Parameter("created_by", about="The owner.", repeated=True),
+            Parameter("node_groups", about="Ids of node groups it is bound to.", repeated=True),
+            Parameter("query", about="Labels: `k`, `k=v`, joined by commas."),
+        ),
+    ),
+    Route(
+        method="GET",
+        path="/jobs/{id}",
+        handler=get,
+        summary="One job",
+        answer=LeptonJob,
+        query=(MODE,),
+    ),
+    Route(
+        method="PATCH",
+        path="/jobs/{id}",
+        handler=patch,
+        summary="Stop a job (`spec.stopped` true), or start it again (false)",
+        body=LeptonJob,
+        patch=True,
+        answer=LeptonJob,
+    ),
+    Route(
+        method="DELETE",
+        path="/jobs/{id}",
+        handler=delete,
+        summary="Stop and forget a job",
+        answer=LeptonJob,
+        query=(MODE,),
+    ),
+    Route(
+        method="GET",
+        path="/jobs/{id}/replicas",
+        handler=list_replicas,
+        summary="The workers of a job",
+        answer=list[wire.Replica],
+        query=(MODE,),
+    ),
+    Route(
+        method="GET",
+        path="/jobs/{id}/replicas/{replica}/log",
+        handler=replica_log,
+        query=(FOLLOW,),
+        summary="A worker's output from its start on, as it comes, until the worker has ended",
+        media=TEXT,
+    ),
+    Route(
+        method="GET",
+        path="/jobs/{id}/events",
+        handler=list_events,
+        summary="What happened to a job",
+        answer=list[wire.LeptonEvent],
+    ),
+    Route(
+        method="GET",
+        path="/jobs/{id}/why",
+        handler=why,
+        summary="Why a job is where it is",
+        answer=Explanation,
+    ),
+)

@@ -1,0 +1,107 @@
+"""Machines: node groups, nodes, and the shapes that workloads may ask for."""
+
+from leptonai.control.api.routing import Call, Parameter, Route
+from leptonai.control.api.views import group_view, node_view
+from leptonai.core.access import Action, Resource
+from leptonai.core.records import Node, NodeState, Replica
+from leptonai.core.shapes import shapes
+from leptonai.errors import NotFound
+from leptonai.ports.store import Query
+from leptonai.security.permissions import require
+from leptonai.spec import nodes as wire
+from leptonai.spec.metadata import Metadata
+
+# Nodes belong to the platform: every workspace sees them all.
+ALL_NODES = Query()
+
+
+async def list_groups(call: Call) -> list[wire.DedicatedNodeGroup]:
+    nodes = await _nodes(call)
+    return [_group(call, group, nodes) for group in sorted({node.group for node in nodes})]
+
+
+async def get_group(call: Call) -> wire.DedicatedNodeGroup:
+    return _group(call, call.path["group"], await _nodes_of_group(call))
+
+
+async def list_nodes(call: Call) -> list[wire.Node]:
+    nodes = await _nodes_of_group(call)
+    held: dict[str, list[Replica]] = {}
+    for replica in await call.world.store.find(Replica, Query(live=True)):
+        if replica.holds_capacity:
+            held.setdefault(replica.node, []).append(replica)
+    if call.flag("idle"):
+        nodes = [node for node in nodes if node.id not in held]
+    return [node_view(node, held.get(node.id, []), call.workspace) for node in nodes]
+
+
+async def list_shapes(call: Call) -> list[wire.Shape]:
+    groups = set(call.texts("node_groups"))
+    nodes = [node for node in await _nodes(call) if not groups or node.group in groups]
+    purpose = call.text("purpose")
+    return [
+        wire.Shape(metadata=Metadata(id=shape.name, name=shape.name), spec=shape)
+        for shape in shapes(nodes)
+        if not purpose or purpose in (shape.listable_in or ())
+    ]
+
+
+def _group(call: Call, group: str, nodes: list[Node]) -> wire.DedicatedNodeGroup:
+    members = [node for node in nodes if node.group == group]
+    return group_view(group, members, call.world.config.workspaces)
+
+
+async def _nodes_of_group(call: Call) -> list[Node]:
+    group = call.path["group"]
+    nodes = [node for node in await _nodes(call) if node.group == group]
+    if not nodes:
+        raise NotFound(
+            f"there is no node group {group[:100]!r}", hint="`leptonai node list` shows them."
+        )
+    return nodes
+
+
+async def _nodes(call: Call) -> list[Node]:
+    """All but those that are gone for good."""
+    require(call.principal, Action.READ, Resource(kind="node", workspace=call.workspace))
+    found = await call.world.store.find(Node, ALL_NODES)
+    return sorted(
+        (node for node in found if node.state is not NodeState.FENCED), key=lambda node: node.id
+    )
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/dedicated-node-groups",
+        handler=list_groups,
+        summary="List node groups",
+        answer=list[wire.DedicatedNodeGroup],
+    ),
+    Route(
+        method="GET",
+        path="/dedicated-node-groups/{group}",
+        handler=get_group,
+        summary="One node group",
+        answer=wire.DedicatedNodeGroup,
+    ),
+    Route(
+        method="GET",
+        path="/dedicated-node-groups/{group}/nodes",
+        handler=list_nodes,
+        summary="The nodes of a group, what they have and what is taken",
+        answer=list[wire.Node],
+        query=(Parameter("idle", bool, "Only nodes on which nothing runs."),),
+    ),
+    Route(
+        method="GET",
+        path="/shapes",
+        handler=list_shapes,
+        summary="The shapes that workloads may ask for",
+        answer=list[wire.Shape],
+        query=(
+            Parameter("node_groups", about="Ids of node groups.", repeated=True),
+            Parameter("purpose", about="job, pod or deployment."),
+        ),
+    ),
+)

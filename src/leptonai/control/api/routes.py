@@ -1,0 +1,28 @@
+"""Every route there is."""
+
+from leptonai.control.api import (
+    artifacts,
+    blobs,
+    deployments,
+    internal,
+    jobs,
+    logs,
+    nodes,
+    platform,
+    secrets,
+    workspace,
+)
+from leptonai.control.api.routing import Route
+
+ROUTES: tuple[Route, ...] = (
+    *jobs.ROUTES,
+    *deployments.ROUTES,
+    *logs.ROUTES,
+    *workspace.ROUTES,
+    *nodes.ROUTES,
+    *secrets.ROUTES,
+    *artifacts.ROUTES,
+    *blobs.ROUTES,
+    *internal.ROUTES,
+    *platform.ROUTES,
+)

@@ -1,0 +1,197 @@
+"""The route table's rows, and what a handler gets to see of a request."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from leptonai.control.api.context import World
+from leptonai.core.access import Principal
+from leptonai.errors import InvalidRequest, TooLarge
+from leptonai.spec import codec
+
+T = TypeVar("T")
+MAX_PAGE_SIZE = 1_000
+MAX_QUERY_CHARS = 1_024  # of one parameter
+MAX_PARAMETERS = 100
+MAX_NUMBER = (1 << 63) - 1  # of a parameter: nanoseconds since 1970 must fit
+
+JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
+BYTES = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """Of the query. `kind` is what it is read as."""
+
+    name: str
+    kind: type = str
+    about: str = ""
+    repeated: bool = False
+    least: int | None = None
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a handler answers where plain JSON with status 200 will not do."""
+
+    status: int = 200
+    body: bytes = b""
+    stream: AsyncIterator[bytes] | None = None  # instead of `body`
+    media: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Scope(Enum):
+    WORKSPACE = "/api/v2/workspaces/{workspace}"
+    PLATFORM = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    method: str
+    path: str
+    handler: Callable[["Call"], Awaitable[Any]]
+    summary: str
+    body: Any = None  # the type of its JSON
+    patch: bool = False  # the body is a merge patch of that type
+    raw_body: bool = False  # bytes, read by the handler
+    answer: Any = None  # the type of its JSON; None answers nothing
+    media: str = JSON
+    status: int = 200
+    nothing: str = ""  # what it means where it answers 204 instead, if it may
+    query: tuple[Parameter, ...] = ()
+    scope: Scope = Scope.WORKSPACE
+
+    @property
+    def full_path(self) -> str:
+        return self.scope.value + self.path
+
+
+class Call:
+    """A request, authenticated, in its route."""
+
+    __slots__ = ("_request", "path", "principal", "route", "workspace", "world")
+
+    def __init__(self, world: World, principal: Principal, route: Route, request: Request) -> None:
+        self.world = world
+        self.principal = principal
+        self.route = route
+        self.path: dict[str, str] = request.path_params
+        self.workspace: str = self.path.get("workspace", "")
+        self._request = request
+
+    def header(self, name: str) -> str:
+        return str(self._request.headers.get(name, ""))
+
+    @property
+    def length(self) -> int | None:
+        """Bytes that the body is said to have."""
+        said = self.header("content-length")
+        return int(said) if said.isascii() and said.isdigit() and len(said) < 20 else None
+
+    async def json(self) -> Any:
+        """The body, as its route declares it: a whole value, or a merge patch as a plain dict."""
+        raw = await self._bounded_body()
+        if not self.route.patch:
+            return codec.decode(self.route.body, raw)
+        patch = codec.parse(raw)
+        if not isinstance(patch, dict):
+            raise InvalidRequest("the body: expected object", hint="Send a JSON merge patch.")
+        codec.refuse_unknown_fields(self.route.body, patch)
+        for part in ("metadata", "spec"):
+            if not isinstance(patch.get(part) or {}, dict):
+                raise InvalidRequest(f"{part}: expected object", hint="Send a JSON merge patch.")
+        return patch
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._request.stream():
+                if chunk:
+                    yield chunk
+        except ClientDisconnect:
+            raise InvalidRequest(
+                "the body ended before it was complete", hint="Send it again."
+            ) from None
+
+    def text(self, name: str, default: str = "") -> str:
+        values = self.texts(name)
+        return values[-1] if values else default
+
+    def texts(self, name: str) -> list[str]:
+        values = self._request.query_params.getlist(name)
+        if len(values) > MAX_PARAMETERS or any(len(each) > MAX_QUERY_CHARS for each in values):
+            raise InvalidRequest(
+                f"the parameter {name} is too long", hint=f"At most {MAX_QUERY_CHARS} characters."
+            )
+        if any("\0" in each for each in values):
+            raise InvalidRequest(
+                f"the parameter {name} holds a NUL character", hint="Leave it out."
+            )
+        return values
+
+    def number(self, name: str, default: int) -> int:
+        """Whole, and within the bounds that the route declares."""
+        text = self.text(name)
+        if not text:
+            return default
+        parameter = next(each for each in self.route.query if each.name == name)
+        least = 0 if parameter.least is None else parameter.least
+        most = MAX_NUMBER if parameter.most is None else parameter.most
+        digits = text.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit()) or len(digits) > 20:
+            raise InvalidRequest(f"the parameter {name}: expected int", hint="Send a whole number.")
+        value = int(text)
+        if not least <= value <= most:
+            raise InvalidRequest(
+                f"the parameter {name}: {value} is out of bounds",
+                hint=f"It goes from {least} to {most}.",
+            )
+        return value
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        text = self.text(name).lower() or str(default).lower()
+        if text not in ("true", "false", "1", "0"):
+            raise InvalidRequest(
+                f"the parameter {name}: expected true or false", hint="Send true or false."
+            )
+        return text in ("true", "1")
+
+    def one_of(self, name: str, known: tuple[str, ...], default: str) -> str:
+        text = self.text(name, default)
+        if text not in known:
+            raise InvalidRequest(
+                f"the parameter {name}: there is no {text[:60]!r}",
+                hint=f"Use one of {', '.join(known)}.",
+            )
+        return text
+
+    async def _bounded_body(self) -> bytes:
+        """Refused as soon as it is known to be too large: at its header, or a byte too many."""
+        length = self.length
+        if length is not None and length > codec.MAX_BODY_BYTES:
+            raise _too_large()
+        parts: list[bytes] = []
+        total = 0
+        async for chunk in self.chunks():
+            total += len(chunk)
+            if total > codec.MAX_BODY_BYTES:
+                raise _too_large()
+            parts.append(chunk)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def json_answer(value: object, status: int = 200) -> Answer:
+    return Answer(status=status, body=msgspec.json.encode(value))
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(
+        f"the body has more than {codec.MAX_BODY_BYTES} bytes",
+        hint="Send files as blobs, and the rest in several requests.",
+    )

@@ -1,0 +1,283 @@
+"""Records as the wire shows them."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+
+from leptonai.control.api.context import Config
+from leptonai.core.lifecycle.job import status_of
+from leptonai.core.records import (
+    Dataset,
+    Endpoint,
+    EndReason,
+    Event,
+    Goal,
+    Job,
+    Model,
+    Node,
+    NodeState,
+    OwnerKind,
+    Phase,
+    Record,
+    Replica,
+    Secret,
+    Termination,
+)
+from leptonai.core.resources import MIB, MILLIS
+from leptonai.spec import nodes as wire_nodes
+from leptonai.spec import replicas as wire_replicas
+from leptonai.spec.artifacts import Artifact
+from leptonai.spec.endpoints import (
+    AutoscalerStatus,
+    EndpointAddress,
+    EndpointState,
+    EndpointStatus,
+    LeptonDeployment,
+    ReadinessReason,
+    TerminationReason,
+)
+from leptonai.spec.jobs import LeptonJob
+from leptonai.spec.metadata import Metadata, Visibility
+from leptonai.spec.workspace import SecretItem
+
+NOBODYS_EXIT_CODE = -1  # of an attempt whose end nobody saw
+
+
+def metadata_of(record: Record) -> Metadata:
+    return Metadata(
+        id=record.id,
+        name=record.name,
+        created_at=record.created_at_ms,
+        version=record.version,
+        created_by=record.owner or None,
+        owner=record.owner or None,
+        last_modified_at=record.modified_at_ms or record.created_at_ms,
+        labels=record.labels or None,
+        visibility=Visibility(record.visibility) if record.visibility else None,
+    )
+
+
+def job_view(job: Job) -> LeptonJob:
+    return LeptonJob(metadata=metadata_of(job), spec=job.spec, status=status_of(job))
+
+
+# A state that the published client knows in `state`; `phase` keeps the truth.
+_FOLDED = {
+    EndpointState.STOPPING: EndpointState.NOT_READY,
+    EndpointState.STOPPED: EndpointState.NOT_READY,
+}
+
+
+def endpoint_view(endpoint: Endpoint, config: Config) -> LeptonDeployment:
+    state = endpoint.state
+    address = f"{config.gateway_url}/e/{endpoint.workspace}/{endpoint.name}"
+    return LeptonDeployment(
+        metadata=replace(
+            metadata_of(endpoint),
+            id=endpoint.name,  # by which it is addressed
+            # A changed first number tells clients that replicas are replaced.
+            semantic_version=f"{endpoint.revision}.{endpoint.version}",
+        ),
+        spec=endpoint.spec,
+        status=EndpointStatus(
+            state=_FOLDED.get(state, state),
+            phase=state,
+            endpoint=EndpointAddress(internal_endpoint=address, external_endpoint=address),
+            ready_replicas=endpoint.ready_replicas,
+            autoscaler_status=AutoscalerStatus(desired_replicas=endpoint.spec.replicas),
+            message=endpoint.message or None,
+        ),
+    )
+
+
+def replica_view(replica: Replica) -> wire_replicas.Replica:
+    end = replica.last_end
+    over = replica.phase in (Phase.ENDED, Phase.DONE)
+    return wire_replicas.Replica(
+        metadata=metadata_of(replica),
+        id=replica.id,
+        status=wire_replicas.ReplicaStatus(
+            node=wire_replicas.ReplicaNode(name=replica.node, id=replica.node)
+            if replica.node
+            else None,
+            state=replica.phase,
+            ready=replica.ready,
+            attempt=replica.attempt,
+            exit_code=end.exit_code if end and over else None,
+            reason=end.reason if end and over else None,
+            started_at=(end.started_at_ms if end and over else None) or replica.started_at_ms,
+            finished_at=end.finished_at_ms if end and over else None,
+        ),
+    )
+
+
+def readiness_of(replica: Replica) -> list[ReadinessReason]:
+    reason, message = _readiness(replica)
+    return [
+        ReadinessReason(
+            reason=reason,
+            message=message,
+            created=_iso(replica.ready_at_ms or replica.started_at_ms or replica.created_at_ms),
+        )
+    ]
+
+
+def _readiness(replica: Replica) -> tuple[str, str]:
+    end = replica.last_end
+    if replica.phase is Phase.DONE:
+        return "Deleted", "it has ended"
+    if replica.goal is Goal.STOP:
+        return "Deleting", "it is stopping"
+    if replica.ready:
+        return "Ready", ""
+    if end is not None and end.reason is EndReason.NOT_STARTED:
+        return "ConfigError", end.message or "it could not be started"
+    if end is not None:
+        return "SystemError", f"an earlier attempt ended: {end.reason} {end.message}".strip()
+    if replica.phase is Phase.WAITING:
+        return "Queueing", "it waits for a node"
+    return "InProgress", "it is starting"
+
+
+def terminations_of(replica: Replica) -> list[TerminationReason]:
+    return [_termination(end) for end in replica.terminations]
+
+
+def _termination(end: Termination) -> TerminationReason:
+    return TerminationReason(
+        started_at=(end.started_at_ms or end.finished_at_ms) // 1000,
+        finished_at=end.finished_at_ms // 1000,
+        exit_code=NOBODYS_EXIT_CODE if end.exit_code is None else end.exit_code,
+        reason=end.reason,
+        message=end.message,
+    )
+
+
+def event_view(event: Event) -> wire_replicas.LeptonEvent:
+    return wire_replicas.LeptonEvent(
+        type=event.severity,
+        reason=event.reason,
+        count=1,
+        last_observed_time=_iso(event.at_ms),
+        message=event.message,
+        regarding=wire_replicas.Regarding(kind=event.kind, name=event.name, id=event.id),
+    )
+
+
+def secret_view(secret: Secret) -> SecretItem:
+    return SecretItem(
+        name=secret.name,
+        owner=secret.owner or None,
+        visibility=Visibility(secret.visibility) if secret.visibility else None,
+    )
+
+
+def artifact_view(record: Dataset | Model) -> Artifact:
+    return Artifact(metadata=replace(metadata_of(record), version=record.number), spec=record.spec)
+
+
+# --- machines ------------------------------------------------------------------------------------
+
+
+def group_view(
+    group: str, nodes: Iterable[Node], workspaces: Iterable[str]
+) -> wire_nodes.DedicatedNodeGroup:
+    nodes = list(nodes)
+    types = sorted({node.capacity.gpu_type for node in nodes if node.capacity.gpu_type})
+    return wire_nodes.DedicatedNodeGroup(
+        metadata=Metadata(
+            id=group, name=group, created_at=min((node.created_at_ms for node in nodes), default=0)
+        ),
+        spec=wire_nodes.NodeGroupSpec(
+            workspaces=list(workspaces),
+            volumes=[],
+            gpu_product=types[0] if types else None,
+            desired_nodes=len(nodes),
+        ),
+        status=wire_nodes.NodeGroupStatus(
+            ready_nodes=sum(node.state is NodeState.READY for node in nodes)
+        ),
+    )
+
+
+def node_view(node: Node, held: Iterable[Replica], shown: str) -> wire_nodes.Node:
+    """Args: held: what runs there. shown: only workloads of this workspace are named."""
+    held = list(held)
+    used = amounts_of(held)
+    capacity = node.capacity
+    return wire_nodes.Node(
+        metadata=Metadata(
+            id=node.id, name=node.name, created_at=node.created_at_ms, labels=node.labels or None
+        ),
+        spec=wire_nodes.NodeSpec(
+            unschedulable=node.unschedulable,
+            dedicated_node_group=node.group,
+            machine_id=node.id,
+            hostname=node.facts.get("hostname", node.name),
+            local_ip=node.address,
+            provider=node.provider_id or None,
+            limits=node.limits,
+            resource=wire_nodes.NodeResource(
+                cpu=wire_nodes.CpuUse(
+                    type=node.facts.get("cpu", ""),
+                    allocated=used["cpu"],
+                    total=capacity.cpu_millis / MILLIS,
+                ),
+                gpu=wire_nodes.GpuUse(
+                    product=capacity.gpu_type, allocated=used["gpus"], total=float(capacity.gpus)
+                )
+                if capacity.gpus
+                else None,
+                memory=wire_nodes.MemoryUse(
+                    allocated=int(used["memory"]), total=capacity.memory_bytes // MIB
+                ),
+                disk=wire_nodes.DiskUse(
+                    total_bytes=capacity.disk_bytes, used_bytes=int(used["disk"])
+                ),
+                system=wire_nodes.NodeSystem(
+                    os=node.facts.get("os"),
+                    kernel_version=node.facts.get("kernel"),
+                    cuda_version=node.facts.get("cuda"),
+                    cuda_driver_version=node.facts.get("cuda_driver"),
+                ),
+            ),
+        ),
+        status=wire_nodes.NodeStatus(
+            status=_node_words(node),
+            workloads=[_workload(replica) for replica in held if replica.workspace == shown],
+        ),
+    )
+
+
+def amounts_of(replicas: Iterable[Replica]) -> Mapping[str, float]:
+    """Cores, MiB, bytes of disk and GPUs that they hold."""
+    needs = [replica.program.needs for replica in replicas]
+    return {
+        "cpu": sum(each.cpu_millis for each in needs) / MILLIS,
+        "memory": sum(each.memory_bytes for each in needs) // MIB,
+        "disk": sum(each.disk_bytes for each in needs),
+        "gpus": sum(each.gpus * each.gpu_millis for each in needs) / MILLIS,
+    }
+
+
+def _node_words(node: Node) -> list[str]:
+    return ["Ready"] if node.state is NodeState.READY else ["NotReady"]
+
+
+def _workload(replica: Replica) -> wire_nodes.NodeWorkload:
+    needs = replica.program.needs
+    return wire_nodes.NodeWorkload(
+        type="job" if replica.owner_kind is OwnerKind.JOB else "deployment",
+        name=replica.owner_name,
+        id=replica.owner_id,
+        replica_id=replica.id,
+        workspace=replica.workspace,
+        cpu=needs.cpu_millis / MILLIS,
+        memory=needs.memory_bytes // MIB,
+        gpu_count=needs.gpus * needs.gpu_millis / MILLIS,
+    )
+
+
+def _iso(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")

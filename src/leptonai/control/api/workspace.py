@@ -1,0 +1,114 @@
+"""The workspace itself: what a client asks at login."""
+
+import msgspec
+
+from leptonai.control.api.routing import Call, Route
+from leptonai.control.api.views import amounts_of
+from leptonai.core.access import Action, Resource
+from leptonai.core.records import Endpoint, Job, Node, Replica, Secret, Token
+from leptonai.core.resources import MIB, MILLIS
+from leptonai.core.shapes import shapes
+from leptonai.ports.store import Query
+from leptonai.security.permissions import may_read, require
+from leptonai.spec.jobs import JobState
+from leptonai.spec.workspace import QuotaAmount, ResourceQuota, Workloads, WorkspaceInfo
+
+TIER = "basic"
+NO_EXPIRY_MS = 253_402_300_799_000  # the year 9999: clients want a number
+
+
+class Welcome(msgspec.Struct, frozen=True):
+    id: str
+    display_name: str
+
+
+class TokenInfo(msgspec.Struct, frozen=True):
+    masked_value: str
+    expires_at: int  # milliseconds since 1970
+
+
+async def welcome(call: Call) -> Welcome:
+    _require_read(call)
+    return Welcome(id=call.workspace, display_name=call.workspace)
+
+
+async def info(call: Call) -> WorkspaceInfo:
+    _require_read(call)
+    world, store = call.world, call.world.store
+    here = Query(workspace=call.workspace)
+    nodes = await store.find(Node, Query())
+    replicas = await store.find(Replica, Query(workspace=call.workspace, live=True))
+    endpoints = await store.find(Endpoint, here)
+    jobs = Query(workspace=call.workspace, not_states=(JobState.ARCHIVED,))
+    used = amounts_of(replica for replica in replicas if replica.holds_capacity)
+    return WorkspaceInfo(
+        build_time=world.config.build_time,
+        git_commit=world.config.version,
+        workspace_name=call.workspace,
+        workspace_tier=TIER,
+        workspace_state="normal",
+        workspace_disk_usage_bytes=0,
+        workloads=Workloads(
+            num_deployments=sum(not each.spec.is_pod for each in endpoints),
+            num_pods=sum(bool(each.spec.is_pod) for each in endpoints),
+            num_jobs=await store.count(Job, jobs),
+            num_secrets=await store.count(Secret, here),
+        ),
+        resource_quota=ResourceQuota(
+            limit=QuotaAmount(
+                cpu=sum(node.capacity.cpu_millis for node in nodes) / MILLIS,
+                memory=sum(node.capacity.memory_bytes for node in nodes) // MIB,
+                accelerator_num=float(sum(node.capacity.gpus for node in nodes)),
+            ),
+            used=QuotaAmount(
+                cpu=used["cpu"], memory=int(used["memory"]), accelerator_num=used["gpus"]
+            ),
+        ),
+        supported_shapes={shape.name: shape for shape in shapes(nodes)},
+    )
+
+
+async def list_tokens(call: Call) -> list[TokenInfo]:
+    """One's own, and all of them for an admin."""
+    found = await call.world.store.find(Token, Query(workspace=call.workspace))
+    return [
+        TokenInfo(
+            masked_value=token.masked,
+            expires_at=NO_EXPIRY_MS if token.expires_at_ms is None else token.expires_at_ms,
+        )
+        for token in found
+        if token.name == call.principal.name or _sees_all_tokens(call, token)
+    ]
+
+
+def _sees_all_tokens(call: Call, token: Token) -> bool:
+    return call.principal.role.value == "admin" and may_read(call.principal, "token", token)
+
+
+def _require_read(call: Call) -> None:
+    require(call.principal, Action.READ, Resource(kind="workspace", workspace=call.workspace))
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="",
+        handler=welcome,
+        summary="The workspace's name",
+        answer=Welcome,
+    ),
+    Route(
+        method="GET",
+        path="/workspace",
+        handler=info,
+        summary="The workspace: what it has, and what of it is used",
+        answer=WorkspaceInfo,
+    ),
+    Route(
+        method="GET",
+        path="/tokens",
+        handler=list_tokens,
+        summary="Tokens of the workspace, masked",
+        answer=list[TokenInfo],
+    ),
+)

@@ -1,0 +1,154 @@
+"""The queue: takes a snapshot of the cluster, has it scheduled, and writes the placements down."""
+
+import asyncio
+
+from msgspec.structs import replace
+
+from leptonai.control.mirror import Mirror, Watch
+from leptonai.core.records import EndReason, Goal, Job, Node, NodeState, OwnerKind, Phase, Replica
+from leptonai.core.scheduler import (
+    ANY_PORT,
+    Gang,
+    Holding,
+    NodeView,
+    Place,
+    Reason,
+    Snapshot,
+    Worker,
+    schedule,
+)
+from leptonai.errors import VersionConflict
+from leptonai.ports.clock import Clock
+from leptonai.ports.store import Fence, Put, Store
+
+
+class PlacementLoop:
+    name = "placement"
+
+    def __init__(self, mirror: Mirror, store: Store, fence: Fence, clock: Clock) -> None:
+        self.watch: Watch = mirror.watch(Replica, Node)
+        self._mirror = mirror
+        self._store = store
+        self._fence = fence
+        self._clock = clock
+        self._why: dict[str, Reason] = {}
+
+    def why(self, gang: str) -> Reason | None:
+        """Why a gang waits, as of the last plan."""
+        return self._why.get(gang)
+
+    async def step(self) -> int | None:
+        self.watch.take()
+        now_ms = self._clock.now_ms()
+        waiting = [r for r in self._mirror.replicas.values() if r.phase is Phase.WAITING]
+        if not waiting:
+            self._why = {}
+            return None
+        plan = schedule(snapshot(self._mirror, now_ms))
+        self._why = {wait.gang: wait.because for wait in plan.waits}
+        written = await asyncio.gather(*(self._place(place) for place in plan.places))
+        if not all(written):
+            raise VersionConflict("some gangs changed while they were placed")
+        return None
+
+    async def _place(self, place: Place) -> bool:
+        """Write down a whole gang's placement; False if one of its replicas changed meanwhile."""
+        changes = []
+        for assignment in place.assignments:
+            workspace, _, id = assignment.replica.partition("/")
+            replica = self._mirror.replicas.get((workspace, id))
+            if replica is None or replica.phase is not Phase.WAITING:
+                return False
+            changes.append(
+                Put(
+                    replace(
+                        replica,
+                        phase=Phase.PLACED,
+                        node=assignment.node,
+                        gpus=assignment.gpus,
+                        ports=assignment.ports,
+                        rendezvous_port=place.rendezvous_port,
+                    )
+                )
+            )
+        try:
+            await self._mirror.commit(self._store, *changes, fence=self._fence)
+        except VersionConflict:
+            return False
+        return True
+
+
+def snapshot(mirror: Mirror, now_ms: int) -> Snapshot:
+    """All the scheduler may know. Replicas and gangs are named "workspace/id"."""
+    gangs: dict[str, list[Replica]] = {}
+    holdings = []
+    for replica in mirror.replicas.values():
+        if replica.phase is Phase.WAITING and replica.goal is Goal.RUN:
+            gangs.setdefault(f"{replica.workspace}/{replica.gang}", []).append(replica)
+        elif replica.holds_capacity:
+            holdings.append(_holding(replica))
+    return Snapshot(
+        now_ms=now_ms,
+        nodes=tuple(_node(node) for node in mirror.nodes.values()),
+        holdings=tuple(holdings),
+        queue=tuple(
+            gang_of(id, replicas, mirror)
+            for id, replicas in gangs.items()
+            if len(replicas) == replicas[0].gang_size  # the rest of it is still on its way here
+        ),
+    )
+
+
+def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:
+    replicas = sorted(replicas, key=lambda r: r.index)
+    first = replicas[0]
+    job: Job | None = None
+    if first.owner_kind is OwnerKind.JOB:
+        job = mirror.jobs.get((first.workspace, first.owner_id))
+    deadline = job.spec.deadline if job else None
+    return Gang(
+        id=id,
+        name=first.owner_name,
+        workers=tuple(
+            Worker(replica=f"{r.workspace}/{r.id}", needs=r.program.needs, ports=_wished_ports(r))
+            for r in replicas
+        ),
+        priority=first.priority,
+        queued_at_ms=job.queued_at_ms if job else first.created_at_ms,
+        user=first.owner,
+        allowed_nodes=frozenset(first.program.allowed_nodes),
+        allowed_groups=frozenset(first.program.allowed_groups),
+        deadline_at_ms=1000 * deadline.at if deadline else None,
+    )
+
+
+def _wished_ports(replica: Replica) -> tuple[int, ...]:
+    """One that could not be started may have found its port taken: any will do now."""
+    end = replica.last_end
+    if end is not None and end.reason is EndReason.NOT_STARTED:
+        return (ANY_PORT,) * len(replica.program.ports)
+    return replica.program.ports
+
+
+def _holding(replica: Replica) -> Holding:
+    return Holding(
+        replica=f"{replica.workspace}/{replica.id}",
+        gang=f"{replica.workspace}/{replica.gang}",
+        node=replica.node,
+        needs=replica.program.needs,
+        gpus=replica.gpus,
+        ports=(*replica.ports, replica.rendezvous_port),
+        priority=replica.priority,
+        started_at_ms=replica.started_at_ms,
+        lasting=replica.owner_kind is OwnerKind.ENDPOINT,
+    )
+
+
+def _node(node: Node) -> NodeView:
+    return NodeView(
+        id=node.id,
+        group=node.group,
+        capacity=node.capacity,
+        labels=node.labels,
+        schedulable=node.state is NodeState.READY and not node.unschedulable,
+    )

@@ -1,0 +1,97 @@
+"""Whether servers answer: probes every running replica of an endpoint."""
+
+import asyncio
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from leptonai.control.mirror import Key, Mirror, Watch
+from leptonai.core.records import Endpoint, Goal, OwnerKind, Phase, Replica
+from leptonai.errors import VersionConflict
+from leptonai.ports.clock import Clock
+from leptonai.ports.store import Fence, Put, Store
+
+FIRST_PROBE_MS = 20  # after a replica was seen running; then slower …
+SLOWEST_PROBE_MS = 1_000  # … up to this, until it answers
+RECHECK_MS = 10_000  # of a replica that is ready
+UNREADY_AFTER = 3  # failed re-checks in a row
+
+
+class Prober(Protocol):
+    async def answers(self, host: str, port: int, path: str) -> bool:
+        """Whether a TCP connection opens or, where a path is given, GET answers below 400."""
+        ...
+
+
+class ReadinessLoop:
+    name = "readiness"
+
+    def __init__(
+        self, mirror: Mirror, store: Store, fence: Fence, clock: Clock, prober: Prober
+    ) -> None:
+        self.watch: Watch = mirror.watch(Replica, Endpoint)
+        self._mirror = mirror
+        self._store = store
+        self._fence = fence
+        self._clock = clock
+        self._prober = prober
+        self._probes: dict[tuple[Key, int], _Probe] = {}  # by replica and attempt
+
+    async def step(self) -> int | None:
+        self.watch.take()
+        now_ms = self._clock.now_ms()
+        servers = {
+            ((r.workspace, r.id), r.attempt): r
+            for r in self._mirror.replicas.values()
+            if r.owner_kind is OwnerKind.ENDPOINT
+            and r.phase is Phase.RUNNING
+            and r.goal is Goal.RUN
+            and r.ports
+        }
+        self._probes = {
+            key: self._probes.get(key) or _Probe(now_ms + FIRST_PROBE_MS) for key in servers
+        }
+        due = [key for key, probe in self._probes.items() if probe.due_ms <= now_ms]
+        await asyncio.gather(*(self._probe(servers[key], self._probes[key]) for key in due))
+        return min((probe.due_ms for probe in self._probes.values()), default=None)
+
+    async def _probe(self, replica: Replica, probe: "_Probe") -> None:
+        nodes = {node.id: node for node in self._mirror.nodes.values()}
+        node = nodes.get(replica.node)
+        host = node.address if node else ""
+        answers = bool(host) and await self._prober.answers(
+            host, replica.ports[0], self._path(replica)
+        )
+        now_ms = self._clock.now_ms()
+        probe.failures = 0 if answers else probe.failures + 1
+        if answers == replica.ready:
+            wait_ms = (
+                RECHECK_MS
+                if answers
+                else min(FIRST_PROBE_MS << min(probe.failures, 16), SLOWEST_PROBE_MS)
+            )
+            probe.due_ms = now_ms + wait_ms
+            return
+        if replica.ready and probe.failures < UNREADY_AFTER:
+            probe.due_ms = now_ms + SLOWEST_PROBE_MS
+            return
+        probe.due_ms = now_ms + (RECHECK_MS if answers else SLOWEST_PROBE_MS)
+        changed = replace(replica, ready=answers, ready_at_ms=now_ms if answers else None)
+        try:
+            await self._mirror.commit(self._store, Put(changed), fence=self._fence)
+        except VersionConflict:
+            probe.due_ms = now_ms + FIRST_PROBE_MS  # it changed meanwhile: judge it afresh
+
+    def _path(self, replica: Replica) -> str:
+        endpoint = self._mirror.endpoints.get((replica.workspace, replica.owner_id))
+        health = endpoint.spec.health if endpoint else None
+        http = health.readiness.http if health and health.readiness else None
+        return http.path if http else ""
+
+
+class _Probe:
+    """When to look at one attempt next."""
+
+    def __init__(self, due_ms: int) -> None:
+        self.due_ms = due_ms
+        self.failures = 0

@@ -1,0 +1,339 @@
+"""The engine's side of every placed replica.
+
+Observes each node, writes down what has become of its attempts, and asks for what is missing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+from leptonai.control.loops.loop import retry_ms
+from leptonai.control.mirror import Mirror, Watch
+from leptonai.core.lifecycle import node as node_lifecycle
+from leptonai.core.lifecycle.environment import environment
+from leptonai.core.lifecycle.replica import (
+    Ask,
+    SeenEnded,
+    SeenRunning,
+    Sight,
+    ask,
+    done,
+    ended,
+    node_lost,
+    observed,
+    stop,
+)
+from leptonai.core.records import (
+    EndReason,
+    Event,
+    Goal,
+    Job,
+    Node,
+    NodeState,
+    OwnerKind,
+    Phase,
+    Program,
+    Replica,
+    Secret,
+    Severity,
+    Termination,
+)
+from leptonai.errors import LeptonError, NotFound, StaleEpoch, VersionConflict
+from leptonai.ports.clock import Clock
+from leptonai.ports.engine import Attempt, Ended, Engine, Running, Seen, Tree, Unreachable
+from leptonai.ports.store import Delete, Emit, Fence, Put, Query, Store
+
+STOP_GRACE_MS = 10_000  # between SIGTERM and SIGKILL
+LOOK_AGAIN_MS = 1_000  # at a node that could not be reached
+ASK_AGAIN_MS = 2_000  # what was asked and is still not seen: the ask, or its answer, may be lost
+
+log = logging.getLogger("leptonai.control")
+
+
+class ReplicasLoop:
+    name = "replicas"
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        store: Store,
+        engine: Engine,
+        fence: Fence,
+        clock: Clock,
+        *,
+        workspace_url: Callable[[str], str],
+        unseal: Callable[[Secret], str],
+        job_token: Callable[[Job], str],
+        runs_images: bool = False,
+    ) -> None:
+        self.watch: Watch = mirror.watch(Replica, Node)
+        self._mirror = mirror
+        self._store = store
+        self._engine = engine
+        self._fence = fence
+        self._clock = clock
+        self._workspace_url = workspace_url
+        self._unseal = unseal
+        self._job_token = job_token
+        self._runs_images = runs_images
+        self._failures: dict[str, int] = {}  # of each node, in a row
+        self.looked = asyncio.Event()  # set after every look at the nodes
+
+    async def step(self) -> int | None:
+        try:
+            return await self._look()
+        finally:
+            self.looked.set()
+
+    async def _look(self) -> int | None:
+        self.watch.take()
+        by_node: dict[str, list[Replica]] = {node.id: [] for node in self._mirror.nodes.values()}
+        for replica in self._mirror.replicas.values():
+            if replica.phase in (Phase.PLACED, Phase.RUNNING, Phase.ENDED) or (
+                replica.abandoned and replica.phase is not Phase.WAITING
+            ):
+                by_node.setdefault(replica.node, []).append(replica)
+        nodes = {node.id: node for node in self._mirror.nodes.values()}
+        wakes = await asyncio.gather(
+            *(self._tend(nodes.get(id), id, replicas) for id, replicas in by_node.items())
+        )
+        return min((wake for wake in wakes if wake is not None), default=None)
+
+    async def _tend(self, node: Node | None, id: str, replicas: list[Replica]) -> int | None:
+        """One node at a time, and no node's trouble is another's."""
+        try:
+            wake = await self._tend_node(node, id, replicas)
+            self._failures.pop(id, None)
+            return wake
+        except StaleEpoch:
+            raise
+        except VersionConflict:
+            return self._clock.now_ms()
+        except LeptonError as error:
+            self._failures[id] = self._failures.get(id, 0) + 1
+            log.warning("node %s: %s", id, error)
+            return self._clock.now_ms() + retry_ms(self._failures[id])
+
+    async def _tend_node(self, node: Node | None, id: str, replicas: list[Replica]) -> int | None:
+        if id == "" or node is None:
+            await self._bury(replicas, reachable=False)
+            return None
+        observation = await self._engine.observe(id)
+        now_ms = self._clock.now_ms()
+        if isinstance(observation, Unreachable):
+            return await self._lose_sight(node, observation, replicas, now_ms)
+        returned = node.state is not NodeState.READY
+        node_after = node_lifecycle.seen(node, observation.at_ms)
+        if node_after is not node:
+            await self._mirror.commit(self._store, Put(node_after), fence=self._fence)
+            if returned:
+                return now_ms  # look at it afresh: its replicas may have been given up meanwhile
+        return await self._converge(id, observation, replicas, now_ms)
+
+    async def _converge(
+        self, node: str, observation: Seen, replicas: list[Replica], now_ms: int
+    ) -> int | None:
+        """Write down what is new, ask for what is missing, and have the rest forgotten."""
+        wakes: list[int] = []
+        asks: list[Awaitable[None]] = []
+        news: list[Replica] = []
+        known: set[str] = set()
+        for replica in replicas:
+            if replica.phase is Phase.DONE:
+                continue
+            known.add(replica.attempt_id)
+            sight = _sight(observation, replica.attempt_id)
+            after = observed(replica, sight, now_ms)
+            if after is not replica:
+                news.append(after)
+            what, again_ms = ask(after, sight, now_ms)
+            if again_ms is not None:
+                wakes.append(again_ms)
+            if what is not Ask.NOTHING:
+                wakes.append(now_ms + ASK_AGAIN_MS)
+            if what is Ask.START:
+                asks.append(self._start(after))
+            elif what is Ask.STOP:
+                asks.append(
+                    self._engine.stop(
+                        node, replica.attempt_id, grace_ms=STOP_GRACE_MS, epoch=self._fence.epoch
+                    )
+                )
+        for id, state in observation.attempts.items():
+            if id in known:
+                continue
+            if isinstance(state, Ended):
+                asks.append(self._engine.forget(node, id, epoch=self._fence.epoch))
+            else:
+                wakes.append(
+                    now_ms + ASK_AGAIN_MS
+                )  # nobody's: its replica was given up while the node was out of sight
+                asks.append(
+                    self._engine.stop(node, id, grace_ms=STOP_GRACE_MS, epoch=self._fence.epoch)
+                )
+        failed = await self._write(news)
+        results = await asyncio.gather(*asks, return_exceptions=True)
+        await self._bury([r for r in replicas if r.abandoned], reachable=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        if failed:
+            raise VersionConflict("some replicas changed while they were observed")
+        return min(wakes, default=None)
+
+    async def _write(self, news: list[Replica]) -> bool:
+        """Write each on its own, so that one that changed meanwhile holds up no other."""
+        results = await asyncio.gather(
+            *(self._mirror.commit(self._store, Put(r), fence=self._fence) for r in news),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, VersionConflict):
+                raise result
+        return any(isinstance(result, VersionConflict) for result in results)
+
+    async def _lose_sight(
+        self, node: Node, observation: Unreachable, replicas: list[Replica], now_ms: int
+    ) -> int:
+        """Out of sight is not dead: replicas are given up only once their node is fenced."""
+        after = node_lifecycle.unreachable(node, observation.since_ms)
+        if node_lifecycle.to_be_fenced(after, now_ms) and await self._engine.fence(
+            node.id, epoch=self._fence.epoch
+        ):
+            after = node_lifecycle.fenced(after)
+        if after is not node:
+            event = Event(
+                workspace=node.workspace,
+                kind="node",
+                id=node.id,
+                name=node.name,
+                reason=after.state,
+                message=f"node {node.id}: {observation.because}",
+                at_ms=now_ms,
+                severity=Severity.WARNING,
+            )
+            await self._mirror.commit(self._store, Put(after), Emit(event), fence=self._fence)
+        if after.state is NodeState.FENCED:
+            lost = [(r, node_lost(r, now_ms)) for r in replicas]
+            await self._write([after for before, after in lost if after is not before])
+            await self._bury([r for r in replicas if r.abandoned], reachable=False)
+        return now_ms + LOOK_AGAIN_MS
+
+    async def _start(self, replica: Replica) -> None:
+        try:
+            attempt = await self._attempt(replica)
+        except NotFound as error:
+            end = Termination(
+                reason=EndReason.NOT_STARTED,
+                message=str(error),
+                finished_at_ms=self._clock.now_ms(),
+            )
+            await self._write([ended(replica, end)])
+            return
+        if attempt is None:
+            return  # the rest of its gang, or its job, is still on its way into the mirror
+        if attempt.image and not self._runs_images and replica.attempt == 0:
+            event = replace(_image_ignored(replica), at_ms=self._clock.now_ms())
+            await self._store.commit(Emit(event), fence=self._fence)
+        await self._engine.start(attempt, epoch=self._fence.epoch)
+
+    async def _attempt(self, replica: Replica) -> Attempt | None:
+        """Everything the engine needs to run the replica's current attempt."""
+        program = replica.program
+        job: Job | None = None
+        gang = [replica]
+        if replica.owner_kind is OwnerKind.JOB:
+            job = self._mirror.jobs.get((replica.workspace, replica.owner_id))
+            siblings = self._mirror.replicas_of(replica.workspace, replica.parent)
+            gang = sorted((r for r in siblings if r.gang == replica.gang), key=lambda r: r.index)
+            if job is None or len(gang) != replica.gang_size:
+                return None
+        nodes = {node.id: node for node in self._mirror.nodes.values()}
+        env = environment(
+            replica,
+            gang,
+            addresses={id: node.address for id, node in nodes.items()},
+            gpu_type=nodes[replica.node].capacity.gpu_type,
+            workspace_url=self._workspace_url(replica.workspace),
+            failures=job.failures if job else 0,
+        )
+        if program.workspace_token and job is not None:
+            env["LEPTON_WORKSPACE_TOKEN"] = self._job_token(job)
+        env |= await self._user_env(replica.workspace, program)
+        trees = []
+        if program.workdir:
+            trees.append(Tree(digest=program.workdir, at="workdir"))
+        if program.model:
+            trees.append(Tree(digest=program.model, at="model"))
+        return Attempt(
+            id=replica.attempt_id,
+            node=replica.node,
+            command=program.command,
+            env=env,
+            cpu_millis=program.needs.cpu_millis,
+            limit_cpu_millis=program.limit_cpu_millis,
+            limit_memory_bytes=program.limit_memory_bytes,
+            gpus=replica.gpus,
+            ports=replica.ports,
+            trees=tuple(trees),
+            start_in="workdir" if program.workdir else "",
+            image=program.image if self._runs_images else "",
+        )
+
+    async def _user_env(self, workspace: str, program: Program) -> dict[str, str]:
+        env = {}
+        for variable in program.envs:
+            reference = variable.value_from.secret_name_ref if variable.value_from else None
+            if reference is None:
+                env[variable.name] = variable.value or ""
+                continue
+            found = await self._store.find(Secret, Query(workspace=workspace, name=reference))
+            if not found:
+                raise NotFound(
+                    f"secret {reference!r}, which it needs as {variable.name}, does not exist",
+                    hint=f"create it: leptonai secret create -n {reference}",
+                )
+            env[variable.name] = self._unseal(found[0])
+        return env
+
+    async def _bury(self, replicas: Iterable[Replica], *, reachable: bool) -> None:
+        """Remove abandoned replicas that ended, with all their attempts left on the node."""
+        now_ms = self._clock.now_ms()
+        for replica in replicas:
+            if not replica.abandoned:
+                continue
+            if replica.phase is Phase.ENDED:
+                await self._write([done(replica)])
+            elif replica.phase is Phase.DONE:
+                if reachable:
+                    for number in range(replica.attempt + 1):
+                        id = f"{replica.id}.{number}"
+                        await self._engine.forget(replica.node, id, epoch=self._fence.epoch)
+                        await self._engine.remove(replica.node, id, epoch=self._fence.epoch)
+                await self._store.commit(Delete(replica), fence=self._fence)
+                self._mirror.forget(replica)
+            elif replica.goal is Goal.RUN:
+                await self._write([stop(replica, now_ms)])
+
+
+def _sight(observation: Seen, attempt: str) -> Sight:
+    match observation.attempts.get(attempt):
+        case Running(started_at_ms):
+            return SeenRunning(started_at_ms)
+        case Ended(how):
+            return SeenEnded(how)
+    return None
+
+
+def _image_ignored(replica: Replica) -> Event:
+    return Event(
+        workspace=replica.workspace,
+        kind=replica.owner_kind,
+        id=replica.owner_id,
+        name=replica.owner_name,
+        reason="ImageIgnored",
+        message=(
+            f"running on the host instead of in {replica.program.image}; "
+            "to run images: leptonai up --containers auto"
+        ),
+    )

@@ -1,0 +1,74 @@
+"""The route table: made anew whenever it changes, and handed to the gateways that wait for it."""
+
+import asyncio
+
+import msgspec
+
+from leptonai.control.mirror import Mirror, Watch
+from leptonai.core.records import Endpoint, Node, Replica, Token
+from leptonai.core.routing import RouteTable, route_table
+from leptonai.ports.clock import Clock
+
+
+class RoutesLoop:
+    """Also the feed that the API hands on to gateways."""
+
+    name = "routes"
+
+    def __init__(self, mirror: Mirror, clock: Clock) -> None:
+        self.watch: Watch = mirror.watch(Endpoint, Replica, Node, Token)
+        self._mirror = mirror
+        self._clock = clock
+        self.table = RouteTable(seq=0, routes=(), workspace_token_sha256={})
+        self._changed = asyncio.Condition()
+        self._closing = False
+
+    async def step(self) -> int | None:
+        seqs = [record.seq for record in self.watch.take()]
+        now_ms = self._clock.now_ms()
+        tokens: dict[str, list[str]] = {}
+        expiries = []
+        for token in sorted(self._mirror.tokens.values(), key=lambda token: token.id):
+            if token.role not in ("admin", "member"):
+                continue
+            if token.expires_at_ms is not None:
+                if token.expires_at_ms <= now_ms:
+                    continue
+                expiries.append(token.expires_at_ms)
+            tokens.setdefault(token.workspace, []).append(token.sha256)
+        families: dict[str, list[Replica]] = {}
+        for replica in self._mirror.replicas.values():
+            families.setdefault(replica.parent, []).append(replica)
+        fresh = route_table(
+            max([self.table.seq, self._mirror.seq, *seqs]),
+            self._mirror.endpoints.values(),
+            families,
+            {node.id: node.address for node in self._mirror.nodes.values()},
+            {workspace: tuple(hashes) for workspace, hashes in tokens.items()},
+        )
+        if msgspec.structs.replace(fresh, seq=self.table.seq) != self.table or self.table.seq == 0:
+            async with self._changed:
+                newer = max(fresh.seq, self.table.seq + 1)
+                self.table = msgspec.structs.replace(fresh, seq=newer)
+                self._changed.notify_all()
+        return min(expiries, default=None)
+
+    async def close(self) -> None:
+        """Let go of everybody who waits."""
+        async with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    async def wait(self, after: int, timeout_s: float) -> RouteTable | None:
+        """The table as soon as it is another one than `after`; None if it stays."""
+        async with self._changed:
+            try:
+                await asyncio.wait_for(
+                    self._changed.wait_for(
+                        lambda: self._closing or self.table.seq not in (0, after)
+                    ),
+                    timeout_s,
+                )
+            except TimeoutError:
+                return None
+            return None if self._closing else self.table

@@ -1,0 +1,137 @@
+"""What the loops look at: every live record, in memory, as of one seq of the store.
+
+Whoever writes applies the answer of its commit at once, and a follower of the store brings in what
+others wrote. Old news is ignored, so the order in which the two arrive does not matter.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from leptonai.core.records import Endpoint, Job, Node, Record, Replica, Token
+from leptonai.ports.store import Change, Fence, Query, Store
+
+Key = tuple[str, str]  # workspace, id
+LIVE_KINDS: tuple[type[Record], ...] = (Job, Endpoint, Replica, Node, Token)
+
+
+class Watch:
+    """One loop's view of what changed since it last looked."""
+
+    def __init__(self, kinds: tuple[type[Record], ...]) -> None:
+        self.kinds = kinds
+        self.news = asyncio.Event()
+        self._changed: dict[tuple[type[Record], Key], Record] = {}
+
+    def note(self, record: Record) -> None:
+        if isinstance(record, self.kinds):
+            self._changed[type(record), (record.workspace, record.id)] = record
+            self.news.set()
+
+    def take(self) -> list[Record]:
+        """The records that changed, each as it was last, oldest change first."""
+        changed = list(self._changed.values())
+        self._changed.clear()
+        return changed
+
+
+class Mirror:
+    def __init__(self) -> None:
+        self.seq = 0
+        self.jobs: dict[Key, Job] = {}
+        self.endpoints: dict[Key, Endpoint] = {}
+        self.replicas: dict[Key, Replica] = {}
+        self.nodes: dict[Key, Node] = {}
+        self.tokens: dict[Key, Token] = {}
+        self._children: dict[Key, dict[str, Replica]] = {}
+        self._gone: dict[tuple[type[Record], Key], int] = {}  # dropped at which seq
+        self._watches: list[Watch] = []
+
+    def watch(self, *kinds: type[Record]) -> Watch:
+        """A watch that has already noted every live record of these kinds."""
+        watch = Watch(kinds)
+        for kind in kinds:
+            for record in self._table(kind).values():
+                watch.note(record)
+        self._watches.append(watch)
+        return watch
+
+    def replicas_of(self, workspace: str, parent: str) -> list[Replica]:
+        """The live replicas of "job/ID" or "endpoint/ID"."""
+        return list(self._children.get((workspace, parent), {}).values())
+
+    async def load(self, store: Store) -> None:
+        """Read every live record; what is written meanwhile is seen by `follow`."""
+        self.seq = await store.seq()
+        for kind in LIVE_KINDS:
+            self.apply(await store.find(kind, Query(live=True)))
+
+    async def follow(self, store: Store) -> None:
+        """Take in what is written, for ever."""
+        async for batch in store.changes(self.seq):
+            self.apply(batch.records)
+            for record in batch.deleted:
+                self._drop(record)
+            self.seq = max(self.seq, batch.seq)
+            for key in [key for key, seq in self._gone.items() if seq <= self.seq]:
+                del self._gone[key]
+
+    async def commit(self, store: Store, *changes: Change, fence: Fence) -> tuple[Record, ...]:
+        """Commit, and see one's own writes at once."""
+        written = await store.commit(*changes, fence=fence)
+        self.apply(written)
+        return written
+
+    def apply(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if isinstance(record, LIVE_KINDS):
+                self._apply(record)
+
+    def forget(self, record: Record) -> None:
+        """See one's own removal at once."""
+        self._drop(record)
+
+    def _apply(self, record: Record) -> None:
+        kind, key = type(record), (record.workspace, record.id)
+        table = self._table(kind)
+        known = table.get(key)
+        newest = known.seq if known is not None else self._gone.get((kind, key), -1)
+        if record.seq <= newest:
+            return
+        if not record.live:
+            self._drop(record)
+            return
+        table[key] = record
+        if isinstance(record, Replica):
+            self._children.setdefault((record.workspace, record.parent), {})[record.id] = record
+        self._tell(record)
+
+    def _drop(self, record: Record) -> None:
+        """Forget it, and that older news of it may still arrive."""
+        if not isinstance(record, LIVE_KINDS):
+            return
+        kind, key = type(record), (record.workspace, record.id)
+        if record.seq > self.seq:
+            self._gone[kind, key] = record.seq
+        if self._table(kind).pop(key, None) is None:
+            return
+        if isinstance(record, Replica):
+            family = (record.workspace, record.parent)
+            self._children[family].pop(record.id, None)
+            if not self._children[family]:
+                del self._children[family]
+        self._tell(record)
+
+    def _tell(self, record: Record) -> None:
+        for watch in self._watches:
+            watch.note(record)
+
+    def _table(self, kind: type[Record]) -> dict[Key, Any]:
+        tables: dict[type[Record], dict[Key, Any]] = {
+            Job: self.jobs,
+            Endpoint: self.endpoints,
+            Replica: self.replicas,
+            Node: self.nodes,
+            Token: self.tokens,
+        }
+        return tables[kind]

@@ -1,0 +1,158 @@
+"""The control plane: its loops over one store, one engine and one clock.
+
+It holds nothing that the store does not: kill it at any instant, make another from the same store,
+and that one goes on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from leptonai.control.loops.loop import Loop, run_loop
+from leptonai.control.loops.owners import OwnersLoop
+from leptonai.control.loops.placement import PlacementLoop
+from leptonai.control.loops.readiness import Prober, ReadinessLoop
+from leptonai.control.loops.replicas import ReplicasLoop
+from leptonai.control.loops.retention import RetentionLoop
+from leptonai.control.loops.routes import RoutesLoop
+from leptonai.control.mirror import Mirror
+from leptonai.core.explain import explain_endpoint, explain_job
+from leptonai.core.records import Endpoint, Job, Node, NodeState, OwnerKind, Secret
+from leptonai.errors import StaleEpoch
+from leptonai.ports.clock import Clock
+from leptonai.ports.engine import Engine, Machine
+from leptonai.ports.store import Fence, Put, Store
+from leptonai.spec.jobs import Explanation
+
+LEASE = "control"
+
+log = logging.getLogger("leptonai.control")
+
+
+class ControlPlane:
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        clock: Clock,
+        prober: Prober,
+        *,
+        home_workspace: str,
+        workspace_url: Callable[[str], str],
+        unseal: Callable[[Secret], str],
+        job_token: Callable[[Job], str],
+        runs_images: bool = False,
+    ) -> None:
+        self.mirror = Mirror()
+        self._store = store
+        self._engine = engine
+        self._clock = clock
+        self._prober = prober
+        self._home_workspace = home_workspace  # that nodes are recorded in
+        self._workspace_url = workspace_url
+        self._unseal = unseal
+        self._job_token = job_token
+        self._runs_images = runs_images
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Take the lease, learn what there is, and set the loops going."""
+        self.fence = await self._store.lease(LEASE)
+        await self.mirror.load(self._store)
+        await self._register(self.fence)
+        mirror, store, clock, fence = self.mirror, self._store, self._clock, self.fence
+        self.placement = PlacementLoop(mirror, store, fence, clock)
+        self.routes = RoutesLoop(mirror, clock)
+        replicas = ReplicasLoop(
+            mirror,
+            store,
+            self._engine,
+            fence,
+            clock,
+            workspace_url=self._workspace_url,
+            unseal=self._unseal,
+            job_token=self._job_token,
+            runs_images=self._runs_images,
+        )
+        loops: list[Loop] = [
+            OwnersLoop(mirror, store, fence, clock),
+            self.placement,
+            replicas,
+            ReadinessLoop(mirror, store, fence, clock, self._prober),
+            self.routes,
+            RetentionLoop(mirror, store, fence, clock),
+        ]
+        self._tasks = [
+            asyncio.create_task(mirror.follow(store), name="follow"),
+            asyncio.create_task(self._relay(replicas), name="engine"),
+            *(asyncio.create_task(run_loop(loop, clock), name=loop.name) for loop in loops),
+        ]
+
+    def explain(self, workload: Job | Endpoint) -> Explanation:
+        """Why it is where it is, as the loops see it now."""
+        kind = OwnerKind.JOB if isinstance(workload, Job) else OwnerKind.ENDPOINT
+        replicas = self.mirror.replicas_of(workload.workspace, f"{kind}/{workload.id}")
+        reasons = [self.placement.why(f"{r.workspace}/{r.gang}") for r in replicas]
+        waiting = [reason for reason in reasons if reason is not None]
+        if isinstance(workload, Job):
+            first = waiting[0] if waiting else None
+            return explain_job(workload, replicas, first, self._clock.now_ms())
+        return explain_endpoint(workload, replicas, waiting)
+
+    async def run(self) -> None:
+        """Until cancelled, or until another control plane has taken over (StaleEpoch)."""
+        finished, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in finished:
+            error = task.exception()
+            if isinstance(error, StaleEpoch):
+                log.warning("another control plane has taken over: %s", error)
+            if error is not None:
+                raise error
+
+    async def close(self) -> None:
+        """Stop deciding. Everything that runs keeps running."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _relay(self, replicas: ReplicasLoop) -> None:
+        """Have the engine's news looked at, and only then wait for more."""
+        while True:
+            await self._engine.changed()
+            replicas.looked.clear()
+            replicas.watch.news.set()
+            await replicas.looked.wait()
+
+    async def _register(self, fence: Fence) -> None:
+        """Record the machines that the engine has, as they are now."""
+        known = {node.id: node for node in self.mirror.nodes.values()}
+        for machine in await self._engine.machines():
+            before = known.get(machine.id)
+            after = _node_of(machine, before, self._home_workspace, self._clock.now_ms())
+            if after != before:
+                await self.mirror.commit(self._store, Put(after), fence=fence)
+
+
+def _node_of(machine: Machine, before: Node | None, workspace: str, now_ms: int) -> Node:
+    if before is None:
+        before = Node(
+            workspace=workspace,
+            id=machine.id,
+            name=machine.id,
+            created_at_ms=now_ms,
+            group=machine.group,
+            capacity=machine.capacity,
+            state=NodeState.READY,
+            seen_at_ms=now_ms,
+        )
+    return replace(
+        before,
+        group=machine.group,
+        capacity=machine.capacity,
+        address=machine.address,
+        provider_id=machine.provider_id,
+        limits=machine.limits,
+        facts=dict(machine.facts),
+    )

@@ -1,0 +1,364 @@
+"""What a user asked for, checked against what there is: what passes can be done."""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+
+from msgspec.structs import replace
+
+from leptonai.control.api.context import World
+from leptonai.core.access import Action, Principal
+from leptonai.core.records import Model, Node, NodeState, Program, Secret
+from leptonai.core.scheduler.reasons import feasible
+from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
+from leptonai.core.shapes import gpu_type_of, resources_of
+from leptonai.errors import InvalidRequest, NotFound, Unsatisfiable
+from leptonai.ports.store import Query
+from leptonai.security.permissions import require, resource_of
+from leptonai.spec.codec import suggestion
+from leptonai.spec.containers import (
+    Affinity,
+    Container,
+    EnvVar,
+    Mount,
+    QueueConfig,
+    ReservationConfig,
+    StorageAttachment,
+)
+from leptonai.spec.endpoints import EndpointSpec
+from leptonai.spec.jobs import JobSpec
+from leptonai.spec.names import check_env_name, check_label
+
+MAX_ARGUMENTS = 4_096
+MAX_COMMAND_CHARS = 512 << 10
+MAX_ENVS = 1_000
+MAX_ENV_CHARS = 512 << 10  # of all variables: together with the command below the kernel's bound
+MAX_LABELS = 64
+MAX_AFFINITY = 1_000
+MAX_ALLOWLIST = 1_000
+MAX_TTL_S = 10 * 366 * 86_400
+LATEST_TIME_S = 32_503_680_000  # the year 3000: a later time is one in milliseconds
+PRIORITIES = {"low": (1000, 3000), "mid": (4000, 6000), "high": (7000, 9000)}
+WORKSPACE_TOKEN = "WORKSPACE_TOKEN"  # noqa: S105 - the name of a reference, not a token
+
+
+async def checked_job(world: World, principal: Principal, workspace: str, spec: JobSpec) -> JobSpec:
+    """The spec, with the exact GPU type that its shape means.
+
+    Raises:
+        InvalidRequest: something in it is wrong.
+        Unsatisfiable: no machine here could ever do it.
+    """
+    _check_command(spec.container, needed="a job runs a command, and this one has none")
+    if spec.completions and spec.parallelism and spec.completions != spec.parallelism:
+        raise InvalidRequest(
+            f"spec.parallelism: {spec.parallelism} differs from completions, {spec.completions}",
+            hint="The workers of a job run all at once: give both the same number, or one.",
+        )
+    _check_seconds("spec.ttl_seconds_after_finished", spec.ttl_seconds_after_finished, MAX_TTL_S)
+    if spec.time_schedule:
+        _check_seconds("spec.time_schedule.start_at", spec.time_schedule.start_at, LATEST_TIME_S)
+    if spec.deadline:
+        _check_seconds("spec.deadline.at", spec.deadline.at, LATEST_TIME_S)
+    _check_priority(spec.queue_config)
+    _check_storage(spec.mounts, spec.storage_attachments, spec.reservation_config)
+    await _check_envs(world, principal, workspace, spec.envs or [])
+    if spec.workdir is not None:
+        await check_tree(world, spec.workdir, "spec.workdir")
+    nodes = await world.store.find(Node, Query())
+    meant = gpu_type_of(spec.resource_shape, _gpu_types(nodes))
+    if meant is not None and spec.accelerator_type is None:
+        spec = replace(spec, accelerator_type=meant)
+    requested = resources_of(
+        shape=spec.resource_shape,
+        cpu=spec.cpu,
+        memory_mib=spec.memory,
+        disk_gb=spec.ephemeral_storage_in_gb,
+        gpu_type=spec.accelerator_type,
+        gpus=spec.accelerator_num,
+    )
+    program = Program(command=(), needs=requested.needs)
+    _check_feasible(program, spec.workers, spec.affinity, nodes)
+    return spec
+
+
+async def checked_endpoint(
+    world: World, principal: Principal, workspace: str, spec: EndpointSpec
+) -> tuple[EndpointSpec, str]:
+    """The spec, with the exact GPU type that its shape means; and its model's digest, or ""."""
+    if spec.model is None:
+        _check_command(
+            spec.container, needed="an endpoint serves with a command or a model, and this has none"
+        )
+    elif spec.container.command:
+        _check_command(spec.container, needed="")
+    wanted = spec.resource_requirement
+    if wanted.max_replicas is not None and wanted.max_replicas < (wanted.min_replicas or 0):
+        raise InvalidRequest(
+            f"spec.resource_requirement.max_replicas: {wanted.max_replicas} is less than "
+            f"min_replicas, {wanted.min_replicas}",
+            hint="Raise one or lower the other.",
+        )
+    _check_letting_in(spec)
+    _check_priority(spec.queue_config)
+    _check_storage(spec.mounts, spec.storage_attachments, spec.reservation_config)
+    readiness = spec.health.readiness if spec.health else None
+    if readiness and readiness.http and not re.fullmatch(r"/[!-~]{0,1000}", readiness.http.path):
+        raise InvalidRequest(
+            "spec.health.readiness.http.path: is no path", hint='Start it with "/".'
+        )
+    await _check_envs(world, principal, workspace, spec.envs or [])
+    if spec.workdir is not None:
+        await check_tree(world, spec.workdir, "spec.workdir")
+    nodes = await world.store.find(Node, Query())
+    meant = gpu_type_of(wanted.resource_shape, _gpu_types(nodes))
+    if meant is not None and wanted.accelerator_type is None:
+        wanted = replace(wanted, accelerator_type=meant)
+        spec = replace(spec, resource_requirement=wanted)
+    requested = resources_of(
+        shape=wanted.resource_shape,
+        cpu=wanted.cpu,
+        memory_mib=wanted.memory,
+        disk_gb=wanted.ephemeral_storage_in_gb,
+        gpu_type=wanted.accelerator_type,
+        gpus=wanted.accelerator_num,
+    )
+    program = Program(command=(), needs=requested.needs, ports=(spec.port,))
+    _check_feasible(program, 1, wanted.affinity, nodes)
+    return spec, await _model_digest(world, workspace, spec.model)
+
+
+def check_labels(labels: dict[str, str]) -> None:
+    if len(labels) > MAX_LABELS:
+        raise InvalidRequest(
+            f"metadata.labels: {len(labels)} labels", hint=f"At most {MAX_LABELS} are kept."
+        )
+    for key, value in labels.items():
+        check_label(key, value)
+
+
+async def check_tree(world: World, digest: str, field: str) -> None:
+    """Refuse what is no digest, or of nothing that was uploaded."""
+    try:
+        known = await world.blobs.exists(digest)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{field}: {error.message[:200]}", hint=error.hint) from None
+    if not known:
+        raise InvalidRequest(
+            f"{field}: nothing with the digest {digest} was uploaded",
+            hint=f"Upload it first: PUT …/blobs/{digest}.",
+        )
+
+
+def _check_command(container: Container, *, needed: str) -> None:
+    command = container.command or []
+    if not command or not command[0]:
+        raise InvalidRequest(
+            f"spec.container.command: {needed}",
+            hint='Give the program and its arguments: ["python", "train.py"].',
+        )
+    if len(command) > MAX_ARGUMENTS or sum(map(len, command)) > MAX_COMMAND_CHARS:
+        raise InvalidRequest(
+            "spec.container.command: is too long",
+            hint=f"At most {MAX_ARGUMENTS} arguments and {MAX_COMMAND_CHARS} characters: "
+            "put more into a file of the working directory.",
+        )
+
+
+async def _check_envs(
+    world: World, principal: Principal, workspace: str, envs: Sequence[EnvVar]
+) -> None:
+    if len(envs) > MAX_ENVS:
+        raise InvalidRequest(
+            f"spec.envs: {len(envs)} variables", hint=f"At most {MAX_ENVS} are taken."
+        )
+    if sum(len(env.name) + len(env.value or "") for env in envs) > MAX_ENV_CHARS:
+        raise InvalidRequest(
+            "spec.envs: the values are too large together",
+            hint=f"They may have {MAX_ENV_CHARS} characters in all: put more into a file.",
+        )
+    referenced: dict[str, str] = {}
+    seen: set[str] = set()
+    for env in envs:
+        check_env_name(env.name)
+        if env.name in seen:
+            raise InvalidRequest(
+                f"spec.envs: {env.name} is given twice", hint="Leave one of them out."
+            )
+        seen.add(env.name)
+        secret = env.value_from.secret_name_ref if env.value_from else None
+        if (env.value is None) == (secret is None):
+            raise InvalidRequest(
+                f"spec.envs: {env.name} has neither or both of value and value_from",
+                hint='Give "value", or "value_from" with a "secret_name_ref".',
+            )
+        if secret is not None:
+            referenced[secret] = env.name
+    if not referenced:
+        return
+    found = await world.store.find(Secret, Query(workspace=workspace, ids=tuple(referenced)))
+    known = {secret.id: secret for secret in found}
+    for name, variable in referenced.items():
+        if name not in known:
+            raise InvalidRequest(
+                f"spec.envs: {variable} refers to the secret {name[:100]!r}, which does not exist",
+                hint="Create it first: `leptonai secret create`.",
+            )
+        require(principal, Action.USE, resource_of("secret", known[name]))
+
+
+def _check_priority(queue: QueueConfig | None) -> None:
+    name = queue.priority_class if queue else None
+    if not name:
+        return
+    level, _, number = name.partition("-")
+    bounds = PRIORITIES.get(level)
+    if (
+        bounds is None
+        or not re.fullmatch(r"[0-9]{4}", number)
+        or not bounds[0] <= int(number) <= bounds[1]
+    ):
+        raise InvalidRequest(
+            f"spec.queue_config.priority_class: there is no class {name[:60]!r}",
+            hint="Use low-1000 to low-3000, mid-4000 to mid-6000, or high-7000 to high-9000.",
+        )
+
+
+def _check_storage(
+    mounts: Sequence[Mount] | None,
+    attachments: Sequence[StorageAttachment] | None,
+    reservation: ReservationConfig | None,
+) -> None:
+    """What would change what runs is refused rather than ignored while it cannot be done."""
+    if mounts:
+        raise InvalidRequest(
+            "spec.mounts: this platform has no volumes to mount",
+            hint="Send files with the working directory, or register them as a dataset.",
+        )
+    if attachments:
+        raise InvalidRequest(
+            "spec.storage_attachments: this platform has no data sources to attach",
+            hint="Register the files as a dataset.",
+        )
+    if reservation and reservation.reservation_id:
+        raise InvalidRequest(
+            "spec.reservation_config: this platform has no reservations",
+            hint="Leave it out; a priority class moves work forward in the queue.",
+        )
+
+
+def _check_letting_in(spec: EndpointSpec) -> None:
+    literal = [token for token in spec.api_tokens or () if token.value is not None]
+    if len(spec.api_tokens or ()) > MAX_ALLOWLIST:
+        raise InvalidRequest("spec.api_tokens: too many", hint=f"At most {MAX_ALLOWLIST}.")
+    for token in spec.api_tokens or ():
+        reference = token.value_from.token_name_ref if token.value_from else None
+        if (token.value is None) == (reference is None):
+            raise InvalidRequest(
+                "spec.api_tokens: a token has neither or both of value and value_from",
+                hint='Give "value", or "value_from" with a "token_name_ref".',
+            )
+        if reference is not None and reference != WORKSPACE_TOKEN:
+            raise InvalidRequest(
+                f"spec.api_tokens: there is no token {reference[:60]!r} to refer to",
+                hint=f"Only {WORKSPACE_TOKEN} is known: the workspace's own tokens.",
+            )
+        if token.value is not None and not re.fullmatch(r"[!-~]{1,4096}", token.value):
+            raise InvalidRequest(
+                "spec.api_tokens: a token is empty, too long, or cannot stand in a header",
+                hint="Use 1 to 4096 printable ASCII characters without spaces.",
+            )
+    if spec.allow_unauthenticated_access and literal:
+        raise InvalidRequest(
+            "spec.api_tokens: tokens protect nothing while allow_unauthenticated_access is true",
+            hint="Leave out one of the two.",
+        )
+    allowlist = (spec.auth_config.ip_allowlist or ()) if spec.auth_config else ()
+    if len(allowlist) > MAX_ALLOWLIST:
+        raise InvalidRequest(
+            "spec.auth_config.ip_allowlist: too many", hint=f"At most {MAX_ALLOWLIST}."
+        )
+    for address in allowlist:
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError:
+            raise InvalidRequest(
+                f"spec.auth_config.ip_allowlist: {address[:60]!r} is no address",
+                hint="Use addresses like 10.0.0.7, or networks like 10.0.0.0/8.",
+            ) from None
+
+
+def _check_seconds(field: str, value: int | None, most: int) -> None:
+    if value is not None and not 0 <= value <= most:
+        raise InvalidRequest(
+            f"{field}: {value} seconds is out of bounds", hint=f"Give 0 to {most} seconds."
+        )
+
+
+def _check_feasible(
+    program: Program, workers: int, affinity: Affinity | None, nodes: Sequence[Node]
+) -> None:
+    allowed_nodes = (affinity.allowed_nodes_in_node_group or []) if affinity else []
+    allowed_groups = (affinity.allowed_dedicated_node_groups or []) if affinity else []
+    if len(allowed_nodes) > MAX_AFFINITY or len(allowed_groups) > MAX_AFFINITY:
+        raise InvalidRequest("affinity: too many", hint=f"Name at most {MAX_AFFINITY} of each.")
+    _check_known("node group", allowed_groups, {node.group for node in nodes})
+    _check_known("node", allowed_nodes, {node.id for node in nodes})
+    gang = Gang(
+        id="asked",
+        name="asked",
+        workers=tuple(
+            Worker(replica=str(index), needs=program.needs, ports=program.ports)
+            for index in range(workers)
+        ),
+        allowed_nodes=frozenset(allowed_nodes),
+        allowed_groups=frozenset(allowed_groups),
+    )
+    reason = feasible(gang, [node_view(node) for node in nodes])
+    if reason is not None and reason.code is WaitCode.NO_NODE:
+        raise Unsatisfiable(
+            f"this could never run here: {reason.text}",
+            hint="Ask for less; `leptonai node list` shows what the machines have.",
+        )
+
+
+def _check_known(what: str, named: Iterable[str], known: set[str]) -> None:
+    for name in named:
+        if known and name not in known:
+            raise InvalidRequest(
+                f"affinity: there is no {what} {name[:60]!r}",
+                hint=suggestion(name, sorted(known)),
+            )
+
+
+def node_view(node: Node) -> NodeView:
+    return NodeView(
+        id=node.id,
+        group=node.group,
+        capacity=node.capacity,
+        labels=node.labels,
+        schedulable=node.state is NodeState.READY and not node.unschedulable,
+    )
+
+
+def _gpu_types(nodes: Iterable[Node]) -> set[str]:
+    return {node.capacity.gpu_type for node in nodes if node.capacity.gpu_type}
+
+
+async def _model_digest(world: World, workspace: str, reference: str | None) -> str:
+    """What `NAME` (its newest version) or `NAME@VERSION` means now."""
+    if reference is None:
+        return ""
+    name, _, version = reference.partition("@")
+    query = Query(workspace=workspace, name=name)
+    found = [model for model in await world.store.find(Model, query) if not model.deleted]
+    chosen = max(found, key=lambda model: model.number, default=None)
+    if version:
+        chosen = next((model for model in found if str(model.number) == version), None)
+    if chosen is None:
+        known = ", ".join(f"{name}@{model.number}" for model in found[-10:])
+        raise NotFound(
+            f"spec.model: there is no model {reference[:100]!r}",
+            hint=f"There are {known}." if known else "Train one, or push one, under that name.",
+        )
+    return chosen.spec.digest

@@ -1,0 +1,277 @@
+"""An endpoint: as many replicas of a server as asked, of its newest revision.
+
+A change that replaces replicas makes a new revision, and the replicas of the old one leave one by
+one, each only when another is ready in its place. Where there is no room for one more than asked,
+the surge is given up after a while, and an old replica makes room.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from leptonai.core.lifecycle.backoff import backoff_ms
+from leptonai.core.lifecycle.program import priority_of, program_of_endpoint, replica_suffix
+from leptonai.core.lifecycle.replica import describe_end, done, next_attempt, stop
+from leptonai.core.records import (
+    Endpoint,
+    EndReason,
+    Event,
+    Goal,
+    OwnerKind,
+    Phase,
+    Replica,
+    Severity,
+    TokenHash,
+)
+from leptonai.spec.endpoints import EndpointSpec, EndpointState
+
+SURGE = 1  # replicas above the number asked while a revision is rolled out
+SURGE_PATIENCE_MS = 20_000  # a surge that finds no room for so long lets an old replica go first
+NOT_READY_AFTER_MS = 60_000  # a replica that has not answered by then is reported
+HEALTHY_AFTER_MS = 600_000  # a run this long forgets the crashes before it
+CRASH_LOOP = 3  # crashes in a row after which the endpoint says so
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStep:
+    """What an endpoint and its replicas should become, all at once or not at all."""
+
+    endpoint: Endpoint
+    replicas: tuple[Replica, ...] = ()  # new or changed
+    events: tuple[Event, ...] = ()
+    wake_at_ms: int | None = None  # look again then, if nothing changes before
+
+
+def new_endpoint(
+    *,
+    workspace: str,
+    name: str,
+    spec: EndpointSpec,
+    owner: str,
+    labels: Mapping[str, str],
+    visibility: str,
+    now_ms: int,
+    token_hashes: tuple[TokenHash, ...] = (),
+    model_digest: str = "",
+) -> Endpoint:
+    return Endpoint(
+        workspace=workspace,
+        id=f"{name}-{replica_suffix(workspace, name, now_ms)}",
+        name=name,
+        spec=spec,
+        owner=owner,
+        labels=dict(labels),
+        visibility=visibility,
+        created_at_ms=now_ms,
+        modified_at_ms=now_ms,
+        token_hashes=token_hashes,
+        model_digest=model_digest,
+    )
+
+
+def updated(
+    endpoint: Endpoint,
+    spec: EndpointSpec,
+    *,
+    token_hashes: tuple[TokenHash, ...],
+    model_digest: str,
+    now_ms: int,
+) -> Endpoint:
+    """With a new spec, and a new revision only if its replicas would run something else."""
+    changed = replace(
+        endpoint,
+        spec=spec,
+        token_hashes=token_hashes,
+        model_digest=model_digest,
+        modified_at_ms=now_ms,
+    )
+    same = program_of_endpoint(changed) == program_of_endpoint(endpoint)
+    return changed if same else replace(changed, revision=endpoint.revision + 1)
+
+
+def restarted(endpoint: Endpoint, now_ms: int) -> Endpoint:
+    """Replace every replica, one by one."""
+    return replace(endpoint, revision=endpoint.revision + 1, modified_at_ms=now_ms)
+
+
+def advance(endpoint: Endpoint, replicas: Iterable[Replica], now_ms: int) -> EndpointStep:
+    """The endpoint's next step. Advancing what a step gave, without news, changes nothing more."""
+    before = sorted(
+        (r for r in replicas if r.phase is not Phase.DONE),
+        key=lambda r: (r.revision, r.index, r.id),
+    )
+    wanted = endpoint.spec.replicas
+    events: list[Event] = []
+    after = [_after_end(endpoint, r, now_ms, events) for r in before]
+    after = _roll(endpoint, after, wanted, now_ms)
+    living = [r for r in after if r.phase is not Phase.DONE]
+    state, message = _state(endpoint, living, wanted, now_ms)
+    ready = sum(r.ready and r.goal is Goal.RUN for r in living)
+    changed = replace(endpoint, state=state, message=message, ready_replicas=ready)
+    if state is not endpoint.state:
+        events.append(_event(endpoint, state.value.replace(" ", ""), message or state.value))
+    old = {r.id: r for r in before}
+    return EndpointStep(
+        changed,
+        tuple(r for r in after if old.get(r.id) is not r),
+        tuple(events),
+        wake_at_ms=_wake_at_ms(endpoint, living, now_ms),
+    )
+
+
+def _after_end(endpoint: Endpoint, replica: Replica, now_ms: int, events: list[Event]) -> Replica:
+    """What follows when a replica's attempt ended: whatever nobody asked to stop starts again."""
+    end = replica.last_end
+    if replica.phase is not Phase.ENDED or end is None:
+        return replica
+    if replica.goal is Goal.STOP or end.reason is EndReason.NODE_LOST:
+        return done(replica)
+    if replica.revision != endpoint.revision:
+        return done(replica)  # its successor is due anyway
+    crashes = _crashes(replica)
+    wait_ms = backoff_ms(crashes - 1) if crashes > 1 else 0
+    events.append(
+        _event(
+            endpoint,
+            "ReplicaRestarted",
+            f"replica {replica.index} {describe_end(end)}; starting it again"
+            + (f" in {wait_ms // 1000} s" if wait_ms else ""),
+            Severity.WARNING,
+        )
+    )
+    # What could not be started may find what it needs on another node, or another port.
+    return next_attempt(replica, now_ms + wait_ms, stay=end.reason is not EndReason.NOT_STARTED)
+
+
+def _roll(endpoint: Endpoint, replicas: list[Replica], wanted: int, now_ms: int) -> list[Replica]:
+    """Towards `wanted` replicas of the newest revision, with as many ready on the way as can be."""
+    staying = [r for r in replicas if r.phase is not Phase.DONE and r.goal is Goal.RUN]
+    new = [r for r in staying if r.revision == endpoint.revision]
+    old = [r for r in staying if r.revision != endpoint.revision]
+    room = wanted + (SURGE if old else 0) - len(staying)
+    for _ in range(max(0, min(wanted - len(new), room))):
+        fresh = _new_replica(endpoint, [*replicas, *new], now_ms)
+        new.append(fresh)
+        replicas = [*replicas, fresh]
+    leaving: list[Replica] = []
+    if wanted == 0:
+        leaving = [*old, *new]
+    else:
+        # Old ones that do not serve are in nobody's way but that of their successors.
+        leaving = [r for r in old if not r.ready]
+        serving = [r for r in old if r.ready]
+        spare = sum(r.ready for r in new) + len(serving) - wanted
+        if any(_out_of_patience(r, now_ms) for r in new) and len(new) <= wanted:
+            spare = max(spare, 1)
+        leaving += serving[: max(0, spare)]
+        surplus = len(new) - wanted
+        if surplus > 0:
+            by_use = sorted(new, key=lambda r: (r.ready, r.phase is Phase.RUNNING, -r.index))
+            leaving += by_use[:surplus]
+    ids = {r.id for r in leaving}
+    return [stop(r, now_ms) if r.id in ids else r for r in replicas]
+
+
+def _new_replica(endpoint: Endpoint, siblings: list[Replica], now_ms: int) -> Replica:
+    taken = {
+        r.index
+        for r in siblings
+        if r.phase is not Phase.DONE and r.revision == endpoint.revision and r.goal is Goal.RUN
+    }
+    index = next(i for i in range(len(taken) + 1) if i not in taken)
+    suffix = replica_suffix(endpoint.workspace, endpoint.id, endpoint.revision, index, now_ms)
+    id = f"{endpoint.name}-{index}-{suffix}"
+    return Replica(
+        workspace=endpoint.workspace,
+        id=id,
+        name=f"{endpoint.name}-{index}",
+        created_at_ms=now_ms,
+        modified_at_ms=now_ms,
+        owner=endpoint.owner,
+        owner_kind=OwnerKind.ENDPOINT,
+        owner_id=endpoint.id,
+        owner_name=endpoint.name,
+        index=index,
+        revision=endpoint.revision,
+        gang=f"endpoint/{id}",
+        priority=priority_of(endpoint.spec.queue_config),
+        program=program_of_endpoint(endpoint),
+    )
+
+
+def _out_of_patience(replica: Replica, now_ms: int) -> bool:
+    return replica.phase is Phase.WAITING and now_ms - replica.created_at_ms >= SURGE_PATIENCE_MS
+
+
+def _state(
+    endpoint: Endpoint, living: list[Replica], wanted: int, now_ms: int
+) -> tuple[EndpointState, str]:
+    if wanted == 0:
+        if living:
+            return EndpointState.STOPPING, "stopping on request"
+        return EndpointState.STOPPED, "no replicas are asked for"
+    staying = [r for r in living if r.goal is Goal.RUN]
+    ready = sum(r.ready for r in staying)
+    trouble = next((words for r in staying if (words := _trouble(r, now_ms))), "")
+    if any(r.revision != endpoint.revision for r in staying):
+        return EndpointState.UPDATING, trouble or f"{ready} of {wanted} replicas ready"
+    if ready >= wanted:
+        return EndpointState.READY, ""
+    if ready:
+        return EndpointState.SCALING, trouble or f"{ready} of {wanted} replicas ready"
+    if trouble:
+        return EndpointState.NOT_READY, trouble
+    return EndpointState.STARTING, ""
+
+
+def _trouble(replica: Replica, now_ms: int) -> str:
+    """What keeps a replica from being ready, once it is no longer just starting."""
+    end = replica.last_end
+    if end is not None and _crashes(replica) >= CRASH_LOOP and not replica.ready:
+        return f"replica {replica.index} keeps ending: it last {describe_end(end)}"
+    late = _late_at_ms(replica)
+    if late is not None and now_ms >= late:
+        port = replica.ports[0] if replica.ports else 0
+        return (
+            f"replica {replica.index} does not answer on port {port} after "
+            f"{NOT_READY_AFTER_MS // 1000} s: its command must listen on $PORT"
+        )
+    return ""
+
+
+def _late_at_ms(replica: Replica) -> int | None:
+    if replica.phase is not Phase.RUNNING or replica.ready or replica.started_at_ms is None:
+        return None
+    return replica.started_at_ms + NOT_READY_AFTER_MS
+
+
+def _wake_at_ms(endpoint: Endpoint, living: list[Replica], now_ms: int) -> int | None:
+    times = [at for r in living if (at := _late_at_ms(r)) is not None]
+    if any(r.revision != endpoint.revision for r in living):
+        times += [r.created_at_ms + SURGE_PATIENCE_MS for r in living if r.phase is Phase.WAITING]
+    return min((at for at in times if at > now_ms), default=None)
+
+
+def _crashes(replica: Replica) -> int:
+    """How often it crashed in a row, lately."""
+    count = 0
+    for end in reversed(replica.terminations):
+        count += 1
+        if (end.finished_at_ms - (end.started_at_ms or end.finished_at_ms)) >= HEALTHY_AFTER_MS:
+            break
+    return count
+
+
+def _event(
+    endpoint: Endpoint, reason: str, message: str, severity: Severity = Severity.NORMAL
+) -> Event:
+    return Event(
+        workspace=endpoint.workspace,
+        kind=OwnerKind.ENDPOINT,
+        id=endpoint.id,
+        name=endpoint.name,
+        reason=reason,
+        message=message,
+        severity=severity,
+    )

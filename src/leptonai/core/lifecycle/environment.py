@@ -1,0 +1,86 @@
+"""The variables that a workload finds: Lepton's own, and those that torch and torchrun read."""
+
+from collections.abc import Mapping, Sequence
+
+from leptonai.core.records import OwnerKind, Replica
+
+RESERVED = frozenset(
+    {
+        "LEPTON_WORKSPACE_ID",
+        "LEPTON_DEPLOYMENT_NAME",
+        "LEPTON_JOB_NAME",
+        "LEPTON_RESOURCE_ACCELERATOR_TYPE",
+        "LEPTON_WORKSPACE_ORIGIN_URL",
+    }
+)
+
+
+def environment(
+    replica: Replica,
+    gang: Sequence[Replica],
+    *,
+    addresses: Mapping[str, str],
+    gpu_type: str,
+    workspace_url: str,
+    failures: int = 0,
+) -> dict[str, str]:
+    """What the platform tells a replica; what the user set comes on top, where it is not reserved.
+
+    Args:
+        gang: the replica's gang by index, itself included; all are placed.
+        addresses: where each node is reached.
+        failures: attempts of the whole job that failed before.
+    """
+    needs = replica.program.needs
+    env = {
+        "LEPTON_WORKSPACE_ID": replica.workspace,
+        "LEPTON_WORKSPACE_URL": workspace_url,
+        "OMP_NUM_THREADS": str(max(1, needs.cpu_millis // 1000)),
+        "PYTHONUNBUFFERED": "1",  # or the log of a running program stays empty
+    }
+    if needs.gpus:
+        env["LEPTON_RESOURCE_ACCELERATOR_TYPE"] = gpu_type
+        env["LEPTON_RESOURCE_ACCELERATOR_NUM"] = str(needs.gpus)
+    if replica.owner_kind is OwnerKind.JOB:
+        return env | _of_worker(replica, gang, addresses, failures)
+    return env | {
+        "LEPTON_DEPLOYMENT_NAME": replica.owner_name,
+        "LEPTON_REPLICA_ID": replica.id,
+        "PORT": str(replica.ports[0]) if replica.ports else "",
+    }
+
+
+def _of_worker(
+    replica: Replica, gang: Sequence[Replica], addresses: Mapping[str, str], failures: int
+) -> dict[str, str]:
+    world = str(len(gang))
+    rank = str(replica.index)
+    first = gang[0]
+    master_address = addresses.get(first.node, "127.0.0.1")
+    master_port = str(first.rendezvous_port)
+    job = replica.owner_id
+    return {
+        "LEPTON_JOB_NAME": job,
+        "LEPTON_JOB_WORKER_INDEX": rank,
+        "LEPTON_JOB_TOTAL_WORKERS": world,
+        "LEPTON_JOB_SERVICE_PREFIX": job,
+        "LEPTON_JOB_WORKER_PREFIX": job,
+        "LEPTON_JOB_WORKER_HOSTNAME_PREFIX": job,
+        "LEPTON_SUBDOMAIN": f"{job}-job-svc",
+        "LEPTON_WORKER_ID": replica.id,
+        "LEPTON_JOB_FAILURE_COUNT": str(failures + replica.attempt),
+        # Each worker is a node of its own to torch: its processes see its GPUs as 0, 1, …
+        "MASTER_ADDR": master_address,
+        "MASTER_PORT": master_port,
+        "WORLD_SIZE": world,
+        "RANK": rank,
+        "LOCAL_RANK": "0",
+        "NODE_RANK": rank,
+        "NNODES": world,
+        # torchrun reads only these; without them each worker would silently train alone.
+        "PET_NNODES": world,
+        "PET_NODE_RANK": rank,
+        "PET_MASTER_ADDR": master_address,
+        "PET_MASTER_PORT": master_port,
+        "PET_NPROC_PER_NODE": str(max(1, replica.program.needs.gpus)),
+    }

@@ -1,0 +1,364 @@
+"""A job: a gang of workers that runs to its end.
+
+::
+
+    Awaiting ─▶ Queueing ─▶ Starting ─▶ Running ─▶ Completed
+                  ▲  ▲                     │
+                  │  └──── PendingRetry ◀──┼─────▶ Failed
+                  │                        │
+                  └──── start ── Stopped ◀─┴ Stopping
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from leptonai.core.lifecycle.backoff import backoff_ms
+from leptonai.core.lifecycle.program import priority_of, program_of_job, replica_suffix
+from leptonai.core.lifecycle.replica import describe_end, done, next_attempt, stop
+from leptonai.core.records import (
+    EndReason,
+    Event,
+    Goal,
+    Job,
+    OwnerKind,
+    Phase,
+    Replica,
+    Severity,
+    Termination,
+)
+from leptonai.spec.jobs import JobSpec, JobState, JobStatus
+
+MAX_HISTORY = 20  # earlier runs that a job remembers
+
+
+@dataclass(frozen=True, slots=True)
+class JobStep:
+    """What a job and its replicas should become, all at once or not at all."""
+
+    job: Job
+    replicas: tuple[Replica, ...] = ()  # new or changed
+    events: tuple[Event, ...] = ()
+    wake_at_ms: int | None = None  # look again then, if nothing changes before
+
+
+def new_job(
+    *,
+    workspace: str,
+    id: str,
+    name: str,
+    spec: JobSpec,
+    owner: str,
+    labels: Mapping[str, str],
+    visibility: str,
+    now_ms: int,
+    idempotency_key: str = "",
+) -> Job:
+    return Job(
+        workspace=workspace,
+        id=id,
+        name=name,
+        spec=spec,
+        owner=owner,
+        labels=dict(labels),
+        visibility=visibility,
+        created_at_ms=now_ms,
+        modified_at_ms=now_ms,
+        idempotency_key=idempotency_key,
+        state=JobState.AWAITING if start_at_ms(spec) > now_ms else JobState.QUEUEING,
+        queued_at_ms=now_ms,
+    )
+
+
+def start_at_ms(spec: JobSpec) -> int:
+    schedule = spec.time_schedule
+    return 1000 * schedule.start_at if schedule and schedule.start_at else 0
+
+
+def advance(job: Job, replicas: Iterable[Replica], now_ms: int) -> JobStep:
+    """The job's next step. Advancing what a step gave, without news, changes nothing more.
+
+    Args:
+        replicas: all of the job's; those of earlier rounds are over and left alone.
+    """
+    gang = sorted((r for r in replicas if r.round == job.round), key=lambda r: r.index)
+    wants_stop = job.spec.stopped is True
+    match job.state:
+        case JobState.COMPLETED | JobState.FAILED | JobState.ARCHIVED:
+            return JobStep(job)
+        case JobState.STOPPED:
+            return JobStep(job) if wants_stop else _start_again(job, now_ms)
+        case JobState.AWAITING | JobState.PENDING_RETRY if wants_stop:
+            return _settle(job, (), JobState.STOPPED, "stopped before it ran", now_ms)
+        case JobState.AWAITING if start_at_ms(job.spec) > now_ms:
+            return JobStep(job, wake_at_ms=start_at_ms(job.spec))
+        case JobState.PENDING_RETRY if job.not_before_ms > now_ms:
+            return JobStep(job, wake_at_ms=job.not_before_ms)
+        case JobState.AWAITING | JobState.PENDING_RETRY:
+            return _queue(job, now_ms)
+    if not gang:
+        if wants_stop:
+            return _settle(job, (), JobState.STOPPED, "stopped before it ran", now_ms)
+        return _form_gang(job, now_ms)
+    if wants_stop or job.state is JobState.STOPPING:  # a stop is seen through before a new start
+        return _stop(job, gang, now_ms)
+    return _supervise(job, gang, now_ms)
+
+
+def _supervise(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
+    """Judge the workers that ended; the rest of the state follows from the gang."""
+    failed = [r for r in gang if _failed(r)]
+    fatal = [r for r in failed if not _may_restart(job, r)]
+    if fatal:
+        return _fail(job, gang, min(fatal, key=_ended_first), now_ms)
+    after: list[Replica] = []
+    events: list[Event] = []
+    for replica in gang:
+        end = replica.last_end
+        if replica in failed and end is not None:
+            wait_ms = backoff_ms(replica.attempt + 1) if replica.attempt else 0
+            after.append(next_attempt(replica, now_ms + wait_ms, stay=True))
+            events.append(
+                _event(
+                    job,
+                    "WorkerRestarted",
+                    f"worker {replica.index} {describe_end(end)}; "
+                    f"starting it again ({replica.attempt + 1} of {job.spec.max_failure_retry})",
+                    Severity.WARNING,
+                )
+            )
+        else:
+            after.append(replica)
+    if all(r.phase in (Phase.ENDED, Phase.DONE) for r in after):
+        over = [done(r) for r in after]
+        return _settle(job, over, JobState.COMPLETED, "", now_ms, exit_code=0, before=gang)
+    return _progress(job, gang, after, events)
+
+
+def _progress(job: Job, gang: list[Replica], after: list[Replica], events: list[Event]) -> JobStep:
+    """The state of a job whose workers are under way."""
+    started = [r.started_at_ms for r in after if r.started_at_ms is not None]
+    state = job.state
+    if any(r.phase is Phase.RUNNING for r in after) or job.state is JobState.RUNNING:
+        state = JobState.RUNNING
+    elif any(r.phase is Phase.PLACED for r in after):
+        state = JobState.STARTING
+    message = job.message if state is job.state else ""
+    changed = replace(
+        _counted(job, after),
+        state=state,
+        message=message,
+        started_at_ms=job.started_at_ms or (min(started) if started else None),
+    )
+    if state is JobState.RUNNING and job.state is not JobState.RUNNING:
+        where = ", ".join(sorted({r.node for r in after if r.node}))
+        events = [*events, _event(job, "Running", f"{_workers(job)} on {where}")]
+    return JobStep(changed, _changed(gang, after), tuple(events))
+
+
+def _fail(job: Job, gang: list[Replica], culprit: Replica, now_ms: int) -> JobStep:
+    """One worker failed for good: take the others down, then retry the gang or give up."""
+    end = culprit.last_end
+    assert end is not None, culprit
+    because = f"worker {culprit.index} {describe_end(end)}"
+    after = [r if r.phase is Phase.ENDED else stop(r, now_ms) for r in gang]
+    if any(r.phase in (Phase.PLACED, Phase.RUNNING) for r in after):
+        waiting = replace(_counted(job, after), message=f"{because}; stopping the other workers")
+        return JobStep(waiting, _changed(gang, after))
+    after = [done(r) for r in after]
+    if job.failures < (job.spec.max_job_failure_retry or 0):
+        wait_ms = backoff_ms(job.failures + 1)
+        retry = replace(
+            _remember(_counted(job, after), JobState.FAILED, because, end.exit_code),
+            state=JobState.PENDING_RETRY,
+            message=f"{because}; the job starts again",
+            failures=job.failures + 1,
+            not_before_ms=now_ms + wait_ms,
+        )
+        event = _event(
+            job,
+            "JobRestarted",
+            f"{because}; starting all workers again "
+            f"({job.failures + 1} of {job.spec.max_job_failure_retry})",
+            Severity.WARNING,
+        )
+        return JobStep(retry, _changed(gang, after), (event,), wake_at_ms=retry.not_before_ms)
+    return _settle(
+        job, after, JobState.FAILED, because, now_ms, exit_code=end.exit_code, before=gang
+    )
+
+
+def _stop(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
+    after = [stop(r, now_ms) for r in gang]
+    if all(r.phase is Phase.DONE for r in after):
+        return _settle(job, after, JobState.STOPPED, "stopped on request", now_ms, before=gang)
+    events: tuple[Event, ...] = ()
+    if job.state is not JobState.STOPPING:
+        events = (_event(job, "Stopping", "stopping on request"),)
+    stopping = replace(_counted(job, after), state=JobState.STOPPING, message="stopping on request")
+    return JobStep(stopping, _changed(gang, after), events)
+
+
+def _start_again(job: Job, now_ms: int) -> JobStep:
+    fresh = replace(
+        _remember(job, JobState.STOPPED, job.message, job.exit_code),
+        failures=0,
+        started_at_ms=None,
+        finished_at_ms=None,
+        exit_code=None,
+        message="",
+    )
+    return _queue(fresh, now_ms)
+
+
+def _queue(job: Job, now_ms: int) -> JobStep:
+    """Back into the queue, with a new gang if there was one before."""
+    next_round = job.round + 1 if job.history else job.round
+    return _form_gang(
+        replace(job, state=JobState.QUEUEING, message="", round=next_round, queued_at_ms=now_ms),
+        now_ms,
+    )
+
+
+def _form_gang(job: Job, now_ms: int) -> JobStep:
+    program = program_of_job(job)
+    gang = tuple(
+        Replica(
+            workspace=job.workspace,
+            id=f"{job.id}-{index}-{replica_suffix(job.workspace, job.id, job.round, index)}",
+            name=f"{job.name}-{index}",
+            created_at_ms=now_ms,
+            modified_at_ms=now_ms,
+            owner=job.owner,
+            owner_kind=OwnerKind.JOB,
+            owner_id=job.id,
+            owner_name=job.name,
+            index=index,
+            round=job.round,
+            gang=f"job/{job.id}/{job.round}",
+            gang_size=job.spec.workers,
+            priority=priority_of(job.spec.queue_config),
+            program=program,
+        )
+        for index in range(job.spec.workers)
+    )
+    event = _event(job, "Queued", f"waiting for {_workers(job)}")
+    return JobStep(replace(job, restarts=0), gang, (event,))
+
+
+def _settle(
+    job: Job,
+    after: Iterable[Replica],
+    state: JobState,
+    message: str,
+    now_ms: int,
+    *,
+    exit_code: int | None = None,
+    before: Iterable[Replica] = (),
+) -> JobStep:
+    """The job is over. It ended when its last worker did, never before it began."""
+    after = list(after)
+    ends = [r.last_end.finished_at_ms for r in after if r.last_end is not None]
+    starts = [r.last_end.started_at_ms for r in after if r.last_end and r.last_end.started_at_ms]
+    finished = replace(
+        _counted(job, after),
+        state=state,
+        message=message,
+        exit_code=exit_code,
+        started_at_ms=job.started_at_ms or (min(starts) if starts else None),
+        finished_at_ms=max([*ends, job.created_at_ms]) if ends else now_ms,
+    )
+    severity = Severity.WARNING if state is JobState.FAILED else Severity.NORMAL
+    event = _event(job, state.value, message or f"{_workers(job)} succeeded", severity)
+    old = {r.id: r for r in before}
+    changed = tuple(r for r in after if old.get(r.id) is not r)
+    return JobStep(finished, changed, (event,))
+
+
+def status_of(job: Job) -> JobStatus:
+    """The job as its owner sees it; an end is rounded up to the next millisecond."""
+    return JobStatus(
+        job_name=job.name,
+        state=job.state,
+        ready=job.ready,
+        active=job.active,
+        failed=job.failed,
+        succeeded=job.succeeded,
+        creation_time=job.created_at_ms,
+        completion_time=None if job.finished_at_ms is None else math.ceil(job.finished_at_ms) + 1,
+        message=job.message,
+        exit_code=job.exit_code,
+        job_history=list(job.history),
+    )
+
+
+def _remember(job: Job, state: JobState, message: str, exit_code: int | None) -> Job:
+    """The job with its present run moved into its history."""
+    past = replace(
+        status_of(job), state=state, message=message, exit_code=exit_code, job_history=[]
+    )
+    return replace(job, history=(*job.history, past)[-MAX_HISTORY:])
+
+
+def _counted(job: Job, gang: Iterable[Replica]) -> Job:
+    gang = list(gang)
+    running = sum(r.phase is Phase.RUNNING for r in gang)
+    return replace(
+        job,
+        ready=running,
+        active=sum(r.phase in (Phase.PLACED, Phase.RUNNING) for r in gang),
+        failed=sum(_failed(r) for r in gang),
+        succeeded=sum(
+            r.phase in (Phase.ENDED, Phase.DONE) and r.last_end is not None and r.last_end.succeeded
+            for r in gang
+        ),
+        restarts=sum(r.attempt for r in gang),
+    )
+
+
+def _failed(replica: Replica) -> bool:
+    """Whether it ended of itself, and badly. What we stopped did not fail."""
+    return (
+        replica.phase in (Phase.ENDED, Phase.DONE)
+        and replica.goal is Goal.RUN
+        and replica.last_end is not None
+        and not replica.last_end.succeeded
+    )
+
+
+def _may_restart(job: Job, replica: Replica) -> bool:
+    """A fenced node takes its capacity along: only the gang as a whole can move."""
+    end = replica.last_end
+    return (
+        replica.attempt < (job.spec.max_failure_retry or 0)
+        and end is not None
+        and end.reason is not EndReason.NODE_LOST
+    )
+
+
+def _ended_first(replica: Replica) -> tuple[int, int]:
+    end = replica.last_end or Termination(reason=EndReason.LOST)
+    return end.finished_at_ms, replica.index
+
+
+def _changed(before: Iterable[Replica], after: Iterable[Replica]) -> tuple[Replica, ...]:
+    old = {r.id: r for r in before}
+    return tuple(r for r in after if old.get(r.id) is not r)
+
+
+def _workers(job: Job) -> str:
+    return "1 worker" if job.spec.workers == 1 else f"{job.spec.workers} workers"
+
+
+def _event(job: Job, reason: str, message: str, severity: Severity = Severity.NORMAL) -> Event:
+    return Event(
+        workspace=job.workspace,
+        kind=OwnerKind.JOB,
+        id=job.id,
+        name=job.name,
+        reason=reason,
+        message=message,
+        severity=severity,
+    )

@@ -1,0 +1,176 @@
+"""A replica: what an observation makes of it, and what to ask of its engine.
+
+::
+
+    Waiting ──placed──▶ Placed ──seen running──▶ Running ──seen ended──▶ Ended
+                          ▲                                               │ its owner decides
+                          └───────────── the next attempt ────────────────┤
+                                                                          ▼
+                                                                        Done
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from msgspec.structs import replace
+
+from leptonai.core.records import (
+    MAX_TERMINATIONS,
+    EndReason,
+    Goal,
+    OwnerKind,
+    Phase,
+    Replica,
+    Termination,
+)
+
+DRAIN_MS = 500  # between the last new request a server gets and its SIGTERM
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRunning:
+    started_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeenEnded:
+    how: Termination
+
+
+Sight = SeenRunning | SeenEnded | None  # of an attempt on a node that was observed; None: not there
+
+
+class Ask(Enum):
+    """What to ask of the engine for a replica's current attempt."""
+
+    NOTHING = auto()
+    START = auto()
+    STOP = auto()
+
+
+def observed(replica: Replica, sight: Sight, now_ms: int) -> Replica:
+    """The replica after its node was seen with or without its current attempt."""
+    if replica.phase not in (Phase.PLACED, Phase.RUNNING):
+        return replica
+    match sight:
+        case SeenRunning(started_at_ms):
+            if replica.phase is Phase.RUNNING:
+                return replica
+            return replace(replica, phase=Phase.RUNNING, started_at_ms=started_at_ms)
+        case SeenEnded(how):
+            return ended(replica, how)
+        case None if replica.phase is Phase.RUNNING:
+            return ended(
+                replica,
+                Termination(
+                    reason=EndReason.LOST,
+                    message="its node no longer knows of it",
+                    started_at_ms=replica.started_at_ms,
+                    finished_at_ms=now_ms,
+                ),
+            )
+    return replica
+
+
+def node_lost(replica: Replica, now_ms: int) -> Replica:
+    """The replica after its node was fenced: whatever it was doing, it no longer does."""
+    if replica.phase not in (Phase.PLACED, Phase.RUNNING):
+        return replica
+    return ended(
+        replica,
+        Termination(
+            reason=EndReason.NODE_LOST,
+            message=f"node {replica.node} was lost",
+            started_at_ms=replica.started_at_ms,
+            finished_at_ms=now_ms,
+        ),
+    )
+
+
+def ended(replica: Replica, how: Termination) -> Replica:
+    return replace(
+        replica,
+        phase=Phase.ENDED,
+        ready=False,
+        terminations=(*replica.terminations, replace(how, attempt=replica.attempt))[
+            -MAX_TERMINATIONS:
+        ],
+    )
+
+
+def ask(replica: Replica, sight: Sight, now_ms: int) -> tuple[Ask, int | None]:
+    """What to ask now, and when to look again if nothing changes before."""
+    if replica.phase not in (Phase.PLACED, Phase.RUNNING) or isinstance(sight, SeenEnded):
+        return Ask.NOTHING, None
+    if replica.goal is Goal.STOP:
+        stop_at_ms = stop_due_ms(replica)
+        return (Ask.STOP, None) if now_ms >= stop_at_ms else (Ask.NOTHING, stop_at_ms)
+    if sight is None and replica.phase is Phase.PLACED:
+        due = now_ms >= replica.not_before_ms
+        return (Ask.START, None) if due else (Ask.NOTHING, replica.not_before_ms)
+    return Ask.NOTHING, None
+
+
+def stop_due_ms(replica: Replica) -> int:
+    """A server that was in the route table gets no SIGTERM before the gateway has let go of it."""
+    asked = replica.stop_asked_at_ms or 0
+    return asked + DRAIN_MS if replica.owner_kind is OwnerKind.ENDPOINT and replica.ready else asked
+
+
+# --- what owners do to their replicas ------------------------------------------------------------
+
+
+def stop(replica: Replica, now_ms: int) -> Replica:
+    """Ask for its end. One that was never placed has nothing to stop."""
+    if replica.phase in (Phase.WAITING, Phase.ENDED):
+        return replace(replica, goal=Goal.STOP, phase=Phase.DONE, ready=False)
+    if replica.goal is Goal.STOP or replica.phase is Phase.DONE:
+        return replica
+    return replace(replica, goal=Goal.STOP, stop_asked_at_ms=now_ms)
+
+
+def done(replica: Replica) -> Replica:
+    return (
+        replica if replica.phase is Phase.DONE else replace(replica, phase=Phase.DONE, ready=False)
+    )
+
+
+def abandon(replica: Replica, now_ms: int) -> Replica:
+    """Its owner was removed: let it end, and then remove it with all it left."""
+    return replace(stop(replica, now_ms), abandoned=True)
+
+
+def next_attempt(replica: Replica, not_before_ms: int, *, stay: bool) -> Replica:
+    """Try again: on the same node, whose capacity it kept, or wherever there is room."""
+    again = replace(
+        replica,
+        attempt=replica.attempt + 1,
+        not_before_ms=not_before_ms,
+        started_at_ms=None,
+        stop_asked_at_ms=None,
+        ready=False,
+        ready_at_ms=None,
+    )
+    if stay:
+        return replace(again, phase=Phase.PLACED)
+    return replace(again, phase=Phase.WAITING, node="", gpus=(), ports=(), rendezvous_port=0)
+
+
+def describe_end(how: Termination) -> str:
+    """ "exited with code 3", for people."""
+    match how.reason:
+        case EndReason.EXITED:
+            words = f"exited with code {how.exit_code}"
+        case EndReason.SIGNALLED:
+            words = f"was killed by signal {(how.exit_code or 128) - 128}"
+        case EndReason.OUT_OF_MEMORY:
+            words = "was killed because it used more memory than it asked for"
+        case EndReason.STOPPED:
+            words = "was stopped"
+        case EndReason.NOT_STARTED:
+            words = "could not be started"
+        case EndReason.LOST:
+            words = "is gone without an exit status"
+        case EndReason.NODE_LOST:
+            words = "was on a node that was lost"
+    return f"{words}: {how.message}" if how.message else words

@@ -1,0 +1,255 @@
+"""Why a gang waits, in words and as data; and whether it could ever run."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from leptonai.core.resources import MILLIS, Free, Needs
+from leptonai.core.scheduler.fitting import fit
+from leptonai.core.scheduler.room import Room, copies
+from leptonai.core.scheduler.values import Gang, Holding, NodeView, Reason, WaitCode
+
+MAX_HOLDERS = 10  # that a reason names
+MIB, GIB = 1 << 20, 1 << 30
+
+
+def feasible(gang: Gang, nodes: Iterable[NodeView]) -> Reason | None:
+    """Why these nodes could never run the gang, even if they were empty; None if they could.
+
+    Whether nodes take work at present plays no part. For workers of unequal needs the answer errs
+    towards None: each must fit alone, and the sums must fit.
+    """
+    nodes = tuple(nodes)
+    if not nodes:
+        return Reason(WaitCode.NO_NODES, "there are no nodes", {"nodes": 0})
+    admitted = [node for node in nodes if gang.admits(node)]
+    if not admitted:
+        return Reason(WaitCode.NO_NODE, f"there is no node it may use: {_affinity(gang)}", {})
+    rooms = [Room(node) for node in admitted]
+    for worker in gang.workers:
+        if not any(room.copies(worker.needs, len(worker.ports)) for room in rooms):
+            return _too_large(worker.needs, admitted)
+    counts = Counter(worker.needs for worker in gang.workers)
+    if len(counts) == 1:
+        if fit(gang, rooms) is None:
+            needs, room = (
+                gang.workers[0].needs,
+                sum(
+                    room.copies(gang.workers[0].needs, len(gang.workers[0].ports)) for room in rooms
+                ),
+            )
+            return Reason(
+                WaitCode.NO_NODE,
+                f"needs room for {len(gang.workers)} workers with {describe(needs)} each;"
+                f" {_these(len(admitted))} have room for {room} when empty",
+                {"workers": len(gang.workers), "room": room},
+            )
+        return None
+    for resource in _RESOURCES:
+        needed = sum(resource.needed(needs) * count for needs, count in counts.items())
+        total = sum(resource.free(room.free) for room in rooms)
+        if needed > total:
+            return Reason(
+                WaitCode.NO_NODE,
+                f"needs {resource.words(needed)} in all;"
+                f" {_these(len(admitted))} have {resource.words(total)} when empty",
+                {"resource": resource.name, "needed": needed, "largest": total},
+            )
+    return None
+
+
+def no_usable_nodes(nodes: Sequence[NodeView]) -> Reason:
+    if not nodes:
+        return Reason(WaitCode.NO_NODES, "there are no nodes", {"nodes": 0})
+    return Reason(
+        WaitCode.NO_NODES,
+        f"none of the {len(nodes)} nodes takes work now"
+        if len(nodes) > 1
+        else f"the only node, {nodes[0].id}, takes no work now",
+        {"nodes": len(nodes)},
+    )
+
+
+def no_node(gang: Gang, nodes: Sequence[NodeView]) -> Reason | None:
+    """Why no usable node could ever hold the gang; None if they could."""
+    usable = [node for node in nodes if node.schedulable]
+    because = feasible(gang, usable)
+    if because is not None and len(usable) < len(nodes) and feasible(gang, nodes) is None:
+        away = [node.id for node in nodes if not node.schedulable and gang.admits(node)]
+        return Reason(
+            because.code,
+            f"{because.text}; it would fit if {_names(away)} took work again",
+            {**because.data, "away": away[:MAX_HOLDERS]},
+        )
+    return because
+
+
+def no_room(gang: Gang, rooms: Sequence[Room], holdings: Iterable[Holding]) -> Reason:
+    """Which resource a gang is short of on the nodes it may use, and who holds it."""
+    needs = max((worker.needs for worker in gang.workers), key=_dominant)
+    here = {room.view.id for room in rooms}
+    scarce = min(
+        (resource for resource in _RESOURCES if resource.needed(needs)),
+        key=lambda resource: sum(copies(room.open, resource.only(needs)) for room in rooms),
+        default=_RESOURCES[-1],
+    )
+    holders = sorted(
+        (-scarce.needed(holding.needs), holding.replica)
+        for holding in holdings
+        if holding.node in here and scarce.needed(holding.needs)
+    )
+    many = len(gang.workers)
+    room = min(many, sum(room.copies(needs, 0) for room in rooms))
+    if many > 1:
+        each = "each" if len({worker.needs for worker in gang.workers}) == 1 else "and less"
+        text = (
+            f"needs room for {many} workers with {describe(needs)} {each}; there is room for {room}"
+        )
+    else:
+        most = max((scarce.free(room.open) for room in rooms), default=0)
+        least = scarce.needed(needs)
+        text = f"needs {describe(needs)} on one node; " + (
+            f"the most that is free on one is {scarce.words(max(0, most))}"
+            if most < least
+            else "no node has all of it free at once"
+        )
+    if holders:
+        text += f" ({scarce.title} is held by {_names([replica for _, replica in holders])})"
+    return Reason(
+        WaitCode.CAPACITY,
+        text,
+        {
+            "workers": many,
+            "room": room,
+            "resource": scarce.name,
+            "needed": scarce.needed(needs),
+            "held_by": [replica for _, replica in holders[:MAX_HOLDERS]],
+            "holders": len(holders),
+        },
+    )
+
+
+def behind(first: Gang) -> Reason:
+    """It would fit, in room that is kept for an overdue gang."""
+    return Reason(
+        WaitCode.BEHIND,
+        f"waits behind {first.name!r}, which came first and needs the same room",
+        {"behind": first.id, "behind_name": first.name},
+    )
+
+
+def describe(needs: Needs) -> str:
+    """ "1 CPU, 2 GiB, 8 H100 GPUs": what one worker needs."""
+    parts = [
+        resource.words(resource.needed(needs))
+        for resource in _RESOURCES
+        if resource.name != "gpu_millis" and resource.needed(needs)
+    ]
+    if needs.gpus:
+        kind = f"{needs.gpu_type} GPU" if needs.gpu_type else "GPU"
+        share = "" if needs.gpu_millis == MILLIS else f" × {needs.gpu_millis / MILLIS:g}"
+        if needs.gpus == 1 and share:
+            parts.append(f"{needs.gpu_millis / MILLIS:g} {kind}")
+        else:
+            parts.append(f"{needs.gpus}{share} {kind}{'s' if needs.gpus > 1 else ''}")
+    return ", ".join(parts) or "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class _Resource:
+    name: str
+    title: str
+
+    def needed(self, needs: Needs) -> int:
+        if self.name == "gpu_millis":
+            return needs.gpus * needs.gpu_millis
+        return int(getattr(needs, self.name))
+
+    def free(self, free: Free) -> int:
+        if self.name == "gpu_millis":
+            return sum(free.gpu_millis)
+        return int(getattr(free, self.name))
+
+    def only(self, needs: Needs) -> Needs:
+        """This part of what is needed."""
+        if self.name == "gpu_millis":
+            return Needs(gpus=needs.gpus, gpu_millis=needs.gpu_millis, gpu_type=needs.gpu_type)
+        return Needs(**{self.name: getattr(needs, self.name)})
+
+    def words(self, amount: int) -> str:
+        match self.name:
+            case "cpu_millis":
+                return f"{amount / MILLIS:g} CPU{'' if amount <= MILLIS else 's'}"
+            case "gpu_millis":
+                return f"{amount / MILLIS:g} GPU{'' if amount <= MILLIS else 's'}"
+            case "disk_bytes":
+                return f"{_bytes(amount)} disk"
+            case _:
+                return _bytes(amount)
+
+
+_RESOURCES = (
+    _Resource("gpu_millis", "GPU"),
+    _Resource("cpu_millis", "CPU"),
+    _Resource("memory_bytes", "memory"),
+    _Resource("disk_bytes", "disk"),
+)
+
+
+def _too_large(needs: Needs, nodes: Sequence[NodeView]) -> Reason:
+    """No single node, even empty, holds a worker of this size: says how large the largest is."""
+    if needs.gpu_type and needs.gpus:
+        types = sorted({node.capacity.gpu_type for node in nodes if node.capacity.gpus})
+        nodes = [node for node in nodes if node.capacity.gpu_type == needs.gpu_type]
+        if not nodes:
+            there_is = f"there are {', '.join(types)}" if types else "no node has GPUs"
+            return Reason(
+                WaitCode.NO_NODE,
+                f"needs {describe(needs)}; no node has a GPU of that type: {there_is}",
+                {"resource": "gpu_type", "needed": needs.gpu_type, "there_is": types},
+            )
+    for resource in _RESOURCES:
+        needed = resource.needed(needs)
+        fits = max(copies(Free.all_of(node.capacity), resource.only(needs)) for node in nodes)
+        largest = max(resource.free(Free.all_of(node.capacity)) for node in nodes)
+        if needed and not fits:
+            return Reason(
+                WaitCode.NO_NODE,
+                f"needs {resource.words(needed)} on one node;"
+                f" the largest node has {resource.words(largest)}",
+                {"resource": resource.name, "needed": needed, "largest": largest},
+            )
+    return Reason(
+        WaitCode.NO_NODE, f"needs {describe(needs)} on one node; no node has all of it", {}
+    )
+
+
+def _affinity(gang: Gang) -> str:
+    allowed = []
+    if gang.allowed_nodes:
+        allowed.append(f"only {_names(sorted(gang.allowed_nodes))}")
+    if gang.allowed_groups:
+        allowed.append(f"only node groups {_names(sorted(gang.allowed_groups))}")
+    return " and ".join(allowed)
+
+
+def _these(nodes: int) -> str:
+    return "the nodes it may use" if nodes > 1 else "the one node it may use"
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _bytes(amount: int) -> str:
+    return f"{amount / GIB:.4g} GiB" if amount >= GIB else f"{amount / MIB:.4g} MiB"
+
+
+def _dominant(needs: Needs) -> tuple[int, int, int, int]:
+    return (
+        needs.gpus * needs.gpu_millis,
+        needs.cpu_millis,
+        needs.memory_bytes,
+        needs.disk_bytes,
+    )

@@ -1,0 +1,74 @@
+"""What the gateway says itself, in place of a replica."""
+
+import msgspec
+
+from leptonai.errors import LeptonError, RequestError, TryLater, Unauthenticated
+
+
+class RequestTooSlow(RequestError):
+    code, status, retry = "RequestTimeout", 408, True
+
+
+class HeadTooLarge(RequestError):
+    code, status = "HeaderTooLarge", 431
+
+
+class ReplicaFailed(TryLater):
+    """Part of the request had gone out: only its sender knows whether it may be repeated."""
+
+    code, status = "ReplicaFailed", 502
+
+
+class ReplicaTooSlow(TryLater):
+    code, status = "ReplicaTimeout", 504
+
+
+REASONS = {
+    200: b"OK",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
+    404: b"Not Found",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
+RETRY_AFTER_S = 1
+
+JSON = b"application/json"
+TEXT = b"text/plain; charset=utf-8"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    extra: bytes = b""  # more header lines
+
+    def encode(self, *, close: bool, keep_alive_1_0: bool, head_only: bool) -> bytes:
+        if close:
+            connection = b"connection: close\r\n"
+        else:
+            connection = b"connection: keep-alive\r\n" if keep_alive_1_0 else b""
+        return b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
+            self.status,
+            REASONS[self.status],
+            self.content_type,
+            len(self.body),
+            connection,
+            self.extra,
+            b"" if head_only else self.body,
+        )
+
+
+def error_answer(error: LeptonError, request_id: bytes = b"") -> Answer:
+    extra = b""
+    if request_id:
+        extra += b"x-request-id: %b\r\n" % request_id
+    if isinstance(error, Unauthenticated):
+        extra += b"www-authenticate: Bearer\r\n"
+    if error.status == 503:
+        extra += b"retry-after: %d\r\n" % RETRY_AFTER_S
+    return Answer(error.status, msgspec.json.encode(error.wire()), extra=extra)

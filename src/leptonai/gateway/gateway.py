@@ -1,0 +1,234 @@
+"""What the connections of one gateway share: endpoints, deadlines, and the state of going away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from leptonai.core.routing import RouteTable
+from leptonai.errors import LeptonError, NotFound
+
+from .admission import digest_of, stranger
+from .answers import TEXT, Answer, error_answer
+from .endpoint import Endpoint, Target
+from .head import RequestHead, split_target, upstream_request
+from .limits import CONNECT_S, MAX_LOG_LINES_PER_S, SWEEP_S, Limits
+from .metrics import exposition
+from .upstream import ReplicaConnection
+
+if TYPE_CHECKING:
+    from .downstream import ClientConnection
+    from .exchange import Exchange
+
+NO_SEQ = -1  # before any table
+
+
+class Gateway:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
+        self.loop = loop
+        self.now = loop.time
+        self.limits = limits
+        self.seq = NO_SEQ
+        self.draining = False
+        self.clients: set[ClientConnection] = set()
+        self.idle_links: dict[ReplicaConnection, None] = {}  # the longest idle first
+        self.endpoints: dict[bytes, Endpoint] = {}  # by /e/WORKSPACE/NAME
+        self._workspace_tokens: dict[str, frozenset[str]] = {}
+        self._known_tokens: frozenset[str] = frozenset()  # of any workspace
+        self._refused: dict[int, int] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()  # no client is connected, while draining
+        self._sweep: asyncio.TimerHandle | None = None
+        self._request_prefix = os.urandom(8).hex().encode()
+        self._request_numbers = count()
+        self._log_second = 0
+        self._log_lines = 0
+
+    # --- the route table ---
+
+    def follow(self, table: RouteTable) -> None:
+        """Serve by this table from now on; requests under way end as they began."""
+        self.seq = table.seq
+        self._workspace_tokens = {
+            workspace: frozenset(hashes)
+            for workspace, hashes in table.workspace_token_sha256.items()
+        }
+        self._known_tokens = frozenset().union(*self._workspace_tokens.values())
+        before, self.endpoints = self.endpoints, {}
+        for route in table.routes:
+            tokens = self._workspace_tokens.get(route.workspace, frozenset())
+            key = f"/e/{route.workspace}/{route.name}".encode()
+            endpoint = before.pop(key, None)
+            if endpoint is None:
+                endpoint = Endpoint(self, route, tokens)
+                endpoint.follow_upstreams()
+            else:
+                endpoint.update(route, tokens)
+            self.endpoints[key] = endpoint
+        for endpoint in before.values():
+            endpoint.remove()
+
+    # --- requests ---
+
+    def admit(self, exchange: Exchange, head: RequestHead) -> None:
+        """Give the exchange its endpoint, or the answer that keeps it out."""
+        if not head.request_id:
+            head.request_id = b"%b%08x" % (self._request_prefix, next(self._request_numbers))
+        split = split_target(head.target)
+        digest = digest_of(head.authorization) if head.authorization is not None else ""
+        if split is None:
+            exchange.answer = self._own_page(head, digest)
+            return
+        prefix, path = split
+        endpoint = self.endpoints.get(prefix)
+        if endpoint is None:
+            exchange.answer = error_answer(self._unknown(prefix, digest), head.request_id)
+            return
+        address = exchange.client.address
+        refusal = endpoint.gate.refusal(digest, address)
+        if refusal is not None:
+            exchange.endpoint = endpoint
+            exchange.answer = error_answer(refusal, head.request_id)
+            return
+        encoded = upstream_request(
+            head,
+            path,
+            prefix=prefix,
+            address=address.encode(),
+            show_authorization=endpoint.gate.shows(digest),
+        )
+        exchange.send_to(endpoint, head, encoded)
+
+    def connect(self, endpoint: Endpoint, target: Target, exchange: Exchange) -> None:
+        task = self.loop.create_task(self._connect(endpoint, target, exchange))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, endpoint: Endpoint, target: Target, exchange: Exchange) -> None:
+        upstream = target.upstream
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                _, link = await self.loop.create_connection(
+                    lambda: ReplicaConnection(self, target), upstream.host, upstream.port
+                )
+        except (OSError, TimeoutError, ValueError):
+            endpoint.connect_failed(exchange, target)
+        else:
+            endpoint.connected(exchange, link)
+
+    def _unknown(self, prefix: bytes, digest: str) -> LeptonError:
+        _, _, workspace, name = prefix.decode("ascii", "replace").split("/", 3)
+        if digest not in self._workspace_tokens.get(workspace, frozenset()):
+            return stranger()
+        return NotFound(
+            f"workspace {workspace!r} has no endpoint {name!r}",
+            hint="`leptonai endpoint list` shows what there is",
+        )
+
+    def _own_page(self, head: RequestHead, digest: str) -> Answer:
+        path = head.target.partition(b"?")[0]
+        if path == b"/healthz":
+            return Answer(200, b'{"status":"ok"}')
+        if path == b"/metrics":
+            if digest not in self._known_tokens:
+                return error_answer(stranger(), head.request_id)
+            figures = [
+                endpoint.figures()
+                for endpoint in self.endpoints.values()
+                if digest in endpoint.workspace_tokens
+            ]
+            text = exposition(
+                figures, refused=self._refused, clients=len(self.clients), seq=self.seq
+            )
+            return Answer(200, text.encode(), TEXT)
+        nothing = NotFound("nothing is served here", hint="endpoints are at /e/WORKSPACE/NAME/")
+        return error_answer(nothing, head.request_id)
+
+    # --- connections ---
+
+    def opened(self, client: ClientConnection) -> None:
+        if len(self.clients) >= self.limits.connections:
+            client.abort()  # an answer would cost what there is none left of
+            return
+        self.clients.add(client)
+        self.keep_sweeping()
+
+    def closed(self, client: ClientConnection) -> None:
+        self.clients.discard(client)
+        if self.draining and not self.clients:
+            self._empty.set()
+
+    def keep_sweeping(self) -> None:
+        if self._sweep is None:
+            limits = self.limits
+            shortest = min(limits.head_s, limits.hold_s, limits.idle_s, limits.pool_idle_s)
+            self._sweep = self.loop.call_later(min(SWEEP_S, shortest / 2), self._sweep_now)
+
+    def _sweep_now(self) -> None:
+        """End what is overdue. One look over all connections is cheaper than a timer for each
+        request; without connections nothing wakes up."""
+        self._sweep = None
+        now = self.now()
+        for client in [client for client in self.clients if client.deadline <= now]:
+            client.expire(now)
+        oldest = now - self.limits.pool_idle_s
+        for link in [link for link in self.idle_links if link.idle_since <= oldest]:
+            link.close_idle()
+        if self.clients or self.idle_links:
+            self.keep_sweeping()
+
+    # --- going away ---
+
+    async def drain(self) -> None:
+        """Let requests end: returns when no client is connected any more, or the time is up."""
+        self.draining = True
+        for client in tuple(self.clients):
+            if client.resting:
+                client.transport.close()
+        for link in tuple(self.idle_links):
+            link.close_idle()
+        if self.clients:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.limits.drain_s):
+                    await self._empty.wait()
+
+    # --- what is told ---
+
+    def count_refused(self, status: int) -> None:
+        if status >= 400:
+            self._refused[status] = self._refused.get(status, 0) + 1
+
+    def log_failure(self, exchange: Exchange, error: LeptonError) -> None:
+        assert exchange.endpoint is not None
+        route = exchange.endpoint.route
+        self.log(
+            error.message,
+            code=error.code,
+            status=error.status,
+            workspace=route.workspace,
+            endpoint=route.name,
+            request_id=exchange.request_id.decode("ascii"),
+        )
+
+    def log(self, message: str, **fields: object) -> None:
+        """One line of JSON on stderr; too many in one second are only counted."""
+        second = int(self.now())
+        if second != self._log_second:
+            skipped = self._log_lines - MAX_LOG_LINES_PER_S
+            if skipped > 0:
+                _write_line({"message": f"{skipped} more lines were not written"})
+            self._log_second, self._log_lines = second, 0
+        self._log_lines += 1
+        if self._log_lines <= MAX_LOG_LINES_PER_S:
+            _write_line({"message": message, **fields})
+
+
+def _write_line(fields: dict[str, object]) -> None:
+    sys.stderr.buffer.write(msgspec.json.encode(fields) + b"\n")
+    sys.stderr.buffer.flush()

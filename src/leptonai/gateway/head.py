@@ -1,0 +1,220 @@
+"""Heads of requests and responses: what is refused, what is passed on, what is added. Pure."""
+
+from leptonai.errors import InvalidRequest
+
+from .limits import MAX_REQUEST_ID_BYTES
+
+Fields = list[tuple[bytes, bytes]]
+
+# What concerns one connection only, and never crosses us (RFC 9110 §7.6.1).
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+# What only we may say: a client's own would be believed by the replica.
+FORWARDED = frozenset(
+    (
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-prefix",
+        b"x-forwarded-proto",
+        b"x-real-ip",
+    )
+)
+_READ = frozenset((b"host", b"authorization", b"content-length", b"x-request-id"))
+_WATCHED = HOP_BY_HOP | FORWARDED | _READ | {b"x-lepton-replica-target"}
+
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE", b"QUERY"))
+_CONNECTION_WORDS = frozenset((b"close", b"keep-alive", b"upgrade"))
+_ID_BYTES = bytes(range(0x21, 0x7F))
+
+
+class RequestHead:
+    """A request's head, understood."""
+
+    __slots__ = (
+        "authorization",
+        "chunked",
+        "content_length",
+        "host",
+        "lines",
+        "method",
+        "replica",
+        "request_id",
+        "target",
+        "websocket",
+    )
+
+    def __init__(self, method: bytes, target: bytes) -> None:
+        self.method = method
+        self.target = target
+        self.host = b""
+        self.authorization: bytes | None = None
+        self.content_length: bytes | None = None
+        self.chunked = False
+        self.websocket = False
+        self.request_id = b""
+        self.replica = b""  # X-Lepton-Replica-Target
+        self.lines: list[bytes] = []  # passed on as they came, each with its line end
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or (self.content_length or b"0").strip(b"0") != b""
+
+
+def read_request(method: bytes, target: bytes, version: str, fields: Fields) -> RequestHead:
+    """Understand a head that the parser let through.
+
+    The parser has refused: two lengths, a length beside Transfer-Encoding, folded lines, spaces
+    before a colon, bare line feeds, control characters and bytes beyond ASCII in the target.
+
+    Raises:
+        InvalidRequest: two servers could read it differently, or it is not meant for us.
+    """
+    if version != "1.1" and version != "1.0":
+        raise InvalidRequest(f"HTTP/{version} is not spoken here", hint="use HTTP/1.1")
+    if target[:1] != b"/" or b"#" in target:
+        raise InvalidRequest(
+            "the request target is not a path",
+            hint="this is not a forward proxy: send `GET /e/WORKSPACE/NAME/…`",
+        )
+    head = RequestHead(method, target)
+    lines = head.lines
+    hosts = 0
+    upgrade = connection = b""
+    for name, value in fields:
+        key = name.lower()
+        if key not in _WATCHED:
+            lines.append(b"%b: %b\r\n" % (name, value))
+        elif key == b"host":
+            hosts += 1
+            head.host = value
+        elif key == b"authorization":
+            if head.authorization is not None:
+                raise InvalidRequest("two Authorization headers", hint="send one")
+            head.authorization = value
+        elif key == b"content-length":
+            head.content_length = value
+        elif key == b"connection":
+            connection = b"%b,%b" % (connection, value) if connection else value
+        elif key == b"transfer-encoding":
+            if value.lower() != b"chunked" or version == "1.0":
+                raise InvalidRequest(
+                    "an unknown Transfer-Encoding", hint="send the body chunked, or with its length"
+                )
+            head.chunked = True
+        elif key == b"upgrade":
+            upgrade = value
+        elif key == b"x-request-id":
+            if len(value) <= MAX_REQUEST_ID_BYTES and not value.translate(None, _ID_BYTES):
+                head.request_id = value
+        elif key == b"x-lepton-replica-target":
+            head.replica = value
+            lines.append(b"%b: %b\r\n" % (name, value))
+    if hosts != 1 and (hosts > 1 or version == "1.1"):
+        raise InvalidRequest("a request names its host exactly once", hint="send one Host header")
+    if connection:
+        words = _words(connection)
+        # h2c and the like would carry requests past us that nobody has let in.
+        head.websocket = (
+            upgrade.lower() == b"websocket" and b"upgrade" in words and method == b"GET"
+        )
+        named = words - _CONNECTION_WORDS
+        if named:
+            head.lines = [line for line in lines if line.split(b":", 1)[0].lower() not in named]
+    if head.websocket and head.has_body:
+        raise InvalidRequest("a WebSocket handshake has no body", hint="send none")
+    return head
+
+
+def upstream_request(
+    head: RequestHead, path: bytes, *, prefix: bytes, address: bytes, show_authorization: bool
+) -> bytes:
+    """The head as the replica gets it.
+
+    Args:
+        path: what follows the prefix, query included; starts with a slash.
+        prefix: `/e/WORKSPACE/NAME`, so that a server can make links to itself.
+        address: of the client.
+    """
+    # Of equals, one format call is the quickest way to make bytes.
+    start = (
+        b"%b %b HTTP/1.1\r\nhost: %b\r\nx-forwarded-for: %b\r\nx-forwarded-proto: http\r\n"
+        b"x-forwarded-host: %b\r\nx-forwarded-prefix: %b\r\nx-request-id: %b\r\n"
+    ) % (head.method, path, head.host, address, head.host, prefix, head.request_id)
+    lines = [start, *head.lines]
+    if show_authorization and head.authorization is not None:
+        lines.append(b"authorization: %b\r\n" % head.authorization)
+    if head.chunked:
+        lines.append(b"transfer-encoding: chunked\r\n")
+    elif head.content_length is not None:
+        lines.append(b"content-length: %b\r\n" % head.content_length)
+    if head.websocket:
+        lines.append(b"connection: Upgrade\r\nupgrade: websocket\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+class ResponseHead:
+    """A replica's head, as the client gets it, and how its body is framed."""
+
+    __slots__ = ("has_length", "lines", "transfer_encoding")
+
+    def __init__(self, status: int, reason: bytes, fields: Fields) -> None:
+        self.lines = lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
+        self.has_length = False
+        self.transfer_encoding = b""
+        connection = b""
+        for name, value in fields:
+            key = name.lower()
+            if key not in HOP_BY_HOP:
+                if key == b"content-length":
+                    self.has_length = True
+                lines.append(b"%b: %b\r\n" % (name, value))
+            elif key == b"transfer-encoding":
+                self.transfer_encoding = value.lower()
+            elif key == b"connection":
+                connection = b"%b,%b" % (connection, value) if connection else value
+        if connection:
+            named = _words(connection) - _CONNECTION_WORDS - {b"content-length"}
+            if named:
+                self.lines[1:] = [
+                    line for line in lines[1:] if line.split(b":", 1)[0].lower() not in named
+                ]
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes] | None:
+    """`/e/WORKSPACE/NAME/rest?query` as (`/e/WORKSPACE/NAME`, `/rest?query`), else None."""
+    if target[:3] != b"/e/":
+        return None
+    slash = target.find(b"/", 3)
+    if slash < 0:
+        return None
+    end = target.find(b"/", slash + 1)
+    query = target.find(b"?", slash + 1, end if end >= 0 else len(target))
+    if query >= 0:
+        return target[:query], b"/" + target[query:]
+    if end < 0:
+        return target, b"/"
+    return target[:end], target[end:]
+
+
+def _words(value: bytes) -> frozenset[bytes]:
+    return frozenset(word.strip(b" \t").lower() for word in value.split(b","))

@@ -1,0 +1,30 @@
+"""Every bound of the gateway; those that a test must shorten are fields of `Limits`."""
+
+from dataclasses import dataclass
+
+# Of a request or a response: target, names and values together. One field that is still coming may
+# be larger by one read of the socket before that is noticed.
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 128  # of a request or a response
+MAX_TOKEN_BYTES = 4096  # of an Authorization header that we would hash
+MAX_REQUEST_ID_BYTES = 128  # a longer one from a client is replaced
+MAX_PIPELINED = 64  # requests of one client that wait behind the one being answered
+BODY_BUFFER_BYTES = 64 * 1024  # read ahead of a replica that does not take it yet
+MAX_REPLAY_BYTES = 64 * 1024  # of a request that is kept so that it can be sent again
+MAX_IDLE_PER_REPLICA = 128  # connections kept open to one replica
+CONNECT_S = 2.0  # a replica is on the same network: slower is as good as dead
+LINGER_S = 2.0  # how long unread input is swallowed, so that the client can read its answer
+SWEEP_S = 1.0  # how often deadlines are looked at, while there is a connection at all
+MAX_LOG_LINES_PER_S = 10  # the rest is counted, not written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    connections: int = 12_000  # of clients, idle ones included
+    held_per_endpoint: int = 256  # requests that wait for a first replica
+    hold_s: float = 60.0  # that one waits at most
+    head_s: float = 10.0  # from the first byte of a head to its last
+    idle_s: float = 75.0  # of a client's connection between requests
+    pool_idle_s: float = 3.0  # of a replica's; under the 5 s after which uvicorn closes
+    eject_s: float = 1.0  # that a replica is left alone after a failed connect
+    drain_s: float = 30.0  # that requests may still take after SIGTERM

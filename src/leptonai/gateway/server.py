@@ -1,0 +1,107 @@
+"""The gateway's process: from its listening socket to its last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from leptonai.errors import LeptonError, Unavailable
+
+from .downstream import ClientConnection
+from .follow import Follower
+from .gateway import Gateway
+from .limits import Limits
+
+BACKLOG = 2048  # connections that the kernel keeps for us
+FILES_BESIDE_CLIENTS = 1024  # what a process needs, and connections to replicas
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything a gateway is told.
+
+    `token_file` holds, with mode 0600, the token it shows to the control plane. `fd` is a bound
+    socket that it inherits; without one it binds `host` and `port` itself.
+    """
+
+    home: Path
+    control_url: str
+    token_file: Path
+    host: str = "127.0.0.1"
+    port: int = 8421
+    fd: int | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+async def serve(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT, then let requests end; a second signal ends it at once.
+
+    Raises:
+        Unavailable: the port is taken.
+    """
+    loop = asyncio.get_running_loop()
+    gateway = Gateway(loop, config.limits)
+    follower = Follower(
+        gateway,
+        url=config.control_url,
+        token_file=config.token_file,
+        copy=config.home / "gateway" / "routes.json",
+    )
+    listener = _listener(config)
+    _allow_files(2 * config.limits.connections + FILES_BESIDE_CLIENTS)
+    follower.load_copy()
+    stop = asyncio.Event()
+    at_once = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, lambda: at_once.set() if stop.is_set() else stop.set())
+    server = await loop.create_server(
+        lambda: ClientConnection(gateway), sock=listener, backlog=BACKLOG
+    )
+    following = loop.create_task(follower.run())
+    await stop.wait()
+    server.close()
+    draining = loop.create_task(gateway.drain())
+    ending = loop.create_task(at_once.wait())
+    await asyncio.wait((draining, ending), return_when=asyncio.FIRST_COMPLETED)
+    for task in (following, draining, ending):
+        task.cancel()
+    follower.save_now()
+    for client in tuple(gateway.clients):
+        client.abort()
+
+
+def _listener(config: Config) -> socket.socket:
+    if config.fd is not None:
+        try:
+            return socket.socket(fileno=config.fd)
+        except OSError as error:
+            raise LeptonError(
+                f"file descriptor {config.fd} is no socket: {error.strerror}",
+                hint="pass a bound TCP socket",
+            ) from error
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise Unavailable(
+            f"cannot listen on {config.host}:{config.port}: {os.strerror(error.errno or 0)}",
+            hint="choose another with --port",
+        ) from error
+    return listener
+
+
+def _allow_files(count: int) -> None:
+    """Raise the soft limit of open files as far as it must and may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

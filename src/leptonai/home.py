@@ -1,0 +1,149 @@
+"""Where one platform keeps everything: the files under $LEPTON_HOME."""
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from leptonai.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformState:
+    """What a running platform says of itself to whoever may read its home."""
+
+    url: str
+    gateway_url: str
+    workspace: str
+    pid: int
+    version: str
+    token_file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What was decided at an earlier start and holds until another is asked."""
+
+    workspaces: tuple[str, ...] = ()
+    database: str = ""  # URL; "" is SQLite in the home
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    path: Path
+
+    @classmethod
+    def default(cls) -> "Home":
+        named = os.environ.get("LEPTON_HOME")
+        return cls(Path(named).expanduser().absolute() if named else Path.home() / ".leptonai")
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "run" / "lock"
+
+    @property
+    def state_file(self) -> Path:
+        return self.path / "run" / "platform.json"
+
+    @property
+    def token_file(self) -> Path:
+        return self.path / "token"
+
+    @property
+    def key_file(self) -> Path:
+        return self.path / "keys" / "platform.key"
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def database(self) -> Path:
+        return self.path / "lepton.db"
+
+    @property
+    def blobs(self) -> Path:
+        return self.path / "blobs"
+
+    @property
+    def gateway(self) -> Path:
+        return self.path / "gateway"
+
+    @property
+    def gateway_token_file(self) -> Path:
+        return self.gateway / "token"
+
+    @property
+    def control_log(self) -> Path:
+        return self.path / "logs" / "control.log"
+
+    @property
+    def gateway_log(self) -> Path:
+        return self.path / "logs" / "gateway.log"
+
+    @property
+    def audit_log(self) -> Path:
+        return self.path / "logs" / "audit.log"
+
+    def make(self) -> None:
+        """Make the folders, for nobody else to read.
+
+        Raises:
+            InvalidRequest: the place cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for part in ("run", "logs", "gateway"):
+                (self.path / part).mkdir(exist_ok=True, mode=0o700)
+            probe = self.path / "run" / f"probe.{os.getpid()}"
+            probe.write_text("can this be written?")
+            probe.unlink()
+        except OSError as error:
+            raise InvalidRequest(
+                f"cannot write to {self.path}: {error.strerror or error}",
+                hint="make it writable, or set LEPTON_HOME to a directory that is",
+            ) from None
+
+    def state(self) -> PlatformState | None:
+        """Of the platform that runs here, or None."""
+        try:
+            state = PlatformState(**json.loads(self.state_file.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+        return state if _alive(state.pid) else None
+
+    def config(self) -> Settled:
+        try:
+            facts = json.loads(self.config_file.read_text())
+            return Settled(workspaces=tuple(facts["workspaces"]), database=facts["database"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return Settled()
+
+    def write_config(self, settled: Settled) -> None:
+        replace_file(self.config_file, json.dumps(asdict(settled)))
+
+    def write_state(self, state: PlatformState) -> None:
+        replace_file(self.state_file, json.dumps(asdict(state)))
+
+    def forget_state(self) -> None:
+        self.state_file.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+    fresh.replace(path)
+
+
+def _alive(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(PermissionError):
+            os.kill(pid, 0)
+        return True
+    return False

@@ -1,0 +1,30 @@
+"""Access decisions as the routes apply them."""
+
+from leptonai.core.access import Action, Deny, Kind, Principal, Resource, decide
+from leptonai.core.records import Record
+from leptonai.errors import Forbidden
+from leptonai.spec.metadata import Visibility
+
+
+def require(principal: Principal, action: Action, resource: Resource) -> None:
+    """Raise Forbidden unless the principal may."""
+    decision = decide(principal, action, resource)
+    if isinstance(decision, Deny):
+        raise Forbidden(
+            f"{principal.name} may not do this: {decision.because}",
+            hint="Ask the owner, or an admin of the workspace.",
+        )
+
+
+def may_read(principal: Principal, kind: Kind, record: Record) -> bool:
+    return not isinstance(decide(principal, Action.READ, resource_of(kind, record)), Deny)
+
+
+def resource_of(kind: Kind, record: Record) -> Resource:
+    return Resource(
+        kind=kind,
+        workspace=record.workspace,
+        id=record.id,
+        owner=record.owner,
+        private=record.visibility == Visibility.PRIVATE,
+    )

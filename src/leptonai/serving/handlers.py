@@ -1,0 +1,213 @@
+"""Handlers: how a method's signature becomes the checks on a request, compiled once."""
+
+import copy
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, TypeVar, get_origin, get_type_hints
+from urllib.parse import parse_qs
+
+import msgspec
+
+from leptonai.errors import InvalidRequest
+
+Method = Literal["GET", "POST"]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_DECLARATION = "__photon_handler__"
+_MAX_QUERY_FIELDS = 1_000
+_COLLECTIONS = (list, tuple, set, frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What the decorator was told."""
+
+    path: str | None = None
+    method: Method = "POST"
+    example: Any = None
+
+
+def declare(function: Function, declaration: Declaration) -> Function:
+    if declaration.method not in ("GET", "POST"):
+        raise ValueError(
+            f"the handler {function.__name__} asks for method={declaration.method!r}; "
+            'it can be "GET" or "POST"'
+        )
+    setattr(function, _DECLARATION, declaration)
+    return function
+
+
+def declarations(photon: type) -> dict[str, Declaration]:
+    """The handlers of a class by method name, inherited ones first; the nearest wins."""
+    found: dict[str, Declaration] = {}
+    for cls in reversed(photon.__mro__):
+        for name, value in vars(cls).items():
+            declaration = getattr(value, _DECLARATION, None)
+            if isinstance(declaration, Declaration):
+                found.pop(name, None)
+                found[name] = declaration
+            elif value is None:
+                found.pop(name, None)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A handler bound to its photon, ready to answer."""
+
+    method: Method
+    path: str  # starts with "/"
+    pattern: re.Pattern[str] | None  # of a path with {parts}
+    call: Callable[..., Any]
+    is_async: bool
+    input_type: type[msgspec.Struct]
+    path_fields: tuple[str, ...]
+    returns: Any  # the annotation of the result; Any without one
+    example: Any
+    schema_name: str  # Counter_addPost
+    description: str
+    decode: Callable[[bytes], msgspec.Struct]
+    collections: frozenset[str]  # fields that take each value of a repeated query field
+
+    def arguments(self, body: bytes, query: bytes, parts: Mapping[str, str]) -> dict[str, Any]:
+        """The keyword arguments for `call`.
+
+        Raises:
+            InvalidRequest: with the name of the field that is wrong.
+        """
+        try:
+            if self.method == "POST" and not parts:
+                given = self.decode(body or b"{}")
+            else:
+                given = msgspec.convert(
+                    self._loose(body, query, parts), self.input_type, strict=False
+                )
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(_name_the_field(str(error))) from None
+        except (msgspec.DecodeError, ValueError) as error:
+            raise InvalidRequest(f"the body is not JSON: {error}") from None
+        return msgspec.structs.asdict(given)
+
+    def _loose(self, body: bytes, query: bytes, parts: Mapping[str, str]) -> dict[str, Any]:
+        if self.method == "POST":
+            fields = msgspec.json.decode(body or b"{}", type=dict[str, Any])
+        else:
+            text = query.decode("utf-8", "replace")
+            many = parse_qs(text, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
+            fields = {
+                name: values if name in self.collections else values[-1]
+                for name, values in many.items()
+            }
+        return {**fields, **parts}
+
+
+def routes(photon: object) -> list[Route]:
+    """One for each handler. The nearest class wins a path that two classes want."""
+    cls = type(photon)
+    by_address: dict[tuple[str, str], Route] = {}
+    owner_of: dict[tuple[str, str], tuple[type, str]] = {}
+    for name, declaration in declarations(cls).items():
+        route = _route(photon, name, declaration)
+        address = (route.method, route.path)
+        owner = next(c for c in cls.__mro__ if name in vars(c))
+        if address in owner_of:
+            other, other_name = owner_of[address]
+            if other is owner:
+                raise TypeError(
+                    f"{cls.__name__}: {other_name} and {name} both answer "
+                    f"{route.method} {route.path}; give one of them another path"
+                )
+            if not issubclass(owner, other):
+                continue
+        by_address[address] = route
+        owner_of[address] = owner, name
+    return list(by_address.values())
+
+
+def _route(photon: object, name: str, declaration: Declaration) -> Route:
+    cls = type(photon)
+    method = declaration.method
+    path = "/" + (name if declaration.path is None else declaration.path).strip("/")
+    call = getattr(photon, name)
+    schema_name = re.sub(r"\W", "_", f"{cls.__name__}_{path[1:]}") + method.capitalize()
+    hints = _hints(cls, call)
+    fields = list(_fields(cls, call, hints))
+    try:
+        input_type = msgspec.defstruct(
+            schema_name + "Input", fields, kw_only=True, forbid_unknown_fields=True
+        )
+        decode = msgspec.json.Decoder(input_type).decode
+    except TypeError as error:
+        _refuse(cls, call, str(error))
+    path_fields = tuple(re.findall(r"\{(\w+)\}", path))
+    unknown = sorted(set(path_fields) - set(input_type.__struct_fields__))
+    if unknown:
+        _refuse(cls, call, f"its path names {unknown}, which it does not take")
+    return Route(
+        method=method,
+        path=path,
+        pattern=_pattern(path) if path_fields else None,
+        call=call,
+        is_async=inspect.iscoroutinefunction(call),
+        input_type=input_type,
+        path_fields=path_fields,
+        returns=hints.get("return", Any),
+        example=declaration.example,
+        schema_name=schema_name,
+        description=inspect.getdoc(call) or "",
+        decode=decode,
+        collections=frozenset(
+            field for field, hint, *_ in fields if (get_origin(hint) or hint) in _COLLECTIONS
+        ),
+    )
+
+
+def _hints(cls: type, call: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(call, include_extras=True)
+    except NameError as error:
+        _refuse(cls, call, f"an annotation cannot be resolved: {error}")
+
+
+def _fields(
+    cls: type, call: Callable[..., Any], hints: Mapping[str, Any]
+) -> Iterator[tuple[str, Any] | tuple[str, Any, Any]]:
+    for parameter in inspect.signature(call).parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            _refuse(cls, call, f"{parameter} has no name that a request could use")
+        hint = hints.get(parameter.name, Any)
+        if parameter.default is parameter.empty:
+            yield parameter.name, hint
+        elif isinstance(parameter.default, list | dict | set | bytearray):
+            yield parameter.name, hint, msgspec.field(default_factory=_copies(parameter.default))
+        else:
+            yield parameter.name, hint, parameter.default
+
+
+def _copies(value: Any) -> Callable[[], Any]:
+    return lambda: copy.deepcopy(value)
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    pieces = re.split(r"\{(\w+)\}", path)  # literal, name, literal, …
+    return re.compile(
+        "".join(
+            f"(?P<{piece}>[^/]+)" if index % 2 else re.escape(piece)
+            for index, piece in enumerate(pieces)
+        )
+    )
+
+
+def _refuse(cls: type, call: Callable[..., Any], reason: str) -> NoReturn:
+    raise TypeError(f"the handler {cls.__name__}.{call.__name__} cannot be served: {reason}")
+
+
+def _name_the_field(message: str) -> str:
+    """``Expected `int`, got `str` - at `$.x[0]` `` as ``x[0]: expected `int`, got `str` ``."""
+    what, _, where = message.partition(" - at ")
+    field = where.strip("`").removeprefix("$").removeprefix(".")
+    if not field:
+        return what
+    return f"{field}: {what[0].lower()}{what[1:]}"

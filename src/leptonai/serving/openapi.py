@@ -1,0 +1,121 @@
+"""The OpenAPI document of a photon, made from its routes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from leptonai.serving.handlers import Route
+
+_REFERENCE = "#/components/schemas/{name}"
+_ERROR = {
+    "type": "object",
+    "properties": {"error": {"description": "what happened"}},
+    "required": ["error"],
+}
+
+
+def document(title: str, description: str, routes: Iterable[Route]) -> dict[str, Any]:
+    """OpenAPI 3.1.
+
+    Raises:
+        TypeError: a handler takes a type that cannot come as JSON.
+    """
+    paths: dict[str, Any] = {}
+    schemas: dict[str, Any] = {"Error": _ERROR}
+    for route in routes:
+        input_name, output_name = f"{route.schema_name}Input", f"{route.schema_name}Output"
+        schemas |= _input_schemas(route)
+        arguments = schemas[input_name]
+        schemas[input_name] = _without(arguments, route.path_fields)
+        returned, more = _output_schema(route)
+        schemas |= more
+        if route.returns is not type(None):
+            schemas[output_name] = returned
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(
+            route, arguments, input_name, output_name
+        )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": "1", "description": description},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _operation(
+    route: Route, arguments: dict[str, Any], input_name: str, output_name: str
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.schema_name,
+        "responses": _responses(route, output_name),
+    }
+    if route.description:
+        operation["summary"] = route.description.splitlines()[0]
+        operation["description"] = route.description
+    in_query = route.input_type.__struct_fields__ if route.method == "GET" else ()
+    parameters = [
+        {
+            "name": name,
+            "in": "path" if name in route.path_fields else "query",
+            "required": name in arguments.get("required", ()),
+            "schema": arguments["properties"][name],
+        }
+        for name in dict.fromkeys((*route.path_fields, *in_query))
+    ]
+    if parameters:
+        operation["parameters"] = parameters
+    if route.method == "POST":
+        content: dict[str, Any] = {"schema": _reference(input_name)}
+        if route.example is not None:
+            content["example"] = route.example
+        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    return operation
+
+
+def _responses(route: Route, output_name: str) -> dict[str, Any]:
+    if route.returns is type(None):
+        success: dict[str, Any] = {"204": {"description": "Done."}}
+    else:
+        schema = _reference(output_name)
+        success = {
+            "200": {
+                "description": "The result.",
+                "content": {"application/json": {"schema": schema}},
+            }
+        }
+    failure = {
+        "description": "An argument is missing or wrong; the error names it.",
+        "content": {"application/json": {"schema": _reference("Error")}},
+    }
+    return {**success, "422": failure}
+
+
+def _input_schemas(route: Route) -> dict[str, Any]:
+    try:
+        _, schemas = msgspec.json.schema_components([route.input_type], ref_template=_REFERENCE)
+    except TypeError as error:
+        raise TypeError(
+            f"the handler of {route.method} {route.path} takes what cannot come as JSON: {error}"
+        ) from None
+    return schemas
+
+
+def _without(arguments: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """The schema of what is left when `names` come in the path."""
+    return {
+        **arguments,
+        "properties": {k: v for k, v in arguments["properties"].items() if k not in names},
+        "required": [name for name in arguments.get("required", ()) if name not in names],
+    }
+
+
+def _output_schema(route: Route) -> tuple[dict[str, Any], dict[str, Any]]:
+    (schema,), more = msgspec.json.schema_components(
+        [route.returns], ref_template=_REFERENCE, schema_hook=lambda _: {}
+    )
+    return schema, more
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(name=name)}

@@ -1,0 +1,229 @@
+"""What differs between SQLite and PostgreSQL: connecting, lists as parameters, and their errors."""
+
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from leptonai.errors import InvalidRequest, LeptonError, StorageFull, Unavailable
+from leptonai.stores.decisions import unstorable
+
+BUSY_WAIT_S = 5  # for another process that holds the database
+CONNECT_WAIT_S = 5
+
+Connection = Any  # of the driver
+Cursor = Any
+
+
+class Database(Protocol):
+    """One kind of database at one address."""
+
+    dialect: sa.Dialect
+    begin: str  # starts a transaction in which nobody else writes
+    announce: str | None  # tells other processes, inside a transaction, that something is written
+    lock_schema: str | None  # what else it takes to be the only one who changes the tables
+    quick_reads_inline: bool  # whether reading one row is quicker than changing threads
+
+    def connect(self, *, writes: bool = False) -> Connection:
+        """A connection of the driver, without transactions but those that are begun by hand."""
+        ...
+
+    def cursor(self, connection: Connection) -> Cursor: ...
+
+    def insert(self, table: sa.Table) -> Any:
+        """An INSERT that knows ON CONFLICT."""
+        ...
+
+    def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
+        """Whether the column is in a list, which is one parameter made by `as_list`."""
+        ...
+
+    def as_list(self, values: Iterable[str]) -> object: ...
+
+    def is_lost(self, connection: Connection) -> bool: ...
+
+    def process_id(self, connection: Connection) -> int:
+        """Of the server's process behind the connection; 0 where there is none."""
+        ...
+
+    def translate(self, error: Exception) -> Exception:
+        """The driver's error as one of ours: a TryLater where the database is in trouble."""
+        ...
+
+
+def database_at(url: str) -> Database:
+    parsed = sa.make_url(url)
+    return Sqlite(parsed) if parsed.get_backend_name() == "sqlite" else Postgres(parsed)
+
+
+class Sqlite:
+    dialect: sa.Dialect = sqlite.dialect(paramstyle="named")
+    begin = "BEGIN IMMEDIATE"
+    announce: str | None = None
+    lock_schema: str | None = None
+    quick_reads_inline = True
+
+    def __init__(self, url: sa.URL) -> None:
+        if not url.database or url.database == ":memory:":
+            raise InvalidRequest(
+                "a SQLite store needs a file", hint="give sqlite:///path/to/file, or memory:"
+            )
+        self.path = Path(url.database)
+
+    def connect(self, *, writes: bool = False) -> Connection:
+        try:
+            self.path.touch(mode=0o600)  # it holds hashes of tokens; its WAL inherits the mode
+        except OSError as error:
+            raise Unavailable(
+                f"the database {self.path} cannot be opened: {error.strerror}",
+                hint="make its directory, and let this user write there",
+            ) from error
+        connection = sqlite3.connect(
+            self.path,
+            timeout=BUSY_WAIT_S,
+            isolation_level=None,  # the driver begins no transactions of its own
+            check_same_thread=False,  # each is used by one thread at a time
+        )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a commit returns after its fsync
+        return connection
+
+    def cursor(self, connection: sqlite3.Connection) -> sqlite3.Cursor:
+        return connection.cursor()
+
+    def insert(self, table: sa.Table) -> sqlite.Insert:
+        return sqlite.insert(table)
+
+    def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
+        values = sa.func.json_each(sa.bindparam(parameter)).table_valued("value")
+        return column.in_(sa.select(values.c.value))
+
+    def as_list(self, values: Iterable[str]) -> object:
+        return msgspec.json.encode(list(values)).decode()
+
+    def is_lost(self, connection: sqlite3.Connection) -> bool:
+        return False
+
+    def process_id(self, connection: sqlite3.Connection) -> int:
+        return 0
+
+    def translate(self, error: Exception) -> Exception:
+        if isinstance(error, OverflowError | UnicodeError):
+            return unstorable(error)
+        if not isinstance(error, sqlite3.Error):
+            return error
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        # A write beyond a quota or a size limit is told as an I/O error of writing.
+        if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_WRITE:
+            return _full(f"{self.path.parent}")
+        if code & 0xFF in _SQLITE_TROUBLE:
+            return Unavailable(
+                f"the database {self.path} does not answer: {error}",
+                hint="look whether another process holds it, and whether its disk is well",
+            )
+        return error
+
+
+_SQLITE_TROUBLE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PROTOCOL,
+}
+
+
+class Postgres:
+    dialect: sa.Dialect = postgresql.psycopg.dialect()  # type: ignore[no-untyped-call]
+    begin = "BEGIN"
+    announce: str | None = "NOTIFY lepton_changes"
+    listen = "LISTEN lepton_changes"
+    lock_schema: str | None = "SELECT pg_advisory_xact_lock(7020094860)"  # any number of our own
+    quick_reads_inline = False
+
+    def __init__(self, url: sa.URL) -> None:
+        import psycopg  # only where there is a PostgreSQL
+
+        self._psycopg = psycopg
+        self._url = url.set(drivername="postgresql+psycopg")
+        self._where = f"{url.host or url.query.get('host', 'localhost')}/{url.database or ''}"
+
+    @property
+    def connection_options(self) -> dict[str, Any]:
+        _, options = self.dialect.create_connect_args(self._url)
+        return {
+            "connect_timeout": CONNECT_WAIT_S,
+            "keepalives_idle": 10,  # a server that is gone is noticed within half a minute
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            **options,
+            "autocommit": True,
+        }
+
+    def connect(self, *, writes: bool = False) -> Connection:
+        connection = self._psycopg.connect(**self.connection_options)
+        # A store that is frozen in the middle of a commit must not hold up the others for ever.
+        connection.execute(f"SET lock_timeout = '{BUSY_WAIT_S}s'")
+        connection.execute(f"SET idle_in_transaction_session_timeout = '{BUSY_WAIT_S}s'")
+        # A plan that was made while a table was empty scans it for as long as it is remembered.
+        # The writer finds every row by an index, so it need not plan again, which makes it four
+        # times as fast; a reader plans each time.
+        if writes:
+            connection.execute("SET enable_seqscan = off")
+        else:
+            connection.execute("SET plan_cache_mode = force_custom_plan")
+        return connection
+
+    def cursor(self, connection: Connection) -> Cursor:
+        return connection.cursor(binary=True)
+
+    def insert(self, table: sa.Table) -> postgresql.Insert:
+        return postgresql.insert(table)
+
+    def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
+        return column == sa.any_(sa.bindparam(parameter, type_=postgresql.ARRAY(sa.Text)))
+
+    def as_list(self, values: Iterable[str]) -> object:
+        return [str(value) for value in values]
+
+    def is_lost(self, connection: Connection) -> bool:
+        return bool(connection.closed)
+
+    def process_id(self, connection: Connection) -> int:
+        return int(connection.info.backend_pid)
+
+    def translate(self, error: Exception) -> Exception:
+        psycopg = self._psycopg
+        if isinstance(error, psycopg.errors.DiskFull):
+            return _full(f"the server {self._where}")
+        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            return Unavailable(
+                f"the database {self._where} does not answer: {_first_line(error)}",
+                hint="look whether the PostgreSQL server runs and lets this user in",
+            )
+        if isinstance(error, psycopg.DataError | OverflowError | UnicodeError):
+            return unstorable(error)
+        return error
+
+
+def is_trouble(error: Exception) -> bool:
+    """Whether the database itself is in trouble, so that any other write would have failed too."""
+    return isinstance(error, StorageFull | Unavailable)
+
+
+def _full(where: str) -> LeptonError:
+    return StorageFull(
+        f"the disk of {where} is full; nothing was written", hint="free some space and try again"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,97 @@
+"""The tables. A change here needs a migration beside it, and `SCHEMA` to name it."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+SCHEMA = "0001"  # the newest revision in migrations/versions
+
+metadata = sa.MetaData()
+
+# Compared and sorted by code point everywhere, as SQLite and Python do.
+Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
+records = sa.Table(
+    "records",
+    metadata,
+    # The id comes first, so that records of any kind are found by their ids alone.
+    sa.Column("id", Text, primary_key=True),
+    sa.Column("kind", Text, primary_key=True),
+    sa.Column("workspace", Text, primary_key=True),
+    sa.Column("unique_key", Text),  # None again once the record is deleted
+    sa.Column("name", Text, nullable=False),
+    sa.Column("parent", Text, nullable=False),
+    sa.Column("state", Text, nullable=False),
+    sa.Column("owner", Text, nullable=False),
+    sa.Column("live", sa.Boolean, nullable=False),
+    sa.Column("due_at_ms", sa.BigInteger),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),  # of its last change, deletion included
+    sa.Column("deleted", sa.Boolean, nullable=False),  # kept a while, for those who follow
+    sa.Column("document", sa.LargeBinary, nullable=False),  # the whole record as JSON
+)
+
+
+def _only_where(condition: sa.ColumnElement[bool]) -> dict[str, Any]:
+    return {"sqlite_where": condition, "postgresql_where": condition}
+
+
+sa.Index("records_seq", records.c.seq, unique=True)
+sa.Index("records_created", records.c.kind, records.c.workspace, records.c.created_at_ms)
+sa.Index("records_name", records.c.name)
+sa.Index("records_parent", records.c.parent)
+sa.Index(
+    "records_unique_key",
+    records.c.unique_key,
+    records.c.kind,
+    records.c.workspace,
+    unique=True,
+    **_only_where(records.c.unique_key.is_not(None)),
+)
+sa.Index("records_live", records.c.kind, **_only_where(records.c.live.is_(sa.true())))
+sa.Index("records_due", records.c.due_at_ms, **_only_where(records.c.due_at_ms.is_not(None)))
+sa.Index("records_deleted", records.c.seq, **_only_where(records.c.deleted.is_(sa.true())))
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column(
+        "seq",
+        sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("workspace", Text, nullable=False),
+    sa.Column("kind", Text, nullable=False),
+    sa.Column("id", Text, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+)
+sa.Index("events_subject", events.c.workspace, events.c.kind, events.c.id, events.c.seq)
+sa.Index("events_at", events.c.at_ms)
+
+# "seq" is the newest seq given out. Every writer updates it first and so holds its row until the
+# commit: whatever the database, commits become visible in the order of their seqs.
+# "forgotten" is the seq up to which deleted records may have been pruned.
+counters = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+)
+
+# Alembic's own table, which is not one of ours to migrate.
+revision = sa.Table(
+    "alembic_version",
+    sa.MetaData(),
+    sa.Column("version_num", sa.String(32), primary_key=True),
+)

@@ -1,0 +1,98 @@
+"""A whole platform for a test: started as users start it, in a home of its own, on free ports."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from leptonai.client import LeptonClient
+from leptonai.home import Home, PlatformState
+
+COMMAND_TIMEOUT_S = 120
+
+
+class RunningPlatform:
+    """`leptonai up -d` in a home; `leptonai down` at the end."""
+
+    def __init__(self, home: Path, *options: str) -> None:
+        self.home = Home(home)
+        self._options = options
+        self._ports = ("--port", "0", "--gateway-port", "0")
+
+    def __enter__(self) -> "RunningPlatform":
+        self.up()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            for path in (self.home.control_log, self.home.gateway_log):
+                if path.exists():
+                    sys.stderr.write(f"--- {path}\n{path.read_text()[-8_000:]}\n")
+        self.cli("down", check=False)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs to find this platform, and no other."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("LEPTON_")}
+        return clean | {"LEPTON_HOME": str(self.home.path)}
+
+    @property
+    def state(self) -> PlatformState:
+        state = self.home.state()
+        assert state is not None, "the platform does not run"
+        return state
+
+    @property
+    def token(self) -> str:
+        return self.home.token_file.read_text().strip()
+
+    def client(self, *, retry_for_s: float = 10.0) -> LeptonClient:
+        state = self.state
+        url = f"{state.url}/api/v2/workspaces/{state.workspace}"
+        return LeptonClient(url=url, token=self.token, retry_for_s=retry_for_s)
+
+    def cli(
+        self, *arguments: str, check: bool = True, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `leptonai …` as a user would."""
+        done = subprocess.run(
+            [sys.executable, "-m", "leptonai.cli", *arguments],
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"leptonai {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def up(self) -> PlatformState:
+        """Start it; again on the ports it had before."""
+        answer = self.cli("up", "-d", "-o", "json", *self._ports, *self._options)
+        state = PlatformState(**json.loads(answer.stdout))
+        self._ports = ("--port", _port(state.url), "--gateway-port", _port(state.gateway_url))
+        return state
+
+    def kill(self) -> None:
+        """`kill -9` of the control plane, and wait until it is gone."""
+        pid = self.state.pid
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while self.home.state() is not None:
+            assert time.monotonic() < deadline, f"process {pid} does not die"
+            time.sleep(0.005)
+
+
+def _port(url: str) -> str:
+    return url.rpartition(":")[2]

@@ -1,0 +1,125 @@
+"""Virtual time: an event loop that never waits. Hours of waiting pass in milliseconds, and the same
+program takes the same steps in the same order every time.
+"""
+
+import asyncio
+from asyncio import base_events
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+MAX_ITERATIONS_AT_ONE_INSTANT = 20_000  # of the loop: more means that something spins
+
+T = TypeVar("T")
+
+
+class Deadlock(AssertionError):
+    """Everything waits for something that cannot happen any more."""
+
+
+class Livelock(AssertionError):
+    """Something runs round and round, and time stands still."""
+
+
+class VirtualTimeLoop(base_events.BaseEventLoop):
+    """Where nothing is ready, the clock jumps to the next timer.
+
+    It has no sockets, pipes, threads or signals: what runs in it touches nothing outside.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now_s = 0.0
+        self._selector = _Jump(self)  # what BaseEventLoop waits with
+        self._iterations = 0  # since time last moved
+
+    def time(self) -> float:
+        """Seconds since the loop was made."""
+        return self._now_s
+
+    def run_in_executor(self, *args: Any) -> Any:  # type: ignore[override]
+        raise AssertionError("a thread has no place in virtual time: it runs in real time")
+
+    def _process_events(self, event_list: list[object]) -> None:
+        assert not event_list
+
+    def _write_to_self(self) -> None:
+        """Nobody wakes this loop from outside."""
+
+    def pass_time(self, timeout: float | None) -> None:
+        """What there is to do instead of waiting: for the next timer (seconds), for what is ready
+        (0), or for ever (None)."""
+        if timeout is None:
+            waiting = sorted(_describe(task) for task in asyncio.all_tasks(self))
+            raise Deadlock("nothing can ever happen again; waiting:\n  " + "\n  ".join(waiting))
+        if timeout > 0:
+            self._now_s += timeout
+            self._iterations = 0
+            return
+        self._iterations += 1
+        if self._iterations > MAX_ITERATIONS_AT_ONE_INSTANT:
+            running = sorted(_describe(task) for task in asyncio.all_tasks(self))
+            raise Livelock(f"spinning at {self._now_s:.3f} s:\n  " + "\n  ".join(running))
+
+
+class _Jump:
+    """The part of a selector that an event loop uses."""
+
+    def __init__(self, loop: VirtualTimeLoop) -> None:
+        self._loop = loop
+
+    def select(self, timeout: float | None) -> list[object]:
+        self._loop.pass_time(timeout)
+        return []
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _describe(task: asyncio.Task[Any]) -> str:
+    frames = task.get_stack(limit=1)
+    where = f"{frames[0].f_code.co_qualname}:{frames[0].f_lineno}" if frames else "done"
+    return f"{task.get_name()} at {where}"
+
+
+def run_virtually(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run to the end in a virtual time of its own, which starts at 0."""
+    loop = VirtualTimeLoop()
+    problems: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: problems.append(context))
+    try:
+        result = loop.run_until_complete(main())
+        for task in (left := asyncio.all_tasks(loop)):
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+    for context in problems:
+        if isinstance(error := context.get("exception"), Exception):
+            raise error
+    return result
+
+
+class MachineClock:
+    """The wall clock of the simulated machines, which somebody may set."""
+
+    def __init__(self, start_ms: int) -> None:
+        self.start_ms = start_ms
+
+    def set_forward(self, by_ms: int) -> None:
+        """Negative sets it back."""
+        self.start_ms += by_ms
+
+    def now_ms(self) -> int:
+        return self.start_ms + round(1000 * asyncio.get_running_loop().time())
+
+
+class ProcessClock:
+    """Time as one process is told it: its machine's clock at its start, and steady from there."""
+
+    def __init__(self, machine: MachineClock) -> None:
+        self._start_ms = machine.start_ms
+
+    def now_ms(self) -> int:
+        return self._start_ms + round(1000 * asyncio.get_running_loop().time())

@@ -1,0 +1,261 @@
+"""An endpoint keeps as many servers as asked, and replaces them without a gap."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from leptonai.core.lifecycle.endpoint import (
+    SURGE_PATIENCE_MS,
+    advance,
+    new_endpoint,
+    restarted,
+    updated,
+)
+from leptonai.core.lifecycle.replica import DRAIN_MS, Ask, SeenEnded, SeenRunning, ask, observed
+from leptonai.core.records import Endpoint, EndReason, Goal, Phase, Replica, Termination
+from leptonai.spec.containers import Container, EnvVar
+from leptonai.spec.endpoints import EndpointSpec, EndpointState, ResourceRequirement
+
+NOW = 1_000_000
+
+
+def a_spec(replicas: int = 1, **more) -> EndpointSpec:
+    return EndpointSpec(
+        container=Container(command=["serve"]),
+        resource_requirement=ResourceRequirement(min_replicas=replicas),
+        **more,
+    )
+
+
+class Life:
+    """An endpoint and its replicas, moved by what happens to them."""
+
+    def __init__(self, spec: EndpointSpec) -> None:
+        self.endpoint: Endpoint = new_endpoint(
+            workspace="default",
+            name="digits",
+            spec=spec,
+            owner="ada",
+            labels={},
+            visibility="",
+            now_ms=NOW,
+        )
+        self.replicas: dict[str, Replica] = {}
+        self.now_ms = NOW
+        self.least_ready = 0
+        self.advance()
+
+    def advance(self) -> None:
+        for _ in range(20):
+            step = advance(self.endpoint, self.replicas.values(), self.now_ms)
+            changed = step.endpoint != self.endpoint or step.replicas
+            self.endpoint = step.endpoint
+            self.replicas |= {r.id: r for r in step.replicas}
+            if not changed:
+                return
+        raise AssertionError("the lifecycle does not come to rest")
+
+    @property
+    def living(self) -> list[Replica]:
+        return [r for r in self.replicas.values() if r.phase is not Phase.DONE]
+
+    @property
+    def ready(self) -> list[Replica]:
+        return [r for r in self.living if r.ready and r.goal is Goal.RUN]
+
+    def change(self, spec: EndpointSpec) -> None:
+        self.endpoint = updated(
+            self.endpoint, spec, token_hashes=(), model_digest="", now_ms=self.now_ms
+        )
+        self.advance()
+
+    def each(self, change) -> None:
+        for r in list(self.living):
+            self.replicas[r.id] = change(r)
+        self.advance()
+
+    def place(self, room: int = 100) -> None:
+        held = sum(r.holds_capacity for r in self.living)
+        for r in self.living:
+            if r.phase is Phase.WAITING and held < room:
+                held += 1
+                self.replicas[r.id] = replace(r, phase=Phase.PLACED, node="n1", ports=(2000,))
+        self.advance()
+
+    def run(self) -> None:
+        self.each(lambda r: observed(r, SeenRunning(self.now_ms), self.now_ms))
+
+    def answer(self) -> None:
+        self.each(lambda r: replace(r, ready=True) if r.phase is Phase.RUNNING else r)
+
+    def end_stopped(self) -> None:
+        how = Termination(reason=EndReason.STOPPED, exit_code=143, finished_at_ms=self.now_ms)
+        self.each(lambda r: observed(r, SeenEnded(how), self.now_ms) if r.goal is Goal.STOP else r)
+
+    def serve(self) -> None:
+        for _ in range(12):
+            self.place()
+            self.run()
+            self.answer()
+            self.end_stopped()
+
+
+def crash(replica: Replica, now_ms: int = NOW) -> Replica:
+    how = Termination(
+        reason=EndReason.EXITED, exit_code=1, started_at_ms=now_ms, finished_at_ms=now_ms
+    )
+    return observed(replica, SeenEnded(how), now_ms)
+
+
+def test_it_is_ready_when_all_its_replicas_answer():
+    life = Life(a_spec(2))
+    states = [life.endpoint.state]
+    life.place()
+    life.run()
+    states.append(life.endpoint.state)
+    first = life.living[0]
+    life.replicas[first.id] = replace(first, ready=True)
+    life.advance()
+    states.append(life.endpoint.state)
+    life.answer()
+    states.append(life.endpoint.state)
+    assert states == [
+        EndpointState.STARTING,
+        EndpointState.STARTING,
+        EndpointState.SCALING,
+        EndpointState.READY,
+    ]
+    assert life.endpoint.ready_replicas == 2
+
+
+def test_a_crashed_replica_starts_again_at_once_then_with_growing_waits():
+    life = Life(a_spec())
+    waits = []
+    for _ in range(4):
+        life.place()
+        life.run()
+        life.each(lambda r: crash(r, life.now_ms))
+        waits.append(life.living[0].not_before_ms - life.now_ms)
+    assert waits == [0, 1_000, 2_000, 4_000]
+    assert life.endpoint.state is EndpointState.NOT_READY
+    assert life.endpoint.message == "replica 0 keeps ending: it last exited with code 1"
+
+
+def test_an_update_starts_the_new_before_it_stops_the_old():
+    life = Life(a_spec(2))
+    life.serve()
+    old = {r.id for r in life.ready}
+    life.change(a_spec(2, envs=[EnvVar(name="A", value="1")]))
+    assert life.endpoint.state is EndpointState.UPDATING
+    for _ in range(12):
+        assert len(life.ready) >= 2
+        assert len([r for r in life.living if r.goal is Goal.RUN]) <= 3
+        life.place()
+        assert len(life.ready) >= 2
+        life.run()
+        life.answer()
+        life.end_stopped()
+    assert not old & {r.id for r in life.living}
+    assert (len(life.ready), life.endpoint.state) == (2, EndpointState.READY)
+
+
+def test_a_change_that_replicas_do_not_see_replaces_none():
+    life = Life(a_spec(1))
+    life.serve()
+    before = life.living
+    life.change(a_spec(1, allow_unauthenticated_access=True))
+    assert life.living == before
+
+
+def test_without_room_for_a_surge_an_old_replica_makes_room_after_a_while():
+    life = Life(a_spec(1))
+    life.serve()
+    old = life.living[0].id
+    life.endpoint = restarted(life.endpoint, life.now_ms)
+    life.advance()
+    life.place(room=1)
+    assert [r.id for r in life.ready] == [old]
+    life.now_ms += SURGE_PATIENCE_MS
+    life.advance()
+    life.end_stopped()
+    life.place(room=1)
+    life.run()
+    life.answer()
+    assert [r.revision for r in life.ready] == [2]
+    assert life.endpoint.state is EndpointState.READY
+
+
+def test_zero_replicas_is_stopped_and_one_brings_it_back():
+    life = Life(a_spec(2))
+    life.serve()
+    life.change(a_spec(0))
+    assert life.endpoint.state is EndpointState.STOPPING
+    life.end_stopped()
+    assert (life.endpoint.state, life.living) == (EndpointState.STOPPED, [])
+    life.change(a_spec(1))
+    life.serve()
+    assert life.endpoint.state is EndpointState.READY
+
+
+def test_a_server_is_out_of_the_route_table_before_it_is_told_to_stop():
+    life = Life(a_spec(1))
+    life.serve()
+    life.change(a_spec(0))
+    replica = life.living[0]
+    assert ask(replica, SeenRunning(NOW), NOW) == (Ask.NOTHING, NOW + DRAIN_MS)
+    assert ask(replica, SeenRunning(NOW), NOW + DRAIN_MS) == (Ask.STOP, None)
+
+
+def test_one_that_never_answers_is_reported_with_what_to_do():
+    life = Life(a_spec(1))
+    life.place()
+    life.run()
+    life.now_ms += 60_000
+    life.advance()
+    assert life.endpoint.state is EndpointState.NOT_READY
+    assert "its command must listen on $PORT" in life.endpoint.message
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["scale", "update", "crash", "place", "run", "answer", "end", "wait"]),
+            st.integers(0, 4),
+        ),
+        max_size=40,
+    )
+)
+def test_whatever_happens_it_comes_to_rest_with_what_was_asked(happenings):
+    life = Life(a_spec(1))
+    wanted = 1
+    for what, number in happenings:
+        match what:
+            case "scale":
+                wanted = number
+                life.change(
+                    replace(
+                        life.endpoint.spec,
+                        resource_requirement=ResourceRequirement(min_replicas=number),
+                    )
+                )
+            case "update":
+                life.change(a_spec(wanted, envs=[EnvVar(name="N", value=str(number))]))
+            case "crash":
+                life.each(lambda r: crash(r, life.now_ms))
+            case "place":
+                life.place(room=number)
+            case "run":
+                life.run()
+            case "answer":
+                life.answer()
+            case "end":
+                life.end_stopped()
+            case "wait":
+                life.now_ms += 10_000
+                life.advance()
+        assert len([r for r in life.living if r.goal is Goal.RUN]) <= max(wanted, 1) + 5
+    life.serve()
+    assert len(life.ready) == wanted
+    assert {r.revision for r in life.ready} <= {life.endpoint.revision}
+    assert len({r.index for r in life.ready}) == wanted
