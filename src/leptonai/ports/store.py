@@ -117,8 +117,8 @@ class Store(Protocol):
         no commit becomes visible behind a seq that was already given out, on any database.
 
         Raises:
-            Conflict: deletions after that seq are forgotten (`prune_events`): read the records again
-                and follow from there.
+            Conflict: deletions after that seq are forgotten (`prune_events`): read the records
+                again and follow from there.
             Unavailable: the store was closed, or the database does not answer.
         """
         ...
