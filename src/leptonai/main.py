@@ -233,8 +233,15 @@ async def _until_stopped(
         )
     )
     loop = asyncio.get_running_loop()
+    closing: list[asyncio.Task[None]] = []
+
+    def stop() -> None:
+        server.should_exit = True
+        app.stop()
+        closing.append(asyncio.create_task(plane.routes.close()))
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+        loop.add_signal_handler(number, stop)
     api = asyncio.create_task(server.serve(sockets=[listening]))
     others = [asyncio.create_task(plane.run()), asyncio.create_task(gateway.supervise())]
     while not server.started and not api.done():  # noqa: ASYNC110 - the server has no event
@@ -242,9 +249,8 @@ async def _until_stopped(
     if not api.done():
         serving()
     finished, _ = await asyncio.wait([api, *others], return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
-    await plane.routes.close()
-    await api
+    stop()
+    await asyncio.gather(api, *closing)
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)

@@ -57,6 +57,12 @@ class Api:
             by_path.setdefault(route.full_path, {})[route.method] = route
         self._paths = [(compile_path(path)[0], methods) for path, methods in by_path.items()]
         self._schema = document(routes, version=world.config.version)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Break off the streams: their readers would keep the server from ending for hours. A
+        stream that is broken off is not taken for one that came to its end."""
+        self._stopping.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -71,7 +77,7 @@ class Api:
         if scope["path"] == "/healthz":
             await _send(json_answer({"status": "ok"}), scope["method"], send)
             return
-        exchange = _Exchange(scope, receive, send)
+        exchange = _Exchange(scope, receive, send, self._stopping)
         try:
             try:
                 await self._answer(exchange, Request(scope, receive))
@@ -166,9 +172,11 @@ class _Exchange:
         "route",
         "started",
         "status",
+        "stopping",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, stopping: asyncio.Event) -> None:
+        self.stopping = stopping
         self._receive = receive
         self._send = send
         self.id = f"{_PROCESS}-{next(_numbers):x}"
@@ -188,7 +196,7 @@ class _Exchange:
         if answer.stream is None:
             await sending
         else:
-            await _while_connected(sending, self._receive)
+            await _while_wanted(sending, _until_disconnected(self._receive), self.stopping.wait())
 
     async def refuse(self, error: LeptonError) -> None:
         self.code = error.code
@@ -236,18 +244,19 @@ async def _send(answer: Answer, method: str, send: Send, id: str = "") -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _while_connected(sending: Coroutine[Any, Any, None], receive: Receive) -> None:
+async def _while_wanted(
+    sending: Coroutine[Any, Any, None], *reasons_to_end: Coroutine[Any, Any, object]
+) -> None:
     """A stream may have nothing to send for hours: only asking tells that its reader has left."""
-    streaming = asyncio.ensure_future(sending)
-    leaving = asyncio.ensure_future(_until_disconnected(receive))
+    tasks = [asyncio.ensure_future(each) for each in (sending, *reasons_to_end)]
     try:
-        await asyncio.wait({streaming, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if streaming.done():
-            streaming.result()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()
     finally:
-        for task in (streaming, leaving):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(streaming, leaving, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _until_disconnected(receive: Receive) -> None:
