@@ -79,8 +79,14 @@ class Mirror:
     async def commit(self, store: Store, *changes: Change, fence: Fence) -> tuple[Record, ...]:
         """Commit, and see one's own writes at once."""
         written = await store.commit(*changes, fence=fence)
-        self.apply(written)
+        self.notice(written)
         return written
+
+    def notice(self, written: Iterable[Record]) -> None:
+        """Take in what somebody in this process has just written."""
+        # An answer may come so late that the follower has told of it, and of what came after: even
+        # of a removal, which nothing here remembers any more.
+        self.apply(record for record in written if record.seq > self.seq)
 
     def apply(self, records: Iterable[Record]) -> None:
         for record in records:

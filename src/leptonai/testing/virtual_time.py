@@ -1,5 +1,7 @@
-"""Time that passes only when nothing else can happen: an hour of sleeps runs in milliseconds, and the
-same way every time."""
+"""Time that passes only when nothing else can happen.
+
+An hour of sleeps runs in milliseconds, and the same way every time.
+"""
 
 import asyncio
 import selectors

@@ -62,7 +62,8 @@ async def _wait(news: asyncio.Event, due_ms: int | None, clock: Clock) -> None:
     if seconds <= 0:
         await asyncio.sleep(0)
         return
-    try:
-        await asyncio.wait_for(news.wait(), seconds)
+    try:  # wait_for, before Python 3.12, may swallow the cancellation that ends the loop
+        async with asyncio.timeout(seconds):
+            await news.wait()
     except TimeoutError:
         return

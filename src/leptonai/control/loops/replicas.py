@@ -7,11 +7,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from leptonai.control.loops.loop import retry_ms
+from leptonai.control.loops.loop import RETRY_AFTER_MS, retry_ms
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.core.lifecycle import node as node_lifecycle
 from leptonai.core.lifecycle.environment import environment
 from leptonai.core.lifecycle.replica import (
+    DRAIN_MS,
     Ask,
     SeenEnded,
     SeenRunning,
@@ -78,6 +79,9 @@ class ReplicasLoop:
         self._runs_images = runs_images
         self._failures: dict[str, int] = {}  # of each node, in a row
         self.looked = asyncio.Event()  # set after every look at the nodes
+        # When this control plane first saw that a serving attempt is to stop. Its routes changed
+        # then, not when the stop was asked: in between it may have been down, or its news late.
+        self._leaving_since_ms: dict[str, int] = {}
 
     async def step(self) -> int | None:
         try:
@@ -108,7 +112,7 @@ class ReplicasLoop:
         except StaleEpoch:
             raise
         except VersionConflict:
-            return self._clock.now_ms()
+            return self._clock.now_ms() + RETRY_AFTER_MS  # news of what is newer is on its way
         except LeptonError as error:
             self._failures[id] = self._failures.get(id, 0) + 1
             log.warning("node %s: %s", id, error)
@@ -147,6 +151,12 @@ class ReplicasLoop:
             if after is not replica:
                 news.append(after)
             what, again_ms = ask(after, sight, now_ms)
+            if after.goal is Goal.STOP and after.ready:
+                since_ms = self._leaving_since_ms.setdefault(after.attempt_id, now_ms)
+                if what is Ask.STOP and now_ms < since_ms + DRAIN_MS:
+                    what, again_ms = Ask.NOTHING, since_ms + DRAIN_MS
+            else:
+                self._leaving_since_ms.pop(after.attempt_id, None)
             if again_ms is not None:
                 wakes.append(again_ms)
             if what is not Ask.NOTHING:
@@ -171,10 +181,9 @@ class ReplicasLoop:
                 asks.append(
                     self._engine.stop(node, id, grace_ms=STOP_GRACE_MS, epoch=self._fence.epoch)
                 )
-        failed = await self._write(news)
-        results = await asyncio.gather(*asks, return_exceptions=True)
+        failed, *results = await asyncio.gather(self._write(news), *asks, return_exceptions=True)
         await self._bury([r for r in replicas if r.abandoned], reachable=True)
-        for result in results:
+        for result in (failed, *results):
             if isinstance(result, BaseException):
                 raise result
         if failed:

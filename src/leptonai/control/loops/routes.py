@@ -63,12 +63,10 @@ class RoutesLoop:
         """The table as soon as it is another one than `after`; None if it stays."""
         async with self._changed:
             try:
-                await asyncio.wait_for(
-                    self._changed.wait_for(
+                async with asyncio.timeout(timeout_s):
+                    await self._changed.wait_for(
                         lambda: self._closing or self.table.seq not in (0, after)
-                    ),
-                    timeout_s,
-                )
+                    )
             except TimeoutError:
                 return None
             return None if self._closing else self.table

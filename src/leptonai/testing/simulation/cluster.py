@@ -27,11 +27,15 @@ from leptonai.ports.engine import (
 from leptonai.testing.simulation.script import Script, script_of
 from leptonai.testing.simulation.virtual_time import MachineClock
 
-SELF_FENCE_AFTER_MS = 30_000  # a node cut off for so long has ended everything it ran
+SELF_FENCE_AFTER_S = 30  # a node cut off for so long ends everything it runs
 
 
 class Violation(AssertionError):
     """An invariant of the platform does not hold."""
+
+
+def violated(what: str) -> None:
+    raise Violation(what)
 
 
 @dataclass
@@ -53,6 +57,7 @@ class SimulatedNode:
     on: bool = True  # powered
     connected: bool = True
     out_of_sight_since_ms: int | None = None
+    out_of_sight_since_s: float = 0  # in steady time
     epoch: int = 0
     known: dict[AttemptId, _Live] = field(default_factory=dict)
     ports_of_strangers: set[int] = field(default_factory=set)
@@ -76,7 +81,9 @@ class SimulatedCluster:
         self,
         machines: list[Machine],
         clock: MachineClock,
+        *,
         on_term: Callable[[AttemptId], None] = lambda attempt: None,
+        report: Callable[[str], None] = violated,
     ) -> None:
         self.nodes = {machine.id: SimulatedNode(machine) for machine in machines}
         self.started: Counter[AttemptId] = Counter()  # how often each really began
@@ -84,6 +91,7 @@ class SimulatedCluster:
         self.version = 0  # counts what an observer could have noticed
         self._clock = clock
         self._on_term = on_term  # just before a SIGTERM reaches a running attempt
+        self._report = report
         self._news = asyncio.Event()
 
     # --- the engine ------------------------------------------------------------------------------
@@ -96,7 +104,7 @@ class SimulatedCluster:
         if attempt.id in node.known:
             return
         if self.started[attempt.id]:
-            raise Violation(f"{attempt.id} is started again after it was removed")
+            self._report(f"{attempt.id} is started again after it was removed")
         taken = {port for other in node.running() for port in other.ports}
         if clash := (taken | node.ports_of_strangers) & set(attempt.ports):
             how = Termination(
@@ -161,10 +169,9 @@ class SimulatedCluster:
     async def fence(self, node: str, *, epoch: int) -> bool:
         """Certain once the node is off, or has been cut off long enough to have ended all itself."""
         where = self.nodes[node]
-        since = where.out_of_sight_since_ms
         if where.reachable:
             where.epoch = max(where.epoch, epoch)
-        elif since is None or self._clock.now_ms() - since < SELF_FENCE_AFTER_MS:
+        elif where.on and _steady_s() - where.out_of_sight_since_s < SELF_FENCE_AFTER_S:
             return False
         self._end_all(where, EndReason.LOST)
         return True
@@ -190,17 +197,17 @@ class SimulatedCluster:
         self._end_all(where, EndReason.LOST)
 
     def cut_off(self, node: str) -> None:
-        """What runs goes on, unseen; after SELF_FENCE_AFTER_MS the node ends it all."""
+        """What runs goes on, unseen; after SELF_FENCE_AFTER_S the node ends it all."""
         where = self.nodes[node]
         where.connected = False
         self._out_of_sight(where)
-        since = where.out_of_sight_since_ms
+        since_s = where.out_of_sight_since_s
 
         def fence_itself() -> None:
-            if not where.connected and where.out_of_sight_since_ms == since:
+            if not where.connected and where.out_of_sight_since_s == since_s:
                 self._end_all(where, EndReason.LOST)
 
-        asyncio.get_running_loop().call_later(SELF_FENCE_AFTER_MS / 1000, fence_itself)
+        asyncio.get_running_loop().call_later(SELF_FENCE_AFTER_S, fence_itself)
 
     def bring_back(self, node: str) -> None:
         where = self.nodes[node]
@@ -252,7 +259,7 @@ class SimulatedCluster:
         replica = attempt.id.rpartition(".")[0]
         for other, where in self.running().items():
             if other.rpartition(".")[0] == replica:
-                raise Violation(f"{attempt.id} begins while {other} runs on {where}")
+                self._report(f"{attempt.id} begins while {other} runs on {where}")
         self.started[attempt.id] += 1
         script = script_of(attempt.command)
         now_ms = self._clock.now_ms()
@@ -269,13 +276,12 @@ class SimulatedCluster:
     def _check_capacity(self, node: SimulatedNode) -> None:
         running, capacity = node.running(), node.machine.capacity
         cpu_millis = sum(attempt.cpu_millis for attempt in running)
-        memory_bytes = sum(attempt.limit_memory_bytes or 0 for attempt in running)
         devices = Counter(gpu for attempt in running for gpu in attempt.gpus)
         names = sorted(attempt.id for attempt in running)
-        if cpu_millis > capacity.cpu_millis or memory_bytes > capacity.memory_bytes:
-            raise Violation(f"{node.machine.id} runs more than it has: {names}")
+        if cpu_millis > capacity.cpu_millis:
+            self._report(f"{node.machine.id} runs more than it has: {names}")
         if any(many > 1 or gpu >= capacity.gpus for gpu, many in devices.items()):
-            raise Violation(f"{node.machine.id} runs two attempts on one GPU: {names}")
+            self._report(f"{node.machine.id} runs two attempts on one GPU: {names}")
 
     def _end(self, live: _Live, reason: EndReason, exit_code: int | None) -> None:
         if not isinstance(live.state, Running) or live.attempt is None:
@@ -303,8 +309,13 @@ class SimulatedCluster:
     def _out_of_sight(self, node: SimulatedNode) -> None:
         if node.out_of_sight_since_ms is None:
             node.out_of_sight_since_ms = self._clock.now_ms()
+            node.out_of_sight_since_s = _steady_s()
         self._changed()
 
     def _changed(self) -> None:
         self.version += 1
         self._news.set()
+
+
+def _steady_s() -> float:
+    return asyncio.get_running_loop().time()

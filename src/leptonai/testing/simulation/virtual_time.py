@@ -88,17 +88,23 @@ def run_virtually(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     loop.set_exception_handler(lambda _, context: problems.append(context))
     try:
         result = loop.run_until_complete(main())
-        for task in (left := asyncio.all_tasks(loop)):
-            task.cancel()
-        if left:
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
+        _unwind(loop)
         loop.close()
     for context in problems:
         if isinstance(error := context.get("exception"), Exception):
             raise error
     return result
+
+
+def _unwind(loop: VirtualTimeLoop) -> None:
+    """Let every task that is left see its cancellation."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.wait(left))
+    loop.run_until_complete(loop.shutdown_asyncgens())
 
 
 class MachineClock:
@@ -116,10 +122,13 @@ class MachineClock:
 
 
 class ProcessClock:
-    """Time as one process is told it: its machine's clock at its start, and steady from there."""
+    """Time as one process is told it: where its machine's clock is set back it goes on from where it
+    was, and where that is set forward it follows."""
 
     def __init__(self, machine: MachineClock) -> None:
+        self._machine = machine
         self._start_ms = machine.start_ms
 
     def now_ms(self) -> int:
+        self._start_ms = max(self._start_ms, self._machine.start_ms)
         return self._start_ms + round(1000 * asyncio.get_running_loop().time())

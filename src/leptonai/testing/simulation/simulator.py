@@ -1,0 +1,403 @@
+"""The whole control plane in one process and in virtual time, while everything goes wrong.
+
+A seed decides all: what users ask for, what their programs do, which calls are slow or lost, when
+the control plane dies, when nodes vanish and clocks jump. The invariants are checked at every step;
+after a while the world calms down, and then everything that was acknowledged must come to its end.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from random import Random
+
+from leptonai.control.plane import ControlPlane
+from leptonai.core.records import (
+    Endpoint,
+    EndReason,
+    Goal,
+    Job,
+    OwnerKind,
+    Phase,
+    Replica,
+)
+from leptonai.core.resources import MIB, Capacity
+from leptonai.core.routing import RouteTable
+from leptonai.errors import LeptonError
+from leptonai.ports.clock import Clock
+from leptonai.ports.engine import AttemptId, Machine
+from leptonai.ports.store import Query, Store
+from leptonai.spec.endpoints import EndpointState
+from leptonai.spec.jobs import JobState
+from leptonai.stores.memory import MemoryStore
+from leptonai.testing.simulation.cluster import SimulatedCluster, Violation
+from leptonai.testing.simulation.faults import (
+    CALM,
+    Died,
+    EngineHandle,
+    Incarnation,
+    Odds,
+    ProberHandle,
+    StoreHandle,
+    Trace,
+)
+from leptonai.testing.simulation.invariants import CheckedStore
+from leptonai.testing.simulation.users import WORKSPACE, Users
+from leptonai.testing.simulation.virtual_time import MachineClock, ProcessClock, run_virtually
+
+STORM_S = 180.0  # how long users act and things go wrong
+SETTLE_S = 1_800.0  # after which everything acknowledged must have come to its end
+IDLE_S = 120.0  # watched at the end: a platform with nothing to do does next to nothing
+IDLE_CALLS = 400  # in that time, at most: probes, looks at the nodes
+MISFORTUNE_EVERY_S = 12.0
+ACTION_EVERY_S = 3.0
+LONG_POLL_S = 30.0  # of the gateway, for routes
+RECONNECT_S = 0.3  # at most, until it has found the new control plane
+EPOCH_MS = 1_700_000_000_000
+
+log = logging.getLogger("leptonai.control")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    seed: int
+    digest: str  # equal runs have equal ones
+    virtual_s: float
+    calls: int
+    jobs: int
+
+
+class SimulationFailed(AssertionError):
+    """Carries what is needed to see it again."""
+
+    def __init__(self, seed: int, problem: BaseException, trace: list[str]) -> None:
+        self.seed, self.trace = seed, trace
+        super().__init__(
+            f"seed {seed}: {type(problem).__name__}: {problem}\n"
+            f"  replay: python -m leptonai.testing.simulation --seed {seed} --trace"
+        )
+
+
+def simulate(seed: int, *, odds: Odds | None = None) -> Outcome:
+    """Run one world to its end.
+
+    Raises:
+        SimulationFailed: an invariant did not hold.
+    """
+    world = _World(seed, odds or Odds())
+    handler = _Unexpected(world)
+    propagate, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        return run_virtually(world.run)
+    except BaseException as problem:
+        raise SimulationFailed(seed, problem, world.trace.lines) from problem
+    finally:
+        log.removeHandler(handler)
+        log.propagate = propagate
+
+
+class _Unexpected(logging.Handler):
+    """A loop that meets an error it does not know goes on; the simulation does not."""
+
+    def __init__(self, world: "_World") -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, Violation):
+            self._world.report(logging.Formatter().format(record))
+
+
+class _World:
+    def __init__(self, seed: int, odds: Odds) -> None:
+        self.seed = seed
+        self.random = Random(seed)
+        self.odds = odds
+        self.trace = Trace()
+        self.clock = MachineClock(EPOCH_MS)
+        self.cluster = SimulatedCluster(
+            _machines(self.random), self.clock, on_term=self._check_drained, report=self.report
+        )
+        self.store = CheckedStore(MemoryStore(), self.report)
+        gpus = sum(node.machine.capacity.gpus for node in self.cluster.nodes.values())
+        self.users = Users(self._platform, self.random, gpus=gpus)
+        self.routes: RouteTable | None = None  # as the gateway has it
+        self._violation: str | None = None
+        self._violated: asyncio.Event
+        self._incarnations = 0
+        self._current: tuple[Incarnation, ControlPlane, Store, Clock] | None = None
+        self._up: asyncio.Event
+        self._storm = True
+        self._clock_set_at_s = float("-inf")
+
+    def report(self, what: str) -> None:
+        """An invariant does not hold: whoever broke it goes no further, and the run ends."""
+        if self._violation is None:
+            self.trace.note(f"VIOLATION {what}")
+            self._violation = what
+            self._violated.set()
+        raise Violation(what)
+
+    async def run(self) -> Outcome:
+        self._violated, self._up = asyncio.Event(), asyncio.Event()
+        story = asyncio.create_task(self._story(), name="story")
+        watch = asyncio.create_task(self._violated.wait(), name="watch")
+        await asyncio.wait({story, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if self._violation is not None:
+            raise Violation(self._violation)
+        return story.result()
+
+    async def _story(self) -> Outcome:
+        platform = asyncio.create_task(self._keep_platform_up(), name="platform")
+        gateway = asyncio.create_task(self._follow_routes(), name="gateway")
+        misfortune = asyncio.create_task(self._misfortunes(), name="misfortune")
+        loop = asyncio.get_running_loop()
+        actions: set[asyncio.Task[None]] = set()
+        while loop.time() < STORM_S:
+            actions.add(asyncio.create_task(self.users.act()))
+            await asyncio.sleep(self.random.expovariate(1 / ACTION_EVERY_S))
+        await self._calm_down(misfortune)
+        await asyncio.gather(*actions)
+        await self.users.settle()
+        problem = "nothing was looked at"
+        while problem and loop.time() < STORM_S + SETTLE_S:
+            await asyncio.sleep(5)
+            problem = await self._unsettled()
+        if problem:
+            self.report(f"not settled after {SETTLE_S:g} s without faults: {problem}")
+        before = self._calls
+        await asyncio.sleep(IDLE_S)
+        if self._calls - before > IDLE_CALLS:
+            self.report(f"{self._calls - before} calls in {IDLE_S:g} s with nothing to do")
+        if problem := await self._unsettled():
+            self.report(f"was settled, but then: {problem}")
+        for task in (platform, gateway):
+            task.cancel()
+        return Outcome(
+            self.seed, self.trace.digest, loop.time(), self._calls, len(self.users.wishes.jobs)
+        )
+
+    # --- the platform ----------------------------------------------------------------------------
+
+    async def _keep_platform_up(self) -> None:
+        """As a service manager does: when it dies, start it again after a moment."""
+        while True:
+            self._incarnations += 1
+            life = Incarnation(
+                self._incarnations, self.random, self.odds if self._storm else CALM, self.trace
+            )
+            store, clock = StoreHandle(self.store, life), ProcessClock(self.clock)
+            plane = ControlPlane(
+                store,
+                EngineHandle(self.cluster, life),
+                clock,
+                ProberHandle(self.cluster, life),
+                home_workspace=WORKSPACE,
+                workspace_url=lambda workspace: f"http://simulated/{workspace}",
+                unseal=lambda secret: "",
+                job_token=lambda job: "",
+            )
+            self.trace.note(f"#{life.number} starts")
+            try:
+                await plane.start()
+            except (LeptonError, Died):
+                life.die()
+                await self._bury(plane)
+                await asyncio.sleep(self.random.uniform(0.1, 2))
+                continue
+            self._current = (life, plane, store, clock)
+            self._up.set()
+            await self._live(life, plane)
+            await asyncio.sleep(self.random.uniform(0.1, 5))
+
+    async def _live(self, life: Incarnation, plane: ControlPlane) -> None:
+        run = asyncio.create_task(plane.run(), name=f"run #{life.number}")
+        death = asyncio.create_task(life.dead.wait(), name=f"death #{life.number}")
+        await asyncio.wait({run, death}, return_when=asyncio.FIRST_COMPLETED)
+        self._up.clear()
+        if self._storm and not life.dead.is_set():
+            self.trace.note(f"#{life.number} ended: {run.exception()!r}")
+        life.die()
+        await self._bury(plane)
+        await asyncio.gather(run, death, return_exceptions=True)
+
+    async def _bury(self, plane: ControlPlane) -> None:
+        try:
+            await plane.close()
+        except Died:
+            pass
+
+    async def _platform(self) -> tuple[Store, Clock]:
+        await self._up.wait()
+        assert self._current is not None
+        _, _, store, clock = self._current
+        return store, clock
+
+    async def _follow_routes(self) -> None:
+        """The gateway: asks for the table that comes after its own, and keeps what it has."""
+        while True:
+            await self._up.wait()
+            assert self._current is not None
+            life, plane, _, _ = self._current
+            after = self.routes.seq if self.routes else 0
+            answer = asyncio.create_task(plane.routes.wait(after, LONG_POLL_S), name="long poll")
+            death = asyncio.create_task(life.dead.wait(), name="connection")
+            await asyncio.wait({answer, death}, return_when=asyncio.FIRST_COMPLETED)
+            if life.dead.is_set():
+                await asyncio.sleep(self.random.uniform(0, RECONNECT_S))
+            elif (table := answer.result()) is not None:
+                self.routes = table
+            answer.cancel()
+            death.cancel()
+
+    # --- what goes wrong -------------------------------------------------------------------------
+
+    async def _misfortunes(self) -> None:
+        random = self.random
+        nodes = sorted(self.cluster.nodes)
+        while True:
+            await asyncio.sleep(random.expovariate(1 / MISFORTUNE_EVERY_S))
+            kind = random.choice(["death", "kill", "kill", "cut", "power", "clock", "stranger"])
+            node = random.choice(nodes)
+            self.trace.note(f"misfortune: {kind} {node}")
+            loop = asyncio.get_running_loop()
+            back_s = random.choice([1.0, 10.0, 50.0, 75.0, 120.0])
+            match kind:
+                case "death":
+                    if self._current is not None:
+                        self._current[0].die()
+                case "kill":
+                    running = sorted(self.cluster.running())
+                    if running:
+                        self.cluster.kill(random.choice(running))
+                case "cut":
+                    self.cluster.cut_off(node)
+                    loop.call_later(back_s, self.cluster.bring_back, node)
+                case "power":
+                    self.cluster.power_off(node)
+                    loop.call_later(back_s, self.cluster.bring_back, node)
+                case "clock":
+                    self._clock_set_at_s = loop.time()
+                    self.clock.set_forward(random.randint(-120_000, 60_000))
+                case "stranger":
+                    self.cluster.nodes[node].ports_of_strangers.add(random.choice([20_000, 40_000]))
+
+    async def _calm_down(self, misfortune: asyncio.Task[None]) -> None:
+        """Nothing goes wrong from here on."""
+        self.trace.note("calm")
+        self._storm = False
+        misfortune.cancel()
+        for node in self.cluster.nodes:
+            self.cluster.bring_back(node)
+        if self._current is not None:
+            self._current[0].odds = CALM
+
+    def _check_drained(self, attempt: AttemptId) -> None:
+        """A server is asked to end only once no request is sent to it any more."""
+        if asyncio.get_running_loop().time() - self._clock_set_at_s < 1:
+            return  # what is half a second to a process whose clock has just been set forward?
+        replica = attempt.rpartition(".")[0]
+        if self.routes is not None and self._up.is_set():
+            for route in self.routes.routes:
+                if any(upstream.replica == replica for upstream in route.upstreams):
+                    self.report(f"{attempt} gets SIGTERM while requests are still sent to it")
+
+    # --- how it must end -------------------------------------------------------------------------
+
+    @property
+    def _calls(self) -> int:
+        return self.trace.count
+
+    async def _unsettled(self) -> str:
+        """What has not come to its end, or has come to a wrong one; "" if nothing."""
+        wishes, store = self.users.wishes, self.store
+        jobs = {job.id: job for job in await store.find(Job, Query(workspace=WORKSPACE))}
+        endpoints = {e.id: e for e in await store.find(Endpoint, Query(workspace=WORKSPACE))}
+        replicas = await store.find(Replica, Query(workspace=WORKSPACE))
+        by_owner: dict[str, list[Replica]] = {}
+        for replica in replicas:
+            by_owner.setdefault(replica.parent, []).append(replica)
+        for id in wishes.jobs:
+            if id in wishes.removed:
+                if id in jobs:
+                    return f"{id} was removed, and is {jobs[id].state}"
+                continue
+            if id not in jobs:
+                self.report(f"{id} was acknowledged, and is gone")
+            if not jobs[id].finished:
+                return f"{id} is {jobs[id].state} ({jobs[id].message or self._why(jobs[id])})"
+            self._check_end(jobs[id], by_owner.get(f"job/{id}", []))
+        for id, spec in wishes.endpoints.items():
+            if id in wishes.removed:
+                if id in endpoints:
+                    return f"{id} was removed, and is {endpoints[id].state}"
+                continue
+            if id not in endpoints:
+                self.report(f"{id} was acknowledged, and is gone")
+            endpoint = endpoints[id]
+            wanted = EndpointState.READY if spec.replicas else EndpointState.STOPPED
+            if endpoint.state is not wanted or endpoint.spec != spec:
+                return f"{id} is {endpoint.state}, not {wanted} ({endpoint.message})"
+            serving = [r for r in by_owner.get(f"endpoint/{id}", []) if r.phase is Phase.RUNNING]
+            if len(serving) != spec.replicas or any(r.goal is Goal.STOP for r in serving):
+                return f"{id} has {len(serving)} servers, not {spec.replicas}"
+        return self._unsettled_rest(replicas)
+
+    def _why(self, job: Job) -> str:
+        if self._current is None:
+            return "the platform is down"
+        reason = self._current[1].placement.why(f"{job.workspace}/job/{job.id}/{job.round}")
+        return reason.text if reason else "nobody knows why"
+
+    def _unsettled_rest(self, replicas: list[Replica]) -> str:
+        """Nothing runs, is remembered or is routed to but what should be."""
+        current = {r.attempt_id for r in replicas if r.phase is not Phase.DONE}
+        running = set(self.cluster.running())
+        if strays := sorted(running - current):
+            return f"{strays} run, and nobody wants them"
+        if missing := sorted(r.id for r in replicas if r.phase is Phase.RUNNING and r.attempt_id not in running):
+            return f"{missing} are on record as running, and are not"
+        for node in self.cluster.nodes.values():
+            if left := sorted(id for id, live in node.known.items() if not live.forgotten and id not in current):
+                return f"{node.machine.id} was not told to forget {left}"
+        if orphans := sorted(r.id for r in replicas if r.abandoned):
+            return f"{orphans} were abandoned, and are still there"
+        ready = {r.id for r in replicas if r.ready and r.owner_kind is OwnerKind.ENDPOINT}
+        routed = {u.replica for route in (self.routes.routes if self.routes else ()) for u in route.upstreams}
+        if ready != routed:
+            return f"requests go to {sorted(routed)}, ready are {sorted(ready)}"
+        return ""
+
+    def _check_end(self, job: Job, replicas: list[Replica]) -> None:
+        """A job ended as its workers really did."""
+        gang = [r for r in replicas if r.round == job.round]
+        truth = [self.cluster.ends.get(r.attempt_id) for r in gang]
+        if job.state is JobState.COMPLETED:
+            succeeded = [how for how in truth if how is not None and how.succeeded]
+            if len(succeeded) != job.spec.workers:
+                self.report(f"{job.id} is Completed, but its workers ended so: {truth}")
+        elif job.state is JobState.STOPPED and job.spec.stopped is not True:
+            self.report(f"{job.id} is Stopped, and nobody wants that")
+        elif job.state is JobState.FAILED:
+            ends = [r.last_end for r in gang if r.last_end is not None]
+            if all(how.succeeded or how.reason is EndReason.STOPPED for how in ends):
+                self.report(f"{job.id} is Failed, but its workers ended so: {ends}")
+
+
+def _machines(random: Random) -> list[Machine]:
+    return [
+        Machine(
+            id=f"node-{number}",
+            group="simulated",
+            capacity=Capacity(
+                cpu_millis=4_000,
+                memory_bytes=8_192 * MIB,
+                disk_bytes=100_000 * MIB,
+                gpus=(gpus := 2 if number == 0 else random.choice([0, 1, 2])),
+                gpu_type="A100" if gpus else "",
+            ),
+            address=f"10.0.0.{number}",
+        )
+        for number in range(random.choice([2, 3]))
+    ]

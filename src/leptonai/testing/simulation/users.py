@@ -1,0 +1,246 @@
+"""What people do: they submit, stop, start, change and remove, and try again when there is no answer.
+
+They act as the API does: on records, through the store handle of the control plane of the moment.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from leptonai.core.lifecycle.endpoint import new_endpoint, updated
+from leptonai.core.lifecycle.job import new_job
+from leptonai.core.lifecycle.replica import abandon
+from leptonai.core.records import Endpoint, Job, Record, Replica
+from leptonai.errors import AlreadyExists, TryLater, VersionConflict
+from leptonai.ports.clock import Clock
+from leptonai.ports.store import Delete, Put, Query, Store
+from leptonai.spec.containers import Container, EnvVar, SecretReference
+from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
+from leptonai.spec.jobs import JobSpec
+from leptonai.testing.simulation.faults import Died
+from leptonai.testing.simulation.script import Script
+
+WORKSPACE = "default"
+TRY_AGAIN_S = 0.5
+
+T = TypeVar("T")
+R = TypeVar("R", Job, Endpoint)
+
+
+@dataclass
+class Wishes:
+    """What was acknowledged: a later state of the platform must agree with it."""
+
+    jobs: dict[str, JobSpec] = field(default_factory=dict)  # by id
+    scripts: dict[str, Script] = field(default_factory=dict)  # of jobs, by id
+    endpoints: dict[str, EndpointSpec] = field(default_factory=dict)  # by id
+    unsure: set[str] = field(default_factory=set)  # asked for, but never acknowledged
+    removed: set[str] = field(default_factory=set)
+
+
+class Users:
+    def __init__(
+        self,
+        platform: Callable[[], Awaitable[tuple[Store, Clock]]],
+        random: Random,
+        *,
+        gpus: int,
+    ) -> None:
+        self._gpus = gpus  # of the whole cluster: nobody may ask for more
+        self._platform = platform  # waits until there is one
+        self._random = random
+        self._count = 0
+        self.wishes = Wishes()
+
+    async def act(self) -> None:
+        """Do one thing that a user may do."""
+        wishes = self.wishes
+        jobs = [id for id in wishes.jobs if id not in wishes.removed]
+        endpoints = [id for id in wishes.endpoints if id not in wishes.removed]
+        choice = self._random.random()
+        if choice < 0.5 or not (jobs or endpoints):
+            await self._submit_job()
+        elif choice < 0.6 and len(endpoints) < MAX_ENDPOINTS:
+            await self._create_endpoint()
+        elif choice < 0.7 and jobs:
+            await self.stop_job(self._random.choice(jobs))
+        elif choice < 0.77 and jobs:
+            await self._start_job(self._random.choice(jobs))
+        elif choice < 0.85 and jobs:
+            await self.remove(Job, self._random.choice(jobs))
+        elif choice < 0.97 and endpoints:
+            await self._update_endpoint(self._random.choice(endpoints))
+        elif endpoints:
+            await self.remove(Endpoint, self._random.choice(endpoints))
+
+    async def _submit_job(self) -> None:
+        self._count += 1
+        id = f"job-{self._count}"
+        script, spec = _random_job(self._random, self._gpus)
+        self.wishes.unsure.add(id)
+
+        async def submit(store: Store, clock: Clock) -> None:
+            job = new_job(
+                workspace=WORKSPACE, id=id, name=id, spec=spec, owner="ann", labels={},
+                visibility="", now_ms=clock.now_ms(), idempotency_key=f"key-{id}",
+            )  # fmt: skip
+            try:
+                await store.commit(Put(job))
+            except AlreadyExists:
+                pass  # an earlier try was heard, and its answer lost
+
+        await self._persist(submit)
+        self.wishes.jobs[id] = spec
+        self.wishes.scripts[id] = script
+        self.wishes.unsure.discard(id)
+
+    async def stop_job(self, id: str) -> None:
+        await self._change_job(id, stopped=True)
+
+    async def _start_job(self, id: str) -> None:
+        await self._change_job(id, stopped=False)
+
+    async def _change_job(self, id: str, *, stopped: bool) -> None:
+        spec = await self._change(
+            Job, id, lambda job, _: replace(job, spec=replace(job.spec, stopped=stopped))
+        )
+        if spec is not None:
+            self.wishes.jobs[id] = spec.spec
+
+    async def _create_endpoint(self) -> None:
+        self._count += 1
+        name = f"web-{self._count}"
+        spec = _random_endpoint(self._random)
+        made: list[str] = []
+
+        async def create(store: Store, clock: Clock) -> None:
+            endpoint = new_endpoint(
+                workspace=WORKSPACE, name=name, spec=spec, owner="ann", labels={}, visibility="",
+                now_ms=clock.now_ms(),
+            )  # fmt: skip
+            try:
+                await store.commit(Put(endpoint))
+                made.append(endpoint.id)
+            except AlreadyExists as error:
+                made.append(error.existing_id)
+
+        await self._persist(create)
+        self.wishes.endpoints[made[-1]] = spec
+
+    async def _update_endpoint(self, id: str) -> None:
+        spec = _random_endpoint(self._random)
+
+        def change(endpoint: Endpoint, clock: Clock) -> Endpoint:
+            return updated(
+                endpoint, spec, token_hashes=(), model_digest="", now_ms=clock.now_ms()
+            )
+
+        if await self._change(Endpoint, id, change) is not None:
+            self.wishes.endpoints[id] = spec
+
+    async def settle(self) -> None:
+        """Let whatever would run for ever come to an end: stop such jobs, mend the endpoints."""
+        for id, script in list(self.wishes.scripts.items()):
+            if script.runs_ms is None and id not in self.wishes.removed:
+                await self.stop_job(id)
+        for id, spec in list(self.wishes.endpoints.items()):
+            if id in self.wishes.removed:
+                continue
+            mended = replace(spec, container=Container(command=list(_SERVER.command)))
+
+            def change(endpoint: Endpoint, clock: Clock, spec: EndpointSpec = mended) -> Endpoint:
+                return updated(
+                    endpoint, spec, token_hashes=(), model_digest="", now_ms=clock.now_ms()
+                )
+
+            if await self._change(Endpoint, id, change) is not None:
+                self.wishes.endpoints[id] = mended
+
+    async def remove(self, kind: type[R], id: str) -> None:
+        parent = f"{'job' if kind is Job else 'endpoint'}/{id}"
+
+        async def delete(store: Store, clock: Clock) -> None:
+            record = await store.get(kind, WORKSPACE, id)
+            if record is None:
+                return
+            replicas = await store.find(Replica, Query(workspace=WORKSPACE, parent=parent))
+            abandoned = [Put(abandon(replica, clock.now_ms())) for replica in replicas]
+            await store.commit(Delete(record), *abandoned)
+
+        self.wishes.removed.add(id)
+        await self._persist(delete)
+
+    async def _change(self, kind: type[R], id: str, change: Callable[[R, Clock], R]) -> R | None:
+        async def attempt(store: Store, clock: Clock) -> R | None:
+            record = await store.get(kind, WORKSPACE, id)
+            if record is None:
+                return None
+            changed = change(record, clock)
+            written: tuple[Record, ...] = await store.commit(Put(changed))
+            assert isinstance(written[0], kind)
+            return written[0]
+
+        return await self._persist(attempt)
+
+    async def _persist(self, request: Callable[[Store, Clock], Awaitable[T]]) -> T:
+        """As a patient client does: again, until there is an answer."""
+        while True:
+            try:
+                return await request(*await self._platform())
+            except (TryLater, VersionConflict, Died):
+                await asyncio.sleep(TRY_AGAIN_S)
+
+
+MAX_ENDPOINTS = 2
+_SERVER = Script(runs_ms=None, answers_after_ms=200)
+
+
+def _random_job(random: Random, gpus: int) -> tuple[Script, JobSpec]:
+    script = random.choice(
+        [
+            Script(runs_ms=random.randint(0, 500)),
+            Script(runs_ms=random.randint(0, 20_000)),
+            Script(runs_ms=random.randint(0, 5_000), exits=(3,)),
+            Script(runs_ms=random.randint(0, 5_000), exits=(1, 0)),
+            Script(runs_ms=random.randint(0, 5_000), exits=(-9, -11, 0)),
+            Script(runs_ms=random.randint(0, 30_000), heeds_term_after_ms=None),
+            Script(runs_ms=None, heeds_term_after_ms=random.choice([None, 10, 3_000, 20_000])),
+        ]
+    )
+    envs = []
+    if random.random() < 0.03:
+        envs.append(EnvVar(name="KEY", value_from=SecretReference(secret_name_ref="missing")))
+    workers = random.choice([1, 1, 1, 2, 3])
+    return script, JobSpec(
+        container=Container(command=list(script.command)),
+        cpu=random.choice([0.25, 0.5, 1, 1.5]),
+        memory=128,
+        accelerator_num=random.choice([None, None, None, 1 if workers <= gpus else None]),
+        completions=workers,
+        max_failure_retry=random.choice([None, 1, 3]),
+        max_job_failure_retry=random.choice([None, None, 1, 2]),
+        envs=envs or None,
+    )
+
+
+def _random_endpoint(random: Random) -> EndpointSpec:
+    script = random.choice(
+        [
+            _SERVER,
+            _SERVER,
+            Script(runs_ms=None, answers_after_ms=random.randint(0, 5_000)),
+            Script(runs_ms=None, answers_after_ms=100, heeds_term_after_ms=None),
+            Script(runs_ms=random.randint(100, 10_000), exits=(1,), answers_after_ms=50),
+            Script(runs_ms=None, answers_after_ms=None),
+        ]
+    )
+    return EndpointSpec(
+        container=Container(command=list(script.command)),
+        resource_requirement=ResourceRequirement(
+            cpu=0.1, memory=128, min_replicas=random.choice([0, 1, 1, 2, 3])
+        ),
+    )
