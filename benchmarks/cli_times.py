@@ -1,7 +1,7 @@
 """How long a person waits for the command line: prints JSON with p50 wall milliseconds.
 
-`python benchmarks/cli_times.py [RUNS]`; the workspace is one in memory, so that only the client side
-counts. Beside it stands an empty Python, which nothing written in Python can beat.
+`python benchmarks/cli_times.py [RUNS]`; the workspace is one in memory, so that only the client
+side counts. Beside it stands an empty Python, which nothing written in Python can beat.
 """
 
 import json

@@ -2,9 +2,9 @@
 
     python benchmarks/durable_submissions.py [--directory DIR] [--seconds S]
 
-Prints one JSON object. Every commit creates one job and has been synced to disk when it is counted; the
-directory must be on a real disk, and open to others where root runs this: PostgreSQL never runs as root.
-`fsyncs_per_s` is what the disk itself can do, one after the other.
+Prints one JSON object. Every commit creates one job and has been synced to disk when it is counted.
+The directory must be on a real disk, and open to others where root runs this, because PostgreSQL
+does not run as root. `fsyncs_per_s` is what the disk itself can do, one after the other.
 """
 
 import argparse
@@ -99,14 +99,14 @@ async def commit_for(store: Store, callers: int, seconds: float) -> list[float]:
 
 
 def a_job() -> Job:
-    id = os.urandom(8).hex()
+    key = os.urandom(8).hex()
     return Job(
         workspace="default",
-        id=f"train-{id}",
+        id=f"train-{key}",
         name="train",
         created_at_ms=time.time_ns() // 1_000_000,
         owner="admin",
-        idempotency_key=id,
+        idempotency_key=key,
         spec=JobSpec(
             container=Container(command=["python", "train.py", "--epochs", "10"]),
             resource_shape="cpu.small",

@@ -108,8 +108,8 @@ def wrk_load(url, connections, seconds):
     return {
         "requests": requests,
         "per_second": round(float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])),
-        "p50_ms": wrk_ms(re.search(r"50%\s+(\S+)", said)[1]),
-        "p99_ms": wrk_ms(re.search(r"99%\s+(\S+)", said)[1]),
+        "p50_ms": wrk_ms(re.search(r"(?m)^\s+50%\s+(\S+)", said)[1]),
+        "p99_ms": wrk_ms(re.search(r"(?m)^\s+99%\s+(\S+)", said)[1]),
     }
 
 

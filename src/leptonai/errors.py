@@ -115,7 +115,8 @@ def from_wire(status: int, body: object) -> LeptonError:
     fields = body if isinstance(body, dict) else {}
     message = str(fields.get("message") or f"the server answered with status {status}")
     hint = str(fields.get("hint") or "")
-    kinds = _below(LeptonError)
+    # Only those of this module: an answer means the same whatever else is imported.
+    kinds = [kind for kind in _below(LeptonError) if kind.__module__ == __name__]
     by_code = {kind.code: kind for kind in kinds}
     by_status = {kind.status: kind for kind in reversed(kinds)}  # the most general wins
     kind = by_code.get(str(fields.get("code"))) or by_status.get(status, Internal)

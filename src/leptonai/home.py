@@ -71,6 +71,10 @@ class Home:
         return self.path / "gateway"
 
     @property
+    def gateway_token_file(self) -> Path:
+        return self.gateway / "token"
+
+    @property
     def control_log(self) -> Path:
         return self.path / "logs" / "control.log"
 

@@ -34,7 +34,7 @@ from leptonai.spec.names import check_name
 
 BACKLOG = 2048
 OPTIONS_VARIABLE = "LEPTON_PLATFORM_OPTIONS"  # JSON of Options
-DRAIN_S = 5  # for requests under way when the platform stops
+DRAIN_S = 2  # for requests under way when the platform stops
 GATEWAY_RESTART_S = (0.1, 5.0)  # wait before a gateway that ended is started again: first, longest
 STOP_WORKLOADS_S = 30.0
 
@@ -99,9 +99,16 @@ def _locked(home: Home) -> Iterator[None]:
 
 
 def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None]) -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the API logs what goes wrong itself
     gc.disable()  # nothing that imports make is garbage
     control = bind(options.host, options.port, "--port")
     port = control.getsockname()[1]
+    for path in (home.token_file, home.gateway_token_file):
+        if not path.exists():
+            from leptonai.security.tokens import new_token
+
+            replace_file(path, f"{new_token()}\n")
     gateway = Gateway(home, options, f"http://{_reachable(options.host)}:{port}")
     gateway.start()
     try:
@@ -126,6 +133,7 @@ async def _run(
     from leptonai.control.plane import ControlPlane
     from leptonai.control.prober import TcpProber
     from leptonai.engines.local import LocalEngine
+    from leptonai.engines.local.trees import lay_out
     from leptonai.monitoring.audit import AuditLog
     from leptonai.security.keys import load_or_create_key
     from leptonai.security.secrets import Sealer
@@ -140,8 +148,12 @@ async def _run(
     store = await open_store(settled.database or f"sqlite:///{home.database}")
     blobs = BlobStore(home.blobs)
     engine = LocalEngine(
-        home.path, fetch_tree=blobs.lay_out, clock=clock, containers=options.containers
+        home.path,
+        fetch_tree=lambda digest, directory: lay_out(blobs, digest, directory),
+        clock=clock,
+        containers=options.containers,
     )
+    await engine.open()
     plane = ControlPlane(
         store,
         engine,
@@ -154,7 +166,7 @@ async def _run(
         runs_images=engine.runs_images,
     )
     try:
-        await _issue_tokens(store, home, options.workspace, clock.now_ms())
+        await _honour_tokens(store, home, options.workspace, clock.now_ms())
         await plane.start()
         world = World(
             store=store,
@@ -231,6 +243,7 @@ async def _until_stopped(
         serving()
     finished, _ = await asyncio.wait([api, *others], return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
+    await plane.routes.close()
     await api
     for task in others:
         task.cancel()
@@ -250,27 +263,31 @@ def _settle_config(home: Home, options: Options) -> Settled:
     return settled
 
 
-async def _issue_tokens(store: Any, home: Home, workspace: str, now_ms: int) -> None:
-    """An admin's token for the current workspace, and the gateway's; each is made once and lies
-    in a file that only its owner may read."""
+async def _honour_tokens(store: Any, home: Home, workspace: str, now_ms: int) -> None:
+    """Let in who holds the tokens of the home's files, and no longer who held earlier ones."""
     from leptonai.core.records import Token
-    from leptonai.ports.store import Put, Query
-    from leptonai.security.tokens import hash_token, issue
+    from leptonai.ports.store import Delete, Put, Query
+    from leptonai.security.tokens import record_of
 
-    for path, role in ((home.token_file, "admin"), (home.gateway / "token", "gateway")):
-        with contextlib.suppress(OSError):
-            sha256 = hash_token(path.read_text().strip())
-            if await store.find(Token, Query(workspace=workspace, unique_key=sha256)):
-                continue
-        literal, record = issue(workspace=workspace, name=role, role=role, now_ms=now_ms)
-        await store.commit(Put(record))
-        replace_file(path, literal + "\n")
+    for path, role in ((home.token_file, "admin"), (home.gateway_token_file, "gateway")):
+        token = record_of(
+            path.read_text().strip(), workspace=workspace, name=role, role=role, now_ms=now_ms
+        )
+        held = await store.find(Token, Query(workspace=workspace, name=role))
+        changes = [Delete(each) for each in held if each.sha256 != token.sha256]
+        if not any(each.sha256 == token.sha256 for each in held):
+            changes.append(Put(token))
+        if changes:
+            await store.commit(*changes)
+
+
+async def _nothing_starts(digest: str, directory: Path) -> None:
+    raise AssertionError(f"nothing starts any more, and yet {digest} was asked for")
 
 
 async def stop_workloads(home: Home) -> int:
     """End everything that runs, while no platform does: jobs are stopped, endpoints come back with
     the next start. Returns how many attempts were ended."""
-    from leptonai.blobs import BlobStore
     from leptonai.control.clock import SystemClock
     from leptonai.core.records import Job, Phase, Replica
     from leptonai.engines.local import LocalEngine
@@ -280,9 +297,8 @@ async def stop_workloads(home: Home) -> int:
 
     with _locked(home):
         store = await open_store(home.config().database or f"sqlite:///{home.database}")
-        engine = LocalEngine(
-            home.path, fetch_tree=BlobStore(home.blobs).lay_out, clock=SystemClock()
-        )
+        engine = LocalEngine(home.path, fetch_tree=_nothing_starts, clock=SystemClock())
+        await engine.open()
         try:
             fence = await store.lease("control")
             active = {Phase.PLACED, Phase.RUNNING}
@@ -331,12 +347,13 @@ def end_gateway(home: Home) -> bool:
     return True
 
 
-def machine_facts(home: Home) -> tuple[str, int, str]:
+def machine_facts() -> tuple[str, int, str]:
     """How this machine enforces limits, and its GPUs: how many, and of which type."""
-    from leptonai.engines.local import this_machine
+    from leptonai.engines.local.machine import find_gpus
+    from leptonai.supervisor import Cgroups
 
-    machine = this_machine(home.path)
-    return machine.limits, machine.capacity.gpus, machine.capacity.gpu_type
+    gpus = find_gpus()
+    return Cgroups.detect("lepton-doctor").limits, gpus.count, gpus.type
 
 
 class Gateway:
@@ -399,7 +416,7 @@ class Gateway:
                     *(sys.executable, "-m", "leptonai.gateway"),
                     *("--home", str(self._home.path), "--fd", str(descriptor)),
                     *("--control-url", self._control_url),
-                    *("--token-file", str(self._home.gateway / "token")),
+                    *("--token-file", str(self._home.gateway_token_file)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

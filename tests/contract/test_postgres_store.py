@@ -27,12 +27,12 @@ def server() -> Iterator[str]:
 
 class TestPostgresStore(SharedStoreContract):
     @pytest.fixture(autouse=True)
-    def database(self, server: str) -> None:
-        """A database of its own for each test."""
+    def schema(self, server: str) -> None:
+        """Tables of its own for each test."""
         name = f"lepton_{uuid.uuid4().hex}"
         with psycopg.connect(server, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        self.url = server.replace("/postgres?", f"/{name}?")
+            connection.execute(f"CREATE SCHEMA {name}")
+        self.url = f"{server}&options=-csearch_path%3D{name}"
 
     async def open(self, where: Path) -> Store:
         return await open_store(self.url)

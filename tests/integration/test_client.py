@@ -9,6 +9,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from leptonai.client import AsyncLeptonClient, LeptonClient
@@ -273,7 +274,7 @@ def tar_trees(monkeypatch, tmp_path):
                 tar.addfile(info, io.BytesIO(file.read_bytes()))
         content = path.read_bytes()
         digest = "sha256:" + hashlib.sha256(content).hexdigest()
-        return SimpleNamespace(path=path, digest=digest, size_bytes=len(content))
+        return SimpleNamespace(path=path, digest=digest)
 
     def unpack(tar_path, directory):
         with tarfile.open(tar_path) as tar:
@@ -299,6 +300,8 @@ def test_a_tree_is_sent_once_and_comes_back_equal(client, server, tar_trees, tmp
     assert not tar_trees.exists()
     client.trees.pull(digest, tmp_path / "copy")
     assert (tmp_path / "copy" / "data.txt").read_text() == "x" * 1_000_000
+    with pytest.raises(InvalidRequest, match="copy is not empty"):
+        client.trees.pull(digest, tmp_path / "copy")
 
 
 def test_a_damaged_tree_is_refused(client, server, tar_trees, tmp_path):
@@ -326,6 +329,10 @@ def test_equal_files_make_no_new_version(client, server, tar_trees, tmp_path):
     with pytest.raises(NotFound):
         client.datasets.get("digits@1")
     assert client.models.list() == []
+    for _ in range(501):
+        server.artifacts["models"].append(msgspec.to_builtins(first))
+        server.artifacts["models"][-1]["metadata"]["version"] = len(server.artifacts["models"])
+    assert len(client.models.list()) == 501
 
 
 # --- faults --------------------------------------------------------------------------------------

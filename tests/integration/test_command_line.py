@@ -78,7 +78,7 @@ def test_help_of_every_command_has_an_example_and_needs_no_platform(path, capfd,
     monkeypatch.setenv("LEPTON_HOME", "/nonexistent")
     assert run([*path, "--help"]) == 0
     out, err = capfd.readouterr()
-    assert re.search(r"^Examples?:\n  leptonai ", out, re.MULTILINE), out
+    assert re.search(r"^ *Examples?:\s+leptonai ", out, re.MULTILINE), out
     assert err == ""
 
 

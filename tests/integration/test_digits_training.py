@@ -25,19 +25,19 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def train(dataset: Path, output: Path, *more: str, workers: int = 1) -> list[str]:
+def train(dataset: Path, output: Path, *, workers: int) -> list[str]:
     """What each worker printed."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if workers > 1:
-        environ |= {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(workers),
-        }
-    arguments = ["--dataset", str(dataset), "--output", str(output), *more]
+    environ = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(workers),
+    }
+    arguments = ["--dataset", str(dataset), "--output", str(output)]
     processes = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), *arguments],
@@ -92,11 +92,13 @@ def accuracy_of(model: Any, dataset: Path, ids: list[int]) -> float:
 
 
 def test_it_trains_alone_too_and_the_same_seed_gives_the_same_model(
-    dataset: Path, tmp_path: Path
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Digits.read(dataset).only(tuple(range(200))).write(tmp_path / "few")
+    arguments = ["train.py", "--dataset", str(tmp_path / "few"), "--epochs", "1", "--output"]
     for name in ("one", "two"):
-        train(tmp_path / "few", tmp_path / name, "--epochs", "1")
+        monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / name)])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
 

@@ -55,7 +55,7 @@ def a_free_port() -> int:
 def serving(
     *arguments: str, cwd: Path, **environ: str
 ) -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    """The process of ``python -m arguments`` and its port, from when it is well to when it ended."""
+    """The process of ``python -m arguments`` and its port, from when it is well until it ends."""
     port = a_free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
@@ -160,9 +160,7 @@ def model_port(model_directory: Path) -> Iterator[int]:
         yield port
 
 
-def test_a_served_model_answers_as_the_model_itself(
-    model_directory: Path, model_port: int
-) -> None:
+def test_a_served_model_answers_as_the_model_itself(model_directory: Path, model_port: int) -> None:
     images = torch.randint(0, 17, (4, 8, 8))
     status, answer = ask(model_port, "POST", "/predict", {"inputs": images.tolist()})
     with torch.inference_mode():
@@ -191,9 +189,7 @@ EXPECTED = "inputs: expected a list of images of shape [8, 8, 1], got "
         ({}, "Object missing required field `inputs`"),
     ],
 )
-def test_wrong_inputs_say_what_was_expected_and_got(
-    model_port: int, body: Any, error: str
-) -> None:
+def test_wrong_inputs_say_what_was_expected_and_got(model_port: int, body: Any, error: str) -> None:
     assert ask(model_port, "POST", "/predict", body) == (422, {"error": error})
 
 

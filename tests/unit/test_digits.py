@@ -45,7 +45,7 @@ def test_equal_samples_make_equal_bytes(digits: Digits, tmp_path: Path) -> None:
 def test_a_missing_file_is_named(digits: Digits, tmp_path: Path) -> None:
     few(digits).write(tmp_path)
     (tmp_path / "labels.npy").unlink()
-    with pytest.raises(NotFound, match="there is no labels.npy"):
+    with pytest.raises(NotFound, match=r"there is no labels\.npy"):
         Digits.read(tmp_path)
 
 

@@ -45,9 +45,9 @@ def test_the_names_are_the_same_things_everywhere() -> None:
     from leptonai.photon import HTTPException, Photon
     from leptonai.training.models import CNN as OurCNN  # noqa: N811
 
-    assert (leptonai.Photon, leptonai.HTTPException) == (Photon, HTTPException)
-    assert (CNN, lepton_ai.models.CNN) == (OurCNN, OurCNN)
-    assert (Digits, lepton_ai.datasets.Digits) == (OurDigits, OurDigits)
+    assert leptonai.Photon is Photon and leptonai.HTTPException is HTTPException
+    assert CNN is lepton_ai.models.CNN is OurCNN
+    assert Digits is lepton_ai.datasets.Digits is OurDigits
 
 
 @pytest.mark.parametrize(

@@ -240,23 +240,29 @@ def test_calls_beyond_the_bound_are_turned_away(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(serving_app, "MAX_QUEUE", 2)
 
     class Held(Photon):
+        held = 0
+
         @Photon.handler
         async def hold(self) -> int:
+            self.held += 1
+            if self.held == 2:
+                both_held.set()
             await release.wait()
             return 1
 
-    release = asyncio.Event()
+    both_held, release = asyncio.Event(), asyncio.Event()
 
-    async def three(client: httpx.AsyncClient) -> list[tuple[int, str | None]]:
+    async def three(client: httpx.AsyncClient) -> tuple[int, list[tuple[int, str | None]]]:
         held = [asyncio.ensure_future(client.post("/hold")) for _ in range(2)]
-        while (await client.get("/queue-length")).json() < 2:
-            await asyncio.sleep(0)
+        await both_held.wait()
+        waiting = (await client.get("/queue-length")).json()
         turned_away = await client.post("/hold")
         release.set()
         answers = [*await asyncio.gather(*held), turned_away]
-        return [(answer.status_code, answer.headers.get("retry-after")) for answer in answers]
+        statuses = [(answer.status_code, answer.headers.get("retry-after")) for answer in answers]
+        return waiting, statuses
 
-    assert talk(Held(), three) == [(200, None), (200, None), (429, "1")]
+    assert talk(Held(), three) == (2, [(200, None), (200, None), (429, "1")])
 
 
 class Doubler(Counter):

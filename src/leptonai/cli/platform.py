@@ -155,7 +155,7 @@ def _checks(home: Home) -> Iterator[Check]:
     )  # fmt: skip
     from leptonai.main import machine_facts
 
-    limits, gpus, gpu_type = machine_facts(home)
+    limits, gpus, gpu_type = machine_facts()
     yield Check(
         "limits",
         limits != "none",

@@ -4,7 +4,7 @@ import random
 import secrets as entropy
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from leptonai.client.messages import (
     Cut,
     Lines,
     NotReached,
+    Parameter,
     Request,
     encode,
     is_done_already,
@@ -30,6 +31,7 @@ from leptonai.client.messages import (
 from leptonai.errors import (
     Conflict,
     Internal,
+    InvalidRequest,
     LeptonError,
     NotFound,
     TryLater,
@@ -259,24 +261,20 @@ class Jobs:
             limit: at most as many.
         """
         found: dict[str, LeptonJob] = {}  # by id: a page may repeat what the one before had
-        page = 1
-        while limit is None or len(found) < limit:
-            request = _get(
-                "jobs",
-                job_query_mode=mode,
-                q=q or None,
-                status=[*status] or None,
-                created_by=[*created_by] or None,
-                node_groups=[*node_groups] or None,
-                query=labels or None,
-                page=page,
-                page_size=PAGE_SIZE,
-            )
-            jobs = (self._calls.read(request, JobList)).jobs
+        for jobs in self._calls.pages(
+            lambda answer: answer.read(JobList).jobs,
+            "jobs",
+            job_query_mode=mode,
+            q=q or None,
+            status=[*status] or None,
+            created_by=[*created_by] or None,
+            node_groups=[*node_groups] or None,
+            query=labels or None,
+            page_size=PAGE_SIZE if limit is None else max(1, min(PAGE_SIZE, limit)),
+        ):
             found |= {job.metadata.id or "": job for job in jobs}
-            if len(jobs) < PAGE_SIZE:
+            if limit is not None and len(found) >= limit:
                 break
-            page += 1
         return [*found.values()][:limit]
 
 
@@ -449,6 +447,7 @@ class Trees:
         from leptonai.blobs.tree import pack
 
         packed = in_thread(pack, Path(directory))
+        size_bytes = packed.path.stat().st_size
         path = path_of("blobs", packed.digest)
         try:
             try:
@@ -457,20 +456,25 @@ class Trees:
                 self._calls.ask(Request(method="PUT", path=path, body=packed.path))
         finally:
             packed.path.unlink(missing_ok=True)
-        return packed.digest, packed.size_bytes
+        return packed.digest, size_bytes
 
     def pull(self, digest: str, directory: Path | str) -> None:
-        """Download a tree into a directory.
+        """Download a tree into a directory that is new or empty.
 
         Raises:
+            InvalidRequest: the directory is not empty.
             Internal: what arrived is not what the digest names; nothing was written.
         """
         from leptonai.blobs.tree import unpack
 
+        target = Path(directory)
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise InvalidRequest(f"{target} is not empty", hint="name a new or empty directory")
         with tempfile.TemporaryDirectory(prefix="lepton-") as scratch:
             tar = Path(scratch) / "tree.tar"
             self._calls.download(_get("blobs", digest), tar, digest)
-            in_thread(unpack, tar, Path(directory))
+            target.mkdir(parents=True, exist_ok=True)
+            in_thread(unpack, tar, target)
 
 
 class Artifacts:
@@ -529,7 +533,13 @@ class Artifacts:
         self._calls.ask(_delete(self._kind, reference))
 
     def list(self) -> Sequence[Artifact]:
-        return self._calls.read(_get(self._kind), list[Artifact])
+        """Every version of every name."""
+        found: dict[tuple[str | None, int | None], Artifact] = {}
+        for artifacts in self._calls.pages(
+            lambda answer: answer.read(list[Artifact]), self._kind
+        ):
+            found |= {(each.metadata.name, each.metadata.version): each for each in artifacts}
+        return [*found.values()]
 
 
 class _Calls:
@@ -569,6 +579,23 @@ class _Calls:
                 raise failure
             pause(wait_s)
             attempt += 1
+
+    def pages(
+        self,
+        items_of: Callable[[Answer], list[T]],
+        *parts: str,
+        page_size: int = PAGE_SIZE,
+        **query: Parameter,
+    ) -> Feed[list[T]]:
+        """What a list holds, page by page, until one is not full."""
+        page = 1
+        while True:
+            request = _get(*parts, **query, page=page, page_size=page_size)
+            items = items_of(self.ask(request))
+            yield items
+            if len(items) < page_size:
+                return
+            page += 1
 
     def lines(self, request: Request) -> Feed[str]:
         lines = Lines()
@@ -675,7 +702,7 @@ def _new_key() -> str:
     return entropy.token_hex(16)
 
 
-def _get(*parts: str, **query: str | int | bool | list[str] | None) -> Request:
+def _get(*parts: str, **query: Parameter) -> Request:
     return Request(method="GET", path=path_of(*parts, **query))
 
 
@@ -687,5 +714,5 @@ def _patch(body: bytes, *parts: str) -> Request:
     return Request(method="PATCH", path=path_of(*parts), body=body)
 
 
-def _delete(*parts: str, **query: str | int | bool | list[str] | None) -> Request:
+def _delete(*parts: str, **query: Parameter) -> Request:
     return Request(method="DELETE", path=path_of(*parts, **query))

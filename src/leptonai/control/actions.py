@@ -12,13 +12,16 @@ from leptonai.control.requests import check_labels, check_tree, checked_endpoint
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.lifecycle import job as job_lifecycle
+from leptonai.core.lifecycle.replica import abandon
 from leptonai.core.records import (
     Dataset,
     Endpoint,
     Event,
     Job,
     Model,
+    OwnerKind,
     Record,
+    Replica,
     Secret,
     Severity,
     TokenHash,
@@ -118,7 +121,7 @@ async def submit_job(
 async def patch_job(
     world: World, principal: Principal, workspace: str, id: str, patch: dict[str, Any]
 ) -> Job:
-    """Stop it, start it again, or change its labels and visibility; nothing else of a job changes."""
+    """Stop it, start it again, or change its labels and visibility: nothing else can change."""
 
     async def change() -> Job:
         job = await find_job(world, principal, workspace, id)
@@ -145,19 +148,13 @@ async def patch_job(
 
 
 async def delete_job(world: World, principal: Principal, workspace: str, id: str) -> Job:
-    """Have it stopped and forgotten."""
+    """Forget it at once; whatever still runs of it is stopped."""
 
     async def change() -> Job:
         job = await find_job(world, principal, workspace, id)
         require(principal, Action.DELETE, resource_of("job", job))
-        if job.deleting:
-            return job
-        now_ms = world.clock.now_ms()
-        deleting = replace(job, deleting=True, modified_at_ms=now_ms)
-        event = _event(job, "job", "Deleting", f"deleted by {principal.name}")
-        written = await world.commit(Put(deleting), *_told((event,), now_ms))
-        assert isinstance(written[0], Job)
-        return written[0]
+        await _remove(world, job, OwnerKind.JOB, f"deleted by {principal.name}")
+        return job
 
     return await _insisting(change)
 
@@ -207,44 +204,34 @@ async def create_endpoint(
     spec, model_digest = await checked_endpoint(world, principal, workspace, asked.spec)
     spec, token_hashes = _without_literal_tokens(spec, ())
 
-    async def change() -> Endpoint:
-        now_ms = world.clock.now_ms()
-        before = await world.store.get(Endpoint, workspace, name)
-        if before is not None and not before.deleting:
-            raise AlreadyExists(
-                f"there is an endpoint {name!r} already",
-                hint="Update or remove it, or choose another name.",
-                existing_id=before.id,
-            )
-        endpoint = endpoint_lifecycle.new_endpoint(
-            workspace=workspace,
-            name=name,
-            spec=spec,
-            owner=principal.name,
-            labels=labels,
-            visibility=asked.metadata.visibility or "",
-            now_ms=now_ms,
-            token_hashes=token_hashes,
-            model_digest=model_digest,
-        )
-        if before is not None:
-            # The old one of that name is on its way out. Its name is free from the moment it was
-            # deleted, so the new one takes its record over, and its replicas leave as those of
-            # an older revision do.
-            endpoint = replace(endpoint, version=before.version, revision=before.revision + 1)
-            step = endpoint_lifecycle.EndpointStep(endpoint)
-        else:
-            step = endpoint_lifecycle.advance(endpoint, (), now_ms)
-        event = _event(endpoint, "endpoint", "Created", f"created by {principal.name}")
+    now_ms = world.clock.now_ms()
+    endpoint = endpoint_lifecycle.new_endpoint(
+        workspace=workspace,
+        name=name,
+        spec=spec,
+        owner=principal.name,
+        labels=labels,
+        visibility=asked.metadata.visibility or "",
+        now_ms=now_ms,
+        token_hashes=token_hashes,
+        model_digest=model_digest,
+    )
+    step = endpoint_lifecycle.advance(endpoint, (), now_ms)
+    event = _event(endpoint, OwnerKind.ENDPOINT, "Created", f"created by {principal.name}")
+    try:
         written = await world.commit(
             Put(step.endpoint),
             *(Put(replica) for replica in step.replicas),
             *_told((event, *step.events), now_ms),
         )
-        assert isinstance(written[0], Endpoint)
-        return written[0]
-
-    return await _insisting(change)
+    except AlreadyExists as error:
+        raise AlreadyExists(
+            f"there is an endpoint {name!r} already",
+            hint="Update or remove it, or choose another name.",
+            existing_id=error.existing_id,
+        ) from None
+    assert isinstance(written[0], Endpoint)
+    return written[0]
 
 
 async def patch_endpoint(
@@ -290,7 +277,7 @@ async def patch_endpoint(
         changed = replace(changed, modified_at_ms=now_ms)
         if dry_run:
             return replace(changed, version=before.version + 1)
-        event = _event(before, "endpoint", "Updated", f"updated by {principal.name}")
+        event = _event(before, OwnerKind.ENDPOINT, "Updated", f"updated by {principal.name}")
         written = await world.commit(Put(changed), *_told((event,), now_ms))
         assert isinstance(written[0], Endpoint)
         return written[0]
@@ -305,7 +292,7 @@ async def restart_endpoint(
         endpoint = await find_endpoint(world, principal, workspace, name)
         require(principal, Action.UPDATE, resource_of("endpoint", endpoint))
         now_ms = world.clock.now_ms()
-        event = _event(endpoint, "endpoint", "Restarting", f"restarted by {principal.name}")
+        event = _event(endpoint, OwnerKind.ENDPOINT, "Restarting", f"restarted by {principal.name}")
         written = await world.commit(
             Put(endpoint_lifecycle.restarted(endpoint, now_ms)), *_told((event,), now_ms)
         )
@@ -318,30 +305,25 @@ async def restart_endpoint(
 async def delete_endpoint(
     world: World, principal: Principal, workspace: str, name: str
 ) -> Endpoint:
-    """Have it stopped and forgotten. Its name is free at once."""
+    """Forget it at once, which frees its name; whatever still runs of it is stopped."""
 
     async def change() -> Endpoint:
         endpoint = await find_endpoint(world, principal, workspace, name)
         require(principal, Action.DELETE, resource_of("endpoint", endpoint))
-        now_ms = world.clock.now_ms()
-        event = _event(endpoint, "endpoint", "Deleting", f"deleted by {principal.name}")
-        written = await world.commit(
-            Put(replace(endpoint, deleting=True, modified_at_ms=now_ms)), *_told((event,), now_ms)
-        )
-        assert isinstance(written[0], Endpoint)
-        return written[0]
+        await _remove(world, endpoint, OwnerKind.ENDPOINT, f"deleted by {principal.name}")
+        return endpoint
 
     return await _insisting(change)
 
 
 async def find_endpoint(world: World, principal: Principal, workspace: str, name: str) -> Endpoint:
-    endpoint = await world.store.get(Endpoint, workspace, name)
-    if endpoint is None or endpoint.deleting or not may_read(principal, "endpoint", endpoint):
+    found = await world.store.find(Endpoint, Query(workspace=workspace, unique_key=name, limit=1))
+    if not found or not may_read(principal, "endpoint", found[0]):
         raise NotFound(
             f"there is no endpoint {name[:100]!r}",
             hint="`leptonai endpoint list` shows the endpoints.",
         )
-    return endpoint
+    return found[0]
 
 
 def _without_literal_tokens(
@@ -561,10 +543,22 @@ async def _insisting(change: Callable[[], Awaitable[T]]) -> T:
     )
 
 
+async def _remove(world: World, owner: Job | Endpoint, kind: OwnerKind, because: str) -> None:
+    """The owner goes; its replicas, left to themselves, end and are removed with all they left."""
+    now_ms = world.clock.now_ms()
+    parent = f"{kind}/{owner.id}"
+    replicas = await world.store.find(Replica, Query(workspace=owner.workspace, parent=parent))
+    await world.commit(
+        Delete(owner),
+        *(Put(abandon(replica, now_ms)) for replica in replicas if not replica.abandoned),
+        *_told((_event(owner, kind, "Deleted", because),), now_ms),
+    )
+
+
 async def _put(world: World, record: R) -> R:
     (written,) = await world.commit(Put(record))
     assert type(written) is type(record)
-    return written  # type: ignore[return-value]
+    return written
 
 
 def _patched_metadata(record: Record, patch: dict[str, Any]) -> Metadata:
@@ -583,7 +577,7 @@ def _patched_metadata(record: Record, patch: dict[str, Any]) -> Metadata:
     return metadata
 
 
-def _event(record: Record, kind: str, reason: str, message: str) -> Event:
+def _event(record: Record, kind: OwnerKind, reason: str, message: str) -> Event:
     return Event(
         workspace=record.workspace,
         kind=kind,

@@ -86,7 +86,7 @@ class ControlPlane:
         ]
         self._tasks = [
             asyncio.create_task(mirror.follow(store), name="follow"),
-            asyncio.create_task(self._relay(replicas.watch.news), name="engine"),
+            asyncio.create_task(self._relay(replicas), name="engine"),
             *(asyncio.create_task(run_loop(loop, clock), name=loop.name) for loop in loops),
         ]
 
@@ -117,10 +117,13 @@ class ControlPlane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _relay(self, news: asyncio.Event) -> None:
+    async def _relay(self, replicas: ReplicasLoop) -> None:
+        """Have the engine's news looked at, and only then wait for more."""
         while True:
             await self._engine.changed()
-            news.set()
+            replicas.looked.clear()
+            replicas.watch.news.set()
+            await replicas.looked.wait()
 
     async def _register(self, fence: Fence) -> None:
         """Record the machines that the engine has, as they are now."""

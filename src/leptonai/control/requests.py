@@ -1,4 +1,4 @@
-"""What a user asked for, checked against what there is: by the end, only things that can be done."""
+"""What a user asked for, checked against what there is: what passes can be done."""
 
 import ipaddress
 import re
@@ -39,13 +39,10 @@ MAX_ALLOWLIST = 1_000
 MAX_TTL_S = 10 * 366 * 86_400
 LATEST_TIME_S = 32_503_680_000  # the year 3000: a later time is one in milliseconds
 PRIORITIES = {"low": (1000, 3000), "mid": (4000, 6000), "high": (7000, 9000)}
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 WORKSPACE_TOKEN = "WORKSPACE_TOKEN"  # noqa: S105 - the name of a reference, not a token
 
 
-async def checked_job(
-    world: World, principal: Principal, workspace: str, spec: JobSpec
-) -> JobSpec:
+async def checked_job(world: World, principal: Principal, workspace: str, spec: JobSpec) -> JobSpec:
     """The spec, with the exact GPU type that its shape means.
 
     Raises:
@@ -88,7 +85,7 @@ async def checked_job(
 async def checked_endpoint(
     world: World, principal: Principal, workspace: str, spec: EndpointSpec
 ) -> tuple[EndpointSpec, str]:
-    """The spec, with the exact GPU type that its shape means; and the digest of its model, or ""."""
+    """The spec, with the exact GPU type that its shape means; and its model's digest, or ""."""
     if spec.model is None:
         _check_command(
             spec.container, needed="an endpoint serves with a command or a model, and this has none"
@@ -142,11 +139,11 @@ def check_labels(labels: dict[str, str]) -> None:
 
 async def check_tree(world: World, digest: str, field: str) -> None:
     """Refuse what is no digest, or of nothing that was uploaded."""
-    if not DIGEST.fullmatch(digest):
-        raise InvalidRequest(
-            f"{field}: is no digest", hint="It looks like sha256: followed by 64 hex digits."
-        )
-    if await world.blobs.size(digest) is None:
+    try:
+        known = await world.blobs.exists(digest)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{field}: {error.message[:200]}", hint=error.hint) from None
+    if not known:
         raise InvalidRequest(
             f"{field}: nothing with the digest {digest} was uploaded",
             hint=f"Upload it first: PUT …/blobs/{digest}.",

@@ -38,6 +38,15 @@ class Target:
         self.idle.append(link)
         return True
 
+    def take_idle(self) -> ReplicaConnection | None:
+        """The open connection that was used last, if there is one."""
+        while self.idle:
+            link = self.idle.pop()
+            del link.gateway.idle_links[link]
+            if not link.transport.is_closing():
+                return link
+        return None
+
     def retire(self) -> None:
         self.retired = True
         for link in tuple(self.idle):
@@ -112,9 +121,8 @@ class Endpoint:
             return
         target.outstanding += 1
         exchange.target = target
-        if target.idle and not exchange.fresh_connection:
-            link = target.idle.pop()
-            del self.gateway.idle_links[link]
+        link = None if exchange.fresh_connection else target.take_idle()
+        if link is not None:
             exchange.attach(link)
         else:
             self.gateway.connect(self, target, exchange)

@@ -18,6 +18,7 @@ from leptonai.errors import InvalidRequest, LeptonError, Unavailable
 from .gateway import NO_SEQ, Gateway
 
 POLL_S = 45.0  # for one answer; the control plane holds a poll for about 30 s
+NOTHING_NEW_PAUSE_S = 0.02  # so that one that does not hold polls is not asked without end
 FIRST_RETRY_S = 0.1
 MAX_RETRY_S = 5.0
 SAVE_DELAY_S = 0.2  # tables that follow each other quickly are written once
@@ -31,9 +32,10 @@ class Follower:
 
     Whatever table the control plane sends is served, also one with a smaller seq than before:
     there is one control plane, it is asked one question at a time, and one that was restored from
-    a backup or made anew may count from an earlier seq. So that such a one answers at all, every
-    conversation (the first poll, and the first after a failed one) starts with after=-1, which any
-    table is newer than. The control plane, in turn, answers only once it has read its store.
+    a backup or made anew may count from an earlier seq. So that such a one answers at all, the
+    first poll, and each that follows a failed or a quiet one, asks with after=-1: any table is
+    newer than that, and a gateway is never wrong for longer than one poll. The control plane, in
+    turn, answers only once it has read its store: an empty table would close every endpoint.
     """
 
     def __init__(self, gateway: Gateway, *, url: str, token_file: Path, copy: Path) -> None:
@@ -49,7 +51,7 @@ class Follower:
         self._token_file = token_file
         self._copy = copy
         self._save: asyncio.TimerHandle | None = None
-        self._unsaved: bytes = b""
+        self._last = b""  # the table that was sent last
 
     def load_copy(self) -> None:
         """Serve by the table of the last run until the control plane sends one."""
@@ -69,12 +71,7 @@ class Follower:
         silent = False  # one line an outage
         while True:
             try:
-                body = await self._poll(after)
-                if body is not None:
-                    table = _decoder.decode(body)
-                    after = table.seq
-                    self._gateway.follow(table)
-                    self._plan_save(body)
+                after = await self._take_table(after)
             except (OSError, TimeoutError, EOFError, httptools.HttpParserError) as error:
                 failure = str(error) or type(error).__name__
             except (LeptonError, msgspec.MsgspecError) as error:
@@ -90,11 +87,26 @@ class Follower:
             await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))  # noqa: S311
             retry_s = min(2 * retry_s, MAX_RETRY_S)
 
+    async def _take_table(self, after: int) -> int:
+        """Poll once; the seq to ask after next."""
+        body = await self._poll(after)
+        if body is None:
+            await asyncio.sleep(NOTHING_NEW_PAUSE_S)
+            return NO_SEQ
+        table = _decoder.decode(body)
+        if body != self._last:
+            self._gateway.follow(table)
+            self._last = body
+            self._plan_save()
+        elif table.seq == after:
+            await asyncio.sleep(NOTHING_NEW_PAUSE_S)
+        return table.seq
+
     def save_now(self) -> None:
         if self._save is not None:
             self._save.cancel()
             self._save = None
-            self._write(self._unsaved)
+            self._write(self._last)
 
     async def _poll(self, after: int) -> bytes | None:
         """The table's bytes, or None if it is still the one with this seq."""
@@ -121,8 +133,7 @@ class Follower:
             raise Unavailable(f"it answered with status {answer.status}")
         return b"".join(answer.body)
 
-    def _plan_save(self, body: bytes) -> None:
-        self._unsaved = body
+    def _plan_save(self) -> None:
         if self._save is None:
             self._save = asyncio.get_running_loop().call_later(SAVE_DELAY_S, self.save_now)
 

@@ -40,7 +40,7 @@ def dated_lines(
 
 
 def as_text(line: bytes) -> str:
-    """Bytes that are no UTF-8 are told as replacement characters; `\\r\\n` ends a line like `\\n`."""
+    """Bytes that are no UTF-8 become replacement characters; `\\r\\n` ends a line like `\\n`."""
     return line.removesuffix(b"\r").decode("utf-8", "replace")
 
 
@@ -107,8 +107,8 @@ class LineDates:
             # The engine may look only after the end: nothing was written later than that.
             at_ns = mark.at_ns if finished_ns is None else min(mark.at_ns, finished_ns)
             at_ns = max(at_ns, started_ns)
-            # Each byte gets a nanosecond of its own: marks that are too close to each other for that
-            # are taken as one.
+            # Each byte gets a nanosecond of its own: marks that are too close to each other for
+            # that are taken as one.
             while (
                 len(self._offsets) > 1 and at_ns - self._times[-1] < mark.offset - self._offsets[-1]
             ):

@@ -61,13 +61,11 @@ class Histogram:
             yield f"{self.name}_count{labels} {below}"
 
 
-def gauge(
-    name: str, help: str, values: Mapping[Labels, float], labels: Labels = ()
-) -> Iterator[str]:
-    """The lines of something that is measured when it is asked for."""
+def gauge(name: str, help: str, values: Mapping[str, float], label: str) -> Iterator[str]:
+    """The lines of something that is measured when it is asked for, by the values of a label."""
     yield from _header(name, "gauge", help)
     for each, value in sorted(values.items()):
-        yield f"{name}{_labels(labels, each)} {_number(value)}"
+        yield f"{name}{_labels((label,), (each,))} {_number(value)}"
 
 
 def text(lines: Iterable[str]) -> str:

@@ -49,18 +49,18 @@ def token_hash(token: str) -> TokenHash:
     return TokenHash(sha256=hash_token(token), masked=mask(token))
 
 
-def issue(
+def record_of(
+    literal: str,
     *,
     workspace: str,
     name: str,
     role: Literal["admin", "member", "gateway"],
     now_ms: int,
     expires_at_ms: int | None = None,
-) -> tuple[str, Token]:
-    """A new token, and its record: the literal is seen here and never again."""
-    literal = new_token()
+) -> Token:
+    """What is kept of a token: never the token."""
     sha256 = hash_token(literal)
-    record = Token(
+    return Token(
         workspace=workspace,
         id=sha256[:16],
         name=name,
@@ -72,7 +72,14 @@ def issue(
         role=role,
         expires_at_ms=expires_at_ms,
     )
-    return literal, record
+
+
+def issue(
+    *, workspace: str, name: str, role: Literal["admin", "member", "gateway"], now_ms: int
+) -> tuple[str, Token]:
+    """A new token, and its record: the literal is seen here and never again."""
+    literal = new_token()
+    return literal, record_of(literal, workspace=workspace, name=name, role=role, now_ms=now_ms)
 
 
 class JobTokens:
@@ -157,7 +164,7 @@ class Authenticator:
         job = await self._store.get(Job, *read) if read else None
         if job is None:
             raise _unknown()
-        if job.finished or job.deleting:
+        if job.finished:
             raise Unauthenticated(
                 f"the token ended with its job {job.id}",
                 hint="Use a token of your own after the job has finished.",

@@ -10,7 +10,8 @@ async def open_store(url: str) -> Store:
     """Open the store at a URL; a database that has no tables yet gets them.
 
     Args:
-        url: ``sqlite:///path/to/file``, ``postgresql://user:password@host/database``, or ``memory:``.
+        url: ``sqlite:///path/to/file``, ``postgresql://user:password@host/database`` or
+            ``memory:``.
 
     Raises:
         InvalidRequest: no such kind of store.

@@ -45,11 +45,11 @@ class Known:
     def take(self, decision: "Decision") -> None:
         """Know it as done."""
         self.rows.update(decision.rows)
-        for unique_key, id in decision.holders.items():
-            if id is None:
+        for unique_key, holder in decision.holders.items():
+            if holder is None:
                 self.holders.pop(unique_key, None)
             else:
-                self.holders[unique_key] = id
+                self.holders[unique_key] = holder
 
 
 @dataclass(slots=True)

@@ -15,8 +15,8 @@ from leptonai.stores.journal import batch_of
 class MemoryStore:
     """Keeps the promise of `ports.store.Store`, except that nothing outlives the process.
 
-    It uses no threads and no clock, and every call gives way to other tasks once before it does
-    anything, at once and as a whole: equal schedules give equal histories. `close` lets go of nothing,
+    It uses no threads and no clock, and every call first gives way to other tasks once and then
+    does everything in one step: equal schedules give equal histories. `close` lets go of nothing,
     so that the next control plane of a simulation finds what the last one left.
     """
 
@@ -52,7 +52,7 @@ class MemoryStore:
         try:
             for written in (*decision.records, *decision.events):
                 msgspec.json.encode(written)  # what a database could not keep is refused here too
-        except (OverflowError, UnicodeError) as error:
+        except UnicodeError as error:
             raise unstorable(error) from error
         self._known.take(decision)
         for told in decision.told:

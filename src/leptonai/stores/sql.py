@@ -138,20 +138,20 @@ class SqlStore:
 
     async def prune_events(self, before_ms: int) -> int:
         pruned, newest = 0, 0
-        while slice := await self._writer.alone(lambda cursor: self._prune_slice(cursor, before_ms)):
-            pruned += len(slice)
-            newest = max(newest, *slice)
+        while seqs := await self._writer.alone(lambda cursor: self._prune_slice(cursor, before_ms)):
+            pruned += len(seqs)
+            newest = max(newest, *seqs)
         if pruned:
             await self._writer.alone(lambda cursor: self._forget_deleted(cursor, newest))
         return pruned
 
     async def close(self) -> None:
-        self._closed = True
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.wait([self._listening])
         await self._writer.close()
         await self._readers.close()
+        self._closed = True
         self._journal.wake()
 
     async def _read_changes(self, after: int) -> Batch:
@@ -160,8 +160,8 @@ class SqlStore:
             seq = self._counter(cursor, "seq")
             cursor.execute(self._statements.changes, {"after": after, "limit": MAX_BATCH})
             told = [
-                Told(seq, (kind, workspace, id), _any_record.decode(document), bool(deleted))
-                for seq, kind, workspace, id, deleted, document in cursor.fetchall()
+                Told(seq, tuple(key), _any_record.decode(document), bool(deleted))
+                for seq, *key, deleted, document in cursor.fetchall()
             ]
             if 0 < after < self._counter(cursor, "forgotten"):
                 raise Conflict(

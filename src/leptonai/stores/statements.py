@@ -1,7 +1,7 @@
 """Every SQL statement of the store, written by SQLAlchemy once and run by the driver many times.
 
-Compiling costs far more than running, and so does SQLAlchemy's way of running: a commit of one record
-takes 0.35 ms through it and 0.2 ms without, of which the disk has its share.
+Compiling costs far more than running, and so does SQLAlchemy's way of running: a commit of one
+record takes 0.35 ms through it and 0.2 ms without, of which the disk has its share.
 """
 
 from functools import lru_cache

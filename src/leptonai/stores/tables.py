@@ -1,5 +1,7 @@
 """The tables. A change here needs a migration beside it, and `SCHEMA` to name it."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
@@ -32,7 +34,7 @@ records = sa.Table(
 )
 
 
-def _only_where(condition: sa.ColumnElement[bool]) -> dict[str, sa.ColumnElement[bool]]:
+def _only_where(condition: sa.ColumnElement[bool]) -> dict[str, Any]:
     return {"sqlite_where": condition, "postgresql_where": condition}
 
 
@@ -55,8 +57,12 @@ sa.Index("records_deleted", records.c.seq, **_only_where(records.c.deleted.is_(s
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True,
-              autoincrement=False),
+    sa.Column(
+        "seq",
+        sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    ),
     sa.Column("workspace", Text, nullable=False),
     sa.Column("kind", Text, nullable=False),
     sa.Column("id", Text, nullable=False),

@@ -57,8 +57,8 @@ class Written:
 class Writer:
     """Takes work from the event loop, and does it in the order of arrival.
 
-    While one group of commits waits for the disk the next one gathers; a commit that is refused leaves
-    the others of its group alone.
+    While one group of commits waits for the disk the next one gathers; a commit that is refused
+    leaves the others of its group alone.
     """
 
     def __init__(
@@ -83,11 +83,15 @@ class Writer:
         self._thread.start()
 
     async def commit(self, changes: Sequence[Change], fence: Fence | None) -> tuple[Record, ...]:
-        return await self._submit(Commit(changes, fence, self._loop.create_future()))
+        answer: asyncio.Future[tuple[Record, ...]] = self._loop.create_future()
+        self._submit(Commit(changes, fence, answer))
+        return await answer
 
     async def alone(self, work: Callable[[Cursor], T]) -> T:
         """Do the work in a transaction of its own; its error undoes it."""
-        return await self._submit(Alone(work, self._loop.create_future()))
+        answer: asyncio.Future[T] = self._loop.create_future()
+        self._submit(Alone(work, answer))
+        return await answer
 
     async def close(self) -> None:
         """Write what still waits, then stop."""
@@ -96,7 +100,7 @@ class Writer:
             self._queue.put(None)
         await self._stopped.wait()
 
-    async def _submit(self, waiting: Waiting) -> Any:
+    def _submit(self, waiting: Waiting) -> None:
         if self._closing:
             raise Unavailable("the store is closed", hint="the platform is stopping")
         if self._waiting >= MAX_WAITING:
@@ -106,7 +110,6 @@ class Writer:
             )
         self._waiting += 1
         self._queue.put(waiting)
-        return await waiting.answer
 
     def _settle(self, written: Written) -> None:
         self._waiting -= len(written.results)
@@ -263,9 +266,7 @@ class Writer:
         unique_keys = [c.record.unique_key for c in touched if isinstance(c, Put)]
         wanted = [unique_key for unique_key in unique_keys if unique_key is not None]
         if wanted:
-            self._look_at(
-                cursor, known, self._statements.held_by_unique_key, "unique_keys", wanted
-            )
+            self._look_at(cursor, known, self._statements.held_by_unique_key, "unique_keys", wanted)
         leases = {commit.fence.name for commit in commits if commit.fence is not None}
         if leases:
             cursor.execute(self._statements.epochs, {"names": self._database.as_list(leases)})
@@ -276,10 +277,10 @@ class Writer:
         self, cursor: Cursor, known: Known, statement: str, parameter: str, values: Iterable[str]
     ) -> None:
         cursor.execute(statement, {parameter: self._database.as_list(values)})
-        for kind, workspace, id, version, deleted, unique_key in cursor.fetchall():
-            known.rows[kind, workspace, id] = Held(version, bool(deleted), unique_key)
+        for kind, workspace, holder, version, deleted, unique_key in cursor.fetchall():
+            known.rows[kind, workspace, holder] = Held(version, bool(deleted), unique_key)
             if unique_key is not None:
-                known.holders[kind, workspace, unique_key] = id
+                known.holders[kind, workspace, unique_key] = holder
 
     def _begin(self) -> Cursor:
         if self._connection is None:
@@ -310,11 +311,10 @@ class Writer:
 
 def _row(told: Told) -> Parameters:
     record, deleted = told.record, told.deleted
-    kind, workspace, id = told.key
     return {
-        "id": id,
-        "kind": kind,
-        "workspace": workspace,
+        "id": record.id,
+        "kind": told.key[0],
+        "workspace": record.workspace,
         "unique_key": None if deleted else record.unique_key,
         "name": record.name,
         "parent": record.parent,
@@ -328,5 +328,3 @@ def _row(told: Told) -> Parameters:
         "deleted": deleted,
         "document": encode(record),
     }
-
-

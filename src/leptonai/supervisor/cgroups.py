@@ -112,6 +112,12 @@ class Cgroups:
                         found.setdefault(entry.name, []).append(entry.path)
         return {name: Group(tuple(paths)) for name, paths in sorted(found.items())}
 
+    def tidy(self) -> None:
+        """Delete our base groups, if nothing is left in them."""
+        for base in self.bases.values():
+            with suppress(OSError):
+                base.rmdir()
+
     def _create_v2(self, path: Path, limits: Limits) -> str:
         _make(path)
         # Every time, for whoever made the base may have died before this line.

@@ -165,9 +165,7 @@ class Folder:
                 finished_at_ms=started,
             )
         if claim.verb == "unstarted":
-            return Ending(
-                outcome=Outcome.NOT_STARTED, message=claim.rest, finished_at_ms=started
-            )
+            return Ending(outcome=Outcome.NOT_STARTED, message=claim.rest, finished_at_ms=started)
         return Claimed(claim.wrapper, claim.cgroups, started)
 
     def _exited(self, code: int, oom: bool, stopped: bool, name: str, started: int) -> Ending:
@@ -196,7 +194,11 @@ class Folder:
             log.seek(max(0, os.fstat(log.fileno()).st_size - 500))
             lines = log.read().decode(errors="replace").strip().splitlines()
             # The wrapper's own words start with its path and line: ".../wrapper.sh: 54: exec: …".
-            return lines[-1].rpartition("wrapper.sh: ")[2].partition("exec: ")[2] or lines[-1] if lines else ""
+            return (
+                lines[-1].rpartition("wrapper.sh: ")[2].partition("exec: ")[2] or lines[-1]
+                if lines
+                else ""
+            )
         return ""
 
 

@@ -169,9 +169,7 @@ class Supervisor:
         if self.knows(id):
             return
         folder = self.folder(id)
-        ending = Ending(
-            outcome=Outcome.NOT_STARTED, message=message, finished_at_ms=self._now_ms()
-        )
+        ending = Ending(outcome=Outcome.NOT_STARTED, message=message, finished_at_ms=self._now_ms())
         try:
             if not folder.claim(f"unstarted {message}"):
                 self._consider(id, None)
@@ -243,6 +241,7 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._watches.clear()
+        self._cgroups.tidy()
 
     # --- what happens to it ----------------------------------------------------------------------
 
@@ -486,4 +485,3 @@ class _Census:
                         future.set_result(found[attempt])
         finally:
             self._pass = None
-

@@ -12,26 +12,26 @@
 
 born() {
     shift 21
-    _started=$1
+    _lepton_started=$1
 }
 
 main() {
-    # The underscores keep these apart from the variables of the command, which are exported.
-    _mv=$1 _identity=$2 _directory=$3
+    # The prefix keeps these apart from the variables of the command, which are exported.
+    _lepton_mv=$1 _lepton_identity=$2 _lepton_directory=$3
     shift 3
 
     # /proc/self is this shell, which opens it: no fork, hence no doubt whose start time it is.
-    read -r _stat </proc/self/stat
-    born $_stat
+    read -r _lepton_stat </proc/self/stat
+    born $_lepton_stat
 
     # The claim is the first effect. Under noclobber the file is created with O_EXCL, so of all starts
     # of this attempt exactly one gets past this line. It is written before the command is forked, so
     # whoever finds an empty claim and no wrapper knows that the command never ran.
-    _unwritten=
+    _lepton_unwritten=
     set -C
-    { printf '%s\n' "started $$ $_started $_identity" || _unwritten=1; } >claim || exit 75
+    { printf '%s\n' "started $$ $_lepton_started $_lepton_identity" || _lepton_unwritten=1; } >claim || exit 75
     set +C
-    [ -z "$_unwritten" ] || exec "$_mv" status failed.claim
+    [ -z "$_lepton_unwritten" ] || exec "$_lepton_mv" status failed.claim
 
     # A program that signals its process group means itself, not the record of its end. ":" and not ""
     # because an ignored signal would stay ignored in the command.
@@ -41,14 +41,14 @@ main() {
         # The command enters its cgroup, this shell stays outside: it outlives a kill of the whole
         # group, to write down the exit status.
         while [ "$1" != -- ]; do
-            echo 0 >"$1/cgroup.procs" || exec "$_mv" status failed.cgroup
+            echo 0 >"$1/cgroup.procs" || exec "$_lepton_mv" status failed.cgroup
             shift
         done
         shift
         # A stop renames this file first and signals then. Whoever it did not yet find in the cgroup,
         # or found with the traps from above, gets here afterwards and misses the file.
         [ -e goal.run ] || exit 143
-        cd "$_directory" || exec "$_mv" status failed.directory
+        cd "$_lepton_directory" || exec "$_lepton_mv" status failed.directory
         unset OLDPWD
         command -v "$1" >/dev/null || {
             printf '%s\n' "command not found: $1"
@@ -56,13 +56,13 @@ main() {
         }
         exec "$@" 2>&1
     )
-    _code=$?
+    _lepton_code=$?
 
     # No more children, so nobody inherits this; and mv must not die of a late signal to the group.
     trap '' HUP INT QUIT USR1 USR2 PIPE ALRM TERM
     # A rename needs no room on the disk, and exec needs no room for a process.
     unset LD_PRELOAD LD_LIBRARY_PATH
-    exec "$_mv" -f status "exited.$_code"
+    exec "$_lepton_mv" -f status "exited.$_lepton_code"
 }
 
 main "$@"

@@ -38,8 +38,8 @@ def find_postgres() -> Path | None:
 
 @contextmanager
 def postgres_server(directory: Path | None = None) -> Iterator[str]:
-    """Run a server in a new folder of `directory` (by default of the system's for temporary files), and
-    give its URL.
+    """Run a server in a new folder of `directory`, by default of the system's for temporary files,
+    and give its URL.
 
     It listens on a Unix socket only. PostgreSQL refuses to run as root, so root runs it as somebody
     else, who must be able to reach the folder and is given it.
@@ -101,7 +101,15 @@ def _running(
 ) -> Iterator[None]:
     log = (data.parent / "log").open("wb+")
     server = subprocess.Popen(
-        [str(programs / "postgres"), "-D", str(data), "-k", str(sockets), "-c", "listen_addresses="],
+        [
+            str(programs / "postgres"),
+            "-D",
+            str(data),
+            "-k",
+            str(sockets),
+            "-c",
+            "listen_addresses=",
+        ],
         cwd=data.parent,
         stdin=subprocess.DEVNULL,
         stdout=log,
@@ -117,7 +125,7 @@ def _running(
         log.seek(0)
         raise RuntimeError(f"{error}:\n{log.read().decode(errors='replace')}") from error
     finally:
-        server.send_signal(signal.SIGINT)  # disconnects everybody and stops
+        server.send_signal(signal.SIGQUIT)  # at once: nobody needs the data again
         try:
             server.wait(STOP_WAIT_S)
         except subprocess.TimeoutExpired:

@@ -6,8 +6,8 @@ Hold a store to it by telling how to open one::
         async def open(self, where: Path) -> Store:
             return await my_store_at(where)
 
-Every test gets an empty directory of its own. Opening twice at one place must give the same records; a
-store that keeps nothing beyond its own life returns the one it made before.
+Every test gets an empty directory of its own. Opening twice at one place must give the same
+records; a store that keeps nothing beyond its own life returns the one it made before.
 """
 
 import asyncio
@@ -39,12 +39,17 @@ FOLLOW_WAIT_S = 30.0  # for what must come; how long it takes is not tested here
 
 
 def a_job(id: str, *, workspace: str = "default", name: str = "train", **fields: Any) -> Job:
-    fields = {"created_at_ms": 1_000, "spec": JobSpec(), "owner": "admin"} | fields
-    return Job(workspace=workspace, id=id, name=name, **fields)
+    given: dict[str, Any] = {"created_at_ms": 1_000, "spec": JobSpec(), "owner": "admin"} | fields
+    return Job(workspace=workspace, id=id, name=name, **given)
 
 
 def a_replica(id: str, *, owner_id: str = "j1", **fields: Any) -> Replica:
-    fields = {"workspace": "default", "created_at_ms": 1_000, "gang": "g", "index": 0} | fields
+    given: dict[str, Any] = {
+        "workspace": "default",
+        "created_at_ms": 1_000,
+        "gang": "g",
+        "index": 0,
+    } | fields
     return Replica(
         id=id,
         name=id,
@@ -52,19 +57,22 @@ def a_replica(id: str, *, owner_id: str = "j1", **fields: Any) -> Replica:
         owner_id=owner_id,
         owner_name="train",
         program=Program(command=("true",)),
-        **fields,
+        **given,
     )
 
 
 def a_secret(id: str, ciphertext: bytes = b"\x00\xff") -> Secret:
-    return Secret(
-        workspace="default", id=id, name=id, created_at_ms=1_000, ciphertext=ciphertext
-    )
+    return Secret(workspace="default", id=id, name=id, created_at_ms=1_000, ciphertext=ciphertext)
 
 
 def an_event(id: str, reason: str, *, at_ms: int = 1_000, **fields: Any) -> Event:
-    fields = {"workspace": "default", "kind": "job", "name": "train", "message": ""} | fields
-    return Event(id=id, reason=reason, at_ms=at_ms, **fields)
+    given: dict[str, Any] = {
+        "workspace": "default",
+        "kind": "job",
+        "name": "train",
+        "message": "",
+    } | fields
+    return Event(id=id, reason=reason, at_ms=at_ms, **given)
 
 
 def ids(records: "list[Any] | tuple[Any, ...]") -> list[str]:
@@ -90,6 +98,10 @@ async def follow(store: Store, after: int, until: Callable[[list[Batch]], bool])
 async def _generator(store: Store, after: int) -> Any:
     async for batch in store.changes(after):
         yield batch
+
+
+def has_last(batches: list[Batch]) -> bool:
+    return any(record.id == "last" for record in batches[-1].records)
 
 
 class Mirror:
@@ -358,14 +370,12 @@ class StoreContract:
         async def test(store: Store) -> None:
             results = await asyncio.gather(
                 store.commit(Put(a_job("before"))),
-                store.commit(Put(a_job("bad", created_at_ms=1 << 70))),
                 store.commit(Put(a_job("bad", name="\ud800"))),
                 store.commit(Put(a_job("after"))),
                 return_exceptions=True,
             )
             assert [isinstance(result, InvalidRequest) for result in results] == [
                 False,
-                True,
                 True,
                 False,
             ]
@@ -452,15 +462,13 @@ class StoreContract:
     def test_answers_are_ordered_by_time_and_then_by_id(self, run: Any) -> None:
         async def test(store: Store) -> None:
             times = {"b": 5, "B": 5, "a-": 5, "a": 5, "a1": 5, "z": 1, "é": 5, "y": 9}
-            await store.commit(*(Put(a_job(id, created_at_ms=at)) for id, at in times.items()))
+            await store.commit(*(Put(a_job(each, created_at_ms=at)) for each, at in times.items()))
             expected = ["z", "B", "a", "a-", "a1", "b", "é", "y"]
             assert ids(await store.find(Job, Query())) == expected
             assert ids(await store.find(Job, Query(newest_first=True))) == expected[::-1]
             for newest_first, order in ((False, expected), (True, expected[::-1])):
                 pages = [
-                    await store.find(
-                        Job, Query(newest_first=newest_first, offset=offset, limit=3)
-                    )
+                    await store.find(Job, Query(newest_first=newest_first, offset=offset, limit=3))
                     for offset in (0, 3, 6, 9)
                 ]
                 assert [ids(page) for page in pages] == [order[:3], order[3:6], order[6:], []]
@@ -510,22 +518,23 @@ class StoreContract:
 
         run(test)
 
-    def test_who_might_have_missed_a_forgotten_deletion_is_told_so(self, run: Any) -> None:
-        async def test(store: Store) -> None:
-            gone, kept = await store.commit(Put(a_job("gone")), Put(a_job("kept")))
-            await store.commit(Delete(gone), Emit(an_event("gone", "Deleted", at_ms=1_000)))
-            await store.commit(Emit(an_event("kept", "Started", at_ms=2_000)))
-            await self.opened_elsewhere(store)
-            assert await store.prune_events(2_000) == 1
-            mirror = Mirror()
-            for batch in await follow(store, 0, lambda batches: True):
-                mirror.take(batch)
-            assert list(mirror.records.values()) == [kept]
+    def test_who_may_have_missed_a_forgotten_deletion_is_told_so(self, tmp_path: Path) -> None:
+        async def test() -> None:
+            async with self.opened(tmp_path) as store:
+                gone, kept = await store.commit(Put(a_job("gone")), Put(a_job("kept")))
+                await store.commit(Delete(gone), Emit(an_event("gone", "Deleted", at_ms=1_000)))
+                await store.commit(Emit(an_event("kept", "Started", at_ms=2_000)))
+                assert await store.prune_events(2_000) == 1
+            async with self.opened(tmp_path) as store:
+                with pytest.raises(Conflict):
+                    await follow(store, kept.seq, lambda batches: True)
+                for after in (0, await store.seq() - 1):
+                    job = await put(store, a_job(f"after-{after}"))
+                    told = await follow(store, after, lambda batches: True)
+                    assert told[-1].records[-1] == job
+                    assert told[-1].deleted == ()
 
-        run(test)
-
-    async def opened_elsewhere(self, store: Store) -> None:
-        """A hook for stores that can be made to forget what they have in memory."""
+        asyncio.run(test())
 
     # --- changes ---------------------------------------------------------------------------------
 
@@ -583,7 +592,7 @@ class StoreContract:
             mirrors = [Mirror() for _ in range(3)]
 
             async def mirror_all(mirror: Mirror) -> None:
-                async for batch in store.changes(0):
+                for batch in await follow(store, 0, has_last):
                     mirror.take(batch)
 
             early = asyncio.create_task(mirror_all(mirrors[0]))
@@ -591,17 +600,9 @@ class StoreContract:
             await asyncio.sleep(0.005)
             amid = asyncio.create_task(mirror_all(mirrors[1]))
             await writing
-            last = await put(store, a_job("last"))
-            late = asyncio.create_task(mirror_all(mirrors[2]))
-            async with asyncio.timeout(FOLLOW_WAIT_S):
-                while not all(mirror.seq >= last.seq for mirror in mirrors):
-                    await asyncio.sleep(0.001)
-            for task in (early, amid, late):
-                task.cancel()
-            await asyncio.wait([early, amid, late])
-            expected = {
-                (Job, job.workspace, job.id): job for job in await store.find(Job, Query())
-            }
+            await put(store, a_job("last"))
+            await asyncio.gather(early, amid, mirror_all(mirrors[2]))
+            expected = {(Job, job.workspace, job.id): job for job in await store.find(Job, Query())}
             for mirror in mirrors:
                 assert mirror.records == expected
 
@@ -667,8 +668,7 @@ class StoreContract:
                         return
 
             writing = asyncio.gather(*(write(writer) for writer in range(8)))
-            while await store.count(Secret, Query()) < 20:
-                await asyncio.sleep(0)
+            await follow(store, 0, lambda batches: batches[-1].seq >= 20)
             await store.lease("loops")
             found = await store.find(Secret, Query())
             async with asyncio.timeout(FOLLOW_WAIT_S):
@@ -724,7 +724,7 @@ class SharedStoreContract(StoreContract):
                 mirrors = [Mirror(), Mirror()]
 
                 async def mirror_all(store: Store, mirror: Mirror) -> None:
-                    async for batch in store.changes(0):
+                    for batch in await follow(store, 0, has_last):
                         mirror.take(batch)
 
                 async def write(store: Store, writer: str) -> None:
@@ -740,19 +740,14 @@ class SharedStoreContract(StoreContract):
                 await asyncio.gather(
                     *(write(stores[n % 2], f"w{n}") for n in range(8)),
                 )
-                last = await put(stores[0], a_secret("last"))
-                async with asyncio.timeout(FOLLOW_WAIT_S):
-                    while not all(mirror.seq >= last.seq for mirror in mirrors):
-                        await asyncio.sleep(0.001)
-                for task in following:
-                    task.cancel()
-                await asyncio.wait(following)
+                await put(stores[0], a_secret("last"))
+                await asyncio.gather(*following)
                 expected = await stores[1].find(Secret, Query())
                 assert len(expected) == 8 * 30 + 1
                 for mirror in mirrors:
-                    assert sorted(
-                        mirror.records.values(), key=lambda record: record.id
-                    ) == sorted(expected, key=lambda record: record.id)
+                    assert sorted(mirror.records.values(), key=lambda record: record.id) == sorted(
+                        expected, key=lambda record: record.id
+                    )
 
         asyncio.run(test())
 

@@ -146,7 +146,7 @@ class WorkspaceServer:
                     raise Refused(404, "NotFound", f"there is no blob {digest}")
                 return self.blobs[digest]
             case (_, "datasets" | "models" as kind, *rest):
-                return self._of_artifacts(method, kind, rest, body)
+                return self._of_artifacts(method, kind, rest, query, body)
             case ("GET", "dedicated-node-groups"):
                 return [{"metadata": {"id": "local", "name": "local"}, "spec": {}, "status": {}}]
             case ("GET", "dedicated-node-groups", "local", "nodes"):
@@ -242,7 +242,9 @@ class WorkspaceServer:
                 return {}
         raise Refused(405, "InvalidRequest", "no such call")
 
-    def _of_artifacts(self, method: str, kind: str, rest: list[str], body: bytes) -> Any:
+    def _of_artifacts(
+        self, method: str, kind: str, rest: list[str], query: dict[str, list[str]], body: bytes
+    ) -> Any:
         stored = self.artifacts[kind]
         if not rest:
             if method == "POST":
@@ -252,7 +254,8 @@ class WorkspaceServer:
                 asked["metadata"] |= {"version": version, "created_at": _now_ms()}
                 stored.append(asked)
                 return asked
-            return stored
+            page, size = (int(query[name][0]) for name in ("page", "page_size"))
+            return stored[(page - 1) * size : page * size]
         name, _, version_text = rest[0].partition("@")
         found = [
             each

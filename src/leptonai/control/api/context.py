@@ -1,9 +1,10 @@
 """What the routes stand on, handed to them by whoever starts them."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from leptonai.blobs import BlobStore
 from leptonai.control.api.measures import Measures
 from leptonai.core.records import Endpoint, Job, Record
 from leptonai.core.routing import RouteTable
@@ -14,25 +15,6 @@ from leptonai.ports.store import Change, Store
 from leptonai.security.secrets import Sealer
 from leptonai.security.tokens import Authenticator
 from leptonai.spec.jobs import Explanation
-
-
-class Blobs(Protocol):
-    """Content-addressed bytes, as the routes need them."""
-
-    async def size(self, digest: str) -> int | None:
-        """How many bytes it has; None if it is not there."""
-        ...
-
-    def read(self, digest: str) -> AsyncIterator[bytes]: ...
-
-    async def write(self, digest: str, chunks: AsyncIterator[bytes], *, max_bytes: int) -> None:
-        """Keep what the chunks hold, once all of it is there and has this digest.
-
-        Raises:
-            InvalidRequest: it has another digest.
-            TooLarge: it has more than `max_bytes`.
-        """
-        ...
 
 
 class RouteFeed(Protocol):
@@ -63,7 +45,7 @@ class World:
     store: Store
     engine: Engine
     clock: Clock
-    blobs: Blobs
+    blobs: BlobStore
     sealer: Sealer
     authenticator: Authenticator
     audit: AuditLog

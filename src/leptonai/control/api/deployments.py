@@ -31,7 +31,7 @@ async def list_deployments(call: Call) -> list[LeptonDeployment]:
     return [
         _view(call, endpoint)
         for endpoint in found
-        if not endpoint.deleting and may_read(call.principal, "endpoint", endpoint)
+        if may_read(call.principal, "endpoint", endpoint)
     ]
 
 

@@ -1,5 +1,7 @@
 """Jobs: submit, list, stop, start, delete, and what came of them."""
 
+from msgspec.structs import replace
+
 from leptonai.control import actions
 from leptonai.control.api.logs import FOLLOW, follow_log
 from leptonai.control.api.paging import PAGING, label_selector, page_of
@@ -72,7 +74,9 @@ async def patch(call: Call) -> LeptonJob:
 
 async def delete(call: Call) -> LeptonJob:
     job = await _job(call, BOTH)
-    return job_view(await actions.delete_job(call.world, call.principal, call.workspace, job.id))
+    deleted = job_view(await actions.delete_job(call.world, call.principal, call.workspace, job.id))
+    assert deleted.status is not None
+    return replace(deleted, status=replace(deleted.status, state=JobState.DELETING))
 
 
 async def list_replicas(call: Call) -> list[wire.Replica]:

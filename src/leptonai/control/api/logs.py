@@ -30,7 +30,7 @@ async def follow_log(
     world: World, replica: Replica, *, follow: bool = True
 ) -> AsyncIterator[bytes]:
     """The output of all attempts, oldest first, as UTF-8 text that is never cut inside a
-    character; it ends when the replica has. Without `follow` it ends at the end of what there is."""
+    character. It ends when the replica has; without `follow`, at the end of what there is."""
     attempt = 0
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     offset, pause_s = 0, FIRST_PAUSE_S
@@ -178,10 +178,8 @@ async def _lines_of_attempt(
     stop = dates.offset_after(window.end_ns)
     span = CHUNK_BYTES
     while True:
-        if stop is None:
-            offset = 0  # the marks do not reach that far, so nobody knows how long the log is
-        else:
-            offset = max(0, stop - span)
+        # Where the marks do not reach that far, nobody knows how long the log is: from its start.
+        offset = 0 if stop is None else max(0, stop - span)
         lines = await _read_lines(world, node, replica, attempt, dates, window, offset, finished_ns)
         if len(lines) >= window.limit or offset == 0:
             return lines[-window.limit :]

@@ -9,6 +9,7 @@ import msgspec
 from leptonai.control.api.routing import JSON, Parameter, Route, Scope
 
 REFERENCES = "#/components/schemas/{name}"
+MERGE_PATCH = "application/merge-patch+json"
 _KINDS = {str: "string", int: "integer", bool: "boolean"}
 
 
@@ -28,7 +29,7 @@ def document(routes: Sequence[Route], *, version: str) -> bytes:
     references = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        operation = _operation(route, references)
+        operation = _operation(route, references, components)
         paths.setdefault(route.full_path, {})[route.method.lower()] = operation
     return msgspec.json.encode(
         {
@@ -44,7 +45,9 @@ def document(routes: Sequence[Route], *, version: str) -> bytes:
     )
 
 
-def _operation(route: Route, references: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    route: Route, references: dict[str, Any], components: dict[str, Any]
+) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
         "operationId": _operation_id(route),
@@ -65,8 +68,12 @@ def _operation(route: Route, references: dict[str, Any]) -> dict[str, Any]:
         },
     }
     if route.body is not None:
-        schema = {"type": "object"} if route.patch else references[repr(route.body)]
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
+        schema, media = references[repr(route.body)], JSON
+        if route.patch:  # every field of it may be left out
+            whole = components[schema["$ref"].rpartition("/")[2]]
+            schema, media = {"type": "object", "properties": whole["properties"]}, MERGE_PATCH
+        content = {each: {"schema": schema} for each in dict.fromkeys((media, JSON))}
+        operation["requestBody"] = {"required": True, "content": content}
     elif route.raw_body:
         content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
         operation["requestBody"] = {"required": True, "content": content}
@@ -98,7 +105,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _operation_id(route: Route) -> str:
-    words = re.findall(r"\w+", route.path) or [route.scope.name.lower()]
+    words = re.findall(r"\w+", route.path) or ["root"]
     return "_".join([route.method.lower(), *words])
 
 

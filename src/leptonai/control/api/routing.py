@@ -17,6 +17,7 @@ T = TypeVar("T")
 MAX_PAGE_SIZE = 1_000
 MAX_QUERY_CHARS = 1_024  # of one parameter
 MAX_PARAMETERS = 100
+MAX_NUMBER = (1 << 63) - 1  # of a parameter: nanoseconds since 1970 must fit
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
@@ -140,7 +141,7 @@ class Call:
             return default
         parameter = next(each for each in self.route.query if each.name == name)
         least = 0 if parameter.least is None else parameter.least
-        most = codec.MAX_INTEGER if parameter.most is None else parameter.most
+        most = MAX_NUMBER if parameter.most is None else parameter.most
         digits = text.removeprefix("-")
         if not (digits.isascii() and digits.isdigit()) or len(digits) > 20:
             raise InvalidRequest(f"the parameter {name}: expected int", hint="Send a whole number.")
@@ -170,7 +171,7 @@ class Call:
         return text
 
     async def _bounded_body(self) -> bytes:
-        """Refused as soon as it is known to be too large: at its header, or at the byte too many."""
+        """Refused as soon as it is known to be too large: at its header, or a byte too many."""
         length = self.length
         if length is not None and length > codec.MAX_BODY_BYTES:
             raise _too_large()

@@ -70,11 +70,12 @@ _FOLDED = {
 
 
 def endpoint_view(endpoint: Endpoint, config: Config) -> LeptonDeployment:
-    state = EndpointState.DELETING if endpoint.deleting else endpoint.state
+    state = endpoint.state
     address = f"{config.gateway_url}/e/{endpoint.workspace}/{endpoint.name}"
     return LeptonDeployment(
         metadata=replace(
             metadata_of(endpoint),
+            id=endpoint.name,  # by which it is addressed
             # A changed first number tells clients that replicas are replaced.
             semantic_version=f"{endpoint.revision}.{endpoint.version}",
         ),

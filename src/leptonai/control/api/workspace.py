@@ -38,7 +38,7 @@ async def info(call: Call) -> WorkspaceInfo:
     here = Query(workspace=call.workspace)
     nodes = await store.find(Node, Query())
     replicas = await store.find(Replica, Query(workspace=call.workspace, live=True))
-    endpoints = [each for each in await store.find(Endpoint, here) if not each.deleting]
+    endpoints = await store.find(Endpoint, here)
     jobs = Query(workspace=call.workspace, not_states=(JobState.ARCHIVED,))
     used = amounts_of(replica for replica in replicas if replica.holds_capacity)
     return WorkspaceInfo(

@@ -3,6 +3,8 @@
 import asyncio
 import heapq
 
+from msgspec.structs import replace
+
 from leptonai.control.mirror import Key, Mirror, Watch
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.lifecycle import job as job_lifecycle
@@ -66,7 +68,7 @@ class OwnersLoop:
                     self._store,
                     Put(after),
                     *(Put(replica) for replica in step.replicas),
-                    *(Emit(event) for event in step.events),
+                    *(Emit(replace(event, at_ms=now_ms)) for event in step.events),
                     fence=self._fence,
                 )
             except VersionConflict:

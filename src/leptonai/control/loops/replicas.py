@@ -81,8 +81,15 @@ class ReplicasLoop:
         # When this control plane first saw that a serving attempt is to stop. Its routes changed then,
         # not when the stop was asked: in between it may have been down, or its news late.
         self._leaving_since_ms: dict[str, int] = {}
+        self.looked = asyncio.Event()  # set after every look at the nodes
 
     async def step(self) -> int | None:
+        try:
+            return await self._look()
+        finally:
+            self.looked.set()
+
+    async def _look(self) -> int | None:
         self.watch.take()
         by_node: dict[str, list[Replica]] = {node.id: [] for node in self._mirror.nodes.values()}
         for replica in self._mirror.replicas.values():
@@ -211,6 +218,7 @@ class ReplicasLoop:
                 name=node.name,
                 reason=after.state,
                 message=f"node {node.id}: {observation.because}",
+                at_ms=now_ms,
                 severity=Severity.WARNING,
             )
             await self._mirror.commit(self._store, Put(after), Emit(event), fence=self._fence)
@@ -234,7 +242,8 @@ class ReplicasLoop:
         if attempt is None:
             return  # the rest of its gang, or its job, is still on its way into the mirror
         if attempt.image and not self._runs_images and replica.attempt == 0:
-            await self._store.commit(Emit(_image_ignored(replica)), fence=self._fence)
+            event = replace(_image_ignored(replica), at_ms=self._clock.now_ms())
+            await self._store.commit(Emit(event), fence=self._fence)
         await self._engine.start(attempt, epoch=self._fence.epoch)
 
     async def _attempt(self, replica: Replica) -> Attempt | None:

@@ -21,6 +21,7 @@ class RoutesLoop:
         self._clock = clock
         self.table = RouteTable(seq=0, routes=(), workspace_token_sha256={})
         self._changed = asyncio.Condition()
+        self._closing = False
 
     async def step(self) -> int | None:
         seqs = [record.seq for record in self.watch.take()]
@@ -52,12 +53,20 @@ class RoutesLoop:
                 self._changed.notify_all()
         return min(expiries, default=None)
 
+    async def close(self) -> None:
+        """Let go of everybody who waits."""
+        async with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
     async def wait(self, after: int, timeout_s: float) -> RouteTable | None:
         """The table as soon as it is another one than `after`; None if it stays."""
         async with self._changed:
             try:
                 async with asyncio.timeout(timeout_s):
-                    await self._changed.wait_for(lambda: self.table.seq not in (0, after))
+                    await self._changed.wait_for(
+                        lambda: self._closing or self.table.seq not in (0, after)
+                    )
             except TimeoutError:
                 return None
-            return self.table
+            return None if self._closing else self.table

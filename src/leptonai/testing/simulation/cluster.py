@@ -233,7 +233,11 @@ class SimulatedCluster:
             if node.machine.address != host or not node.reachable:
                 continue
             for live in node.known.values():
-                if live.attempt is None or live.script is None or live.script.answers_after_ms is None:
+                if (
+                    live.attempt is None
+                    or live.script is None
+                    or live.script.answers_after_ms is None
+                ):
                     continue
                 if not isinstance(live.state, Running) or port not in live.attempt.ports:
                     continue

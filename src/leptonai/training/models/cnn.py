@@ -84,8 +84,7 @@ class CNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or tuple(images.shape[1:]) != self.input_shape:
             raise ValueError(
-                f"expected images of shape {['B', *self.input_shape]}, "
-                f"got {list(images.shape)}"
+                f"expected images of shape {['B', *self.input_shape]}, got {list(images.shape)}"
             )
         # A copy with plain strides: with others, C=1 makes DDP warn of gradients that do not match.
         by_channel = images.permute(0, 3, 1, 2).to(

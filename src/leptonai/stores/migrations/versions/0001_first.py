@@ -79,6 +79,4 @@ def _index(
     unique: bool = False,
     where: sa.ColumnElement[bool] | None = None,
 ) -> None:
-    op.create_index(
-        name, table, columns, unique=unique, sqlite_where=where, postgresql_where=where
-    )
+    op.create_index(name, table, columns, unique=unique, sqlite_where=where, postgresql_where=where)

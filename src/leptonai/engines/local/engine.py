@@ -1,0 +1,405 @@
+"""`LocalEngine`: the engine port for one machine, over `leptonai.supervisor`."""
+
+import asyncio
+import errno
+import hashlib
+import os
+import re
+import shutil
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from leptonai.core.records import EndReason, Termination
+from leptonai.engines.local import logs
+from leptonai.engines.local.containers import MARKER, Containers, find_program
+from leptonai.engines.local.environment import (
+    base_environment,
+    gpu_environment,
+    tree_variable,
+)
+from leptonai.engines.local.home import EpochFile
+from leptonai.engines.local.machine import Gpus, describe, find_gpus
+from leptonai.errors import Conflict, InvalidRequest, LeptonError, StorageFull
+from leptonai.ports.clock import Clock
+from leptonai.ports.engine import (
+    Attempt,
+    AttemptId,
+    AttemptState,
+    Ended,
+    LogChunk,
+    LogMark,
+    Machine,
+    Observation,
+    Running,
+    Seen,
+    Unreachable,
+)
+from leptonai.supervisor import Cgroups, Ending, Folder, Launch, Limits, Supervisor
+
+FetchTree = Callable[[str, Path], Awaitable[None]]  # lays out a tree's digest in an empty directory
+
+DEFAULT_LOG_BYTES = 64 << 20  # kept of each attempt
+LOG_TICK_S = 1.0  # between looks at the logs, while anything runs
+MAX_READ_BYTES = 4 << 20  # of a log at once
+MAX_FETCHES = 4  # trees laid out at once
+FENCE_PATIENCE_S = 10.0
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+
+
+class LocalEngine:
+    """Runs attempts as processes of this machine, each through the supervisor's wrapper.
+
+    Everything it knows lies in `home/attempts`, so it may be killed at any instant: the next one
+    adopts what runs and learns how the rest ended. One per home: take `lock_home` first.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        fetch_tree: FetchTree,
+        clock: Clock,
+        node: str = "local",
+        group: str = "local",
+        containers: Literal["off", "auto"] = "off",
+        log_bytes: int = DEFAULT_LOG_BYTES,
+        cgroups: Cgroups | None = None,
+    ) -> None:
+        """`open` it before use. `cgroups` are found where None is given."""
+        home = home.absolute()
+        self._node, self._group = node, group
+        self._home = home
+        self._live, self._done = home / "attempts" / "live", home / "attempts" / "done"
+        self._fetch_tree = fetch_tree
+        self._clock = clock
+        self._log_bytes = log_bytes
+        if cgroups is None:
+            cgroups = Cgroups.detect(f"lepton-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}")
+        self._cgroups = cgroups
+        self._containers = Containers.of(home)
+        self._container_program = find_program() if containers == "auto" else None
+        self._changed = asyncio.Event()
+        self._changed.set()
+        self._supervisor = Supervisor(
+            self._live,
+            cgroups,
+            now_ms=clock.now_ms,
+            on_change=self._on_change,
+            sweep_outside=self._containers.sweep,
+        )
+        self._base_environment = base_environment(os.environ)
+        self._gpus = Gpus()
+        self._preparing: dict[AttemptId, asyncio.Task[None]] = {}
+        self._fetches = asyncio.Semaphore(MAX_FETCHES)
+        self._logs: dict[AttemptId, logs.Log] = {}
+        self._ticker: asyncio.TimerHandle | None = None
+
+    @property
+    def runs_images(self) -> bool:
+        return self._container_program is not None
+
+    async def open(self) -> None:
+        """Adopt what is there.
+
+        Raises:
+            OSError: the home is not readable and writable.
+        """
+        self._live.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._done.mkdir(exist_ok=True, mode=0o700)
+        self._epoch = EpochFile(self._home / "attempts" / "epoch")
+        self._gpus = await asyncio.to_thread(find_gpus)
+        await self._supervisor.adopt()
+
+    async def close(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for task in self._preparing.values():
+            task.cancel()
+        await asyncio.gather(*self._preparing.values(), return_exceptions=True)
+        await self._supervisor.close()
+
+    # --- what is there ---------------------------------------------------------------------------
+
+    async def machines(self) -> tuple[Machine, ...]:
+        return (
+            describe(
+                self._home,
+                node=self._node,
+                group=self._group,
+                limits=self._cgroups.limits,
+                gpus=self._gpus,
+            ),
+        )
+
+    async def observe(self, node: str) -> Observation:
+        if node != self._node:
+            return Unreachable(self._clock.now_ms(), f"this engine runs {self._node} alone")
+        self._changed.clear()
+        states: dict[AttemptId, AttemptState] = {
+            id: Running(since) for id, since in self._supervisor.running.items()
+        }
+        for id, ending in self._supervisor.ended.items():
+            states[id] = Ended(_termination(id, ending))
+        return Seen(self._clock.now_ms(), states)
+
+    async def changed(self) -> None:
+        await self._changed.wait()
+
+    # --- start and stop --------------------------------------------------------------------------
+
+    async def start(self, attempt: Attempt, *, epoch: int) -> None:
+        self._admit(attempt.node, attempt.id, epoch)
+        if (
+            self._supervisor.knows(attempt.id)
+            or attempt.id in self._preparing
+            or (self._done / attempt.id).exists()
+        ):
+            return
+        if attempt.trees:
+            task = asyncio.create_task(self._prepare_and_launch(attempt))
+            self._preparing[attempt.id] = task
+            task.add_done_callback(lambda _: self._preparing.pop(attempt.id, None))
+        else:
+            self._launch(attempt)
+
+    async def stop(self, node: str, attempt: AttemptId, *, grace_ms: int, epoch: int) -> None:
+        self._admit(node, attempt, epoch)
+        if (self._done / attempt).exists():
+            return
+        try:
+            # Before the preparation is given up: whatever it still does meets the claim.
+            self._supervisor.stop(attempt, grace_ms / 1000)
+        except OSError as error:
+            raise _storage_error(error) from error
+        if task := self._preparing.get(attempt):
+            task.cancel()
+
+    async def fence(self, node: str, *, epoch: int) -> bool:
+        self._admit(node, "", epoch)
+        for task in list(self._preparing.values()):
+            task.cancel()
+        await asyncio.gather(*self._preparing.values(), return_exceptions=True)
+        return await self._supervisor.end_everything(FENCE_PATIENCE_S)
+
+    async def forget(self, node: str, attempt: AttemptId, *, epoch: int) -> None:
+        self._admit(node, attempt, epoch)
+        if attempt in self._supervisor.running:
+            raise Conflict(
+                f"attempt {attempt} still runs", hint="stop it, and forget it when it has ended"
+            )
+        with suppress(FileNotFoundError):
+            # One rename: the attempt is remembered or forgotten, whenever the plug is pulled.
+            (self._live / attempt).rename(self._done / attempt)
+        if attempt in self._supervisor.ended:
+            self._supervisor.forget(attempt)
+            self._changed.set()
+        self._logs.pop(attempt, None)
+
+    async def remove(self, node: str, attempt: AttemptId, *, epoch: int) -> None:
+        self._admit(node, attempt, epoch)
+        folder = self._done / attempt
+        if not folder.exists():
+            return
+        await asyncio.to_thread(shutil.rmtree, folder, True)
+
+    # --- logs ------------------------------------------------------------------------------------
+
+    async def read_log(
+        self, node: str, attempt: AttemptId, *, offset: int, limit: int
+    ) -> LogChunk | None:
+        path = self._log_path(node, attempt)
+        if path is None:
+            return None
+        return logs.read(path, offset=offset, limit=min(limit, MAX_READ_BYTES))
+
+    async def log_marks(self, node: str, attempt: AttemptId) -> tuple[LogMark, ...]:
+        if log := self._logs.get(attempt):
+            return tuple(log.marks)
+        path = self._log_path(node, attempt)
+        return logs.read_marks(path) if path is not None else ()
+
+    # --- starting --------------------------------------------------------------------------------
+
+    async def _prepare_and_launch(self, attempt: Attempt) -> None:
+        try:
+            async with self._fetches:
+                for tree in attempt.trees:
+                    await self._lay_out(self._tree_path(attempt.id, tree.at), tree.digest)
+        except LeptonError as error:
+            self._refuse(attempt.id, error.message)
+        except OSError as error:
+            self._refuse(attempt.id, _reason(error))
+        except Exception as error:  # a fault of whoever fetches must not leave it waiting for ever
+            self._refuse(attempt.id, f"its files could not be laid out: {error}")
+        else:
+            self._launch(attempt)
+
+    async def _lay_out(self, target: Path, digest: str) -> None:
+        if target.exists():
+            return  # an earlier control plane got this far: the name appears only when complete
+        draft = target.with_name(f"{target.name}.draft")
+        await asyncio.to_thread(shutil.rmtree, draft, True)
+        draft.mkdir(parents=True)
+        await self._fetch_tree(digest, draft)
+        draft.rename(target)
+
+    def _launch(self, attempt: Attempt) -> None:
+        if taken := _taken_port(attempt.ports):
+            self._refuse(attempt.id, f"port {taken} is taken on {self._node}")
+            return
+        folder = self._supervisor.folder(attempt.id)
+        try:
+            launch = self._launch_of(attempt, folder)
+            self._supervisor.start(launch)
+        except LeptonError as error:
+            self._refuse(attempt.id, error.message)
+        except OSError as error:
+            self._refuse(attempt.id, _reason(error))
+        except ValueError as error:  # a zero byte in the command or in a variable
+            self._refuse(attempt.id, f"it cannot be run: {error}")
+
+    def _launch_of(self, attempt: Attempt, folder: Folder) -> Launch:
+        if not attempt.command:
+            raise InvalidRequest("the command is empty", hint="say what to run")
+        trees = {tree.at: str(self._tree_path(attempt.id, tree.at)) for tree in attempt.trees}
+        if attempt.start_in and attempt.start_in not in trees:
+            raise InvalidRequest(
+                f"it should start in {attempt.start_in!r}, which is not among its files",
+                hint="name one of its trees",
+            )
+        directory = trees[attempt.start_in] if attempt.start_in else folder.at("work")
+        given = {
+            **attempt.env,
+            **{tree_variable(at): path for at, path in trees.items()},
+            **gpu_environment(attempt.gpus, machine_has_gpus=self._gpus.count > 0),
+        }
+        command, limits = attempt.command, _limits(attempt)
+        if attempt.image and self._container_program is not None:
+            folder.path.mkdir(exist_ok=True, parents=True)
+            Path(folder.at("work")).mkdir(exist_ok=True)
+            Path(folder.at(MARKER)).write_text(self._container_program)
+            command = self._containers.command(
+                self._container_program,
+                attempt,
+                variables=[*given, "LEPTON_ATTEMPT_ID"],
+                mounts=[folder.at("work"), *trees.values()],
+                directory=directory,
+            )
+            limits = Limits()  # the container has them; its client needs none
+        env = {**self._base_environment, **given}
+        return Launch(id=attempt.id, command=command, env=env, directory=directory, limits=limits)
+
+    def _refuse(self, id: AttemptId, message: str) -> None:
+        self._supervisor.refuse(id, message)
+
+    def _tree_path(self, id: AttemptId, at: str) -> Path:
+        if not _NAME.fullmatch(at):
+            raise InvalidRequest(
+                f"{at!r} is no name for a directory", hint="use letters and digits"
+            )
+        return self._live / id / "trees" / at
+
+    def _admit(self, node: str, attempt: AttemptId, epoch: int) -> None:
+        if node != self._node:
+            raise InvalidRequest(
+                f"node {node!r} is not of this engine", hint=f"it runs {self._node!r} alone"
+            )
+        if attempt and not _NAME.fullmatch(attempt):
+            raise InvalidRequest(f"{attempt!r} is no attempt's id", hint="use letters and digits")
+        try:
+            self._epoch.admit(epoch)
+        except OSError as error:
+            raise _storage_error(error) from error
+
+    # --- watching --------------------------------------------------------------------------------
+
+    def _on_change(self, id: AttemptId) -> None:
+        self._changed.set()
+        if id in self._supervisor.ended:
+            log = self._logs.pop(id, None) or logs.Log.open(self._live / id / "log")
+            log.mark(self._now_ns())
+        elif id not in self._logs:
+            self._logs[id] = logs.Log.open(self._live / id / "log")
+            self._logs[id].mark(self._now_ns())
+            if self._ticker is None:
+                self._tick_later()
+
+    def _tick_later(self) -> None:
+        self._ticker = asyncio.get_running_loop().call_later(LOG_TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        """Date and bound the logs of what runs; stops with the last of them."""
+        self._ticker = None
+        now_ns = self._now_ns()
+        for log in self._logs.values():
+            log.mark(now_ns)
+            with suppress(OSError):  # next time, then
+                log.trim(self._log_bytes)
+        if self._logs:
+            self._tick_later()
+
+    def _now_ns(self) -> int:
+        return self._clock.now_ms() * 1_000_000
+
+    def _log_path(self, node: str, attempt: AttemptId) -> Path | None:
+        if node != self._node or not _NAME.fullmatch(attempt):
+            return None
+        for place in (self._live, self._done):
+            path = place / attempt / "log"
+            if path.exists():
+                return path
+        return None
+
+
+def _termination(id: AttemptId, ending: Ending) -> Termination:
+    _, _, number = id.rpartition(".")
+    return Termination(
+        reason=EndReason(ending.outcome.value),
+        attempt=int(number) if number.isdigit() else 0,
+        exit_code=ending.code,
+        message=ending.message,
+        started_at_ms=ending.started_at_ms,
+        finished_at_ms=ending.finished_at_ms,
+    )
+
+
+def _limits(attempt: Attempt) -> Limits:
+    return Limits(
+        cpu_millis=attempt.cpu_millis,
+        limit_cpu_millis=attempt.limit_cpu_millis,
+        limit_memory_bytes=attempt.limit_memory_bytes,
+    )
+
+
+def _taken_port(ports: tuple[int, ...]) -> int | None:
+    """The first port that somebody listens on."""
+    for port in ports:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # As servers do: what is only left over from closed connections does not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                return port
+    return None
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "the disk is full"
+    if error.errno == errno.E2BIG:
+        return "its command and environment are longer than the system allows"
+    return f"it cannot be started: {error.strerror or error}" + (
+        f" ({error.filename})" if error.filename else ""
+    )
+
+
+def _storage_error(error: OSError) -> LeptonError:
+    return StorageFull(
+        f"the engine cannot write: {error.strerror or error}",
+        hint="free space in the directory of the platform's state",
+    )

@@ -1,0 +1,188 @@
+"""The log of an attempt: one file that its processes append to, bounded from outside.
+
+The oldest bytes are dropped by punching a hole: every offset keeps its meaning, and the processes that
+write notice nothing. Where the file system has no holes, the file is copied to `log.old.BASE` and emptied,
+where BASE is how many bytes came before it.
+"""
+
+import ctypes
+import errno
+import os
+import shutil
+import struct
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from leptonai.ports.engine import LogChunk, LogMark
+
+BLOCK_BYTES = 4_096  # holes are whole blocks
+MAX_MARKS = 2_048
+LINE_BYTES = 65_536  # how far to look for the start of a line after dropped bytes
+PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+
+_MARK = struct.Struct("<QQ")
+
+
+@dataclass(slots=True)
+class Log:
+    path: Path  # of the file that is written
+    punch: bool = True  # False once the file system refused
+    marks: list[LogMark] = field(default_factory=list)
+    base: int = 0  # bytes that came before what the file holds
+
+    @classmethod
+    def open(cls, path: Path) -> "Log":
+        marks = _read_marks(_marks_path(path))
+        # A log that was moved away had marks before: the usual start need not look for one.
+        return cls(path, marks=marks, base=_base(path) if marks else 0)
+
+    @property
+    def size(self) -> int:
+        """How much was ever written."""
+        try:
+            return self.base + self.path.stat().st_size
+        except FileNotFoundError:
+            return self.base
+
+    def mark(self, at_ns: int) -> None:
+        """Remember how long it is now, if it grew."""
+        size = self.size
+        if self.marks and self.marks[-1].offset == size:
+            return
+        if self.marks:
+            at_ns = max(at_ns, self.marks[-1].at_ns)  # a log never goes back
+        self.marks.append(LogMark(at_ns, size))
+        with suppress(OSError):  # on a full disk the marks live in memory only
+            if len(self.marks) > MAX_MARKS:
+                self._thin()
+            else:
+                with _marks_path(self.path).open("ab") as file:
+                    file.write(_MARK.pack(at_ns, size))
+
+    def trim(self, keep_bytes: int) -> None:
+        """Drop the oldest bytes beyond `keep_bytes`."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return
+        drop = (status.st_size - keep_bytes) // BLOCK_BYTES * BLOCK_BYTES
+        if status.st_blocks * 512 <= keep_bytes or drop <= 0:
+            return
+        if self.punch:
+            try:
+                _punch_hole(self.path, drop)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+                self.punch = False
+        if status.st_size > keep_bytes // 2:  # half for log.old, half for what comes
+            self._rotate()
+
+    def _thin(self) -> None:
+        """Every second mark, and the last one: coarser and coarser, never cut off."""
+        self.marks = [*self.marks[:-1:2], self.marks[-1]]
+        draft = _marks_path(self.path).with_suffix(".draft")
+        draft.write_bytes(b"".join(_MARK.pack(m.at_ns, m.offset) for m in self.marks))
+        draft.replace(_marks_path(self.path))
+
+    def _rotate(self) -> None:
+        """What is written between the copy and the cut is lost: the price of such a file system."""
+        draft = self.path.with_name("log.draft")
+        shutil.copyfile(self.path, draft)
+        for old in self.path.parent.glob("log.old.*"):
+            old.unlink()
+        # Its name says where it starts, so that one rename tells both.
+        draft.rename(self.path.with_name(f"log.old.{self.base}"))
+        os.truncate(self.path, 0)
+        self.base = _base(self.path)
+
+
+def read(path: Path, *, offset: int, limit: int) -> LogChunk | None:
+    """Output from `offset` on, or from the first kept line after it."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        old = _old(path)
+        if old is not None and (chunk := _read_old(old, offset, limit)) is not None:
+            return chunk
+        base = _base(path)
+        while True:
+            kept = _first_kept(fd)
+            start = max(0, offset - base)
+            if start < kept:
+                start = _next_line(fd, kept)
+            data = os.pread(fd, limit, start)
+            # More may have been dropped meanwhile, and a hole reads as zeros.
+            if start >= _first_kept(fd):
+                return LogChunk(base + start, data)
+    finally:
+        os.close(fd)
+
+
+def _read_old(old: Path, offset: int, limit: int) -> LogChunk | None:
+    """From the part that was moved away, where the offset lies in it or before it."""
+    base = int(old.suffix[1:])
+    with old.open("rb") as file:
+        start = offset - base
+        if start < 0:
+            start = _next_line(file.fileno(), 0)
+        data = os.pread(file.fileno(), limit, start)
+    return LogChunk(base + start, data) if data else None
+
+
+def read_marks(path: Path) -> tuple[LogMark, ...]:
+    return tuple(_read_marks(_marks_path(path)))
+
+
+def _first_kept(fd: int) -> int:
+    """Where the data begins after the hole."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_DATA)
+    except OSError:
+        return 0  # an empty file, or a file system that has no holes
+
+
+def _next_line(fd: int, start: int) -> int:
+    """The hole ends anywhere in a line; its rest is dropped too."""
+    newline = os.pread(fd, LINE_BYTES, start).find(b"\n")
+    return start + newline + 1 if newline >= 0 else start
+
+
+def _base(path: Path) -> int:
+    """How many bytes came before what the file holds now."""
+    old = _old(path)
+    return int(old.suffix[1:]) + old.stat().st_size if old else 0
+
+
+def _old(path: Path) -> Path | None:
+    return next(iter(sorted(path.parent.glob("log.old.*"))), None)
+
+
+def _marks_path(path: Path) -> Path:
+    return path.with_name("log.marks")
+
+
+def _read_marks(path: Path) -> list[LogMark]:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    whole = len(raw) // _MARK.size * _MARK.size  # a crash may have cut the last one short
+    return [LogMark(at, offset) for at, offset in _MARK.iter_unpack(raw[:whole])]
+
+
+def _punch_hole(path: Path, length: int) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        fallocate = libc.fallocate64 if hasattr(libc, "fallocate64") else libc.fallocate
+        fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+        if fallocate(fd, PUNCH_HOLE, 0, length) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(fd)

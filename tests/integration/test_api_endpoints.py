@@ -1,0 +1,173 @@
+from api_world import NOW_MS, an_endpoint, with_api
+from msgspec.structs import replace
+
+from leptonai.core.records import Endpoint, EndReason, Phase, Replica, Termination
+from leptonai.ports.store import Put, Query
+from leptonai.security.tokens import hash_token
+
+TOKEN = "a-token-that-is-long-enough-to-show-its-ends"
+
+
+@with_api
+async def test_an_endpoint_is_addressed_by_its_name(api):
+    answer = await api.call("POST", "/deployments", json=an_endpoint(), who="ana")
+    assert answer.status_code == 200, answer.text
+    created = answer.json()
+    assert (created["metadata"]["id"], created["metadata"]["name"]) == ("digits", "digits")
+    assert created["status"] | {"autoscaler_status": None} == {
+        "state": "Starting",
+        "phase": "Starting",
+        "endpoint": {
+            "internal_endpoint": "http://gateway/e/ws/digits",
+            "external_endpoint": "http://gateway/e/ws/digits",
+        },
+        "ready_replicas": 0,
+        "autoscaler_status": None,
+    }
+    assert (await api.call("GET", "/deployments/digits")).json() == created
+    assert (await api.call("GET", "/deployments")).json() == [created]
+    (replica,) = (await api.call("GET", "/deployments/digits/replicas")).json()
+    assert replica["status"]["state"] == "Waiting"
+    readiness = (await api.call("GET", "/deployments/digits/readiness")).json()
+    assert [reason["reason"] for reason in readiness[replica["id"]]] == ["Queueing"]
+    assert (await api.call("GET", "/deployments/digits/termination")).json() == {}
+
+
+@with_api
+async def test_a_taken_name_is_refused_and_a_deleted_one_is_free_at_once(api):
+    assert (await api.call("POST", "/deployments", json=an_endpoint())).status_code == 200
+    taken = await api.call("POST", "/deployments", json=an_endpoint())
+    assert (taken.status_code, taken.json()["code"]) == (409, "AlreadyExists")
+    assert (await api.call("DELETE", "/deployments/digits")).status_code == 200
+    assert (await api.call("GET", "/deployments/digits")).status_code == 404
+    api.clock.at_ms += 1
+    assert (await api.call("POST", "/deployments", json=an_endpoint())).status_code == 200
+
+
+@with_api
+async def test_tokens_are_kept_as_hashes_and_shown_masked(api):
+    asked = an_endpoint(api_tokens=[{"value": TOKEN}, {"value": "short"}])
+    shown = (await api.call("POST", "/deployments", json=asked)).json()
+    assert shown["spec"]["api_tokens"] == [{"value": "a-token-t***ends"}, {"value": "***"}]
+    (kept,) = await api.store.find(Endpoint, Query())
+    assert [token.sha256 for token in kept.token_hashes] == [hash_token(TOKEN), hash_token("short")]
+    assert TOKEN not in repr(kept)
+    assert TOKEN not in api.audit.read_text()
+
+
+@with_api
+async def test_a_patch_keeps_the_tokens_that_it_sends_back_masked(api):
+    asked = an_endpoint(api_tokens=[{"value": TOKEN}, {"value": "short"}])
+    await api.call("POST", "/deployments", json=asked)
+    tokens = [{"value": "***"}, {"value": "fresh"}]
+    answer = await api.call("PATCH", "/deployments/digits", json={"spec": {"api_tokens": tokens}})
+    assert answer.status_code == 200, answer.text
+    (kept,) = await api.store.find(Endpoint, Query())
+    hashes = [token.sha256 for token in kept.token_hashes]
+    assert hashes == [hash_token("short"), hash_token("fresh")]
+    assert kept.revision == 1  # replicas know nothing of tokens
+    unknown = {"spec": {"api_tokens": [{"value": "what***ever"}]}}
+    assert (await api.call("PATCH", "/deployments/digits", json=unknown)).status_code == 400
+
+
+@with_api
+async def test_a_merge_patch_merges_objects_replaces_lists_and_deletes_by_null(api):
+    asked = an_endpoint(
+        resource_requirement={"min_replicas": 1, "cpu": 1},
+        load_balance_config={"least_request": {"choice_count": 2}},
+        envs=[{"name": "A", "value": "1"}],
+    )
+    await api.call("POST", "/deployments", json=asked)
+    patch = {
+        "spec": {
+            "resource_requirement": {"min_replicas": 2},
+            "load_balance_config": {"least_request": None, "maglev": {}},
+            "envs": [{"name": "B", "value": "2"}],
+        }
+    }
+    answer = await api.call("PATCH", "/deployments/digits", json=patch)
+    assert answer.json()["spec"] == {
+        "container": {"command": ["serve"]},
+        "resource_requirement": {"min_replicas": 2, "cpu": 1.0},
+        "load_balance_config": {"maglev": {}},
+        "envs": [{"name": "B", "value": "2"}],
+    }
+    (kept,) = await api.store.find(Endpoint, Query())
+    assert kept.revision == 2
+
+
+@with_api
+async def test_a_patch_that_changes_nothing_says_so(api):
+    await api.call("POST", "/deployments", json=an_endpoint())
+    for patch in ({}, {"spec": {}}, {"spec": {"container": {"command": ["serve"]}}}):
+        answer = await api.call("PATCH", "/deployments/digits", json=patch)
+        assert answer.status_code == 400
+        assert "no valid field to update" in answer.json()["message"]
+
+
+@with_api
+async def test_a_dry_run_tells_of_a_restart_and_changes_nothing(api):
+    before = (await api.call("POST", "/deployments", json=an_endpoint())).json()
+    patch = {"spec": {"container": {"command": ["other"]}}}
+    answer = await api.call("PATCH", "/deployments/digits?dryrun=true", json=patch)
+    assert before["metadata"]["semantic_version"].split(".")[0] == "1"
+    assert answer.json()["metadata"]["semantic_version"].split(".")[0] == "2"
+    assert (await api.call("GET", "/deployments/digits")).json() == before
+
+
+@with_api
+async def test_a_restart_is_a_new_revision(api):
+    await api.call("POST", "/deployments", json=an_endpoint())
+    answer = await api.call("PUT", "/deployments/digits/restart")
+    assert answer.json()["metadata"]["semantic_version"].split(".")[0] == "2"
+
+
+@with_api
+async def test_terminations_are_told_in_seconds(api):
+    await api.call("POST", "/deployments", json=an_endpoint())
+    (replica,) = await api.store.find(Replica, Query())
+    end = Termination(
+        reason=EndReason.EXITED,
+        exit_code=3,
+        started_at_ms=NOW_MS,
+        finished_at_ms=NOW_MS + 2_500,
+    )
+    await api.store.commit(Put(replace(replica, phase=Phase.ENDED, terminations=(end,))))
+    assert (await api.call("GET", "/deployments/digits/termination")).json() == {
+        replica.id: [
+            {
+                "started_at": NOW_MS // 1000,
+                "finished_at": NOW_MS // 1000 + 2,
+                "exit_code": 3,
+                "reason": "Exited",
+                "message": "",
+            }
+        ]
+    }
+
+
+@with_api
+async def test_a_stopped_endpoint_is_not_ready_and_its_phase_says_stopped(api):
+    asked = an_endpoint(resource_requirement={"min_replicas": 0})
+    status = (await api.call("POST", "/deployments", json=asked)).json()["status"]
+    assert (status["state"], status["phase"]) == ("Not Ready", "Stopped")
+
+
+@with_api
+async def test_a_model_means_its_newest_version_when_the_endpoint_is_written(api):
+    digests = [await api.add_blob(b"one"), await api.add_blob(b"two")]
+    for digest in digests:
+        model = {
+            "metadata": {"name": "cnn"},
+            "spec": {"digest": digest, "size_bytes": 3, "format": "torch"},
+        }
+        assert (await api.call("POST", "/models", json=model)).status_code == 200
+    for name, reference in (("newest", "cnn"), ("first", "cnn@1")):
+        asked = {"metadata": {"id": name}, "spec": {"model": reference}}
+        answer = await api.call("POST", "/deployments", json=asked)
+        assert answer.status_code == 200, answer.text
+    kept = {each.name: each.model_digest for each in await api.store.find(Endpoint, Query())}
+    assert kept == {"newest": digests[1], "first": digests[0]}
+    unknown = {"metadata": {"id": "x"}, "spec": {"model": "cnn@3"}}
+    answer = await api.call("POST", "/deployments", json=unknown)
+    assert (answer.status_code, answer.json()["hint"]) == (404, "There are cnn@1, cnn@2.")

@@ -1,0 +1,134 @@
+import asyncio
+
+from api_world import NOW_MS, a_job, with_api
+from msgspec.structs import replace
+
+from leptonai.core.records import EndReason, Phase, Replica, Termination
+from leptonai.ports.engine import LogMark
+from leptonai.ports.store import Put, Query
+
+MS = 1_000_000
+
+
+async def a_replica(api, *, output: bytes, phase=Phase.DONE, marks=()):
+    """Of a job whose only attempt ran for ten seconds from NOW_MS on."""
+    await api.call("POST", "/jobs", json=a_job())
+    (replica,) = await api.store.find(Replica, Query())
+    end = Termination(
+        reason=EndReason.EXITED,
+        exit_code=0,
+        started_at_ms=NOW_MS,
+        finished_at_ms=NOW_MS + 10_000,
+    )
+    over = phase is Phase.DONE
+    replica = replace(
+        replica,
+        phase=phase,
+        node="laptop",
+        started_at_ms=NOW_MS,
+        terminations=(end,) if over else (),
+    )
+    (replica,) = await api.store.commit(Put(replica))
+    api.engine.logs[replica.attempt_id] = output
+    api.engine.marks[replica.attempt_id] = marks
+    return replica
+
+
+def lines_of(answer):
+    assert answer.status_code == 200, answer.text
+    return [line for stream in answer.json()["data"]["result"] for line in stream["values"]]
+
+
+@with_api
+async def test_a_live_log_is_the_whole_output_and_ends_with_the_replica(api):
+    replica = await a_replica(api, output="zażółć\n".encode())
+    answer = await api.call("GET", f"/jobs/{replica.owner_id}/replicas/{replica.id}/log")
+    assert answer.text == "zażółć\n"
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    other = await api.call("GET", f"/jobs/{replica.owner_id}/replicas/nobody/log")
+    assert other.status_code == 404
+
+
+@with_api
+async def test_a_live_log_grows_with_the_output_and_never_cuts_a_character(api):
+    replica = await a_replica(api, output=b"one \xc5", phase=Phase.RUNNING)
+    path = f"/jobs/{replica.owner_id}/replicas/{replica.id}/log"
+
+    async def write_the_rest():
+        await asyncio.sleep(0.05)
+        api.engine.logs[replica.attempt_id] += b"\xbc two\n"
+        await api.store.commit(Put(replace(replica, phase=Phase.DONE)))
+
+    writing = asyncio.create_task(write_the_rest())
+    answer = await api.call("GET", path)
+    await writing
+    assert answer.text == "one ż two\n"
+
+
+@with_api
+async def test_a_log_goes_on_with_the_next_attempt(api):
+    replica = await a_replica(api, output=b"first\n")
+    api.engine.logs[f"{replica.id}.1"] = b"second\n"
+    await api.store.commit(Put(replace(replica, attempt=1)))
+    answer = await api.call("GET", f"/jobs/{replica.owner_id}/replicas/{replica.id}/log")
+    assert answer.text == "first\nsecond\n"
+    history = await api.call("GET", f"/logs?job={replica.owner_id}&end={(NOW_MS + 99_000) * MS}")
+    assert [line for _, line in lines_of(history)] == ["first", "second"]
+
+
+@with_api
+async def test_without_follow_a_log_ends_at_what_there_is(api):
+    replica = await a_replica(api, output=b"so far\n", phase=Phase.RUNNING)
+    path = f"/jobs/{replica.owner_id}/replicas/{replica.id}/log?follow=false"
+    assert (await api.call("GET", path)).text == "so far\n"
+
+
+@with_api
+async def test_history_is_dated_in_nanoseconds_between_start_and_end(api):
+    marks = (LogMark((NOW_MS + 1_000) * MS, 4), LogMark((NOW_MS + 5_000) * MS, 8))
+    replica = await a_replica(api, output=b"one\ntwo\nend", marks=marks)
+    start, end = NOW_MS * MS, (NOW_MS + 10_001) * MS
+    path = f"/logs?job={replica.owner_id}&timestamps=True&direction=forward"
+    lines = lines_of(await api.call("GET", f"{path}&start={start}&end={end}&limit=10000"))
+    assert [line for _, line in lines] == ["one", "two", "end"]
+    assert [time for time, _ in lines][:2] == [str(mark.at_ns) for mark in marks]
+    assert all(time.isdigit() and start <= int(time) < end for time, _ in lines)
+    second = int(lines[1][0])
+    assert lines_of(await api.call("GET", f"{path}&start={start}&end={second}")) == lines[:1]
+    assert lines_of(await api.call("GET", f"{path}&start={second}&end={end}")) == lines[1:]
+    assert lines_of(await api.call("GET", f"{path}&start={start}&end={end}&q=tw")) == [lines[1]]
+
+
+@with_api
+async def test_forward_gives_the_earliest_lines_and_backward_the_latest(api):
+    output = b"".join(b"line %d\n" % number for number in range(20_000))
+    marks = tuple(LogMark((NOW_MS + i) * MS, i * 20) for i in range(1, 10_000))
+    replica = await a_replica(api, output=output, marks=marks)
+    path = f"/logs?job={replica.owner_id}&start={NOW_MS * MS}&end={(NOW_MS + 10_001) * MS}&limit=2"
+    forward = lines_of(await api.call("GET", f"{path}&direction=forward"))
+    backward = lines_of(await api.call("GET", f"{path}&direction=backward"))
+    assert [line for _, line in forward] == ["line 0", "line 1"]
+    assert [line for _, line in backward] == ["line 19998", "line 19999"]
+
+
+@with_api
+async def test_paging_through_history_gives_every_line_once(api):
+    output = b"".join(b"line %d\n" % number for number in range(1_000))
+    marks = tuple(LogMark((NOW_MS + 10 * i) * MS, i * 500) for i in range(1, 30))
+    replica = await a_replica(api, output=output, marks=marks)
+    start, end, got = NOW_MS * MS, (NOW_MS + 10_001) * MS, []
+    while True:
+        path = f"/logs?job={replica.owner_id}&start={start}&end={end}&limit=300"
+        page = lines_of(await api.call("GET", path))
+        got += [line for line in page if line not in got]
+        if len(page) < 300:
+            break
+        start = int(page[-1][0])
+    assert [line for _, line in got] == [f"line {number}" for number in range(1_000)]
+
+
+@with_api
+async def test_a_log_of_no_workload_or_two_is_refused(api):
+    assert (await api.call("GET", "/logs")).status_code == 400
+    assert (await api.call("GET", "/logs?job=a&deployment=b")).status_code == 400
+    assert (await api.call("GET", "/logs?job=nobody")).status_code == 404
