@@ -12,10 +12,10 @@ import asyncio
 import json
 import os
 import statistics
-import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import uvloop
 
@@ -27,28 +27,40 @@ from leptonai.stores import open_store
 from leptonai.testing.postgres import find_postgres, postgres_server
 
 CALLERS = (1, 64)
+ROUNDS = 3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"))
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each measurement")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="bench-") as name:
-        directory = Path(name)
+    with ExitStack() as stack:
+        directory = Path(
+            stack.enter_context(TemporaryDirectory(dir=arguments.directory, prefix="bench-"))
+        )
         directory.chmod(0o711)
-        result: dict[str, Any] = {
-            "fsyncs_per_s": round(fsyncs_per_second(directory / "probe")),
-            "sqlite": uvloop.run(measure(f"sqlite:///{directory}/lepton.db", arguments.seconds)),
-        }
+        urls = {"sqlite": f"sqlite:///{directory}/lepton.db"}
         if find_postgres() is not None:
-            with postgres_server(directory) as url:
-                result["postgresql"] = uvloop.run(measure(url, arguments.seconds))
-            result["sqlite_to_postgresql"] = {
-                what: round(value / result["postgresql"][what], 2)
-                for what, value in result["sqlite"].items()
-            }
+            urls["postgresql"] = stack.enter_context(postgres_server(directory))
+        rounds: dict[str, list[dict[str, float]]] = {"disk": [], **{name: [] for name in urls}}
+        for _ in range(ROUNDS):  # by turns, so that all suffer alike from what else runs here
+            rounds["disk"].append({"fsyncs_per_s": fsyncs_per_second(directory / "probe")})
+            for name, url in urls.items():
+                rounds[name].append(uvloop.run(measure(url, arguments.seconds)))
+    result = {name: medians(measured) for name, measured in rounds.items()}
+    if "postgresql" in result:
+        result["sqlite_to_postgresql"] = {
+            what: round(value / result["postgresql"][what], 2)
+            for what, value in result["sqlite"].items()
+        }
     print(json.dumps(result, indent=2))
+
+
+def medians(measured: list[dict[str, float]]) -> dict[str, float]:
+    return {
+        what: round(statistics.median(one[what] for one in measured), 3) for what in measured[0]
+    }
 
 
 def fsyncs_per_second(path: Path, *, count: int = 500) -> float:

@@ -178,7 +178,7 @@ async def _run(
             audit=AuditLog(home.audit_log),
             routes=plane.routes,
             explain=plane.explain,
-            notice=plane.mirror.apply,
+            notice=plane.mirror.notice,
             config=Config(
                 workspaces=settled.workspaces, url=url, gateway_url=gateway.url, version=__version__
             ),

@@ -1,7 +1,10 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import time_ns
+from typing import Any
+
+import uvloop
 
 from leptonai.engines.local import LocalEngine
 from leptonai.ports.engine import Engine
@@ -46,3 +49,7 @@ class TestLocalEngine(EngineContract):
 class TestLocalEngineWithoutCgroups(TestLocalEngine):
     cgroups = Cgroups(0)
 
+
+class TestLocalEngineOnUvloop(TestLocalEngine):
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        uvloop.run(main)

@@ -222,7 +222,9 @@ def test_two_engines_that_start_the_same_attempt_run_it_once(tmp_path, cgroups):
             ids = [f"r{number}.0" for number in range(20)]
             for id in ids:
                 attempt = an_attempt("sh", "-c", f"echo {id} >> '{side}'; exit 5", id=id)
-                await asyncio.gather(one.start(attempt, epoch=EPOCH), two.start(attempt, epoch=EPOCH))
+                await asyncio.gather(
+                    one.start(attempt, epoch=EPOCH), two.start(attempt, epoch=EPOCH)
+                )
             for engine in (one, two):
                 for id in ids:
                     assert how((await ended(engine, "local", id)).how) == (EndReason.EXITED, 5)
@@ -486,7 +488,9 @@ def test_trees_are_laid_out_before_it_starts_and_told_by_name(tmp_path):
                 trees=(Tree("sha256:w", "workdir"), Tree("sha256:m", "my-model")),
                 start_in="workdir",
             )
-            await asyncio.gather(engine.start(attempt, epoch=EPOCH), engine.start(attempt, epoch=EPOCH))
+            await asyncio.gather(
+                engine.start(attempt, epoch=EPOCH), engine.start(attempt, epoch=EPOCH)
+            )
             assert how((await ended(engine, "local", "a.0")).how) == (EndReason.EXITED, 0)
             assert await log_of(engine, "local", "a.0") == b"sha256:wsha256:m"
             assert fetched == ["sha256:w", "sha256:m"]

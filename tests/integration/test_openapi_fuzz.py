@@ -19,7 +19,7 @@ from leptonai.core.records import Replica
 from leptonai.ports.store import Put, Query
 from leptonai.stores.memory import MemoryStore
 
-EXAMPLES = 15  # of each operation and mode
+EXAMPLES = 10  # of each operation and mode
 DOCUMENT = json.loads(document(ROUTES, version="1"))
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 OPERATIONS = [

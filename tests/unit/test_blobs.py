@@ -117,7 +117,10 @@ def test_a_tree_comes_back_with_its_executables_links_and_empty_directories(tmp_
 
 def test_equal_directories_have_equal_digests_whenever_they_were_written(tmp_path):
     files = {"a": "1", "b/c": "2"}
-    one, two = lay_out(tmp_path / "one", files), lay_out(tmp_path / "two", dict(reversed(files.items())))
+    one, two = (
+        lay_out(tmp_path / "one", files),
+        lay_out(tmp_path / "two", dict(reversed(files.items()))),
+    )
     os.utime(two / "a", (1, 1))
     (two / "a").chmod(0o600)
     assert pack(one).digest == pack(two).digest
@@ -232,7 +235,10 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
         unpack(a_tar(a_member("a", size=600), a_member("b", size=600)), tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"no tar at all", b"\x1f\x8b" + b"0" * 600, a_tar(a_member("x", size=5000)).getvalue()[:2000]])
+@pytest.mark.parametrize(
+    "content",
+    [b"no tar at all", b"\x1f\x8b" + b"0" * 600, a_tar(a_member("x", size=5000)).getvalue()[:2000]],
+)
 def test_what_is_no_tar_is_refused(tmp_path, content):
     with pytest.raises(InvalidRequest, match="tar"):
         unpack(io.BytesIO(content), tmp_path)

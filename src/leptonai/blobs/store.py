@@ -54,7 +54,7 @@ class BlobStore:
         return self._opened
 
     async def put(self, stream: AsyncIterator[bytes], expected_digest: str | None = None) -> str:
-        """Keep all bytes of the stream; returns their digest. Nothing is visible before all is there.
+        """Keep all bytes of the stream, visible when all are there; returns their digest.
 
         Raises:
             InvalidRequest: the bytes are not those of the expected digest.
@@ -89,7 +89,8 @@ class BlobStore:
             if not await self.exists(digest):
                 spool.seek(0)
                 try:
-                    # A local store writes beside and renames; object stores show whole objects only.
+                    # A local store writes beside and renames; object stores show whole objects
+                    # only.
                     await obstore.put_async(self._store, _path(digest), spool)
                 except Exception as error:
                     raise _storage_error(error) from error

@@ -1,7 +1,7 @@
 """A directory as one blob: a tar file that depends on names, contents and executable bits alone.
 
-Equal directories give equal digests, whoever packs them, when and where. What is unpacked was sent by
-somebody, so nothing in it may reach outside the directory it is unpacked into.
+Equal directories give equal digests, whoever packs them, when and where. What is unpacked was sent
+by somebody, so nothing in it may reach outside the directory it is unpacked into.
 """
 
 import contextlib
@@ -34,7 +34,8 @@ class Packed(NamedTuple):
 
 
 def pack(directory: Path) -> Packed:
-    """Make a tar of everything in a directory that no `.gitignore` in it leaves out. Reads all of it.
+    """Make a tar of everything in a directory that no `.gitignore` in it leaves out. Reads all of
+    it.
 
     Raises:
         NotFound: there is no such directory.
@@ -80,7 +81,7 @@ def unpack(tar: Path | IO[bytes], directory: Path) -> None:
 def _write(directory: Path, out: "_Hashed") -> None:
     size = 0
     # USTAR where it suffices, PAX headers for long names: both without times of their own.
-    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for number, path in enumerate(_entries(directory, directory, ()), start=1):
             member = _member(directory, path)
             size += member.size
@@ -137,7 +138,7 @@ def _member(root: Path, path: Path) -> tarfile.TarInfo:
         member.mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
     elif stat.S_ISLNK(status.st_mode):
         member.type, member.mode = tarfile.SYMTYPE, 0o777
-        member.linkname = os.readlink(path)
+        member.linkname = str(path.readlink())
         if _escapes(name, member.linkname):
             raise InvalidRequest(
                 f"{name} links to {member.linkname}, which may lie outside of {root}",

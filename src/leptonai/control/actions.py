@@ -86,7 +86,8 @@ async def submit_job(
     spec = await checked_job(world, principal, workspace, asked.spec)
     for _ in range(ID_TRIES):
         now_ms = world.clock.now_ms()
-        suffix = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_SUFFIX_CHARS))
+        drawn = secrets.token_bytes(ID_SUFFIX_CHARS)
+        suffix = "".join(ID_ALPHABET[byte % len(ID_ALPHABET)] for byte in drawn)
         job = job_lifecycle.new_job(
             workspace=workspace,
             id=f"{name}-{suffix}",

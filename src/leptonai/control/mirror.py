@@ -64,8 +64,7 @@ class Mirror:
         """Read every live record; what is written meanwhile is seen by `follow`."""
         self.seq = await store.seq()
         for kind in LIVE_KINDS:
-            for record in await store.find(kind, Query(live=True)):
-                self._apply(record)
+            self.apply(await store.find(kind, Query(live=True)))
 
     async def follow(self, store: Store) -> None:
         """Take in what is written, for ever."""
@@ -80,15 +79,18 @@ class Mirror:
     async def commit(self, store: Store, *changes: Change, fence: Fence) -> tuple[Record, ...]:
         """Commit, and see one's own writes at once."""
         written = await store.commit(*changes, fence=fence)
-        self.apply(written)
+        self.notice(written)
         return written
 
+    def notice(self, written: Iterable[Record]) -> None:
+        """Take in what somebody in this process has just written."""
+        # An answer may come so late that the follower has told of it, and of what came after: even
+        # of a removal, which nothing here remembers any more.
+        self.apply(record for record in written if record.seq > self.seq)
+
     def apply(self, records: Iterable[Record]) -> None:
-        """Take in what was written. The answer of a commit may come so late that the follower has
-        already told of it and of what came after: even of a removal, which nothing here remembers
-        any more. So what the follower has passed is old news."""
         for record in records:
-            if isinstance(record, LIVE_KINDS) and record.seq > self.seq:
+            if isinstance(record, LIVE_KINDS):
                 self._apply(record)
 
     def forget(self, record: Record) -> None:

@@ -33,14 +33,15 @@ class AuditLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
+        self._size = 0  # as far as this process knows
 
     def write(self, line: AuditLine) -> None:
         """Keep the line. What it tells of has happened already, so a full disk is only reported."""
         try:
             if self._descriptor is None:
                 self._descriptor = self._open()
-            os.write(self._descriptor, msgspec.json.encode(line) + b"\n")
-            if os.fstat(self._descriptor).st_size >= MAX_BYTES:
+            self._size += os.write(self._descriptor, msgspec.json.encode(line) + b"\n")
+            if self._size >= MAX_BYTES:
                 self.close()
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
         except OSError as error:
@@ -54,4 +55,7 @@ class AuditLog:
 
     def _open(self) -> int:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(self._path, flags, 0o600)
+        self._size = os.fstat(descriptor).st_size
+        return descriptor

@@ -115,6 +115,11 @@ class Store(Protocol):
 
         A change is seen by every follower that asked with a smaller seq, and batches never go back:
         no commit becomes visible behind a seq that was already given out, on any database.
+
+        Raises:
+            Conflict: deletions after that seq are forgotten (`prune_events`): read the records
+                again and follow from there.
+            Unavailable: the store was closed, or the database does not answer.
         """
         ...
 
@@ -129,7 +134,8 @@ class Store(Protocol):
         ...
 
     async def prune_events(self, before_ms: int) -> int:
-        """Forget events older than this; says how many."""
+        """Forget events older than this, and the records that were deleted before the oldest event
+        that is kept; says how many events."""
         ...
 
     async def close(self) -> None: ...

@@ -283,10 +283,19 @@ class Writer:
                 known.holders[kind, workspace, unique_key] = holder
 
     def _begin(self) -> Cursor:
-        if self._connection is None:
-            self._connection = self._database.connect(writes=True)
-            self.process_id = self._database.process_id(self._connection)
-        cursor = self._database.cursor(self._connection)
+        if self._connection is not None:
+            try:
+                return self._begin_on(self._connection)
+            except Exception:
+                if not self._database.is_lost(self._connection):
+                    raise
+                self._disconnect()  # the server went away since, and nothing is written yet
+        self._connection = self._database.connect(writes=True)
+        self.process_id = self._database.process_id(self._connection)
+        return self._begin_on(self._connection)
+
+    def _begin_on(self, connection: Connection) -> Cursor:
+        cursor = self._database.cursor(connection)
         cursor.execute(self._database.begin)
         return cursor
 

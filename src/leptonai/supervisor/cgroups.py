@@ -1,8 +1,8 @@
 """Control groups: the limits of an attempt, and the surest list of its processes.
 
-Version 2, or the controllers of version 1 where a machine still has it, found in the mount table and
-by the permissions of what is mounted there; a successful mkdir proves nothing (on a plain directory
-it succeeds too).
+Version 2, or the controllers of version 1 where a machine still has it, found in the mount table
+and by the permissions of what is mounted there; a successful mkdir proves nothing (on a plain
+directory it succeeds too).
 """
 
 import errno
@@ -54,8 +54,8 @@ class Cgroups:
         for mount in mounts:
             if mount.version == 2:
                 here = mount.place(own.get("", "/"))
-                # Beside us rather than below us: a service manager that stops our own group must not
-                # take the workloads with it, and a group with processes may not limit children.
+                # Beside us rather than below us: a service manager that stops our own group must
+                # not take the workloads with it, and a group with processes may not limit children.
                 parent = _writable([mount.point, here.parent if here != mount.point else here])
                 if parent is not None:
                     return cls(2, {"": parent / name}, _v2_controllers(parent))
@@ -103,7 +103,7 @@ class Cgroups:
         return Group(tuple(str(path) for path in paths.values()))
 
     def existing(self) -> dict[str, "Group"]:
-        """Every group below our name, by its own name: those of attempts that nobody remembers too."""
+        """Every group below our name, by its own name; also those that nobody remembers."""
         found: dict[str, list[str]] = {}
         for base in self.bases.values():
             with suppress(OSError):
@@ -112,11 +112,19 @@ class Cgroups:
                         found.setdefault(entry.name, []).append(entry.path)
         return {name: Group(tuple(paths)) for name, paths in sorted(found.items())}
 
-    def tidy(self) -> None:
-        """Delete our base groups, if nothing is left in them."""
+    def tidy(self) -> bool:
+        """Delete our base groups where no attempt has one; False if that is worth another try: the
+        kernel takes a moment to let go of the last attempt's."""
+        if self.existing():
+            return True
         for base in self.bases.values():
-            with suppress(OSError):
+            try:
                 base.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return False
+        return True
 
     def _create_v2(self, path: Path, limits: Limits) -> str:
         _make(path)
@@ -164,8 +172,8 @@ class Group:
             if self._kill_v2():
                 return bool(self.members())
         with ExitStack() as stack:
-            # First the handle, then the proof of membership: a pid that changed its owner in between
-            # is either gone (the signal finds nobody) or again a member.
+            # First the handle, then the proof of membership: a pid that changed its owner in
+            # between is either gone (the signal finds nobody) or again a member.
             handles = {pid: stack.enter_context(processes.handle(pid)) for pid in self.members()}
             for pid in (members := self.members()):
                 if (fd := handles.get(pid)) is not None:
@@ -225,7 +233,7 @@ class _Mount:
 
 
 def _mounts(mountinfo: str) -> list[_Mount]:
-    """The cgroup mounts of /proc/self/mountinfo, which tells what /proc/mounts does and the root."""
+    """The cgroup mounts: mountinfo tells what /proc/mounts does, and their roots."""
     mounts = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")

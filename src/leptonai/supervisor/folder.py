@@ -2,7 +2,7 @@
 
 ::
 
-    goal.run | goal.stop     whether it is wanted; a stop renames it
+    goal.run | goal.stop     whether it is wanted; a stop renames it, on a full disk too
     claim                    made once, exclusively: by the wrapper that runs it, by the stop that
                              came first, or by whoever could not start it
     status                   empty, made before the start and renamed at the end, which a full disk
@@ -22,8 +22,8 @@ from leptonai.supervisor import processes
 from leptonai.supervisor.processes import Identity
 
 CLAIM_LIMIT_BYTES = 16_384
+LAST_LINE_BYTES = 500
 LAST_SIGNAL = 64
-SIGKILLED = 128 + 9
 FAILURES = {
     "claim": "the disk is full: the start could not be recorded",
     "cgroup": "the process could not enter its cgroup, and does not run without its limits",
@@ -70,18 +70,18 @@ class Folder:
     def log(self) -> str:
         return self.at("log")
 
-    def prepare(self) -> None:
+    def prepare(self, *, work: bool = True) -> None:
         """Make what a start needs. May be repeated until the claim.
 
         Raises:
             OSError: the disk is full, or not writable.
         """
-        self.path.mkdir(exist_ok=True, parents=True)
-        Path(self.at("work")).mkdir(exist_ok=True)
-        for name in ("status", "goal.run"):
-            if name == "goal.run" and os.path.exists(self.at("goal.stop")):
-                continue
-            os.close(os.open(self.at(name), os.O_CREAT | os.O_WRONLY, 0o600))
+        os.makedirs(self.at("work") if work else self.path, exist_ok=True)
+        os.close(os.open(self.at("status"), os.O_CREAT | os.O_WRONLY, 0o600))
+        if not self.stop_wanted:
+            # A link and no file of its own: making inodes is most of what a start costs.
+            with suppress(FileExistsError):
+                os.link(self.at("status"), self.at("goal.run"))
 
     def open_log(self) -> int:
         return os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
@@ -107,7 +107,7 @@ class Folder:
         return True
 
     def want_stop(self) -> None:
-        """From here on no wrapper starts the command. A rename: it must not fail for want of room."""
+        """From here on no wrapper starts the command. A rename needs no room on the disk."""
         with suppress(FileNotFoundError):
             os.rename(self.at("goal.run"), self.at("goal.stop"))
 
@@ -190,16 +190,14 @@ class Folder:
 
     def _last_line(self) -> str:
         """What a shell says last before it gives up with 126 or 127 is why."""
-        with suppress(OSError), open(self.log, "rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - 500))
-            lines = log.read().decode(errors="replace").strip().splitlines()
-            # The wrapper's own words start with its path and line: ".../wrapper.sh: 54: exec: …".
-            return (
-                lines[-1].rpartition("wrapper.sh: ")[2].partition("exec: ")[2] or lines[-1]
-                if lines
-                else ""
-            )
-        return ""
+        try:
+            with open(self.log, "rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - LAST_LINE_BYTES))
+                line = log.read().decode(errors="replace").strip().rpartition("\n")[2]
+        except OSError:
+            return ""
+        # The wrapper's own words: ".../wrapper.sh: 54: exec: /etc/passwd: Permission denied".
+        return line.rpartition("wrapper.sh: ")[2].partition("exec: ")[2] or line
 
 
 @dataclass(frozen=True, slots=True)

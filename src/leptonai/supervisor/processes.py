@@ -1,7 +1,7 @@
 """Processes as the kernel tells of them: who is alive, and who belongs to an attempt.
 
-A pid alone names nothing for long. Signals go through pidfds that were opened before the check of who
-the process is, so that a pid which is given to somebody else in between is never hit.
+A pid alone names nothing for long. Signals go through pidfds that were opened before the check of
+who the process is, so that a pid which is given to somebody else in between is never hit.
 """
 
 import os
@@ -99,8 +99,8 @@ def find(attempts: Collection[str]) -> dict[str, list[int]]:
     """The processes of attempts, by the attempt's id in their environment. Costs a pass over /proc,
     about 15 µs a process: look for many attempts at once.
 
-    A process in the middle of an exec shows no environment for some microseconds. It counts as one of
-    every attempt, because nobody can say yet that it is not: look again.
+    A process in the middle of an exec shows no environment for some microseconds. It counts as one
+    of every attempt, because nobody can say yet that it is not: look again.
     """
     wanted = {f"{ATTEMPT_VARIABLE}={attempt}".encode(): attempt for attempt in attempts}
     found: dict[str, list[int]] = {attempt: [] for attempt in attempts}

@@ -1,7 +1,7 @@
 """Attempts as they happen: started through the wrapper, watched by pidfd, stopped and swept.
 
-Nothing here polls while an attempt runs. What is kept in memory is a copy of what the folders and the
-kernel say, and `adopt` makes it afresh.
+Nothing here polls while an attempt runs. What is kept in memory is a copy of what the folders and
+the kernel say, and `adopt` makes it afresh.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome, identit
 
 WRAPPER = Path(__file__).with_name("wrapper.sh")
 SETTLING_PATIENCE_S = 2.0  # of an adoption
+TIDY_TRIES, TIDY_PAUSE_S = 20, 0.005
 CLAIM_PATIENCE_S = 1.0  # that a claim may stay empty before its wrapper counts as dead
 WRAPPER_PATIENCE_S = 5.0  # that a wrapper may outlive its killed command before it is killed too
 FIRST_RETRY_S, LAST_RETRY_S = 0.001, 1.0  # between kills of processes that do not end at once
@@ -126,7 +127,7 @@ class Supervisor:
         if folder.read() is not None:
             self._consider(launch.id, None)
             return
-        folder.prepare()
+        folder.prepare(work=not launch.directory)
         group = self._cgroups.create(launch.id, launch.limits)
         log = folder.open_log()
         try:
@@ -241,7 +242,10 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._watches.clear()
-        self._cgroups.tidy()
+        for _ in range(TIDY_TRIES):
+            if self._cgroups.tidy():
+                break
+            await asyncio.sleep(TIDY_PAUSE_S)
 
     # --- what happens to it ----------------------------------------------------------------------
 

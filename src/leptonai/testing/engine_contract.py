@@ -324,7 +324,8 @@ async def ended(engine: Engine, node: str, attempt: str) -> Ended:
 async def until(
     engine: Engine, node: str, attempt: str, reached: Callable[[AttemptState | None], bool]
 ) -> AttemptState | None:
-    """Its state as soon as it is one that was waited for: looked at after every change, as a control
+    """Its state as soon as it is one that was waited for: looked at after every change, as a
+    control
     plane does."""
     async with asyncio.timeout(PATIENCE_S):
         while True:

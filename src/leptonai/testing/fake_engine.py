@@ -135,8 +135,8 @@ def a_machine(id: str, *, cpu_millis: int = 8_000, gpus: int = 0) -> Machine:
 
 
 class FakeEngine:
-    """`history` is the truth that invariants are checked against: no attempt may be in it twice, and
-    two attempts of one replica may not overlap."""
+    """`history` is the truth that invariants are checked against: no attempt may be in it twice,
+    and two attempts of one replica may not overlap."""
 
     def __init__(
         self,

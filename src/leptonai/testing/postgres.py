@@ -55,6 +55,8 @@ def postgres_server(directory: Path | None = None) -> Iterator[str]:
         if account is not None:
             for path in (sockets, home):
                 os.chown(path, account.pw_uid, account.pw_gid)
+            if not _open_to_all(programs):  # in a virtual environment below /root, say
+                programs = _copy(programs, home)
         data = home / "data"
         _initialise(programs, data, account)
         with _running(programs, data, sockets, account):
@@ -74,6 +76,21 @@ def _account() -> pwd.struct_passwd | None:
         except KeyError:
             continue
     raise LookupError("root may not run PostgreSQL, and there is no user `postgres` or `nobody`")
+
+
+def _open_to_all(path: Path) -> bool:
+    return all(place.stat().st_mode & 0o001 for place in (path, *path.resolve().parents))
+
+
+def _copy(programs: Path, to: Path) -> Path:
+    """Copy an installation, with the libraries that a wheel keeps beside its package."""
+    installation, package = programs.parents[:2]
+    copied = to / package.name / installation.name
+    shutil.copytree(installation, copied, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, to / libraries.name)
+    return copied / programs.name
 
 
 def _initialise(programs: Path, data: Path, account: pwd.struct_passwd | None) -> None:

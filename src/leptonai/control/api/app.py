@@ -3,6 +3,7 @@
 Bare ASGI with Starlette's paths and requests: no middleware, so the hot paths stay cheap.
 """
 
+import itertools
 import logging
 import os
 import re
@@ -31,6 +32,9 @@ NO_CONTENT = 204  # has no body, and says nothing about one
 READING = frozenset({"GET", "HEAD"})  # methods that change nothing
 
 log = logging.getLogger("leptonai.api")
+
+_PROCESS = os.urandom(4).hex()  # the first part of the ids of its requests
+_numbers = itertools.count(1)
 
 
 class MethodNotAllowed(RequestError):
@@ -163,7 +167,7 @@ class _Exchange:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._send = send
-        self.id = os.urandom(8).hex()
+        self.id = f"{_PROCESS}-{next(_numbers):x}"
         self.started = perf_counter()
         self.method: str = scope["method"]
         self.action = f"{self.method} {scope['path'][:1000]}"

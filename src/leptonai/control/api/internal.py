@@ -24,6 +24,7 @@ ROUTES = (
         handler=follow_routes,
         summary="The route table, once it is another one than `after`; 204 if it stays",
         answer=RouteTable,
+        nothing="The table is still the one that the gateway has.",
         scope=Scope.PLATFORM,
         query=(
             Parameter(

@@ -7,8 +7,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from msgspec.structs import replace
-
 from leptonai.control.loops.loop import RETRY_AFTER_MS, retry_ms
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.core.lifecycle import node as node_lifecycle
@@ -80,10 +78,10 @@ class ReplicasLoop:
         self._job_token = job_token
         self._runs_images = runs_images
         self._failures: dict[str, int] = {}  # of each node, in a row
+        self.looked = asyncio.Event()  # set after every look at the nodes
         # When this control plane first saw that a serving attempt is to stop. Its routes changed
         # then, not when the stop was asked: in between it may have been down, or its news late.
         self._leaving_since_ms: dict[str, int] = {}
-        self.looked = asyncio.Event()  # set after every look at the nodes
 
     async def step(self) -> int | None:
         try:
@@ -177,8 +175,9 @@ class ReplicasLoop:
             if isinstance(state, Ended):
                 asks.append(self._engine.forget(node, id, epoch=self._fence.epoch))
             else:
-                # Nobody's: its replica was given up while the node was out of sight.
-                wakes.append(now_ms + ASK_AGAIN_MS)
+                wakes.append(
+                    now_ms + ASK_AGAIN_MS
+                )  # nobody's: its replica was given up while the node was out of sight
                 asks.append(
                     self._engine.stop(node, id, grace_ms=STOP_GRACE_MS, epoch=self._fence.epoch)
                 )

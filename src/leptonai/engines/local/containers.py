@@ -1,8 +1,8 @@
 """Attempts in containers: the command lines of podman and docker, which agree on all that is used.
 
-The container's client runs under the wrapper like any command. What runs in the container may not be a
-process of ours (docker's daemon starts it), so it is named after the attempt, and found, inspected and
-ended by that name.
+The container's client runs under the wrapper like any command. What runs in the container may not
+be a process of ours (docker's daemon starts it), so it is named after the attempt, and found,
+inspected and ended by that name.
 """
 
 import asyncio
@@ -85,14 +85,14 @@ class Containers:
         """
         program = Path(folder.at(MARKER)).read_text().strip()
         name = self.name(folder.path.name)
-        if os.path.exists(folder.at("status")):  # nobody recorded an end: does the container know?
+        if Path(folder.at("status")).exists():  # nobody recorded an end: does the container know?
             status, out = await _ask(
                 program, "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", name
             )
             state, _, code = out.strip().partition(" ")
             if status == 0 and state == "exited" and code.isdigit():
                 with suppress(FileNotFoundError):
-                    os.rename(folder.at("status"), folder.at(f"exited.{int(code)}"))
+                    Path(folder.at("status")).rename(folder.at(f"exited.{int(code)}"))
         # With --force also one that runs is removed, and one that is not there is no error.
         status, out = await _ask(program, "rm", "--force", "--volumes", name)
         if status != 0 and "no such container" not in out.lower():

@@ -217,8 +217,6 @@ class LocalEngine:
         return logs.read(path, offset=offset, limit=min(limit, MAX_READ_BYTES))
 
     async def log_marks(self, node: str, attempt: AttemptId) -> tuple[LogMark, ...]:
-        if log := self._logs.get(attempt):
-            return tuple(log.marks)
         path = self._log_path(node, attempt)
         return logs.read_marks(path) if path is not None else ()
 
@@ -271,7 +269,7 @@ class LocalEngine:
                 f"it should start in {attempt.start_in!r}, which is not among its files",
                 hint="name one of its trees",
             )
-        directory = trees[attempt.start_in] if attempt.start_in else folder.at("work")
+        directory = trees[attempt.start_in] if attempt.start_in else ""
         given = {
             **attempt.env,
             **{tree_variable(at): path for at, path in trees.items()},
@@ -279,15 +277,14 @@ class LocalEngine:
         }
         command, limits = attempt.command, _limits(attempt)
         if attempt.image and self._container_program is not None:
-            folder.path.mkdir(exist_ok=True, parents=True)
-            Path(folder.at("work")).mkdir(exist_ok=True)
+            folder.prepare()
             Path(folder.at(MARKER)).write_text(self._container_program)
             command = self._containers.command(
                 self._container_program,
                 attempt,
                 variables=[*given, "LEPTON_ATTEMPT_ID"],
                 mounts=[folder.at("work"), *trees.values()],
-                directory=directory,
+                directory=directory or folder.at("work"),
             )
             limits = Limits()  # the container has them; its client needs none
         env = {**self._base_environment, **given}
@@ -320,11 +317,10 @@ class LocalEngine:
     def _on_change(self, id: AttemptId) -> None:
         self._changed.set()
         if id in self._supervisor.ended:
-            log = self._logs.pop(id, None) or logs.Log.open(self._live / id / "log")
-            log.mark(self._now_ns())
+            if log := self._logs.pop(id, None):
+                log.close(self._now_ns())
         elif id not in self._logs:
             self._logs[id] = logs.Log.open(self._live / id / "log")
-            self._logs[id].mark(self._now_ns())
             if self._ticker is None:
                 self._tick_later()
 
@@ -382,7 +378,7 @@ def _taken_port(ports: tuple[int, ...]) -> int | None:
             # As servers do: what is only left over from closed connections does not count.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("0.0.0.0", port))
+                probe.bind(("", port))
             except OSError:
                 return port
     return None

@@ -1,8 +1,8 @@
 """The log of an attempt: one file that its processes append to, bounded from outside.
 
-The oldest bytes are dropped by punching a hole: every offset keeps its meaning, and the processes that
-write notice nothing. Where the file system has no holes, the file is copied to `log.old.BASE` and emptied,
-where BASE is how many bytes came before it.
+The oldest bytes are dropped by punching a hole: every offset keeps its meaning, and the processes
+that write notice nothing. Where the file system has no holes, the file is copied to `log.old.BASE`
+and emptied, where BASE is how many bytes came before it.
 """
 
 import ctypes
@@ -59,6 +59,12 @@ class Log:
             else:
                 with _marks_path(self.path).open("ab") as file:
                     file.write(_MARK.pack(at_ns, size))
+
+    def close(self, at_ns: int) -> None:
+        """Nothing more comes."""
+        # A log that no tick has seen needs no marks: the time of the file says it all.
+        if self.marks:
+            self.mark(at_ns)
 
     def trim(self, keep_bytes: int) -> None:
         """Drop the oldest bytes beyond `keep_bytes`."""
@@ -135,7 +141,13 @@ def _read_old(old: Path, offset: int, limit: int) -> LogChunk | None:
 
 
 def read_marks(path: Path) -> tuple[LogMark, ...]:
-    return tuple(_read_marks(_marks_path(path)))
+    """The marks so far, and one of what was written after the last of them."""
+    marks = _read_marks(_marks_path(path))
+    size = _base(path) + (status := path.stat()).st_size
+    last = marks[-1] if marks else LogMark(0, 0)
+    if size > last.offset:
+        marks.append(LogMark(max(status.st_mtime_ns, last.at_ns), size))
+    return tuple(marks)
 
 
 def _first_kept(fd: int) -> int:
