@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from leptonai.testing.simulation.virtual_time import (
+from leptonai.testing.virtual_time import (
     Deadlock,
     Livelock,
-    MachineClock,
     ProcessClock,
-    run_virtually,
+    VirtualClock,
+    run,
 )
 
 
@@ -20,7 +20,7 @@ def test_a_day_passes_at_once():
         return asyncio.get_running_loop().time()
 
     began = time.monotonic()
-    assert run_virtually(main) == pytest.approx(86_400)
+    assert run(main()) == pytest.approx(86_400)
     assert time.monotonic() - began < 10
 
 
@@ -35,7 +35,7 @@ def test_what_sleeps_wakes_in_the_order_of_time():
         await asyncio.gather(wake("c", 3), wake("a", 1), wake("b", 2))
         return order
 
-    assert run_virtually(main) == ["a@1", "b@2", "c@3"]
+    assert run(main()) == ["a@1", "b@2", "c@3"]
 
 
 def test_time_outs_work():
@@ -44,7 +44,7 @@ def test_time_outs_work():
             await asyncio.wait_for(asyncio.Event().wait(), 60)
         return asyncio.get_running_loop().time()
 
-    assert run_virtually(main) == 60
+    assert run(main()) == 60
 
 
 def test_a_deadlock_is_told_with_the_tasks_that_wait():
@@ -52,7 +52,7 @@ def test_a_deadlock_is_told_with_the_tasks_that_wait():
         await asyncio.Event().wait()
 
     with pytest.raises(Deadlock, match=r"waiting:\n  Task-\d+ at .*main"):
-        run_virtually(main)
+        run(main())
 
 
 def test_what_spins_is_told():
@@ -66,7 +66,7 @@ def test_what_spins_is_told():
         await asyncio.Event().wait()
 
     with pytest.raises(Livelock, match=r"spinning at 0\.000 s"):
-        run_virtually(main)
+        run(main())
 
 
 def test_threads_are_refused():
@@ -74,7 +74,7 @@ def test_threads_are_refused():
         await asyncio.to_thread(int)
 
     with pytest.raises(AssertionError, match="thread"):
-        run_virtually(main)
+        run(main())
 
 
 def test_an_error_in_a_forgotten_task_is_not_lost():
@@ -87,16 +87,16 @@ def test_an_error_in_a_forgotten_task_is_not_lost():
         del task
 
     with pytest.raises(ValueError, match="nobody looks"):
-        run_virtually(main)
+        run(main())
 
 
 def test_a_process_does_not_see_its_machines_clock_being_set_back():
     async def main() -> list[int]:
-        machine = MachineClock(1_000_000)
+        machine = VirtualClock(1_000_000)
         first = ProcessClock(machine)
         await asyncio.sleep(1)
         machine.set_forward(-60_000)
         second = ProcessClock(machine)
         return [first.now_ms(), machine.now_ms(), second.now_ms()]
 
-    assert run_virtually(main) == [1_001_000, 941_000, 941_000]
+    assert run(main()) == [1_001_000, 941_000, 941_000]

@@ -7,6 +7,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
+from msgspec.structs import replace
+
 from leptonai.control.loops.loop import RETRY_AFTER_MS, retry_ms
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.core.lifecycle import node as node_lifecycle
@@ -241,7 +243,7 @@ class ReplicasLoop:
             return
         if attempt is None:
             return  # the rest of its gang, or its job, is still on its way into the mirror
-        if attempt.image and not self._runs_images and replica.attempt == 0:
+        if replica.program.image and not self._runs_images and replica.attempt == 0:
             event = replace(_image_ignored(replica), at_ms=self._clock.now_ms())
             await self._store.commit(Emit(event), fence=self._fence)
         await self._engine.start(attempt, epoch=self._fence.epoch)

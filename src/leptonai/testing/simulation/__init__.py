@@ -1,1 +1,1 @@
-"""A seeded simulation of the whole control plane, in virtual time and with everything going wrong."""
+"""The whole control plane in virtual time, while everything goes wrong as a seed decides."""

@@ -25,7 +25,7 @@ from leptonai.ports.engine import (
     Unreachable,
 )
 from leptonai.testing.simulation.script import Script, script_of
-from leptonai.testing.simulation.virtual_time import MachineClock
+from leptonai.testing.virtual_time import VirtualClock
 
 SELF_FENCE_AFTER_S = 30  # a node cut off for so long ends everything it runs
 
@@ -80,7 +80,7 @@ class SimulatedCluster:
     def __init__(
         self,
         machines: list[Machine],
-        clock: MachineClock,
+        clock: VirtualClock,
         *,
         on_term: Callable[[AttemptId], None] = lambda attempt: None,
         report: Callable[[str], None] = violated,

@@ -1,7 +1,7 @@
-"""What goes wrong between a control plane and the world: slow, lost and refused calls, and its death.
+"""What goes wrong between a control plane and the world: slow, refused and lost calls, and death.
 
-One `Incarnation` is one process of the control plane. All it can reach are the handles made here; once
-it has died, nothing it still does has any effect.
+One `Incarnation` is one process of the control plane. All it can reach are the handles made here;
+once it has died, nothing it still does has any effect.
 """
 
 import asyncio
@@ -135,9 +135,7 @@ class StoreHandle:
         )
 
     async def find(self, kind: type[R], query: Query) -> list[R]:
-        return await self._life.call(
-            f"find {kind.__name__}", lambda: self._inner.find(kind, query)
-        )
+        return await self._life.call(f"find {kind.__name__}", lambda: self._inner.find(kind, query))
 
     async def count(self, kind: type[Record], query: Query) -> int:
         return await self._life.call(

@@ -7,6 +7,7 @@ after a while the world calms down, and then everything that was acknowledged mu
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -42,17 +43,16 @@ from leptonai.testing.simulation.faults import (
 )
 from leptonai.testing.simulation.invariants import CheckedStore
 from leptonai.testing.simulation.users import WORKSPACE, Users
-from leptonai.testing.simulation.virtual_time import MachineClock, ProcessClock, run_virtually
+from leptonai.testing.virtual_time import ProcessClock, VirtualClock, run
 
-STORM_S = 180.0  # how long users act and things go wrong
+STORM_S = 90.0  # how long users act and things go wrong
 SETTLE_S = 1_800.0  # after which everything acknowledged must have come to its end
-IDLE_S = 120.0  # watched at the end: a platform with nothing to do does next to nothing
-IDLE_CALLS = 400  # in that time, at most: probes, looks at the nodes
-MISFORTUNE_EVERY_S = 12.0
+IDLE_S = 60.0  # watched at the end: a platform with nothing to do does next to nothing
+IDLE_CALLS = 200  # in that time, at most: probes, looks at the nodes
+MISFORTUNE_EVERY_S = 9.0
 ACTION_EVERY_S = 3.0
 LONG_POLL_S = 30.0  # of the gateway, for routes
 RECONNECT_S = 0.3  # at most, until it has found the new control plane
-EPOCH_MS = 1_700_000_000_000
 
 log = logging.getLogger("leptonai.control")
 
@@ -64,6 +64,7 @@ class Outcome:
     virtual_s: float
     calls: int
     jobs: int
+    deaths: int  # of control planes
 
 
 class SimulationFailed(AssertionError):
@@ -88,7 +89,7 @@ def simulate(seed: int, *, odds: Odds | None = None) -> Outcome:
     propagate, log.propagate = log.propagate, False
     log.addHandler(handler)
     try:
-        return run_virtually(world.run)
+        return run(world.run())
     except BaseException as problem:
         raise SimulationFailed(seed, problem, world.trace.lines) from problem
     finally:
@@ -115,7 +116,7 @@ class _World:
         self.random = Random(seed)
         self.odds = odds
         self.trace = Trace()
-        self.clock = MachineClock(EPOCH_MS)
+        self.clock = VirtualClock()
         self.cluster = SimulatedCluster(
             _machines(self.random), self.clock, on_term=self._check_drained, report=self.report
         )
@@ -175,7 +176,12 @@ class _World:
         for task in (platform, gateway):
             task.cancel()
         return Outcome(
-            self.seed, self.trace.digest, loop.time(), self._calls, len(self.users.wishes.jobs)
+            seed=self.seed,
+            digest=self.trace.digest,
+            virtual_s=loop.time(),
+            calls=self._calls,
+            jobs=len(self.users.wishes.jobs),
+            deaths=self._incarnations - 1,
         )
 
     # --- the platform ----------------------------------------------------------------------------
@@ -223,10 +229,8 @@ class _World:
         await asyncio.gather(run, death, return_exceptions=True)
 
     async def _bury(self, plane: ControlPlane) -> None:
-        try:
+        with suppress(Died):
             await plane.close()
-        except Died:
-            pass
 
     async def _platform(self) -> tuple[Store, Clock]:
         await self._up.wait()
@@ -356,15 +360,23 @@ class _World:
         running = set(self.cluster.running())
         if strays := sorted(running - current):
             return f"{strays} run, and nobody wants them"
-        if missing := sorted(r.id for r in replicas if r.phase is Phase.RUNNING and r.attempt_id not in running):
+        if missing := sorted(
+            r.id for r in replicas if r.phase is Phase.RUNNING and r.attempt_id not in running
+        ):
             return f"{missing} are on record as running, and are not"
         for node in self.cluster.nodes.values():
-            if left := sorted(id for id, live in node.known.items() if not live.forgotten and id not in current):
+            if left := sorted(
+                id for id, live in node.known.items() if not live.forgotten and id not in current
+            ):
                 return f"{node.machine.id} was not told to forget {left}"
         if orphans := sorted(r.id for r in replicas if r.abandoned):
             return f"{orphans} were abandoned, and are still there"
         ready = {r.id for r in replicas if r.ready and r.owner_kind is OwnerKind.ENDPOINT}
-        routed = {u.replica for route in (self.routes.routes if self.routes else ()) for u in route.upstreams}
+        routed = {
+            u.replica
+            for route in (self.routes.routes if self.routes else ())
+            for u in route.upstreams
+        }
         if ready != routed:
             return f"requests go to {sorted(routed)}, ready are {sorted(ready)}"
         return ""

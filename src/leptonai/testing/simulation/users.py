@@ -1,10 +1,11 @@
-"""What people do: they submit, stop, start, change and remove, and try again when there is no answer.
+"""What people do: submit, stop, start, change and remove; and again, where there is no answer.
 
 They act as the API does: on records, through the store handle of the control plane of the moment.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
@@ -88,10 +89,8 @@ class Users:
                 workspace=WORKSPACE, id=id, name=id, spec=spec, owner="ann", labels={},
                 visibility="", now_ms=clock.now_ms(), idempotency_key=f"key-{id}",
             )  # fmt: skip
-            try:
+            with suppress(AlreadyExists):  # an earlier try was heard, and its answer lost
                 await store.commit(Put(job))
-            except AlreadyExists:
-                pass  # an earlier try was heard, and its answer lost
 
         await self._persist(submit)
         self.wishes.jobs[id] = spec
@@ -135,9 +134,7 @@ class Users:
         spec = _random_endpoint(self._random)
 
         def change(endpoint: Endpoint, clock: Clock) -> Endpoint:
-            return updated(
-                endpoint, spec, token_hashes=(), model_digest="", now_ms=clock.now_ms()
-            )
+            return updated(endpoint, spec, token_hashes=(), model_digest="", now_ms=clock.now_ms())
 
         if await self._change(Endpoint, id, change) is not None:
             self.wishes.endpoints[id] = spec
@@ -216,7 +213,9 @@ def _random_job(random: Random, gpus: int) -> tuple[Script, JobSpec]:
         envs.append(EnvVar(name="KEY", value_from=SecretReference(secret_name_ref="missing")))
     workers = random.choice([1, 1, 1, 2, 3])
     return script, JobSpec(
-        container=Container(command=list(script.command)),
+        container=Container(
+            command=list(script.command), image=random.choice([None, None, "pytorch"])
+        ),
         cpu=random.choice([0.25, 0.5, 1, 1.5]),
         memory=128,
         accelerator_num=random.choice([None, None, None, 1 if workers <= gpus else None]),
