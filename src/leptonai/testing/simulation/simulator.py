@@ -30,7 +30,7 @@ from leptonai.ports.store import Query, Store
 from leptonai.spec.endpoints import EndpointState
 from leptonai.spec.jobs import JobState
 from leptonai.stores.memory import MemoryStore
-from leptonai.testing.simulation.cluster import SimulatedCluster, Violation
+from leptonai.testing.simulation.cluster import SimulatedCluster
 from leptonai.testing.simulation.faults import (
     CALM,
     Died,
@@ -65,6 +65,10 @@ class Outcome:
     calls: int
     jobs: int
     deaths: int  # of control planes
+
+
+class Violation(AssertionError):
+    """An invariant of the platform does not hold."""
 
 
 class SimulationFailed(AssertionError):
@@ -118,10 +122,13 @@ class _World:
         self.trace = Trace()
         self.clock = VirtualClock()
         self.cluster = SimulatedCluster(
-            _machines(self.random), self.clock, on_term=self._check_drained, report=self.report
+            _machines(self.random),
+            clock=self.clock,
+            report=self.report,
+            on_stop=self._check_drained,
         )
         self.store = CheckedStore(MemoryStore(), self.report)
-        gpus = sum(node.machine.capacity.gpus for node in self.cluster.nodes.values())
+        gpus = sum(capacity.gpus for capacity in self.cluster.capacity.values())
         self.users = Users(self._platform, self.random, gpus=gpus)
         self.routes: RouteTable | None = None  # as the gateway has it
         self._violation: str | None = None
@@ -259,7 +266,7 @@ class _World:
 
     async def _misfortunes(self) -> None:
         random = self.random
-        nodes = sorted(self.cluster.nodes)
+        nodes = sorted(self.cluster.capacity)
         while True:
             await asyncio.sleep(random.expovariate(1 / MISFORTUNE_EVERY_S))
             kind = random.choice(["death", "kill", "kill", "cut", "power", "clock", "stranger"])
@@ -272,27 +279,23 @@ class _World:
                     if self._current is not None:
                         self._current[0].die()
                 case "kill":
-                    running = sorted(self.cluster.running())
-                    if running:
-                        self.cluster.kill(random.choice(running))
-                case "cut":
-                    self.cluster.cut_off(node)
-                    loop.call_later(back_s, self.cluster.bring_back, node)
-                case "power":
-                    self.cluster.power_off(node)
-                    loop.call_later(back_s, self.cluster.bring_back, node)
+                    if running := sorted(self.cluster.running()):
+                        victim = random.choice(running)
+                        self.cluster.crash(self.cluster.running()[victim].node, victim)
+                case "cut" | "power":
+                    self.cluster.vanish(node, back_s, power=kind == "power")
                 case "clock":
                     self._clock_set_at_s = loop.time()
                     self.clock.set_forward(random.randint(-120_000, 60_000))
                 case "stranger":
-                    self.cluster.nodes[node].ports_of_strangers.add(random.choice([20_000, 40_000]))
+                    self.cluster.take_port(node, random.choice([20_000, 40_000]))
 
     async def _calm_down(self, misfortune: asyncio.Task[None]) -> None:
         """Nothing goes wrong from here on."""
         self.trace.note("calm")
         self._storm = False
         misfortune.cancel()
-        for node in self.cluster.nodes:
+        for node in self.cluster.capacity:
             self.cluster.bring_back(node)
         if self._current is not None:
             self._current[0].odds = CALM
@@ -364,11 +367,9 @@ class _World:
             r.id for r in replicas if r.phase is Phase.RUNNING and r.attempt_id not in running
         ):
             return f"{missing} are on record as running, and are not"
-        for node in self.cluster.nodes.values():
-            if left := sorted(
-                id for id, live in node.known.items() if not live.forgotten and id not in current
-            ):
-                return f"{node.machine.id} was not told to forget {left}"
+        for node, ended in self.cluster.remembered().items():
+            if left := sorted(ended - current):
+                return f"{node} was not told to forget {left}"
         if orphans := sorted(r.id for r in replicas if r.abandoned):
             return f"{orphans} were abandoned, and are still there"
         ready = {r.id for r in replicas if r.ready and r.owner_kind is OwnerKind.ENDPOINT}
@@ -384,7 +385,7 @@ class _World:
     def _check_end(self, job: Job, replicas: list[Replica]) -> None:
         """A job ended as its workers really did."""
         gang = [r for r in replicas if r.round == job.round]
-        truth = [self.cluster.ends.get(r.attempt_id) for r in gang]
+        truth = [self.cluster.end_of(r.attempt_id) for r in gang]
         if job.state is JobState.COMPLETED:
             succeeded = [how for how in truth if how is not None and how.succeeded]
             if len(succeeded) != job.spec.workers:
