@@ -117,11 +117,11 @@ class SimulatedCluster(FakeEngine):
 
     def _check_start(self, began: Run) -> None:
         running = self.running()
-        replica = began.attempt.rpartition(".")[0]
+        worker = self._worker(began.attempt)
         if sum(run.attempt == began.attempt for run in self.history) > 1:
             self._report(f"{began.attempt} is started twice")
         for other, run in running.items():
-            if other != began.attempt and other.rpartition(".")[0] == replica:
+            if other != began.attempt and self._worker(other) == worker:
                 self._report(f"{began.attempt} begins while {other} runs on {run.node}")
         here = [self._attempts[id] for id, run in running.items() if run.node == began.node]
         capacity = self.capacity[began.node]
@@ -131,3 +131,10 @@ class SimulatedCluster(FakeEngine):
         devices = Counter(gpu for attempt in here for gpu in attempt.gpus)
         if any(many > 1 or gpu >= capacity.gpus for gpu, many in devices.items()):
             self._report(f"{began.node} runs two attempts on one GPU: {names}")
+
+    def _worker(self, attempt: AttemptId) -> str:
+        """Who it is of whom there may only be one: a worker of a job is the same in every round."""
+        env = self._attempts[attempt].env
+        if job := env.get("LEPTON_JOB_NAME"):
+            return f"{job} {env['LEPTON_JOB_WORKER_INDEX']}"
+        return attempt.rpartition(".")[0]

@@ -52,6 +52,8 @@ IDLE_CALLS = 200  # in that time, at most: probes, looks at the nodes
 MISFORTUNE_EVERY_S = 9.0
 ACTION_EVERY_S = 3.0
 LONG_POLL_S = 30.0  # of the gateway, for routes
+ROUTE_LATENCY_S = 0.1  # at most, until it acts on a new table
+LINGER_S = 30.0  # at most, that a control plane acts beside its successor
 RECONNECT_S = 0.3  # at most, until it has found the new control plane
 
 log = logging.getLogger("leptonai.control")
@@ -136,6 +138,8 @@ class _World:
         self._incarnations = 0
         self._current: tuple[Incarnation, ControlPlane, Store, Clock] | None = None
         self._up: asyncio.Event
+        self._takeover: asyncio.Event  # set: another control plane is started beside this one
+        self._lingering: list[asyncio.Task[None]] = []
         self._storm = True
         self._clock_set_at_s = float("-inf")
 
@@ -148,7 +152,7 @@ class _World:
         raise Violation(what)
 
     async def run(self) -> Outcome:
-        self._violated, self._up = asyncio.Event(), asyncio.Event()
+        self._violated, self._up, self._takeover = asyncio.Event(), asyncio.Event(), asyncio.Event()
         story = asyncio.create_task(self._story(), name="story")
         watch = asyncio.create_task(self._violated.wait(), name="watch")
         await asyncio.wait({story, watch}, return_when=asyncio.FIRST_COMPLETED)
@@ -227,13 +231,29 @@ class _World:
     async def _live(self, life: Incarnation, plane: ControlPlane) -> None:
         run = asyncio.create_task(plane.run(), name=f"run #{life.number}")
         death = asyncio.create_task(life.dead.wait(), name=f"death #{life.number}")
-        await asyncio.wait({run, death}, return_when=asyncio.FIRST_COMPLETED)
+        takeover = asyncio.create_task(self._takeover.wait(), name="takeover")
+        await asyncio.wait({run, death, takeover}, return_when=asyncio.FIRST_COMPLETED)
+        takeover.cancel()
         self._up.clear()
-        if self._storm and not life.dead.is_set():
+        if takeover.done() and not takeover.cancelled() and not life.dead.is_set():
+            self._takeover.clear()
+            self._lingering.append(asyncio.create_task(self._linger(life, plane, run)))
+            return
+        if run.done() and not life.dead.is_set():
             self.trace.note(f"#{life.number} ended: {run.exception()!r}")
         life.die()
         await self._bury(plane)
         await asyncio.gather(run, death, return_exceptions=True)
+
+    async def _linger(
+        self, life: Incarnation, plane: ControlPlane, run: asyncio.Task[None]
+    ) -> None:
+        """One that was taken for dead, and is not: it acts beside its successor for a while."""
+        self.trace.note(f"#{life.number} lingers")
+        await asyncio.wait({run}, timeout=self.random.uniform(0, LINGER_S))
+        life.die()
+        await self._bury(plane)
+        await asyncio.gather(run, return_exceptions=True)
 
     async def _bury(self, plane: ControlPlane) -> None:
         with suppress(Died):
@@ -258,6 +278,7 @@ class _World:
             if life.dead.is_set():
                 await asyncio.sleep(self.random.uniform(0, RECONNECT_S))
             elif (table := answer.result()) is not None:
+                await asyncio.sleep(self.random.uniform(0, ROUTE_LATENCY_S))
                 self.routes = table
             answer.cancel()
             death.cancel()
@@ -269,7 +290,9 @@ class _World:
         nodes = sorted(self.cluster.capacity)
         while True:
             await asyncio.sleep(random.expovariate(1 / MISFORTUNE_EVERY_S))
-            kind = random.choice(["death", "kill", "kill", "cut", "power", "clock", "stranger"])
+            kind = random.choice(
+                ["death", "takeover", "kill", "kill", "cut", "power", "clock", "stranger"]
+            )
             node = random.choice(nodes)
             self.trace.note(f"misfortune: {kind} {node}")
             loop = asyncio.get_running_loop()
@@ -278,6 +301,9 @@ class _World:
                 case "death":
                     if self._current is not None:
                         self._current[0].die()
+                case "takeover":
+                    if self._up.is_set():
+                        self._takeover.set()
                 case "kill":
                     if running := sorted(self.cluster.running()):
                         victim = random.choice(running)
@@ -295,6 +321,8 @@ class _World:
         self.trace.note("calm")
         self._storm = False
         misfortune.cancel()
+        self._takeover.clear()
+        await asyncio.gather(*self._lingering)
         for node in self.cluster.capacity:
             self.cluster.bring_back(node)
         if self._current is not None:
