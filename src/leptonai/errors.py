@@ -115,10 +115,10 @@ def from_wire(status: int, body: object) -> LeptonError:
     fields = body if isinstance(body, dict) else {}
     message = str(fields.get("message") or f"the server answered with status {status}")
     hint = str(fields.get("hint") or "")
-    # Only those of this module: an answer means the same whatever else is imported.
-    kinds = [kind for kind in _below(LeptonError) if kind.__module__ == __name__]
+    kinds = _below(LeptonError)
     by_code = {kind.code: kind for kind in kinds}
-    by_status = {kind.status: kind for kind in reversed(kinds)}  # the most general wins
+    # The most general of this module: a status means the same whatever else is imported.
+    by_status = {kind.status: kind for kind in reversed(kinds) if kind.__module__ == __name__}
     kind = by_code.get(str(fields.get("code"))) or by_status.get(status, Internal)
     return kind(message, hint=hint)
 

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
@@ -48,7 +48,7 @@ class Options:
     gateway_port: int = 8421
     workspace: str = "default"
     database: str = ""  # URL; "" is SQLite in the home
-    containers: str = "off"  # auto: run images with podman or docker
+    containers: Literal["off", "auto"] = "off"  # auto: run images with podman or docker
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -217,8 +217,9 @@ async def _until_stopped(
     import uvicorn
 
     class Server(uvicorn.Server):
-        def capture_signals(self) -> contextlib.AbstractContextManager[None]:
-            return contextlib.nullcontext()  # they are ours
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # they are ours
 
     server = Server(
         uvicorn.Config(
@@ -233,8 +234,15 @@ async def _until_stopped(
         )
     )
     loop = asyncio.get_running_loop()
+    closing: list[asyncio.Task[None]] = []
+
+    def stop() -> None:
+        server.should_exit = True
+        app.stop()
+        closing.append(asyncio.create_task(plane.routes.close()))
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+        loop.add_signal_handler(number, stop)
     api = asyncio.create_task(server.serve(sockets=[listening]))
     others = [asyncio.create_task(plane.run()), asyncio.create_task(gateway.supervise())]
     while not server.started and not api.done():  # noqa: ASYNC110 - the server has no event
@@ -242,9 +250,8 @@ async def _until_stopped(
     if not api.done():
         serving()
     finished, _ = await asyncio.wait([api, *others], return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
-    await plane.routes.close()
-    await api
+    stop()
+    await asyncio.gather(api, *closing)
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
@@ -266,15 +273,19 @@ def _settle_config(home: Home, options: Options) -> Settled:
 async def _honour_tokens(store: Any, home: Home, workspace: str, now_ms: int) -> None:
     """Let in who holds the tokens of the home's files, and no longer who held earlier ones."""
     from leptonai.core.records import Token
-    from leptonai.ports.store import Delete, Put, Query
+    from leptonai.ports.store import Change, Delete, Put, Query
     from leptonai.security.tokens import record_of
 
-    for path, role in ((home.token_file, "admin"), (home.gateway_token_file, "gateway")):
+    files: tuple[tuple[Path, Literal["admin", "gateway"]], ...] = (
+        (home.token_file, "admin"),
+        (home.gateway_token_file, "gateway"),
+    )
+    for path, role in files:
         token = record_of(
             path.read_text().strip(), workspace=workspace, name=role, role=role, now_ms=now_ms
         )
         held = await store.find(Token, Query(workspace=workspace, name=role))
-        changes = [Delete(each) for each in held if each.sha256 != token.sha256]
+        changes: list[Change] = [Delete(each) for each in held if each.sha256 != token.sha256]
         if not any(each.sha256 == token.sha256 for each in held):
             changes.append(Put(token))
         if changes:
@@ -451,10 +462,10 @@ async def _ended(pid: int) -> None:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
-    gone: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(descriptor, lambda: gone.done() or gone.set_result(None))
+    gone = asyncio.Event()
+    loop.add_reader(descriptor, gone.set)
     try:
-        await gone
+        await gone.wait()
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)

@@ -132,3 +132,45 @@ async def test_a_log_of_no_workload_or_two_is_refused(api):
     assert (await api.call("GET", "/logs")).status_code == 400
     assert (await api.call("GET", "/logs?job=a&deployment=b")).status_code == 400
     assert (await api.call("GET", "/logs?job=nobody")).status_code == 404
+
+
+async def stream_of(api, replica, receive):
+    """What is sent of a log to whoever receives that way."""
+    sent = []
+
+    async def send(message):
+        sent.append(message["type"])
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": f"/api/v2/workspaces/ws/jobs/{replica.owner_id}/replicas/{replica.id}/log",
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {api.tokens['admin']}".encode())],
+    }
+    await asyncio.wait_for(api.app(scope, receive, send), 10)
+    return sent
+
+
+@with_api
+async def test_a_reader_who_leaves_ends_the_stream_of_a_silent_log(api):
+    replica = await a_replica(api, output=b"", phase=Phase.RUNNING)
+
+    async def receive():
+        await asyncio.sleep(0.03)
+        return {"type": "http.disconnect"}
+
+    assert await stream_of(api, replica, receive) == ["http.response.start"]
+
+
+@with_api
+async def test_a_server_that_stops_breaks_off_a_log_that_has_not_ended(api):
+    replica = await a_replica(api, output=b"so far", phase=Phase.RUNNING)
+
+    async def receive():
+        await asyncio.sleep(0.03)
+        api.app.stop()
+        await asyncio.Event().wait()
+
+    sent = await stream_of(api, replica, receive)
+    assert sent == ["http.response.start", "http.response.body"]  # and no word of its end

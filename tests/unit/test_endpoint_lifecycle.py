@@ -1,5 +1,6 @@
 """An endpoint keeps as many servers as asked, and replaces them without a gap."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -259,3 +260,27 @@ def test_whatever_happens_it_comes_to_rest_with_what_was_asked(happenings):
     assert len(life.ready) == wanted
     assert {r.revision for r in life.ready} <= {life.endpoint.revision}
     assert len({r.index for r in life.ready}) == wanted
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "state"),
+    [
+        (a_spec(1), a_spec(1, envs=[EnvVar(name="FAST", value="1")]), EndpointState.UPDATING),
+        (a_spec(1), a_spec(3), EndpointState.SCALING),
+        (a_spec(1), a_spec(0), EndpointState.STOPPING),
+        (a_spec(0), a_spec(1), EndpointState.STARTING),
+        (a_spec(1), a_spec(1), EndpointState.READY),
+    ],
+    ids=["another program", "more replicas", "no replicas", "some again", "nothing new"],
+)
+def test_what_was_just_asked_is_not_taken_for_done(before, after, state):
+    life = Life(before)
+    life.serve()
+    asked = updated(life.endpoint, after, token_hashes=(), model_digest="", now_ms=NOW)
+    assert asked.state is state
+
+
+def test_a_restart_that_was_just_asked_is_not_taken_for_done():
+    life = Life(a_spec(1))
+    life.serve()
+    assert restarted(life.endpoint, NOW).state is EndpointState.UPDATING

@@ -161,10 +161,8 @@ def test_a_token_is_let_in_until_it_expires_and_forgotten_soon_after_its_removal
     async def story():
         store, clock = MemoryStore(), Clock()
         authenticator = Authenticator(store, clock, JobTokens(KEY))
-        literal, record = issue(
-            workspace="ws", name="ana", role="member", now_ms=0, expires_at_ms=50_000
-        )
-        await store.commit(Put(record))
+        literal, record = issue(workspace="ws", name="ana", role="member", now_ms=0)
+        await store.commit(Put(replace(record, expires_at_ms=50_000)))
         ana = Principal("ana", Role.MEMBER, "ws")
         assert await authenticator.principal(literal) == ana
         for wrong in ("", literal + "x", "ä", "x" * 5_000):

@@ -383,7 +383,7 @@ async def create_secrets(
     fresh = [
         Secret(
             workspace=workspace,
-            id=item.name,
+            id=secrets.token_hex(8),
             name=item.name,
             created_at_ms=now_ms,
             modified_at_ms=now_ms,
@@ -396,8 +396,9 @@ async def create_secrets(
     try:
         written = await world.commit(*(Put(secret) for secret in fresh))
     except AlreadyExists as error:
+        taken = await world.store.get(Secret, workspace, error.existing_id)
         raise AlreadyExists(
-            f"there is a secret {error.existing_id or 'of that name'} already",
+            f"there is a secret {taken.name if taken else 'of that name'} already",
             hint="Remove it first: values are never overwritten.",
             existing_id=error.existing_id,
         ) from None
@@ -406,7 +407,8 @@ async def create_secrets(
 
 async def delete_secret(world: World, principal: Principal, workspace: str, name: str) -> None:
     async def change() -> None:
-        secret = await world.store.get(Secret, workspace, name)
+        found = await world.store.find(Secret, Query(workspace=workspace, unique_key=name))
+        secret = found[0] if found else None
         if secret is None or not may_read(principal, "secret", secret):
             raise NotFound(
                 f"there is no secret {name[:100]!r}", hint="`leptonai secret list` shows them."

@@ -196,8 +196,8 @@ async def _check_envs(
             referenced[secret] = env.name
     if not referenced:
         return
-    found = await world.store.find(Secret, Query(workspace=workspace, ids=tuple(referenced)))
-    known = {secret.id: secret for secret in found}
+    found = await world.store.find(Secret, Query(workspace=workspace))
+    known = {secret.name: secret for secret in found}
     for name, variable in referenced.items():
         if name not in known:
             raise InvalidRequest(

@@ -293,7 +293,13 @@ class Node(Record, tag="node", tag_field="kind", frozen=True, kw_only=True):
 
 
 class Secret(Record, tag="secret", tag_field="kind", frozen=True, kw_only=True):
+    """Addressed by name; a name that was removed may be given again, an id never."""
+
     ciphertext: bytes
+
+    @property
+    def unique_key(self) -> str | None:
+        return self.name
 
     @property
     def live(self) -> bool:

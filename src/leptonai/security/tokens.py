@@ -75,11 +75,24 @@ def record_of(
 
 
 def issue(
-    *, workspace: str, name: str, role: Literal["admin", "member", "gateway"], now_ms: int
+    *,
+    workspace: str,
+    name: str,
+    role: Literal["admin", "member", "gateway"],
+    now_ms: int,
+    expires_at_ms: int | None = None,
 ) -> tuple[str, Token]:
     """A new token, and its record: the literal is seen here and never again."""
     literal = new_token()
-    return literal, record_of(literal, workspace=workspace, name=name, role=role, now_ms=now_ms)
+    record = record_of(
+        literal,
+        workspace=workspace,
+        name=name,
+        role=role,
+        now_ms=now_ms,
+        expires_at_ms=expires_at_ms,
+    )
+    return literal, record
 
 
 class JobTokens:

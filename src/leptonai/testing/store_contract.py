@@ -440,7 +440,7 @@ class StoreContract:
             await store.commit(
                 Put(a_replica("r1", owner_id="j1")),
                 Put(a_replica("r2", owner_id="j2")),
-                Put(a_replica("r3", owner_id="j1", phase=Phase.DONE, forgotten=True)),
+                Put(a_replica("r3", owner_id="j1", phase=Phase.DONE)),
             )
             assert ids(await store.find(Replica, Query(parent="job/j1"))) == ["r1", "r3"]
             assert ids(await store.find(Replica, Query(parent="job/j1", live=True))) == ["r1"]

@@ -3,12 +3,14 @@
 Bare ASGI with Starlette's paths and requests: no middleware, so the hot paths stay cheap.
 """
 
+import asyncio
 import itertools
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from time import perf_counter
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -55,6 +57,12 @@ class Api:
             by_path.setdefault(route.full_path, {})[route.method] = route
         self._paths = [(compile_path(path)[0], methods) for path, methods in by_path.items()]
         self._schema = document(routes, version=world.config.version)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Break off the streams: their readers would keep the server from ending for hours. A
+        stream that is broken off is not taken for one that came to its end."""
+        self._stopping.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -69,7 +77,7 @@ class Api:
         if scope["path"] == "/healthz":
             await _send(json_answer({"status": "ok"}), scope["method"], send)
             return
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, receive, send, self._stopping)
         try:
             try:
                 await self._answer(exchange, Request(scope, receive))
@@ -153,6 +161,7 @@ class _Exchange:
     """One request and what became of it."""
 
     __slots__ = (
+        "_receive",
         "_send",
         "action",
         "address",
@@ -163,9 +172,12 @@ class _Exchange:
         "route",
         "started",
         "status",
+        "stopping",
     )
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, stopping: asyncio.Event) -> None:
+        self.stopping = stopping
+        self._receive = receive
         self._send = send
         self.id = f"{_PROCESS}-{next(_numbers):x}"
         self.started = perf_counter()
@@ -180,7 +192,11 @@ class _Exchange:
 
     async def send(self, answer: Answer) -> None:
         self.status = answer.status
-        await _send(answer, self.method, self._send, self.id)
+        sending = _send(answer, self.method, self._send, self.id)
+        if answer.stream is None:
+            await sending
+        else:
+            await _while_wanted(sending, _until_disconnected(self._receive), self.stopping.wait())
 
     async def refuse(self, error: LeptonError) -> None:
         self.code = error.code
@@ -226,6 +242,26 @@ async def _send(answer: Answer, method: str, send: Send, id: str = "") -> None:
         if close is not None:
             await close()
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _while_wanted(
+    sending: Coroutine[Any, Any, None], *reasons_to_end: Coroutine[Any, Any, object]
+) -> None:
+    """A stream may have nothing to send for hours: only asking tells that its reader has left."""
+    tasks = [asyncio.ensure_future(each) for each in (sending, *reasons_to_end)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until_disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 _MARKUP = re.compile(r"\[([a-z#/@][^\[\]]*)\]")

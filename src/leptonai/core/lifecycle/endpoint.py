@@ -86,13 +86,29 @@ def updated(
         model_digest=model_digest,
         modified_at_ms=now_ms,
     )
-    same = program_of_endpoint(changed) == program_of_endpoint(endpoint)
-    return changed if same else replace(changed, revision=endpoint.revision + 1)
+    if program_of_endpoint(changed) != program_of_endpoint(endpoint):
+        changed = replace(changed, revision=endpoint.revision + 1)
+    return _no_longer_settled(changed, endpoint)
 
 
 def restarted(endpoint: Endpoint, now_ms: int) -> Endpoint:
     """Replace every replica, one by one."""
-    return replace(endpoint, revision=endpoint.revision + 1, modified_at_ms=now_ms)
+    changed = replace(endpoint, revision=endpoint.revision + 1, modified_at_ms=now_ms)
+    return _no_longer_settled(changed, endpoint)
+
+
+def _no_longer_settled(changed: Endpoint, before: Endpoint) -> Endpoint:
+    """Whoever asks for something new and then waits must not be told of the state before it, Ready
+    or Stopped, only because nothing has come of it yet."""
+    wanted, had = changed.spec.replicas, before.spec.replicas
+    if (wanted, changed.revision) == (had, before.revision):
+        return changed
+    if wanted == 0:
+        return replace(changed, state=EndpointState.STOPPING)
+    if had == 0:
+        return replace(changed, state=EndpointState.STARTING)
+    revised = changed.revision != before.revision
+    return replace(changed, state=EndpointState.UPDATING if revised else EndpointState.SCALING)
 
 
 def advance(endpoint: Endpoint, replicas: Iterable[Replica], now_ms: int) -> EndpointStep:
