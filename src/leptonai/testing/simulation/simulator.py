@@ -333,6 +333,9 @@ class _World:
         if asyncio.get_running_loop().time() - self._clock_set_at_s < 1:
             return  # what is half a second to a process whose clock has just been set forward?
         replica = attempt.rpartition(".")[0]
+        record = self.store.replicas.get((WORKSPACE, replica))
+        if record is None or not record.ready:
+            return  # it did not answer probes, so nothing is lost with it
         if self.routes is not None and self._up.is_set():
             for route in self.routes.routes:
                 if any(upstream.replica == replica for upstream in route.upstreams):
