@@ -39,7 +39,6 @@ class Wishes:
     jobs: dict[str, JobSpec] = field(default_factory=dict)  # by id
     scripts: dict[str, Program] = field(default_factory=dict)  # of jobs, by id
     endpoints: dict[str, EndpointSpec] = field(default_factory=dict)  # by id
-    unsure: set[str] = field(default_factory=set)  # asked for, but never acknowledged
     removed: set[str] = field(default_factory=set)
 
 
@@ -82,7 +81,6 @@ class Users:
         self._count += 1
         id = f"job-{self._count}"
         script, spec = _random_job(self._random, self._gpus)
-        self.wishes.unsure.add(id)
 
         async def submit(store: Store, clock: Clock) -> None:
             job = new_job(
@@ -95,7 +93,6 @@ class Users:
         await self._persist(submit)
         self.wishes.jobs[id] = spec
         self.wishes.scripts[id] = script
-        self.wishes.unsure.discard(id)
 
     async def stop_job(self, id: str) -> None:
         await self._change_job(id, stopped=True)
