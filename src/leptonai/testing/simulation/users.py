@@ -13,7 +13,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from leptonai.core.lifecycle.endpoint import new_endpoint, updated
-from leptonai.core.lifecycle.job import new_job
+from leptonai.core.lifecycle.job import advance, new_job
 from leptonai.core.lifecycle.replica import abandon
 from leptonai.core.records import Endpoint, Job, Record, Replica
 from leptonai.errors import AlreadyExists, TryLater, VersionConflict
@@ -87,8 +87,10 @@ class Users:
                 workspace=WORKSPACE, id=id, name=id, spec=spec, owner="ann", labels={},
                 visibility="", now_ms=clock.now_ms(), idempotency_key=f"key-{id}",
             )  # fmt: skip
+            step = advance(job, (), clock.now_ms())
+            replicas = [Put(replica) for replica in step.replicas]
             with suppress(AlreadyExists):  # an earlier try was heard, and its answer lost
-                await store.commit(Put(job))
+                await store.commit(Put(step.job), *replicas)
 
         await self._persist(submit)
         self.wishes.jobs[id] = spec
