@@ -111,9 +111,20 @@ def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None])
             replace_file(path, f"{new_token()}\n")
     gateway = Gateway(home, options, f"http://{_reachable(options.host)}:{port}")
     gateway.start()
+    is_ready = False
+
+    def say_ready(state: PlatformState) -> None:
+        nonlocal is_ready
+        is_ready = True
+        ready(state)
+
     try:
         asyncio_run = _event_loop_runner()
-        asyncio_run(_run(home, options, control, gateway, ready))
+        asyncio_run(_run(home, options, control, gateway, say_ready))
+    except BaseException:
+        if not is_ready:
+            gateway.undo()
+        raise
     finally:
         gateway.let_go()
         home.forget_state()
@@ -400,6 +411,11 @@ class Gateway:
         if left is not None:
             end_process(left["pid"], self._home.gateway_log)
         self._spawn()
+
+    def undo(self) -> None:
+        """End it again, if it was started here and not found running."""
+        if self._listening is not None:
+            end_process(self._pid, self._home.gateway_log)
 
     async def supervise(self) -> None:
         """Start it again whenever it ends, for ever."""
