@@ -1,6 +1,6 @@
 """How long one call of the scheduler takes.
 
-    python benchmarks/scheduler.py
+    python -m benchmarks.scheduler
 
 Prints one JSON object: milliseconds, the best of some rounds.
 """
