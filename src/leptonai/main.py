@@ -112,21 +112,22 @@ def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None])
             replace_file(path, f"{new_token()}\n")
     gateway = Gateway(home, options, f"http://{_reachable(options.host)}:{port}")
     gateway.start()
-    served = False
+    is_ready = False
 
-    def serving(state: PlatformState) -> None:
-        nonlocal served
-        served = True
+    def say_ready(state: PlatformState) -> None:
+        nonlocal is_ready
+        is_ready = True
         ready(state)
 
     try:
         asyncio_run = _event_loop_runner()
-        asyncio_run(_run(home, options, control, gateway, serving))
+        asyncio_run(_run(home, options, control, gateway, say_ready))
+    except BaseException:
+        if not is_ready:
+            gateway.undo()
+        raise
     finally:
-        if served:
-            gateway.let_go()
-        else:
-            gateway.give_up()
+        gateway.let_go()
         home.forget_state()
 
 
@@ -410,6 +411,11 @@ class Gateway:
             end_process(left["pid"], self._home.gateway_log)
         self._spawn()
 
+    def undo(self) -> None:
+        """End it again, if it was started here and not found running."""
+        if self._listening is not None:
+            end_process(self._pid, self._home.gateway_log)
+
     async def supervise(self) -> None:
         """Start it again whenever it ends, for ever."""
         wait_s, longest_s = GATEWAY_RESTART_S
@@ -423,12 +429,6 @@ class Gateway:
     def let_go(self) -> None:
         """Leave it running."""
         if self._listening is not None:
-            self._listening.close()
-
-    def give_up(self) -> None:
-        """There will be no platform for it: end it, unless it was there before."""
-        if self._listening is not None:
-            end_process(self._pid, self._home.gateway_log)
             self._listening.close()
 
     def _spawn(self) -> None:

@@ -7,7 +7,9 @@ from leptonai.errors import LeptonError, from_wire
 
 
 def kinds(kind: type[LeptonError] = LeptonError) -> list[type[LeptonError]]:
-    return [below for child in kind.__subclasses__() for below in (child, *kinds(child))]
+    """Those that everybody knows; a part may have some of its own below them."""
+    ours = [child for child in kind.__subclasses__() if child.__module__ == errors.__name__]
+    return [below for child in ours for below in (child, *kinds(child))]
 
 
 def facts(error: LeptonError) -> tuple[type, str, str]:

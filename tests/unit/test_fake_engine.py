@@ -6,7 +6,7 @@ from leptonai.core.records import EndReason
 from leptonai.errors import Unavailable
 from leptonai.ports.engine import Attempt, Ended, Running, Seen, Unreachable
 from leptonai.testing.fake_engine import FakeEngine, Run, Trouble, a_machine
-from leptonai.testing.virtual_time import START_MS, VirtualClock, run
+from leptonai.testing.virtual_time import START_MS, Deadlock, VirtualClock, run
 
 
 def an_engine(**options) -> FakeEngine:
@@ -126,5 +126,5 @@ def test_waiting_for_ever_in_virtual_time_is_an_error():
     async def main():
         await asyncio.Event().wait()
 
-    with pytest.raises(RuntimeError, match="for ever"):
+    with pytest.raises(Deadlock, match="nothing can ever happen again"):
         run(main())

@@ -18,6 +18,7 @@ from leptonai.control.loops.replicas import ReplicasLoop
 from leptonai.control.loops.retention import RetentionLoop
 from leptonai.control.loops.routes import RoutesLoop
 from leptonai.control.mirror import Mirror
+from leptonai.control.owners import Owners
 from leptonai.core.explain import explain_endpoint, explain_job
 from leptonai.core.records import Endpoint, Job, Node, NodeState, OwnerKind, Secret
 from leptonai.errors import StaleEpoch
@@ -65,10 +66,12 @@ class ControlPlane:
         mirror, store, clock, fence = self.mirror, self._store, self._clock, self.fence
         self.placement = PlacementLoop(mirror, store, fence, clock)
         self.routes = RoutesLoop(mirror, clock)
+        owners = Owners(mirror, store, fence, clock)
         replicas = ReplicasLoop(
             mirror,
             store,
             self._engine,
+            owners,
             fence,
             clock,
             workspace_url=self._workspace_url,
@@ -77,7 +80,7 @@ class ControlPlane:
             runs_images=self._runs_images,
         )
         loops: list[Loop] = [
-            OwnersLoop(mirror, store, fence, clock),
+            OwnersLoop(mirror, owners, clock),
             self.placement,
             replicas,
             ReadinessLoop(mirror, store, fence, clock, self._prober),

@@ -37,6 +37,7 @@ class Script:
     code: int = 0
     output: bytes = b""
     ignores_term: bool = False
+    ends_after_term_s: float = 0.0
     ready_after_s: float | None = None  # None never gets ready
     refusal: str = ""  # why it cannot be started, if it cannot
 
@@ -106,6 +107,8 @@ class _Kept:
     log: bytes | None = None
     marks: list[LogMark] = field(default_factory=list)
     end_timer: asyncio.TimerHandle | None = None
+    term_sent: bool = False
+    term_timer: asyncio.TimerHandle | None = None
     kill_timer: asyncio.TimerHandle | None = None
 
 
@@ -116,6 +119,7 @@ class _Node:
     cut_off: bool = False
     fenceable: bool = True
     since_ms: int = 0
+    ports_of_strangers: set[int] = field(default_factory=set)
     kept: dict[AttemptId, _Kept] = field(default_factory=dict)
 
     @property
@@ -143,7 +147,7 @@ class FakeEngine:
         machines: Iterable[Machine],
         *,
         clock: Clock,
-        script_of: Callable[[tuple[str, ...]], Script] = script_of,
+        script_of: Callable[[Attempt], Script] = lambda attempt: script_of(attempt.command),
         trouble: Callable[[str, str, AttemptId], Trouble | None] = lambda ask, node, attempt: None,
     ) -> None:
         """`trouble` is asked before every ask, with its name ("start", "observe", …), node and
@@ -291,6 +295,10 @@ class FakeEngine:
     def set_fenceable(self, node: str, fenceable: bool) -> None:
         self._nodes[node].fenceable = fenceable
 
+    def take_port(self, node: str, port: int) -> None:
+        """Something that is not ours listens there from now on."""
+        self._nodes[node].ports_of_strangers.add(port)
+
     def crash(self, node: str, attempt: AttemptId) -> None:
         """Its processes vanish, the one that would record it too: it is Lost."""
         place = self._nodes[node]
@@ -332,9 +340,13 @@ class FakeEngine:
         self._epoch = epoch
 
     def _start(self, node: _Node, attempt: Attempt) -> None:
-        script = self._script_of(attempt.command)
+        script = self._script_of(attempt)
         now_ms = self._clock.now_ms()
-        taken = [port for port in attempt.ports if self._listens(node, port)]
+        taken = [
+            port
+            for port in attempt.ports
+            if port in node.ports_of_strangers or self._listens(node, port)
+        ]
         kept = _Kept(attempt=attempt, script=script)
         node.kept[attempt.id] = kept
         if taken or script.refusal:
@@ -375,10 +387,15 @@ class FakeEngine:
         if kept.end is not None:
             return
         kept.stop_asked = True
-        if not kept.script.ignores_term:
-            self._end(node, id, TERMINATED)
-            return
         loop = asyncio.get_running_loop()
+        if not kept.script.ignores_term and not kept.term_sent:
+            kept.term_sent = True
+            if kept.script.ends_after_term_s == 0:
+                self._end(node, id, TERMINATED)
+                return
+            kept.term_timer = loop.call_later(
+                kept.script.ends_after_term_s, self._end, node, id, TERMINATED
+            )
         kill_at = loop.time() + grace_s
         if kept.kill_timer is None or kill_at < kept.kill_timer.when():
             if kept.kill_timer is not None:
@@ -389,7 +406,7 @@ class FakeEngine:
         """None leaves no status behind."""
         kept = node.kept[id]
         assert kept.end is None and kept.run is not None, id
-        for timer in (kept.end_timer, kept.kill_timer):
+        for timer in (kept.end_timer, kept.term_timer, kept.kill_timer):
             if timer is not None:
                 timer.cancel()
         now_ms = self._clock.now_ms()

@@ -4,7 +4,7 @@ import asyncio
 
 from msgspec.structs import replace
 
-from leptonai.control.mirror import Mirror, Watch
+from leptonai.control.mirror import Key, Mirror, Watch
 from leptonai.core.records import EndReason, Goal, Job, Node, NodeState, OwnerKind, Phase, Replica
 from leptonai.core.scheduler import (
     ANY_PORT,
@@ -17,7 +17,7 @@ from leptonai.core.scheduler import (
     Worker,
     schedule,
 )
-from leptonai.errors import VersionConflict
+from leptonai.errors import TryLater, VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Fence, Put, Store
 
@@ -32,6 +32,7 @@ class PlacementLoop:
         self._fence = fence
         self._clock = clock
         self._why: dict[str, Reason] = {}
+        self._unsure: set[Key] = set()  # replicas whose placement may or may not be on disk
 
     def why(self, gang: str) -> Reason | None:
         """Why a gang waits, as of the last plan."""
@@ -39,6 +40,7 @@ class PlacementLoop:
 
     async def step(self) -> int | None:
         self.watch.take()
+        await self._make_sure()
         now_ms = self._clock.now_ms()
         waiting = [r for r in self._mirror.replicas.values() if r.phase is Phase.WAITING]
         if not waiting:
@@ -46,10 +48,24 @@ class PlacementLoop:
             return None
         plan = schedule(snapshot(self._mirror, now_ms))
         self._why = {wait.gang: wait.because for wait in plan.waits}
-        written = await asyncio.gather(*(self._place(place) for place in plan.places))
+        # All of them have ended before the next plan is made.
+        written = await asyncio.gather(
+            *(self._place(place) for place in plan.places), return_exceptions=True
+        )
+        for result in written:
+            if isinstance(result, BaseException):
+                raise result
         if not all(written):
             raise VersionConflict("some gangs changed while they were placed")
         return None
+
+    async def _make_sure(self) -> None:
+        """A plan that overlooks a placement gives its room away twice: look what was written."""
+        for workspace, id in sorted(self._unsure):
+            replica = await self._store.get(Replica, workspace, id)
+            if replica is not None:
+                self._mirror.notice([replica])
+            self._unsure.discard((workspace, id))
 
     async def _place(self, place: Place) -> bool:
         """Write down a whole gang's placement; False if one of its replicas changed meanwhile."""
@@ -75,6 +91,9 @@ class PlacementLoop:
             await self._mirror.commit(self._store, *changes, fence=self._fence)
         except VersionConflict:
             return False
+        except TryLater:
+            self._unsure |= {(change.record.workspace, change.record.id) for change in changes}
+            raise
         return True
 
 

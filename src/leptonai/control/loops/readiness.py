@@ -11,9 +11,11 @@ from leptonai.errors import VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Fence, Put, Store
 
-FIRST_PROBE_MS = 20  # after a replica was seen running; then slower …
-SLOWEST_PROBE_MS = 1_000  # … up to this, until it answers
+QUICKEST_PROBE_MS = 20
+PATIENCE = 10  # a server that took t to be ready is found so at most t / PATIENCE later …
+SLOWEST_PROBE_MS = 5_000  # … or this
 RECHECK_MS = 10_000  # of a replica that is ready
+DOUBT_MS = 1_000  # between the re-checks of one that no longer answers
 UNREADY_AFTER = 3  # failed re-checks in a row
 
 
@@ -49,7 +51,7 @@ class ReadinessLoop:
             and r.ports
         }
         self._probes = {
-            key: self._probes.get(key) or _Probe(now_ms + FIRST_PROBE_MS) for key in servers
+            key: self._probes.get(key) or _Probe(now_ms) for key in servers
         }
         due = [key for key, probe in self._probes.items() if probe.due_ms <= now_ms]
         await asyncio.gather(*(self._probe(servers[key], self._probes[key]) for key in due))
@@ -65,22 +67,17 @@ class ReadinessLoop:
         now_ms = self._clock.now_ms()
         probe.failures = 0 if answers else probe.failures + 1
         if answers == replica.ready:
-            wait_ms = (
-                RECHECK_MS
-                if answers
-                else min(FIRST_PROBE_MS << min(probe.failures, 16), SLOWEST_PROBE_MS)
-            )
-            probe.due_ms = now_ms + wait_ms
+            probe.due_ms = now_ms + (RECHECK_MS if answers else probe.patience_ms(now_ms))
             return
         if replica.ready and probe.failures < UNREADY_AFTER:
-            probe.due_ms = now_ms + SLOWEST_PROBE_MS
+            probe.due_ms = now_ms + DOUBT_MS
             return
-        probe.due_ms = now_ms + (RECHECK_MS if answers else SLOWEST_PROBE_MS)
+        probe.due_ms = now_ms + (RECHECK_MS if answers else DOUBT_MS)
         changed = replace(replica, ready=answers, ready_at_ms=now_ms if answers else None)
         try:
             await self._mirror.commit(self._store, Put(changed), fence=self._fence)
         except VersionConflict:
-            probe.due_ms = now_ms + FIRST_PROBE_MS  # it changed meanwhile: judge it afresh
+            probe.due_ms = now_ms + QUICKEST_PROBE_MS  # it changed meanwhile: judge it afresh
 
     def _path(self, replica: Replica) -> str:
         endpoint = self._mirror.endpoints.get((replica.workspace, replica.owner_id))
@@ -92,6 +89,11 @@ class ReadinessLoop:
 class _Probe:
     """When to look at one attempt next."""
 
-    def __init__(self, due_ms: int) -> None:
-        self.due_ms = due_ms
+    def __init__(self, now_ms: int) -> None:
+        self.since_ms = now_ms
+        self.due_ms = now_ms + QUICKEST_PROBE_MS
         self.failures = 0
+
+    def patience_ms(self, now_ms: int) -> int:
+        waited_ms = now_ms - self.since_ms
+        return min(max(QUICKEST_PROBE_MS, waited_ms // PATIENCE), SLOWEST_PROBE_MS)

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from leptonai.control.loops.loop import RETRY_AFTER_MS, retry_ms
 from leptonai.control.mirror import Mirror, Watch
+from leptonai.control.owners import OwnerKey, Owners, owner_of
 from leptonai.core.lifecycle import node as node_lifecycle
 from leptonai.core.lifecycle.environment import environment
 from leptonai.core.lifecycle.replica import (
@@ -61,6 +62,7 @@ class ReplicasLoop:
         mirror: Mirror,
         store: Store,
         engine: Engine,
+        owners: Owners,
         fence: Fence,
         clock: Clock,
         *,
@@ -73,6 +75,7 @@ class ReplicasLoop:
         self._mirror = mirror
         self._store = store
         self._engine = engine
+        self._owners = owners
         self._fence = fence
         self._clock = clock
         self._workspace_url = workspace_url
@@ -177,9 +180,8 @@ class ReplicasLoop:
             if isinstance(state, Ended):
                 asks.append(self._engine.forget(node, id, epoch=self._fence.epoch))
             else:
-                wakes.append(
-                    now_ms + ASK_AGAIN_MS
-                )  # nobody's: its replica was given up while the node was out of sight
+                # Nobody's: its replica was given up while the node was out of sight.
+                wakes.append(now_ms + ASK_AGAIN_MS)
                 asks.append(
                     self._engine.stop(node, id, grace_ms=STOP_GRACE_MS, epoch=self._fence.epoch)
                 )
@@ -193,9 +195,13 @@ class ReplicasLoop:
         return min(wakes, default=None)
 
     async def _write(self, news: list[Replica]) -> bool:
-        """Write each on its own, so that one that changed meanwhile holds up no other."""
+        """Write down what became of replicas, and what follows for their owners; say whether some
+        changed meanwhile. Each owner on its own, so that one that changed holds up no other."""
+        families: dict[OwnerKey, list[Replica]] = {}
+        for replica in news:
+            families.setdefault(owner_of(replica), []).append(replica)
         results = await asyncio.gather(
-            *(self._mirror.commit(self._store, Put(r), fence=self._fence) for r in news),
+            *(self._owners.advance(owner, family) for owner, family in families.items()),
             return_exceptions=True,
         )
         for result in results:

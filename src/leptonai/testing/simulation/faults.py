@@ -178,7 +178,6 @@ class EngineHandle:
 
     def __init__(self, cluster: SimulatedCluster, life: Incarnation) -> None:
         self._cluster, self._life = cluster, life
-        self._version = -1
 
     async def machines(self) -> tuple[Machine, ...]:
         return await self._life.call("machines", self._cluster.machines)
@@ -199,7 +198,7 @@ class EngineHandle:
         return await self._life.call(f"observe {node}", lambda: self._cluster.observe(node))
 
     async def changed(self) -> None:
-        self._version = await self._cluster.changed_since(self._version)
+        await self._cluster.changed()
         self._life.check()
 
     async def forget(self, node: str, attempt: AttemptId, *, epoch: int) -> None:

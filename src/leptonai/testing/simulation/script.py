@@ -1,28 +1,35 @@
-"""What simulated programs do: written into the command of a workload, played by the cluster."""
+"""What simulated programs do: written into the command of a workload, played by the fake engine."""
 
 import msgspec
 
+from leptonai.ports.engine import Attempt
+from leptonai.testing import fake_engine
 
-class Script(msgspec.Struct, frozen=True, kw_only=True):
+
+class Program(msgspec.Struct, frozen=True, kw_only=True):
     """A program that runs for a while and then ends; a server never ends by itself.
 
-    `exits` are the exit codes of its attempts in order, the last for all that follow; a negative
-    one is a signal.
+    `exits` are the exit codes of its attempts in order, the last for all that follow; 137 is a
+    SIGKILL, as shells say it.
     """
 
-    runs_ms: int | None = 1000  # None: until it is stopped
+    runs_s: float | None = 1  # None: until it is stopped
     exits: tuple[int, ...] = (0,)
-    answers_after_ms: int | None = None  # a server: when it begins to answer on its port
-    heeds_term_after_ms: int | None = 10  # None: ignores SIGTERM
+    ready_after_s: float | None = None  # a server: when it begins to answer on its port
+    heeds_term_after_s: float | None = 0.01  # None: ignores SIGTERM
 
     @property
-    def command(self) -> tuple[str, ...]:
-        return ("simulated", msgspec.json.encode(self).decode())
-
-    def exit_of(self, attempt: int) -> int:
-        return self.exits[min(attempt, len(self.exits) - 1)]
+    def command(self) -> list[str]:
+        return ["simulated", msgspec.json.encode(self).decode()]
 
 
-def script_of(command: tuple[str, ...]) -> Script:
-    assert command[0] == "simulated", command
-    return msgspec.json.decode(command[1], type=Script)
+def script_of(attempt: Attempt) -> fake_engine.Script:
+    program = msgspec.json.decode(attempt.command[1], type=Program)
+    number = int(attempt.id.rpartition(".")[2])
+    return fake_engine.Script(
+        seconds=program.runs_s,
+        code=program.exits[min(number, len(program.exits) - 1)],
+        ready_after_s=program.ready_after_s,
+        ignores_term=program.heeds_term_after_s is None,
+        ends_after_term_s=program.heeds_term_after_s or 0.0,
+    )

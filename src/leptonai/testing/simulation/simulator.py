@@ -30,7 +30,7 @@ from leptonai.ports.store import Query, Store
 from leptonai.spec.endpoints import EndpointState
 from leptonai.spec.jobs import JobState
 from leptonai.stores.memory import MemoryStore
-from leptonai.testing.simulation.cluster import SimulatedCluster, Violation
+from leptonai.testing.simulation.cluster import SimulatedCluster
 from leptonai.testing.simulation.faults import (
     CALM,
     Died,
@@ -52,6 +52,8 @@ IDLE_CALLS = 200  # in that time, at most: probes, looks at the nodes
 MISFORTUNE_EVERY_S = 9.0
 ACTION_EVERY_S = 3.0
 LONG_POLL_S = 30.0  # of the gateway, for routes
+ROUTE_LATENCY_S = 0.1  # at most, until it acts on a new table
+LINGER_S = 30.0  # at most, that a control plane acts beside its successor
 RECONNECT_S = 0.3  # at most, until it has found the new control plane
 
 log = logging.getLogger("leptonai.control")
@@ -65,6 +67,10 @@ class Outcome:
     calls: int
     jobs: int
     deaths: int  # of control planes
+
+
+class Violation(AssertionError):
+    """An invariant of the platform does not hold."""
 
 
 class SimulationFailed(AssertionError):
@@ -118,10 +124,13 @@ class _World:
         self.trace = Trace()
         self.clock = VirtualClock()
         self.cluster = SimulatedCluster(
-            _machines(self.random), self.clock, on_term=self._check_drained, report=self.report
+            _machines(self.random),
+            clock=self.clock,
+            report=self.report,
+            on_stop=self._check_drained,
         )
         self.store = CheckedStore(MemoryStore(), self.report)
-        gpus = sum(node.machine.capacity.gpus for node in self.cluster.nodes.values())
+        gpus = sum(capacity.gpus for capacity in self.cluster.capacity.values())
         self.users = Users(self._platform, self.random, gpus=gpus)
         self.routes: RouteTable | None = None  # as the gateway has it
         self._violation: str | None = None
@@ -129,6 +138,8 @@ class _World:
         self._incarnations = 0
         self._current: tuple[Incarnation, ControlPlane, Store, Clock] | None = None
         self._up: asyncio.Event
+        self._takeover: asyncio.Event  # set: another control plane is started beside this one
+        self._lingering: list[asyncio.Task[None]] = []
         self._storm = True
         self._clock_set_at_s = float("-inf")
 
@@ -141,7 +152,7 @@ class _World:
         raise Violation(what)
 
     async def run(self) -> Outcome:
-        self._violated, self._up = asyncio.Event(), asyncio.Event()
+        self._violated, self._up, self._takeover = asyncio.Event(), asyncio.Event(), asyncio.Event()
         story = asyncio.create_task(self._story(), name="story")
         watch = asyncio.create_task(self._violated.wait(), name="watch")
         await asyncio.wait({story, watch}, return_when=asyncio.FIRST_COMPLETED)
@@ -220,13 +231,29 @@ class _World:
     async def _live(self, life: Incarnation, plane: ControlPlane) -> None:
         run = asyncio.create_task(plane.run(), name=f"run #{life.number}")
         death = asyncio.create_task(life.dead.wait(), name=f"death #{life.number}")
-        await asyncio.wait({run, death}, return_when=asyncio.FIRST_COMPLETED)
+        takeover = asyncio.create_task(self._takeover.wait(), name="takeover")
+        await asyncio.wait({run, death, takeover}, return_when=asyncio.FIRST_COMPLETED)
+        takeover.cancel()
         self._up.clear()
-        if self._storm and not life.dead.is_set():
+        if takeover.done() and not takeover.cancelled() and not life.dead.is_set():
+            self._takeover.clear()
+            self._lingering.append(asyncio.create_task(self._linger(life, plane, run)))
+            return
+        if run.done() and not life.dead.is_set():
             self.trace.note(f"#{life.number} ended: {run.exception()!r}")
         life.die()
         await self._bury(plane)
         await asyncio.gather(run, death, return_exceptions=True)
+
+    async def _linger(
+        self, life: Incarnation, plane: ControlPlane, run: asyncio.Task[None]
+    ) -> None:
+        """One that was taken for dead, and is not: it acts beside its successor for a while."""
+        self.trace.note(f"#{life.number} lingers")
+        await asyncio.wait({run}, timeout=self.random.uniform(0, LINGER_S))
+        life.die()
+        await self._bury(plane)
+        await asyncio.gather(run, return_exceptions=True)
 
     async def _bury(self, plane: ControlPlane) -> None:
         with suppress(Died):
@@ -251,6 +278,7 @@ class _World:
             if life.dead.is_set():
                 await asyncio.sleep(self.random.uniform(0, RECONNECT_S))
             elif (table := answer.result()) is not None:
+                await asyncio.sleep(self.random.uniform(0, ROUTE_LATENCY_S))
                 self.routes = table
             answer.cancel()
             death.cancel()
@@ -259,10 +287,12 @@ class _World:
 
     async def _misfortunes(self) -> None:
         random = self.random
-        nodes = sorted(self.cluster.nodes)
+        nodes = sorted(self.cluster.capacity)
         while True:
             await asyncio.sleep(random.expovariate(1 / MISFORTUNE_EVERY_S))
-            kind = random.choice(["death", "kill", "kill", "cut", "power", "clock", "stranger"])
+            kind = random.choice(
+                ["death", "takeover", "kill", "kill", "cut", "power", "clock", "stranger"]
+            )
             node = random.choice(nodes)
             self.trace.note(f"misfortune: {kind} {node}")
             loop = asyncio.get_running_loop()
@@ -271,28 +301,29 @@ class _World:
                 case "death":
                     if self._current is not None:
                         self._current[0].die()
+                case "takeover":
+                    if self._up.is_set():
+                        self._takeover.set()
                 case "kill":
-                    running = sorted(self.cluster.running())
-                    if running:
-                        self.cluster.kill(random.choice(running))
-                case "cut":
-                    self.cluster.cut_off(node)
-                    loop.call_later(back_s, self.cluster.bring_back, node)
-                case "power":
-                    self.cluster.power_off(node)
-                    loop.call_later(back_s, self.cluster.bring_back, node)
+                    if running := sorted(self.cluster.running()):
+                        victim = random.choice(running)
+                        self.cluster.crash(self.cluster.running()[victim].node, victim)
+                case "cut" | "power":
+                    self.cluster.vanish(node, back_s, power=kind == "power")
                 case "clock":
                     self._clock_set_at_s = loop.time()
                     self.clock.set_forward(random.randint(-120_000, 60_000))
                 case "stranger":
-                    self.cluster.nodes[node].ports_of_strangers.add(random.choice([20_000, 40_000]))
+                    self.cluster.take_port(node, random.choice([20_000, 40_000]))
 
     async def _calm_down(self, misfortune: asyncio.Task[None]) -> None:
         """Nothing goes wrong from here on."""
         self.trace.note("calm")
         self._storm = False
         misfortune.cancel()
-        for node in self.cluster.nodes:
+        self._takeover.clear()
+        await asyncio.gather(*self._lingering)
+        for node in self.cluster.capacity:
             self.cluster.bring_back(node)
         if self._current is not None:
             self._current[0].odds = CALM
@@ -302,6 +333,9 @@ class _World:
         if asyncio.get_running_loop().time() - self._clock_set_at_s < 1:
             return  # what is half a second to a process whose clock has just been set forward?
         replica = attempt.rpartition(".")[0]
+        record = self.store.replicas.get((WORKSPACE, replica))
+        if record is None or not record.ready:
+            return  # it did not answer probes, so nothing is lost with it
         if self.routes is not None and self._up.is_set():
             for route in self.routes.routes:
                 if any(upstream.replica == replica for upstream in route.upstreams):
@@ -364,11 +398,9 @@ class _World:
             r.id for r in replicas if r.phase is Phase.RUNNING and r.attempt_id not in running
         ):
             return f"{missing} are on record as running, and are not"
-        for node in self.cluster.nodes.values():
-            if left := sorted(
-                id for id, live in node.known.items() if not live.forgotten and id not in current
-            ):
-                return f"{node.machine.id} was not told to forget {left}"
+        for node, ended in self.cluster.remembered().items():
+            if left := sorted(ended - current):
+                return f"{node} was not told to forget {left}"
         if orphans := sorted(r.id for r in replicas if r.abandoned):
             return f"{orphans} were abandoned, and are still there"
         ready = {r.id for r in replicas if r.ready and r.owner_kind is OwnerKind.ENDPOINT}
@@ -384,7 +416,7 @@ class _World:
     def _check_end(self, job: Job, replicas: list[Replica]) -> None:
         """A job ended as its workers really did."""
         gang = [r for r in replicas if r.round == job.round]
-        truth = [self.cluster.ends.get(r.attempt_id) for r in gang]
+        truth = [self.cluster.end_of(r.attempt_id) for r in gang]
         if job.state is JobState.COMPLETED:
             succeeded = [how for how in truth if how is not None and how.succeeded]
             if len(succeeded) != job.spec.workers:

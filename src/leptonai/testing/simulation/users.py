@@ -23,7 +23,7 @@ from leptonai.spec.containers import Container, EnvVar, SecretReference
 from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
 from leptonai.spec.jobs import JobSpec
 from leptonai.testing.simulation.faults import Died
-from leptonai.testing.simulation.script import Script
+from leptonai.testing.simulation.script import Program
 
 WORKSPACE = "default"
 TRY_AGAIN_S = 0.5
@@ -37,7 +37,7 @@ class Wishes:
     """What was acknowledged: a later state of the platform must agree with it."""
 
     jobs: dict[str, JobSpec] = field(default_factory=dict)  # by id
-    scripts: dict[str, Script] = field(default_factory=dict)  # of jobs, by id
+    scripts: dict[str, Program] = field(default_factory=dict)  # of jobs, by id
     endpoints: dict[str, EndpointSpec] = field(default_factory=dict)  # by id
     unsure: set[str] = field(default_factory=set)  # asked for, but never acknowledged
     removed: set[str] = field(default_factory=set)
@@ -142,12 +142,12 @@ class Users:
     async def settle(self) -> None:
         """Let whatever would run for ever come to an end: stop such jobs, mend the endpoints."""
         for id, script in list(self.wishes.scripts.items()):
-            if script.runs_ms is None and id not in self.wishes.removed:
+            if script.runs_s is None and id not in self.wishes.removed:
                 await self.stop_job(id)
         for id, spec in list(self.wishes.endpoints.items()):
             if id in self.wishes.removed:
                 continue
-            mended = replace(spec, container=Container(command=list(_SERVER.command)))
+            mended = replace(spec, container=Container(command=_SERVER.command))
 
             def change(endpoint: Endpoint, clock: Clock, spec: EndpointSpec = mended) -> Endpoint:
                 return updated(
@@ -193,29 +193,27 @@ class Users:
 
 
 MAX_ENDPOINTS = 2
-_SERVER = Script(runs_ms=None, answers_after_ms=200)
+_SERVER = Program(runs_s=None, ready_after_s=0.2)
 
 
-def _random_job(random: Random, gpus: int) -> tuple[Script, JobSpec]:
-    script = random.choice(
+def _random_job(random: Random, gpus: int) -> tuple[Program, JobSpec]:
+    program = random.choice(
         [
-            Script(runs_ms=random.randint(0, 500)),
-            Script(runs_ms=random.randint(0, 20_000)),
-            Script(runs_ms=random.randint(0, 5_000), exits=(3,)),
-            Script(runs_ms=random.randint(0, 5_000), exits=(1, 0)),
-            Script(runs_ms=random.randint(0, 5_000), exits=(-9, -11, 0)),
-            Script(runs_ms=random.randint(0, 30_000), heeds_term_after_ms=None),
-            Script(runs_ms=None, heeds_term_after_ms=random.choice([None, 10, 3_000, 20_000])),
+            Program(runs_s=random.uniform(0, 0.5)),
+            Program(runs_s=random.uniform(0, 20)),
+            Program(runs_s=random.uniform(0, 5), exits=(3,)),
+            Program(runs_s=random.uniform(0, 5), exits=(1, 0)),
+            Program(runs_s=random.uniform(0, 5), exits=(137, 139, 0)),
+            Program(runs_s=random.uniform(0, 30), heeds_term_after_s=None),
+            Program(runs_s=None, heeds_term_after_s=random.choice([None, 0.01, 3, 20])),
         ]
     )
     envs = []
     if random.random() < 0.03:
         envs.append(EnvVar(name="KEY", value_from=SecretReference(secret_name_ref="missing")))
     workers = random.choice([1, 1, 1, 2, 3])
-    return script, JobSpec(
-        container=Container(
-            command=list(script.command), image=random.choice([None, None, "pytorch"])
-        ),
+    return program, JobSpec(
+        container=Container(command=program.command, image=random.choice([None, None, "pytorch"])),
         cpu=random.choice([0.25, 0.5, 1, 1.5]),
         memory=128,
         accelerator_num=random.choice([None, None, None, 1 if workers <= gpus else None]),
@@ -227,18 +225,18 @@ def _random_job(random: Random, gpus: int) -> tuple[Script, JobSpec]:
 
 
 def _random_endpoint(random: Random) -> EndpointSpec:
-    script = random.choice(
+    program = random.choice(
         [
             _SERVER,
             _SERVER,
-            Script(runs_ms=None, answers_after_ms=random.randint(0, 5_000)),
-            Script(runs_ms=None, answers_after_ms=100, heeds_term_after_ms=None),
-            Script(runs_ms=random.randint(100, 10_000), exits=(1,), answers_after_ms=50),
-            Script(runs_ms=None, answers_after_ms=None),
+            Program(runs_s=None, ready_after_s=random.uniform(0, 5)),
+            Program(runs_s=None, ready_after_s=0.1, heeds_term_after_s=None),
+            Program(runs_s=random.uniform(0.1, 10), exits=(1,), ready_after_s=0.05),
+            Program(runs_s=None),
         ]
     )
     return EndpointSpec(
-        container=Container(command=list(script.command)),
+        container=Container(command=program.command),
         resource_requirement=ResourceRequirement(
             cpu=0.1, memory=128, min_replicas=random.choice([0, 1, 1, 2, 3])
         ),

@@ -1,0 +1,80 @@
+"""Jobs and endpoints, advanced: what is new of their replicas, and what follows, in one commit."""
+
+import asyncio
+from collections.abc import Iterable
+from weakref import WeakValueDictionary
+
+from msgspec.structs import replace
+
+from leptonai.control.mirror import Key, Mirror
+from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
+from leptonai.core.lifecycle import job as job_lifecycle
+from leptonai.core.records import Endpoint, Job, OwnerKind, Record, Replica
+from leptonai.ports.clock import Clock
+from leptonai.ports.store import Emit, Fence, Put, Store
+
+OwnerKey = tuple[OwnerKind, Key]
+
+
+class Owners:
+    def __init__(self, mirror: Mirror, store: Store, fence: Fence, clock: Clock) -> None:
+        self._mirror = mirror
+        self._store = store
+        self._fence = fence
+        self._clock = clock
+        self._locks: WeakValueDictionary[OwnerKey, asyncio.Lock] = WeakValueDictionary()
+
+    async def advance(self, key: OwnerKey, news: Iterable[Replica] = ()) -> int | None:
+        """Take the owner's next step, given what became of some of its replicas.
+
+        Returns:
+            when to look at it again if nothing changes before, in clock ms.
+
+        Raises:
+            VersionConflict: it, or one of the replicas, changed meanwhile; nothing was written.
+        """
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:  # our own loops take turns, rather than in vain
+            return await self._advance(key, {replica.id: replica for replica in news})
+
+    async def _advance(self, key: OwnerKey, news: dict[str, Replica]) -> int | None:
+        kind, (workspace, id) = key
+        now_ms = self._clock.now_ms()
+        replicas = {r.id: r for r in self._mirror.replicas_of(workspace, f"{kind}/{id}")} | news
+        step: job_lifecycle.JobStep | endpoint_lifecycle.EndpointStep
+        before: Job | Endpoint | None
+        after: Job | Endpoint
+        if kind is OwnerKind.JOB:
+            before = job = self._mirror.jobs.get(key[1])
+            if job is not None:
+                step = job_lifecycle.advance(job, replicas.values(), now_ms)
+                after = step.job
+        else:
+            before = endpoint = self._mirror.endpoints.get(key[1])
+            if endpoint is not None:
+                step = endpoint_lifecycle.advance(endpoint, replicas.values(), now_ms)
+                after = step.endpoint
+        if before is None:  # removed: what became of its replicas is still to be known
+            if news:
+                puts = [Put(replica) for replica in news.values()]
+                await self._mirror.commit(self._store, *puts, fence=self._fence)
+            return None
+        changed = news | {replica.id: replica for replica in step.replicas}
+        if after != before or changed:
+            # The owner is always written along, so that nothing is made for one that was removed.
+            await self._mirror.commit(
+                self._store,
+                Put(after),
+                *(Put(replica) for replica in changed.values()),
+                *(Emit(replace(event, at_ms=now_ms)) for event in step.events),
+                fence=self._fence,
+            )
+        return step.wake_at_ms
+
+
+def owner_of(record: Record) -> OwnerKey:
+    """Of a replica its owner; a job or an endpoint itself."""
+    if isinstance(record, Replica):
+        return record.owner_kind, (record.workspace, record.owner_id)
+    kind = OwnerKind.JOB if isinstance(record, Job) else OwnerKind.ENDPOINT
+    return kind, (record.workspace, record.id)
