@@ -120,7 +120,7 @@ class _World:
     def __init__(self, seed: int, odds: Odds) -> None:
         self.seed = seed
         self.random = Random(seed)
-        self.odds = odds
+        self._odds = odds
         self.trace = Trace()
         self.clock = VirtualClock()
         self.cluster = SimulatedCluster(
@@ -140,7 +140,6 @@ class _World:
         self._up: asyncio.Event
         self._takeover: asyncio.Event  # set: another control plane is started beside this one
         self._lingering: list[asyncio.Task[None]] = []
-        self._storm = True
         self._clock_set_at_s = float("-inf")
 
     def report(self, what: str) -> None:
@@ -201,9 +200,7 @@ class _World:
         """As a service manager does: when it dies, start it again after a moment."""
         while True:
             self._incarnations += 1
-            life = Incarnation(
-                self._incarnations, self.random, self.odds if self._storm else CALM, self.trace
-            )
+            life = Incarnation(self._incarnations, self.random, lambda: self._odds, self.trace)
             store, clock = StoreHandle(self.store, life), ProcessClock(self.clock)
             plane = ControlPlane(
                 store,
@@ -319,19 +316,19 @@ class _World:
     async def _calm_down(self, misfortune: asyncio.Task[None]) -> None:
         """Nothing goes wrong from here on."""
         self.trace.note("calm")
-        self._storm = False
+        self._odds = CALM
         misfortune.cancel()
         self._takeover.clear()
         await asyncio.gather(*self._lingering)
         for node in self.cluster.capacity:
             self.cluster.bring_back(node)
-        if self._current is not None:
-            self._current[0].odds = CALM
 
     def _check_drained(self, attempt: AttemptId) -> None:
         """A server is asked to end only once no request is sent to it any more."""
         if asyncio.get_running_loop().time() - self._clock_set_at_s < 1:
             return  # what is half a second to a process whose clock has just been set forward?
+        if any(not lingering.done() for lingering in self._lingering):
+            return  # one that was taken over stops servers that the gateway follows no more
         replica = attempt.rpartition(".")[0]
         record = self.store.replicas.get((WORKSPACE, replica))
         if record is None or not record.ready:
