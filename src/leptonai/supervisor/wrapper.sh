@@ -40,8 +40,12 @@ main() {
     (
         # The command enters its cgroup, this shell stays outside: it outlives a kill of the whole
         # group, to write down the exit status.
+        # Version 1 has a file to move one thread alone, and this process has no other: that spares
+        # the kernel a lock over all processes, which takes it some 15 ms (0.1 ms without).
         while [ "$1" != -- ]; do
-            echo 0 >"$1/cgroup.procs" || exec "$_lepton_mv" status failed.cgroup
+            _lepton_entrance=$1/cgroup.procs
+            [ -e "$1/tasks" ] && _lepton_entrance=$1/tasks
+            echo 0 >"$_lepton_entrance" || exec "$_lepton_mv" status failed.cgroup
             shift
         done
         shift
