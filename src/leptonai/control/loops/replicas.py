@@ -325,7 +325,7 @@ class ReplicasLoop:
             if not found:
                 raise NotFound(
                     f"secret {reference!r}, which it needs as {variable.name}, does not exist",
-                    hint=f"create it: leptonai secret create -n {reference}",
+                    hint=f"create it: leptonai secret create {reference}",
                 )
             env[variable.name] = self._unseal(found[0])
         return env
