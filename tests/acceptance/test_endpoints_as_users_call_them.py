@@ -222,7 +222,7 @@ def test_no_request_is_lost_in_a_rolling_update(platform, client, url):
     versions = [facts["version"] for _, facts in callers.answers]
     assert {versions[0], versions[-1]} == {"1", "2"}
     assert {get(url)[1]["version"] for _ in range(8)} == {"2"}
-    living = eventually(lambda: client.endpoints.replicas("web"), lambda all: len(all) == 2)
+    living = eventually(lambda: client.endpoints.replicas("web"), lambda found: len(found) == 2)
     assert {each.status.ready for each in living} == {True}
 
 
