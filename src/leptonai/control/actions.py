@@ -134,14 +134,16 @@ async def patch_job(
             labels=metadata.labels or {},
             visibility=metadata.visibility or "",
         )
-        if changed == job:
-            return job
-        wants_start = job.spec.stopped is True and spec.stopped is not True
+        wants_start = (patch.get("spec") or {}).get("stopped") is False or (
+            job.spec.stopped is True and spec.stopped is not True
+        )
         if wants_start and job.finished and job.state is not JobState.STOPPED:
             raise Conflict(
                 f"job {id} has ended as {job.state.value}, and only stopped jobs start again",
                 hint="Submit it anew.",
             )
+        if changed == job:
+            return job
         return await _put(world, replace(changed, modified_at_ms=world.clock.now_ms()))
 
     return await _insisting(change)

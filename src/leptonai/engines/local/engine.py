@@ -319,6 +319,8 @@ class LocalEngine:
         if id in self._supervisor.ended:
             if log := self._logs.pop(id, None):
                 log.close(self._now_ns())
+            with suppress(OSError):  # what it wrote since the last look, or while nobody looked
+                (log or logs.Log.open(self._live / id / "log")).trim(self._log_bytes)
         elif id not in self._logs:
             self._logs[id] = logs.Log.open(self._live / id / "log")
             if self._ticker is None:
