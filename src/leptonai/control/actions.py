@@ -8,11 +8,11 @@ import msgspec
 from msgspec.structs import replace
 
 from leptonai.control.api.context import World
+from leptonai.control.owners import removal
 from leptonai.control.requests import check_labels, check_tree, checked_endpoint, checked_job
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.lifecycle import job as job_lifecycle
-from leptonai.core.lifecycle.replica import abandon
 from leptonai.core.records import (
     Dataset,
     Endpoint,
@@ -21,7 +21,6 @@ from leptonai.core.records import (
     Model,
     OwnerKind,
     Record,
-    Replica,
     Secret,
     Severity,
     TokenHash,
@@ -549,13 +548,9 @@ async def _insisting(change: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _remove(world: World, owner: Job | Endpoint, kind: OwnerKind, because: str) -> None:
-    """The owner goes; its replicas, left to themselves, end and are removed with all they left."""
     now_ms = world.clock.now_ms()
-    parent = f"{kind}/{owner.id}"
-    replicas = await world.store.find(Replica, Query(workspace=owner.workspace, parent=parent))
     await world.commit(
-        Delete(owner),
-        *(Put(abandon(replica, now_ms)) for replica in replicas if not replica.abandoned),
+        *(await removal(world.store, owner, now_ms)),
         *_told((_event(owner, kind, "Deleted", because),), now_ms),
     )
 

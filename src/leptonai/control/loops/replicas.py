@@ -28,6 +28,7 @@ from leptonai.core.lifecycle.replica import (
     stop,
 )
 from leptonai.core.records import (
+    MAX_TERMINATIONS,
     EndReason,
     Event,
     Goal,
@@ -44,7 +45,16 @@ from leptonai.core.records import (
 )
 from leptonai.errors import LeptonError, NotFound, StaleEpoch, VersionConflict
 from leptonai.ports.clock import Clock
-from leptonai.ports.engine import Attempt, Ended, Engine, Running, Seen, Tree, Unreachable
+from leptonai.ports.engine import (
+    Attempt,
+    AttemptId,
+    Ended,
+    Engine,
+    Running,
+    Seen,
+    Tree,
+    Unreachable,
+)
 from leptonai.ports.store import Delete, Emit, Fence, Put, Query, Store
 
 STOP_GRACE_MS = 10_000  # between SIGTERM and SIGKILL
@@ -184,7 +194,7 @@ class ReplicasLoop:
             if id in owned:
                 wakes.append(now_ms + RETRY_AFTER_MS)
             elif isinstance(state, Ended):
-                asks.append(self._engine.forget(node, id, epoch=self._fence.epoch))
+                asks.append(self._forget(node, id))
             else:
                 # Nobody's: its replica was given up while the node was out of sight.
                 wakes.append(now_ms + ASK_AGAIN_MS)
@@ -329,6 +339,14 @@ class ReplicasLoop:
                 )
             env[variable.name] = self._unseal(found[0])
         return env
+
+    async def _forget(self, node: str, attempt: AttemptId) -> None:
+        """Its log stays, until as many later attempts as a replica remembers have ended."""
+        await self._engine.forget(node, attempt, epoch=self._fence.epoch)
+        replica, _, number = attempt.rpartition(".")
+        if number.isdigit() and int(number) >= MAX_TERMINATIONS:
+            oldest = f"{replica}.{int(number) - MAX_TERMINATIONS}"
+            await self._engine.remove(node, oldest, epoch=self._fence.epoch)
 
     async def _bury(self, replicas: Iterable[Replica], *, reachable: bool) -> None:
         """Remove abandoned replicas that ended, with all their attempts left on the node."""
