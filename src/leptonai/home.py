@@ -1,6 +1,5 @@
 """Where one platform keeps everything: the files under $LEPTON_HOME."""
 
-import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -108,10 +107,13 @@ class Home:
     def state(self) -> PlatformState | None:
         """Of the platform that runs here, or None."""
         try:
-            state = PlatformState(**json.loads(self.state_file.read_text()))
-        except (OSError, ValueError, TypeError):
+            facts = json.loads(self.state_file.read_text())
+            started = facts.pop("started")
+            state = PlatformState(**facts)
+        except (OSError, ValueError, TypeError, AttributeError, KeyError):
             return None
-        return state if _alive(state.pid) else None
+        # After a crash, its pid may since have been given to somebody else.
+        return state if start_time(state.pid) == started else None
 
     def config(self) -> Settled:
         try:
@@ -124,7 +126,8 @@ class Home:
         replace_file(self.config_file, json.dumps(asdict(settled)))
 
     def write_state(self, state: PlatformState) -> None:
-        replace_file(self.state_file, json.dumps(asdict(state)))
+        facts = asdict(state) | {"started": start_time(state.pid)}
+        replace_file(self.state_file, json.dumps(facts))
 
     def forget_state(self) -> None:
         self.state_file.unlink(missing_ok=True)
@@ -141,9 +144,12 @@ def replace_file(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
-def _alive(pid: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        with contextlib.suppress(PermissionError):
-            os.kill(pid, 0)
-        return True
-    return False
+def start_time(pid: int) -> str:
+    """When a process began, in ticks since boot: tells it from a later one of the same number.
+    "" for one that has ended, also before its parent has looked after it."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]

@@ -29,7 +29,7 @@ from msgspec.structs import replace
 
 from leptonai import __version__
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, Unavailable
-from leptonai.home import Home, PlatformState, Settled, replace_file
+from leptonai.home import Home, PlatformState, Settled, replace_file, start_time
 from leptonai.spec.names import check_name
 
 BACKLOG = 2048
@@ -455,7 +455,7 @@ class Gateway:
         self._pid = process.pid
         facts = {
             "pid": process.pid,
-            "started": _start_time(process.pid),
+            "started": start_time(process.pid),
             "host": self._options.host,
             "port": self.port,
             "control_url": self._control_url,
@@ -467,7 +467,7 @@ class Gateway:
             left: dict[str, Any] = json.loads(self._state_file.read_text())
         except (OSError, ValueError):
             return None
-        started = _start_time(left["pid"])
+        started = start_time(left["pid"])
         return left if started and started == left["started"] else None
 
 
@@ -509,16 +509,6 @@ def end_process(pid: int, its_log: Path, grace_s: float = DRAIN_S) -> None:
     finally:
         os.close(descriptor)
     raise Unavailable(f"process {pid} does not end", hint=f"see {its_log}")
-
-
-def _start_time(pid: int) -> str:
-    """When a process began, in ticks since boot: tells it from a later one of the same number."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] == "Z" else fields[19]
 
 
 def bind(host: str, port: int, option: str) -> socket.socket:

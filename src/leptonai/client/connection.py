@@ -44,6 +44,7 @@ class LocalPlatform:
     workspace: str
     token_file: Path
     pid: int | None = None
+    started: str = ""  # when that process was, in ticks since boot
 
     def workspace_url(self, workspace: str | None = None) -> str:
         return f"{self.url}/api/v2/workspaces/{workspace or self.workspace}"
@@ -53,13 +54,10 @@ class LocalPlatform:
         """True only where it is certain that it does not run any more."""
         if self.pid is None or self.pid <= 0:
             return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False
-        return False
+        from leptonai.home import start_time
+
+        now = start_time(self.pid)
+        return not now or now != (self.started or now)
 
 
 def resolve(
@@ -139,6 +137,7 @@ def local_platform(home: Path) -> LocalPlatform | None:
             workspace=str(facts["workspace"]),
             token_file=Path(facts.get("token_file") or home / "token"),
             pid=int(facts["pid"]) if facts.get("pid") else None,
+            started=str(facts.get("started") or ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
