@@ -107,6 +107,7 @@ def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None])
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the API logs what goes wrong itself
     gc.disable()  # nothing that imports make is garbage
+    check_name(options.workspace, "workspace")
     control = bind(options.host, options.port, "--port")
     port = control.getsockname()[1]
     for path in (home.token_file, home.gateway_token_file):
@@ -152,12 +153,14 @@ async def _run(
     from leptonai.security.tokens import Authenticator, JobTokens
 
     url = f"http://{_reachable(options.host)}:{listening.getsockname()[1]}"
+    before = home.config()
+    settled = _settle(before, options)
     clock = SystemClock()
-    settled = _settled_config(home, options)
     store = await _open_store(home, settled)
     key = await _key_of(home, store)
     sealer, job_tokens = Sealer(key), JobTokens(key)
-    home.write_config(settled)
+    if settled != before:  # written now that it has proved good: what fails is not kept
+        home.write_config(settled)
     blobs = BlobStore(home.blobs)
     engine = LocalEngine(
         home.path,
@@ -273,10 +276,8 @@ async def _until_stopped(
         task.result()
 
 
-def _settled_config(home: Home, options: Options) -> Settled:
+def _settle(before: Settled, options: Options) -> Settled:
     """What is asked now, and what was asked before and not again."""
-    check_name(options.workspace)
-    before = home.config()
     workspaces = tuple(dict.fromkeys((*before.workspaces, options.workspace)))
     return Settled(workspaces=workspaces, database=options.database or before.database)
 
@@ -484,6 +485,7 @@ class Gateway:
             self._spawn()
 
     def let_go(self) -> None:
+        """Leave it running."""
         if self._listening is not None:
             self._listening.close()
 
@@ -578,8 +580,9 @@ def bind(host: str, port: int, option: str) -> socket.socket:
     try:
         listening = socket.create_server((host, port), backlog=BACKLOG)
     except OSError as error:
+        reason, _, _ = (error.strerror or str(error)).partition(" (while attempting")
         raise Unavailable(
-            f"port {port} of {host} cannot be used: {error.strerror or error}",
+            f"port {port} of {host} cannot be used: {reason}",
             hint=f"free it, or choose another: {option} 0 takes any free port",
         ) from None
     listening.setblocking(False)

@@ -174,19 +174,18 @@ class Folder:
     def _exited(self, code: int, oom: bool, stopped: bool, name: str, started: int) -> Ending:
         if stopped:
             # Also when it had time to clean up and exited with a code of its own, which is kept.
-            outcome, message = Outcome.STOPPED, ""
+            outcome = Outcome.STOPPED
         elif oom and code != 0:
-            outcome, message = Outcome.OUT_OF_MEMORY, "it was killed at its memory limit"
+            outcome = Outcome.OUT_OF_MEMORY
         elif 128 < code <= 128 + LAST_SIGNAL:
-            outcome, message = Outcome.SIGNALLED, ""
+            outcome = Outcome.SIGNALLED
         else:
-            outcome, message = Outcome.EXITED, ""
-            if code in (126, 127):
-                message = self._last_line()
+            outcome = Outcome.EXITED
+        cannot_run = outcome is Outcome.EXITED and code in (126, 127)
         return Ending(
             outcome=outcome,
             code=code,
-            message=message,
+            message=self._last_line() if cannot_run else "",
             started_at_ms=started,
             finished_at_ms=_changed_ms(self.at(name)),
         )

@@ -11,7 +11,7 @@ HEAD_S = 10.0  # from the connection, or the first byte of the next request, to 
 MAX_CONNECTIONS = 10_000
 FILES_FOR_CONNECTIONS = 0.5  # of those that this process may open
 
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_TOO_LARGE = b"HTTP/1.1 431 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class BoundedConnection(HttpToolsProtocol):

@@ -325,6 +325,9 @@ class LocalEngine:
         if id in self._supervisor.ended:
             if log := self._logs.pop(id, None):
                 log.close(self._now_ns(), self._log_bytes)
+            else:  # what it wrote while nobody looked
+                with suppress(OSError):
+                    logs.Log.open(self._live / id / "log").trim(self._log_bytes)
         elif id not in self._logs:
             self._logs[id] = logs.Log.open(self._live / id / "log")
             if self._ticker is None:
