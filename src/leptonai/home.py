@@ -34,8 +34,13 @@ class Home:
 
     @classmethod
     def default(cls) -> "Home":
-        named = os.environ.get("LEPTON_HOME")
-        return cls(Path(named).expanduser().absolute() if named else Path.home() / ".leptonai")
+        named = os.environ.get("LEPTON_HOME") or "~/.leptonai"
+        try:
+            return cls(Path(named).expanduser().absolute())
+        except (RuntimeError, OSError):  # nobody's home, or no directory that we are in
+            raise InvalidRequest(
+                f"nobody knows where {named} is", hint="set LEPTON_HOME to an absolute path"
+            ) from None
 
     @property
     def lock(self) -> Path:
@@ -108,25 +113,49 @@ class Home:
         """Of the platform that runs here, or None."""
         try:
             facts = json.loads(self.state_file.read_text())
-            started = facts.pop("started")
+            born = facts.pop("born")
             state = PlatformState(**facts)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        # After a crash, its pid may since have been given to somebody else.
-        return state if start_time(state.pid) == started else None
+        return state if is_alive(state.pid, born) else None
+
+    def holder(self) -> int | None:
+        """The process that holds the lock: the platform's, even if its state got lost."""
+        try:
+            pid, _, born = self.lock.read_text().strip().partition(" ")
+            return int(pid) if is_alive(int(pid), born) else None
+        except (OSError, ValueError):
+            return None
 
     def config(self) -> Settled:
+        """
+        Raises:
+            InvalidRequest: it cannot be read; going on without would use another database.
+        """
         try:
             facts = json.loads(self.config_file.read_text())
-            return Settled(workspaces=tuple(facts["workspaces"]), database=facts["database"])
-        except (OSError, ValueError, KeyError, TypeError):
+            workspaces, database = facts["workspaces"], facts["database"]
+            if not (
+                isinstance(database, str)
+                and isinstance(workspaces, list)
+                and all(isinstance(name, str) for name in workspaces)
+            ):
+                raise TypeError
+            return Settled(workspaces=tuple(workspaces), database=database)
+        except FileNotFoundError:
             return Settled()
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InvalidRequest(
+                f"{self.config_file} cannot be read: it says which database and workspaces to use",
+                hint="restore it; or remove it, and give --database and --workspace to "
+                "`leptonai up` if they were not the usual ones",
+            ) from None
 
     def write_config(self, settled: Settled) -> None:
         replace_file(self.config_file, json.dumps(asdict(settled)))
 
     def write_state(self, state: PlatformState) -> None:
-        facts = asdict(state) | {"started": start_time(state.pid)}
+        facts = asdict(state) | {"born": birth_of(state.pid)}
         replace_file(self.state_file, json.dumps(facts))
 
     def forget_state(self) -> None:
@@ -144,12 +173,18 @@ def replace_file(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
-def start_time(pid: int) -> str:
-    """When a process began, in ticks since boot: tells it from a later one of the same number.
-    "" for one that has ended, also before its parent has looked after it."""
+def birth_of(pid: int) -> str:
+    """When a process began, as text: tells it from an earlier or later one of the same number. ""
+    where there is none."""
     try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+    except (OSError, ValueError):
         return ""
     fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] == "Z" else fields[19]
+    return "" if fields[0] == "Z" else f"{boot} {fields[19]}"
+
+
+def is_alive(pid: object, born: object) -> bool:
+    """Whether it is still that process, and no other one."""
+    return type(pid) is int and pid > 0 and born != "" and born == birth_of(pid)

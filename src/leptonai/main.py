@@ -23,14 +23,17 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec.structs import replace
 
 from leptonai import __version__
-from leptonai.errors import Conflict, InvalidRequest, LeptonError, Unavailable
-from leptonai.home import Home, PlatformState, Settled, replace_file, start_time
+from leptonai.errors import Conflict, InvalidRequest, LeptonError, NotFound, Unavailable
+from leptonai.home import Home, PlatformState, Settled, birth_of, is_alive, replace_file
 from leptonai.spec.names import check_name
+
+if TYPE_CHECKING:
+    from leptonai.ports.store import Store
 
 BACKLOG = 2048
 OPTIONS_VARIABLE = "LEPTON_PLATFORM_OPTIONS"  # JSON of Options
@@ -89,12 +92,14 @@ def _locked(home: Home) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            state = home.state()
+            holder = home.holder()
             raise Conflict(
-                f"a platform already runs in {home.path}"
-                + (f" (pid {state.pid})" if state else ""),
+                f"a platform already runs in {home.path}" + (f" (pid {holder})" if holder else ""),
                 hint="see `leptonai status`, or stop it with `leptonai down`",
             ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()} {birth_of(os.getpid())}\n")
+        lock.flush()
         yield
 
 
@@ -106,10 +111,7 @@ def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None])
     control = bind(options.host, options.port, "--port")
     port = control.getsockname()[1]
     for path in (home.token_file, home.gateway_token_file):
-        if not path.exists():
-            from leptonai.security.tokens import new_token
-
-            replace_file(path, f"{new_token()}\n")
+        _see_to_token(path)
     gateway = Gateway(home, options, f"http://{_reachable(options.host)}:{port}")
     gateway.start()
     is_ready = False
@@ -147,18 +149,16 @@ async def _run(
     from leptonai.engines.local import LocalEngine
     from leptonai.engines.local.trees import lay_out
     from leptonai.monitoring.audit import AuditLog
-    from leptonai.security.keys import load_or_create_key
     from leptonai.security.secrets import Sealer
     from leptonai.security.tokens import Authenticator, JobTokens
-    from leptonai.stores import open_store
 
     url = f"http://{_reachable(options.host)}:{listening.getsockname()[1]}"
     before = home.config()
     settled = _settle(before, options)
     clock = SystemClock()
-    key = load_or_create_key(home.key_file)
+    store = await _open_store(home, settled)
+    key = await _key_of(home, store)
     sealer, job_tokens = Sealer(key), JobTokens(key)
-    store = await open_store(settled.database or f"sqlite:///{home.database}")
     if settled != before:  # written now that it has proved good: what fails is not kept
         home.write_config(settled)
     blobs = BlobStore(home.blobs)
@@ -231,6 +231,8 @@ async def _until_stopped(
     """Serve the API, and stop at SIGTERM or SIGINT, or when the plane or the server ends."""
     import uvicorn
 
+    from leptonai.control.api.connections import BoundedConnection
+
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -239,7 +241,7 @@ async def _until_stopped(
     server = Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedConnection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -280,6 +282,63 @@ def _settle(before: Settled, options: Options) -> Settled:
     return Settled(workspaces=workspaces, database=options.database or before.database)
 
 
+async def _open_store(home: Home, settled: Settled) -> "Store":
+    """
+    Raises:
+        NotFound: its file is gone: an empty one in its place would hide that.
+    """
+    from leptonai.stores import open_store
+
+    if not settled.database and home.key_file.exists() and not home.database.exists():
+        raise NotFound(
+            f"the database {home.database} is gone, with all jobs, endpoints and secrets",
+            hint=f"restore it; or, to begin anew without them, remove {home.key_file}",
+        )
+    return await open_store(settled.database or f"sqlite:///{home.database}")
+
+
+async def _key_of(home: Home, store: "Store") -> bytes:
+    """
+    Raises:
+        NotFound: it is gone, and there are secrets that only it opens.
+    """
+    from leptonai.core.records import Secret
+    from leptonai.ports.store import Query
+    from leptonai.security.keys import load_or_create_key
+
+    if not home.key_file.exists() and (secrets := await store.count(Secret, Query())):
+        raise NotFound(
+            f"the key {home.key_file} is gone, and {secrets} secrets are sealed with it",
+            hint="restore it from a backup: without it, nobody can read them",
+        )
+    return load_or_create_key(home.key_file)
+
+
+def _see_to_token(path: Path) -> None:
+    """Make the token at the first start; later, see that it is one, and nobody else's to read.
+
+    Raises:
+        InvalidRequest: the file holds none.
+    """
+    from leptonai.security.tokens import is_token, new_token
+
+    if not os.path.lexists(path):
+        replace_file(path, f"{new_token()}\n")
+        return
+    try:
+        whole = is_token(path.read_bytes().decode("ascii").strip())
+        if path.stat().st_mode & 0o077:
+            log.warning("%s could be read by others; now it cannot", path)
+            path.chmod(0o600)
+    except (OSError, ValueError):
+        whole = False
+    if not whole:
+        raise InvalidRequest(
+            f"{path} holds no token",
+            hint="restore it; or remove it, and the next start makes a new one",
+        )
+
+
 async def _honour_tokens(store: Any, home: Home, workspace: str, now_ms: int) -> None:
     """Let in who holds the tokens of the home's files, and no longer who held earlier ones."""
     from leptonai.core.records import Token
@@ -314,10 +373,9 @@ async def stop_workloads(home: Home) -> int:
     from leptonai.engines.local import LocalEngine
     from leptonai.ports.engine import Running, Seen
     from leptonai.ports.store import Put, Query
-    from leptonai.stores import open_store
 
     with _locked(home):
-        store = await open_store(home.config().database or f"sqlite:///{home.database}")
+        store = await _open_store(home, home.config())
         engine = LocalEngine(home.path, fetch_tree=_nothing_starts, clock=SystemClock())
         await engine.open()
         try:
@@ -364,7 +422,7 @@ def end_gateway(home: Home) -> bool:
     left = gateway.left_behind()
     if left is None:
         return False
-    end_process(left["pid"], home.gateway_log)
+    end_process(left["pid"], left["born"], home.gateway_log)
     return True
 
 
@@ -408,13 +466,13 @@ class Gateway:
             self._pid, self.port = left["pid"], left["port"]
             return
         if left is not None:
-            end_process(left["pid"], self._home.gateway_log)
+            end_process(left["pid"], left["born"], self._home.gateway_log)
         self._spawn()
 
     def undo(self) -> None:
         """End it again, if it was started here and not found running."""
         if self._listening is not None:
-            end_process(self._pid, self._home.gateway_log)
+            end_process(self._pid, birth_of(self._pid), self._home.gateway_log)
 
     async def supervise(self) -> None:
         """Start it again whenever it ends, for ever."""
@@ -455,7 +513,7 @@ class Gateway:
         self._pid = process.pid
         facts = {
             "pid": process.pid,
-            "started": start_time(process.pid),
+            "born": birth_of(process.pid),
             "host": self._options.host,
             "port": self.port,
             "control_url": self._control_url,
@@ -465,10 +523,11 @@ class Gateway:
     def left_behind(self) -> dict[str, Any] | None:
         try:
             left: dict[str, Any] = json.loads(self._state_file.read_text())
-        except (OSError, ValueError):
+            whole = {type(left["host"]), type(left["port"]), type(left["control_url"])}
+            alive = is_alive(left["pid"], left["born"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        started = start_time(left["pid"])
-        return left if started and started == left["started"] else None
+        return left if alive and whole == {str, int} else None
 
 
 async def _ended(pid: int) -> None:
@@ -493,13 +552,16 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
-def end_process(pid: int, its_log: Path, grace_s: float = DRAIN_S) -> None:
-    """SIGTERM, and SIGKILL for one that does not heed it."""
+def end_process(pid: int, born: str, its_log: Path, grace_s: float = DRAIN_S) -> None:
+    """SIGTERM, and SIGKILL for one that does not heed it; another one of that number is left
+    alone."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
+        if birth_of(pid) != born:  # asked after it was opened: the descriptor stays with who it is
+            return
         for number, patience_s in ((signal.SIGTERM, grace_s + 1), (signal.SIGKILL, 5.0)):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, number)

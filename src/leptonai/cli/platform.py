@@ -17,7 +17,7 @@ import click
 
 from leptonai import errors
 from leptonai.cli.output import print_facts, print_json, print_table, say
-from leptonai.home import Home, PlatformState
+from leptonai.home import Home, PlatformState, birth_of
 
 READY_WITHIN_S = 60.0
 ENDS_WITHIN_S = 15.0
@@ -83,13 +83,14 @@ def down(keep: bool, output: str) -> None:
         )
     from leptonai.main import end_gateway, end_process, run_stop_workloads
 
-    if state is not None:
-        end_process(state.pid, home.control_log, grace_s=ENDS_WITHIN_S)
+    pid = state.pid if state is not None else home.holder()
+    if pid is not None:
+        end_process(pid, birth_of(pid), home.control_log, grace_s=ENDS_WITHIN_S)
     gateway_ended = end_gateway(home)
     ended = 0 if keep else run_stop_workloads(home)
     if output == "json":
-        print_json({"stopped": state is not None, "workloads_ended": ended, "kept": keep})
-    elif state is None and not gateway_ended and not ended:
+        print_json({"stopped": pid is not None, "workloads_ended": ended, "kept": keep})
+    elif pid is None and not gateway_ended and not ended:
         click.echo("nothing was running")
     else:
         rest = "what it ran goes on" if keep else f"{ended} running replicas ended"
@@ -102,6 +103,11 @@ def status(output: str) -> None:
     """Show the platform that runs on this machine."""
     home = Home.default()
     state = home.state()
+    if state is None and (pid := home.holder()) is not None:
+        raise errors.NotFound(
+            f"a platform runs in {home.path} (pid {pid}), and {home.state_file} does not say where",
+            hint="if it is not just starting: leptonai down --keep, then leptonai up -d",
+        )
     if state is None:
         raise errors.NotFound(
             f"no platform is running in {home.path}", hint="start one: leptonai up -d"
