@@ -1,12 +1,16 @@
 """Where one platform keeps everything: the files under $LEPTON_HOME."""
 
 import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, Locked
+from leptonai.processes import Process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,16 @@ class PlatformState:
     pid: int
     version: str
     token_file: str
+    started: str = ""  # of the process: tells it from a later one of the same pid
+
+    @property
+    def process(self) -> Process:
+        return Process(self.pid, self.started)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What people are told."""
+        return {name: value for name, value in asdict(self).items() if name != "started"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +89,10 @@ class Home:
         return self.gateway / "token"
 
     @property
+    def gateway_record(self) -> Path:
+        return self.gateway / "process.json"
+
+    @property
     def control_log(self) -> Path:
         return self.path / "logs" / "control.log"
 
@@ -111,7 +129,43 @@ class Home:
             state = PlatformState(**json.loads(self.state_file.read_text()))
         except (OSError, ValueError, TypeError):
             return None
-        return state if _alive(state.pid) else None
+        return state if state.process.alive else None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only one who runs a platform here, or ends one. However this process ends, the
+        lock goes with it, for nothing that it starts inherits the lock.
+
+        Raises:
+            Locked: somebody else is.
+        """
+        self.make()
+        with self.lock.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise self._taken() from None
+            yield
+
+    @property
+    def is_locked(self) -> bool:
+        try:
+            with self.locked():
+                return False
+        except Locked:
+            return True
+
+    def _taken(self) -> Locked:
+        state = self.state()
+        if state is None:
+            return Locked(
+                f"a platform is starting or stopping in {self.path}",
+                hint="try again in a moment, and see `leptonai status`",
+            )
+        return Locked(
+            f"a platform already runs in {self.path} (pid {state.pid})",
+            hint="see `leptonai status`, or stop it with `leptonai down`",
+        )
 
     def config(self) -> Settled:
         try:
@@ -139,11 +193,3 @@ def replace_file(path: Path, text: str) -> None:
         file.flush()
         os.fsync(descriptor)
     fresh.replace(path)
-
-
-def _alive(pid: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        with contextlib.suppress(PermissionError):
-            os.kill(pid, 0)
-        return True
-    return False

@@ -20,7 +20,7 @@ from leptonai.engines.local.environment import (
     gpu_environment,
     tree_variable,
 )
-from leptonai.engines.local.home import EpochFile
+from leptonai.engines.local.epoch import EpochFile
 from leptonai.engines.local.machine import Gpus, describe, find_gpus
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, StorageFull
 from leptonai.ports.clock import Clock
@@ -54,7 +54,7 @@ class LocalEngine:
     """Runs attempts as processes of this machine, each through the supervisor's wrapper.
 
     Everything it knows lies in `home/attempts`, so it may be killed at any instant: the next one
-    adopts what runs and learns how the rest ended. One per home: take `lock_home` first.
+    adopts what runs and learns how the rest ended. One per home: take `Home.locked` first.
     """
 
     def __init__(
