@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    Row("submit → first act of the user's process, p50", "first_light", "start_ms_p50", "ms", "≤ 15"),
+    Row("submit → first act of the process, p50", "first_light", "start_ms_p50", "ms", "≤ 15"),
     Row("… p95", "first_light", "start_ms_p95", "ms"),
     Row("… of a bare subprocess, p50", "first_light", "start_bare_ms_p50", "ms"),
     Row("… with Ray Jobs", "peers", "ray_start_ms_p50", "ms"),
