@@ -159,6 +159,7 @@ async def _run(
         containers=options.containers,
     )
     await engine.open()
+    engine.forget_epochs()
     plane = ControlPlane(
         store,
         engine,
@@ -347,6 +348,7 @@ async def _stop_workloads(home: Home) -> int:
     store = await open_store(home.config().database or f"sqlite:///{home.database}")
     engine = LocalEngine(home.path, fetch_tree=_nothing_starts, clock=SystemClock())
     await engine.open()
+    engine.forget_epochs()
     try:
         fence = await store.lease("control")
         active = {Phase.PLACED, Phase.RUNNING}

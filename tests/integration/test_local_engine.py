@@ -18,7 +18,7 @@ import pytest
 from leptonai.core.records import EndReason
 from leptonai.engines.local import LocalEngine
 from leptonai.engines.local.environment import base_environment
-from leptonai.errors import NotFound
+from leptonai.errors import NotFound, StaleEpoch
 from leptonai.home import Home
 from leptonai.ports.engine import Attempt, Ended, Running, Seen, Tree
 from leptonai.supervisor import Cgroups
@@ -685,6 +685,18 @@ def test_a_log_that_was_filled_between_two_looks_is_capped_at_the_end(tmp_path):
             chunk = await engine.read_log("local", "a.0", offset=0, limit=4 << 20)
             assert len(chunk.data) <= keep + 4_096, "whole blocks are dropped"
             assert chunk.data.endswith(b"\nthe end\n")
+
+    asyncio.run(main())
+
+
+def test_whoever_holds_the_lock_may_come_with_another_database_which_counts_from_one(tmp_path):
+    async def main():
+        async with an_engine(tmp_path) as engine:
+            await engine.stop("local", "a.0", grace_ms=0, epoch=57)
+            engine.forget_epochs()
+            await engine.stop("local", "b.0", grace_ms=0, epoch=1)
+            with pytest.raises(StaleEpoch):
+                await engine.stop("local", "c.0", grace_ms=0, epoch=0)
 
     asyncio.run(main())
 

@@ -115,6 +115,11 @@ class LocalEngine:
         self._gpus = await asyncio.to_thread(find_gpus)
         await self._supervisor.adopt()
 
+    def forget_epochs(self) -> None:
+        """Let any epoch in. For whoever holds the home's lock, and so knows that no earlier control
+        plane is left: a database that is new, or was restored, counts its epochs from less."""
+        self._epoch.forget()
+
     async def close(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()

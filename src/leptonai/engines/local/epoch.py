@@ -28,3 +28,7 @@ class EpochFile:
             draft.write_text(str(epoch))
             draft.replace(self._path)
             self._newest = epoch
+
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._newest = 0
