@@ -1,55 +1,80 @@
-import json
+"""A home has one platform at most, and says of it only what is still true."""
+
 import os
 import signal
 import subprocess
-from dataclasses import replace
+import sys
 
 import pytest
 
+from leptonai.errors import Locked
 from leptonai.home import Home, PlatformState
+from leptonai.processes import Process
 
-STATE = PlatformState(
-    url="http://127.0.0.1:1",
-    gateway_url="http://127.0.0.1:2",
-    workspace="default",
-    pid=os.getpid(),
-    version="1",
-    token_file="/nowhere",
-)
+# Takes the lock, starts a child that lives on, and waits to be killed.
+HOLDER = """
+import subprocess, sys, time
+from pathlib import Path
+from leptonai.home import Home
+with Home(Path(sys.argv[1])).locked():
+    child = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
+    print(child.pid, flush=True)
+    time.sleep(600)
+"""
 
 
 @pytest.fixture
-def home(tmp_path):
+def home(tmp_path) -> Home:
     home = Home(tmp_path / "home")
     home.make()
     return home
 
 
-def test_the_state_of_a_platform_that_runs_is_told_until_it_is_forgotten(home):
+def a_state(pid: int, started: str) -> PlatformState:
+    return PlatformState(
+        url="http://here:1",
+        gateway_url="http://here:2",
+        workspace="default",
+        pid=pid,
+        version="1",
+        token_file="token",
+        started=started,
+    )
+
+
+def test_what_a_running_platform_says_of_itself_is_read_back(home):
+    state = a_state(os.getpid(), Process.of(os.getpid()).started)
+    home.write_state(state)
+    assert home.state() == state
+
+
+def test_a_platform_whose_pid_was_given_to_another_process_does_not_run(home):
+    home.write_state(a_state(os.getpid(), "1"))
     assert home.state() is None
-    home.write_state(STATE)
-    assert home.state() == STATE
-    home.forget_state()
-    assert home.state() is None
 
 
-def test_a_crashed_platform_whose_number_somebody_else_has_now_does_not_run(home):
-    home.write_state(STATE)
-    facts = json.loads(home.state_file.read_text())
-    home.state_file.write_text(json.dumps(facts | {"started": "1"}))
-    assert home.state() is None
+def test_a_second_platform_is_refused_and_told_of_the_first(home):
+    with home.locked():
+        with pytest.raises(Locked, match="starting or stopping"), home.locked():
+            pass
+        home.write_state(a_state(os.getpid(), Process.of(os.getpid()).started))
+        with pytest.raises(Locked, match=rf"already runs in .* \(pid {os.getpid()}\)"):
+            with home.locked():
+                pass
+    assert not home.is_locked
 
 
-def test_a_crashed_platform_that_nobody_has_looked_after_does_not_run(home):
-    with subprocess.Popen(["sleep", "600"]) as process:
-        home.write_state(replace(STATE, pid=process.pid))
-        assert home.state() is not None
-        process.send_signal(signal.SIGKILL)
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
-        assert home.state() is None
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"pid": 1}', "not JSON"])
-def test_a_state_that_cannot_be_read_is_none(home, text):
-    home.state_file.write_text(text)
-    assert home.state() is None
+def test_what_a_killed_platform_started_does_not_keep_its_lock(home):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(home.path)], stdout=subprocess.PIPE
+    )
+    child = int(holder.stdout.readline())
+    try:
+        assert home.is_locked
+        holder.kill()
+        holder.wait()
+        assert Process.of(child).alive
+        assert not home.is_locked
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.stdout.close()
