@@ -317,8 +317,12 @@ class LocalEngine:
     def _on_change(self, id: AttemptId) -> None:
         self._changed.set()
         if id in self._supervisor.ended:
-            if log := self._logs.pop(id, None):
+            log = self._logs.pop(id, None)
+            if log is not None:
                 log.close(self._now_ns())
+            else:  # it ended while no platform was there to bound its log
+                log = logs.Log.open(self._live / id / "log")
+            self._trim(log)
         elif id not in self._logs:
             self._logs[id] = logs.Log.open(self._live / id / "log")
             if self._ticker is None:
@@ -333,10 +337,13 @@ class LocalEngine:
         now_ns = self._now_ns()
         for log in self._logs.values():
             log.mark(now_ns)
-            with suppress(OSError):  # next time, then
-                log.trim(self._log_bytes)
+            self._trim(log)
         if self._logs:
             self._tick_later()
+
+    def _trim(self, log: logs.Log) -> None:
+        with suppress(OSError):  # next time, then
+            log.trim(self._log_bytes)
 
     def _now_ns(self) -> int:
         return self._clock.now_ms() * 1_000_000
