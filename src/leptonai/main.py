@@ -102,6 +102,7 @@ def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None])
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the API logs what goes wrong itself
     gc.disable()  # nothing that imports make is garbage
+    check_name(options.workspace, "workspace")
     control = bind(options.host, options.port, "--port")
     port = control.getsockname()[1]
     for path in (home.token_file, home.gateway_token_file):
@@ -152,11 +153,14 @@ async def _run(
     from leptonai.stores import open_store
 
     url = f"http://{_reachable(options.host)}:{listening.getsockname()[1]}"
-    settled = _settle_config(home, options)
+    before = home.config()
+    settled = _settle(before, options)
     clock = SystemClock()
     key = load_or_create_key(home.key_file)
     sealer, job_tokens = Sealer(key), JobTokens(key)
     store = await open_store(settled.database or f"sqlite:///{home.database}")
+    if settled != before:  # written now that it has proved good: what fails is not kept
+        home.write_config(settled)
     blobs = BlobStore(home.blobs)
     engine = LocalEngine(
         home.path,
@@ -270,15 +274,10 @@ async def _until_stopped(
         task.result()
 
 
-def _settle_config(home: Home, options: Options) -> Settled:
-    """What is asked now, and what was asked before and not again; kept for the next start."""
-    check_name(options.workspace)
-    before = home.config()
+def _settle(before: Settled, options: Options) -> Settled:
+    """What is asked now, and what was asked before and not again."""
     workspaces = tuple(dict.fromkeys((*before.workspaces, options.workspace)))
-    settled = Settled(workspaces=workspaces, database=options.database or before.database)
-    if settled != before:
-        home.write_config(settled)
-    return settled
+    return Settled(workspaces=workspaces, database=options.database or before.database)
 
 
 async def _honour_tokens(store: Any, home: Home, workspace: str, now_ms: int) -> None:
@@ -428,6 +427,7 @@ class Gateway:
             self._spawn()
 
     def let_go(self) -> None:
+        """Leave it running."""
         if self._listening is not None:
             self._listening.close()
 
@@ -528,8 +528,9 @@ def bind(host: str, port: int, option: str) -> socket.socket:
     try:
         listening = socket.create_server((host, port), backlog=BACKLOG)
     except OSError as error:
+        reason, _, _ = (error.strerror or str(error)).partition(" (while attempting")
         raise Unavailable(
-            f"port {port} of {host} cannot be used: {error.strerror or error}",
+            f"port {port} of {host} cannot be used: {reason}",
             hint=f"free it, or choose another: {option} 0 takes any free port",
         ) from None
     listening.setblocking(False)

@@ -418,10 +418,11 @@ def tiny_disk(tmp_path):
 def test_a_full_disk_loses_no_exit_status_and_prevents_no_stop(tiny_disk):
     async def main():
         async with an_engine(tiny_disk) as engine:
-            await engine.start(an_attempt("sleep", "600", id="b.0"), epoch=EPOCH)
-            await claimed(tiny_disk / "attempts/live/b.0")
-            fill = "cat /dev/zero > zeros 2>/dev/null; exit 5"
-            await engine.start(an_attempt("sh", "-c", fill), epoch=EPOCH)
+            fill = 'until [ -e "$0" ]; do sleep 0.01; done; cat /dev/zero > zeros; exit 5'
+            runs = tiny_disk / "b-runs"
+            await engine.start(an_attempt("sh", "-c", fill, str(runs)), epoch=EPOCH)
+            other = an_attempt("sh", "-c", 'touch "$0"; exec sleep 600', str(runs), id="b.0")
+            await engine.start(other, epoch=EPOCH)
             assert how((await ended(engine, "local", "a.0")).how) == (EndReason.EXITED, 5)
             assert os.statvfs(tiny_disk).f_bavail == 0
             await engine.stop("local", "b.0", grace_ms=20_000, epoch=EPOCH)
@@ -729,6 +730,20 @@ def test_a_log_that_grew_while_no_platform_was_there_is_capped_too(tmp_path):
 
 
 # --- one control plane a home --------------------------------------------------------------------
+
+
+def test_a_log_that_was_filled_between_two_looks_is_capped_at_the_end(tmp_path):
+    keep = 1 << 20
+
+    async def main():
+        async with an_engine(tmp_path, log_bytes=keep) as engine:
+            flood = "yes 0123456789abcdef | head -c 4000000; echo; echo the end"
+            assert (await run(engine, an_attempt("sh", "-c", flood))).succeeded
+            chunk = await engine.read_log("local", "a.0", offset=0, limit=4 << 20)
+            assert len(chunk.data) <= keep + 4_096, "whole blocks are dropped"
+            assert chunk.data.endswith(b"\nthe end\n")
+
+    asyncio.run(main())
 
 
 def test_a_second_control_plane_in_a_home_is_refused_with_the_pid_of_the_first(tmp_path):

@@ -21,13 +21,14 @@ from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
 from leptonai.core.explain import explain_endpoint, explain_job
 from leptonai.core.records import Endpoint, Job, Node, NodeState, OwnerKind, Secret
-from leptonai.errors import StaleEpoch
+from leptonai.errors import StaleEpoch, TryLater
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import Engine, Machine
 from leptonai.ports.store import Fence, Put, Store
 from leptonai.spec.jobs import Explanation
 
 LEASE = "control"
+FOLLOW_AGAIN_S = 1.0  # after the store did not answer
 
 log = logging.getLogger("leptonai.control")
 
@@ -88,7 +89,7 @@ class ControlPlane:
             RetentionLoop(mirror, store, fence, clock),
         ]
         self._tasks = [
-            asyncio.create_task(mirror.follow(store), name="follow"),
+            asyncio.create_task(self._follow(), name="follow"),
             asyncio.create_task(self._relay(replicas), name="engine"),
             *(asyncio.create_task(run_loop(loop, clock), name=loop.name) for loop in loops),
         ]
@@ -119,6 +120,15 @@ class ControlPlane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        """Keep the mirror up to date; a database that was away for a while ends nothing."""
+        while True:
+            try:
+                await self.mirror.follow(self._store)
+            except TryLater as error:
+                log.warning("follow: %s", error)
+                await asyncio.sleep(FOLLOW_AGAIN_S)
 
     async def _relay(self, replicas: ReplicasLoop) -> None:
         """Have the engine's news looked at, and only then wait for more."""

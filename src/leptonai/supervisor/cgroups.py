@@ -11,6 +11,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ V1_SHARES_A_CORE = 1_024
 V2_WEIGHT_A_CORE = 100
 SIGNAL_ROUNDS = 20
 V2_CONTROLLERS = ("memory", "cpu", "pids")
+PROCESSES_PERCENT = 15  # of what the kernel has room for, to one attempt: systemd's share too
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class Cgroups:
         paths = {c: self.bases[c] / name for c in wanted if c in self.bases}
         for controller, path in paths.items():
             _make(path)
+            if controller == "pids":
+                _write(path / "pids.max", max_processes())
             if controller == "memory" and limits.limit_memory_bytes is not None:
                 _write(path / "memory.limit_in_bytes", limits.limit_memory_bytes)
                 with suppress(OSError):  # only where the kernel accounts for swap
@@ -133,6 +137,8 @@ class Cgroups:
         enable = " ".join(f"+{controller}" for controller in sorted(self.controllers))
         if enable:
             _write(path.parent / "cgroup.subtree_control", enable)
+        if "pids" in self.controllers:
+            _write(path / "pids.max", max_processes())
         if limits.limit_memory_bytes is not None and "memory" in self.controllers:
             _write(path / "memory.max", limits.limit_memory_bytes)
             with suppress(OSError):  # only where the kernel accounts for swap
@@ -280,6 +286,16 @@ def _v2_controllers(parent: Path) -> frozenset[str]:
                 _write(parent / "cgroup.subtree_control", f"+{controller}")
     enabled = (parent / "cgroup.subtree_control").read_text().split()
     return frozenset(enabled) & frozenset(V2_CONTROLLERS)
+
+
+@cache
+def max_processes() -> int:
+    """Of one attempt, threads included: so many that no honest program meets it, and so few that
+    one which forks without end leaves room for the rest of the machine."""
+    room = min(
+        int(Path("/proc/sys/kernel", name).read_text()) for name in ("pid_max", "threads-max")
+    )
+    return room * PROCESSES_PERCENT // 100
 
 
 def _quota(limit_cpu_millis: int) -> int:

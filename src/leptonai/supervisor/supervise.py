@@ -108,7 +108,7 @@ class Supervisor:
         self._directory.mkdir(parents=True, exist_ok=True)
         groups = self._cgroups.existing()
         unclaimed = []
-        for name in sorted(os.listdir(self._directory)):
+        for name in self._names():
             group = groups.pop(name, None)
             self._consider(name, group)
             if not self.knows(name):
@@ -207,7 +207,7 @@ class Supervisor:
                 watch.folder.claim("stopped ")  # the wrapper comes too late and just exits
         if not watch.terminated:
             watch.terminated = True
-            self._spawn(self._signal(watch, signal.SIGTERM))
+            self._spawn(self._terminate(watch))
         loop = asyncio.get_running_loop()
         kill_at = loop.time() + grace_s
         if watch.kill_at is None or kill_at < watch.kill_at:
@@ -221,7 +221,7 @@ class Supervisor:
 
     async def end_everything(self, patience_s: float) -> bool:
         """Kill all that runs; says whether nothing is left."""
-        for name in sorted(os.listdir(self._directory)):
+        for name in self._names():
             # One that was prepared and not claimed may have a wrapper on its way.
             if not self.knows(name):
                 self._consider(name, None)
@@ -262,7 +262,10 @@ class Supervisor:
             # It may have ended between the two looks; its record, if any, was made before its end.
             state = folder.read()
         if state is None:
-            return  # not started, as far as anyone may say
+            # Not started, as far as anyone may say: a wrapper claims before it enters the group.
+            if group is not None and group.members():
+                self._spawn(self._clear(id, group))  # it took its claim away
+            return
         # One that is watched already keeps what was asked of it.
         watch = self._watches.setdefault(id, self._unseen(id, group))
         if isinstance(state, Ending):
@@ -287,6 +290,11 @@ class Supervisor:
         else:
             os.close(pidfd)
             self._settle(watch)
+
+    def _names(self) -> list[str]:
+        """Of all folders; a program may have put other things beside its own."""
+        with os.scandir(self._directory) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
 
     def _unseen(self, id: str, group: Group | None) -> _Watch:
         return _Watch(
@@ -334,7 +342,7 @@ class Supervisor:
         os.close(watch.pidfd)
         watch.pidfd = None
         state = watch.folder.read()
-        if state is None:
+        if state is None and os.path.exists(watch.folder.at("status")):
             # It never got to its first act, so nothing ran.
             with suppress(OSError):
                 watch.folder.claim(f"unstarted the shell that starts it ended with {code}")
@@ -421,6 +429,13 @@ class Supervisor:
             )
         else:
             self._consider(id, None)
+
+    async def _terminate(self, watch: _Watch) -> None:
+        await self._signal(watch, signal.SIGTERM)
+        # Who is suspended hears of no signal but this one and SIGKILL.
+        await self._signal(watch, signal.SIGCONT)
+        if watch.pidfd is not None:
+            processes.send(watch.pidfd, signal.SIGCONT)
 
     async def _signal(self, watch: _Watch, number: signal.Signals) -> None:
         if watch.group:

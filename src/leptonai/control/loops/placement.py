@@ -31,6 +31,10 @@ class PlacementLoop:
         self._store = store
         self._fence = fence
         self._clock = clock
+        # Kept up from step to step: a step costs what changed, not all that waits.
+        self._waiting: dict[str, dict[str, Replica]] = {}  # by gang, by replica
+        self._queue: dict[str, Gang] = {}  # the gangs that are all there
+        self._holdings: dict[str, Holding] = {}  # by replica
         self._why: dict[str, Reason] = {}
         self._unsure: set[Key] = set()  # replicas whose placement may or may not be on disk
 
@@ -39,14 +43,21 @@ class PlacementLoop:
         return self._why.get(gang)
 
     async def step(self) -> int | None:
-        self.watch.take()
         await self._make_sure()
-        now_ms = self._clock.now_ms()
-        waiting = [r for r in self._mirror.replicas.values() if r.phase is Phase.WAITING]
-        if not waiting:
+        for record in self.watch.take():
+            if isinstance(record, Replica):
+                self._learn(record)
+        if not self._queue:
             self._why = {}
             return None
-        plan = schedule(snapshot(self._mirror, now_ms))
+        plan = schedule(
+            Snapshot(
+                now_ms=self._clock.now_ms(),
+                nodes=tuple(_node(node) for node in self._mirror.nodes.values()),
+                holdings=tuple(self._holdings.values()),
+                queue=tuple(self._queue.values()),
+            )
+        )
         self._why = {wait.gang: wait.because for wait in plan.waits}
         # All of them have ended before the next plan is made.
         written = await asyncio.gather(
@@ -67,55 +78,47 @@ class PlacementLoop:
                 self._mirror.notice([replica])
             self._unsure.discard((workspace, id))
 
+    def _learn(self, replica: Replica) -> None:
+        """Replicas and gangs are named "workspace/id" here."""
+        id = f"{replica.workspace}/{replica.id}"
+        gang = f"{replica.workspace}/{replica.gang}"
+        if replica.holds_capacity:
+            self._holdings[id] = _holding(replica)
+        else:
+            self._holdings.pop(id, None)
+        if replica.phase is Phase.WAITING and replica.goal is Goal.RUN:
+            members = self._waiting.setdefault(gang, {})
+            members[id] = replica
+            if len(members) == replica.gang_size:  # until then the rest is still on its way here
+                self._queue[gang] = gang_of(gang, list(members.values()), self._mirror)
+        elif gang in self._waiting:
+            self._queue.pop(gang, None)
+            self._waiting[gang].pop(id, None)
+            if not self._waiting[gang]:
+                del self._waiting[gang]
+
     async def _place(self, place: Place) -> bool:
         """Write down a whole gang's placement; False if one of its replicas changed meanwhile."""
-        changes = []
-        for assignment in place.assignments:
-            workspace, _, id = assignment.replica.partition("/")
-            replica = self._mirror.replicas.get((workspace, id))
-            if replica is None or replica.phase is not Phase.WAITING:
-                return False
-            changes.append(
-                Put(
-                    replace(
-                        replica,
-                        phase=Phase.PLACED,
-                        node=assignment.node,
-                        gpus=assignment.gpus,
-                        ports=assignment.ports,
-                        rendezvous_port=place.rendezvous_port,
-                    )
-                )
+        members = self._waiting[place.gang]
+        placed = [
+            replace(
+                members[assignment.replica],
+                phase=Phase.PLACED,
+                node=assignment.node,
+                gpus=assignment.gpus,
+                ports=assignment.ports,
+                rendezvous_port=place.rendezvous_port,
             )
+            for assignment in place.assignments
+        ]
         try:
-            await self._mirror.commit(self._store, *changes, fence=self._fence)
+            await self._mirror.commit(self._store, *map(Put, placed), fence=self._fence)
         except VersionConflict:
             return False
         except TryLater:
-            self._unsure |= {(change.record.workspace, change.record.id) for change in changes}
+            self._unsure |= {(replica.workspace, replica.id) for replica in placed}
             raise
         return True
-
-
-def snapshot(mirror: Mirror, now_ms: int) -> Snapshot:
-    """All the scheduler may know. Replicas and gangs are named "workspace/id"."""
-    gangs: dict[str, list[Replica]] = {}
-    holdings = []
-    for replica in mirror.replicas.values():
-        if replica.phase is Phase.WAITING and replica.goal is Goal.RUN:
-            gangs.setdefault(f"{replica.workspace}/{replica.gang}", []).append(replica)
-        elif replica.holds_capacity:
-            holdings.append(_holding(replica))
-    return Snapshot(
-        now_ms=now_ms,
-        nodes=tuple(_node(node) for node in mirror.nodes.values()),
-        holdings=tuple(holdings),
-        queue=tuple(
-            gang_of(id, replicas, mirror)
-            for id, replicas in gangs.items()
-            if len(replicas) == replicas[0].gang_size  # the rest of it is still on its way here
-        ),
-    )
 
 
 def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:

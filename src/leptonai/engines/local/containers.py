@@ -17,9 +17,11 @@ from pathlib import Path
 
 from leptonai.ports.engine import Attempt
 from leptonai.supervisor import Folder
+from leptonai.supervisor.folder import open_plain
 
 PROGRAMS = ("podman", "docker")
 ANSWER_TIMEOUT_S = 30.0
+MAX_MARKER_CHARS = 4_096
 MARKER = "container"  # the file in an attempt's folder that names its program
 
 
@@ -83,7 +85,13 @@ class Containers:
         Raises:
             ContainersUnavailable: that is not certain.
         """
-        program = Path(folder.at(MARKER)).read_text().strip()
+        try:
+            with os.fdopen(open_plain(folder.at(MARKER)), errors="replace") as marker:
+                program = marker.read(MAX_MARKER_CHARS).strip()
+        except OSError:
+            return
+        if Path(program).name not in PROGRAMS:
+            return  # not we wrote that, but the program that runs there
         name = self.name(folder.path.name)
         if Path(folder.at("status")).exists():  # nobody recorded an end: does the container know?
             status, out = await _ask(

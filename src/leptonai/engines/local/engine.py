@@ -38,6 +38,7 @@ from leptonai.ports.engine import (
     Unreachable,
 )
 from leptonai.supervisor import Cgroups, Ending, Folder, Launch, Limits, Supervisor
+from leptonai.supervisor.folder import MODE, is_plain
 
 FetchTree = Callable[[str, Path], Awaitable[None]]  # lays out a tree's digest in an empty directory
 
@@ -191,9 +192,14 @@ class LocalEngine:
             raise Conflict(
                 f"attempt {attempt} still runs", hint="stop it, and forget it when it has ended"
             )
+        live = self._live / attempt
         with suppress(FileNotFoundError):
             # One rename: the attempt is remembered or forgotten, whenever the plug is pulled.
-            (self._live / attempt).rename(self._done / attempt)
+            try:
+                live.rename(self._done / attempt)
+            except PermissionError:  # its program has taken our right to move it away
+                live.chmod(MODE)
+                live.rename(self._done / attempt)
         if attempt in self._supervisor.ended:
             self._supervisor.forget(attempt)
             self._changed.set()
@@ -317,12 +323,11 @@ class LocalEngine:
     def _on_change(self, id: AttemptId) -> None:
         self._changed.set()
         if id in self._supervisor.ended:
-            log = self._logs.pop(id, None)
-            if log is not None:
-                log.close(self._now_ns())
-            else:  # it ended while no platform was there to bound its log
-                log = logs.Log.open(self._live / id / "log")
-            self._trim(log)
+            if log := self._logs.pop(id, None):
+                log.close(self._now_ns(), self._log_bytes)
+            else:  # what it wrote while nobody looked
+                with suppress(OSError):
+                    logs.Log.open(self._live / id / "log").trim(self._log_bytes)
         elif id not in self._logs:
             self._logs[id] = logs.Log.open(self._live / id / "log")
             if self._ticker is None:
@@ -337,13 +342,10 @@ class LocalEngine:
         now_ns = self._now_ns()
         for log in self._logs.values():
             log.mark(now_ns)
-            self._trim(log)
+            with suppress(OSError):  # next time, then
+                log.trim(self._log_bytes)
         if self._logs:
             self._tick_later()
-
-    def _trim(self, log: logs.Log) -> None:
-        with suppress(OSError):  # next time, then
-            log.trim(self._log_bytes)
 
     def _now_ns(self) -> int:
         return self._clock.now_ms() * 1_000_000
@@ -353,7 +355,7 @@ class LocalEngine:
             return None
         for place in (self._live, self._done):
             path = place / attempt / "log"
-            if path.exists():
+            if is_plain(path):
                 return path
         return None
 

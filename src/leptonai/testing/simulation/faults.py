@@ -71,9 +71,9 @@ class Trace:
 
 
 class Incarnation:
-    def __init__(self, number: int, random: Random, odds: Odds, trace: Trace) -> None:
+    def __init__(self, number: int, random: Random, odds: Callable[[], Odds], trace: Trace) -> None:
         self.number = number
-        self.odds = odds
+        self._odds = odds
         self.dead = asyncio.Event()
         self._random = random
         self._trace = trace
@@ -85,8 +85,8 @@ class Incarnation:
 
     async def call(self, what: str, effect: Callable[[], Awaitable[T]]) -> T:
         """Have an effect on the world, with what may befall it."""
-        odds, random = self.odds, self._random
-        await self._delay()
+        odds, random = self._odds(), self._random
+        await self.delay()
         if random.random() < odds.death / 2:
             self.die()
         self.check()
@@ -99,7 +99,7 @@ class Incarnation:
             self._note(what, error.code)
             raise
         self._note(what, "")
-        await self._delay()
+        await self.delay()
         if random.random() < odds.death / 2:
             self.die()
         self.check()
@@ -112,11 +112,11 @@ class Incarnation:
         if self.dead.is_set():
             raise Died
 
-    async def _delay(self) -> None:
-        fate = self._random.random()
-        if fate < self.odds.very_slow:
+    async def delay(self) -> None:
+        fate, odds = self._random.random(), self._odds()
+        if fate < odds.very_slow:
             await asyncio.sleep(self._random.uniform(0, VERY_SLOW_S))
-        elif fate < self.odds.very_slow + self.odds.slow:
+        elif fate < odds.very_slow + odds.slow:
             await asyncio.sleep(self._random.uniform(0, SLOW_S))
 
     def _note(self, what: str, outcome: str) -> None:
@@ -151,7 +151,7 @@ class StoreHandle:
 
     async def changes(self, after: int) -> AsyncIterator[Batch]:
         async for batch in self._inner.changes(after):
-            await self._life._delay()
+            await self._life.delay()
             self._life.check()
             yield batch
 

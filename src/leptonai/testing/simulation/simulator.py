@@ -120,7 +120,7 @@ class _World:
     def __init__(self, seed: int, odds: Odds) -> None:
         self.seed = seed
         self.random = Random(seed)
-        self.odds = odds
+        self._odds = odds
         self.trace = Trace()
         self.clock = VirtualClock()
         self.cluster = SimulatedCluster(
@@ -140,8 +140,8 @@ class _World:
         self._up: asyncio.Event
         self._takeover: asyncio.Event  # set: another control plane is started beside this one
         self._lingering: list[asyncio.Task[None]] = []
-        self._storm = True
         self._clock_set_at_s = float("-inf")
+        self._lingered_at_s = float("-inf")
 
     def report(self, what: str) -> None:
         """An invariant does not hold: whoever broke it goes no further, and the run ends."""
@@ -201,9 +201,7 @@ class _World:
         """As a service manager does: when it dies, start it again after a moment."""
         while True:
             self._incarnations += 1
-            life = Incarnation(
-                self._incarnations, self.random, self.odds if self._storm else CALM, self.trace
-            )
+            life = Incarnation(self._incarnations, self.random, lambda: self._odds, self.trace)
             store, clock = StoreHandle(self.store, life), ProcessClock(self.clock)
             plane = ControlPlane(
                 store,
@@ -250,7 +248,9 @@ class _World:
     ) -> None:
         """One that was taken for dead, and is not: it acts beside its successor for a while."""
         self.trace.note(f"#{life.number} lingers")
+        self._lingered_at_s = float("inf")
         await asyncio.wait({run}, timeout=self.random.uniform(0, LINGER_S))
+        self._lingered_at_s = asyncio.get_running_loop().time()
         life.die()
         await self._bury(plane)
         await asyncio.gather(run, return_exceptions=True)
@@ -319,19 +319,19 @@ class _World:
     async def _calm_down(self, misfortune: asyncio.Task[None]) -> None:
         """Nothing goes wrong from here on."""
         self.trace.note("calm")
-        self._storm = False
+        self._odds = CALM
         misfortune.cancel()
         self._takeover.clear()
         await asyncio.gather(*self._lingering)
         for node in self.cluster.capacity:
             self.cluster.bring_back(node)
-        if self._current is not None:
-            self._current[0].odds = CALM
 
     def _check_drained(self, attempt: AttemptId) -> None:
         """A server is asked to end only once no request is sent to it any more."""
         if asyncio.get_running_loop().time() - self._clock_set_at_s < 1:
             return  # what is half a second to a process whose clock has just been set forward?
+        if asyncio.get_running_loop().time() - self._lingered_at_s < 1:
+            return  # the gateway may still follow the one that was taken over
         replica = attempt.rpartition(".")[0]
         record = self.store.replicas.get((WORKSPACE, replica))
         if record is None or not record.ready:

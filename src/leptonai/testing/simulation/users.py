@@ -13,7 +13,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from leptonai.core.lifecycle.endpoint import new_endpoint, updated
-from leptonai.core.lifecycle.job import new_job
+from leptonai.core.lifecycle.job import advance, new_job
 from leptonai.core.lifecycle.replica import abandon
 from leptonai.core.records import Endpoint, Job, Record, Replica
 from leptonai.errors import AlreadyExists, TryLater, VersionConflict
@@ -39,7 +39,6 @@ class Wishes:
     jobs: dict[str, JobSpec] = field(default_factory=dict)  # by id
     scripts: dict[str, Program] = field(default_factory=dict)  # of jobs, by id
     endpoints: dict[str, EndpointSpec] = field(default_factory=dict)  # by id
-    unsure: set[str] = field(default_factory=set)  # asked for, but never acknowledged
     removed: set[str] = field(default_factory=set)
 
 
@@ -82,20 +81,20 @@ class Users:
         self._count += 1
         id = f"job-{self._count}"
         script, spec = _random_job(self._random, self._gpus)
-        self.wishes.unsure.add(id)
 
         async def submit(store: Store, clock: Clock) -> None:
             job = new_job(
                 workspace=WORKSPACE, id=id, name=id, spec=spec, owner="ann", labels={},
                 visibility="", now_ms=clock.now_ms(), idempotency_key=f"key-{id}",
             )  # fmt: skip
+            step = advance(job, (), clock.now_ms())
+            replicas = [Put(replica) for replica in step.replicas]
             with suppress(AlreadyExists):  # an earlier try was heard, and its answer lost
-                await store.commit(Put(job))
+                await store.commit(Put(step.job), *replicas)
 
         await self._persist(submit)
         self.wishes.jobs[id] = spec
         self.wishes.scripts[id] = script
-        self.wishes.unsure.discard(id)
 
     async def stop_job(self, id: str) -> None:
         await self._change_job(id, stopped=True)
