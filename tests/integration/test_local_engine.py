@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from leptonai.core.records import EndReason
-from leptonai.engines.local import LocalEngine, lock_home
+from leptonai.engines.local import LocalEngine
 from leptonai.engines.local.environment import base_environment
-from leptonai.errors import Conflict, NotFound
+from leptonai.errors import NotFound, StaleEpoch
+from leptonai.home import Home
 from leptonai.ports.engine import Attempt, Ended, Running, Seen, Tree
 from leptonai.supervisor import Cgroups, Folder, processes
 from leptonai.supervisor.folder import identity_text
@@ -729,9 +730,6 @@ def test_a_log_that_grew_while_no_platform_was_there_is_capped_too(tmp_path):
     asyncio.run(main())
 
 
-# --- one control plane a home --------------------------------------------------------------------
-
-
 def test_a_log_that_was_filled_between_two_looks_is_capped_at_the_end(tmp_path):
     keep = 1 << 20
 
@@ -746,22 +744,26 @@ def test_a_log_that_was_filled_between_two_looks_is_capped_at_the_end(tmp_path):
     asyncio.run(main())
 
 
-def test_a_second_control_plane_in_a_home_is_refused_with_the_pid_of_the_first(tmp_path):
-    lock = lock_home(tmp_path)
-    with pytest.raises(Conflict) as refused:
-        lock_home(tmp_path)
-    assert str(os.getpid()) in refused.value.hint
-    lock.release()
-    lock_home(tmp_path).release()
+def test_whoever_holds_the_lock_may_come_with_another_database_which_counts_from_one(tmp_path):
+    async def main():
+        async with an_engine(tmp_path) as engine:
+            await engine.stop("local", "a.0", grace_ms=0, epoch=57)
+            engine.forget_epochs()
+            await engine.stop("local", "b.0", grace_ms=0, epoch=1)
+            with pytest.raises(StaleEpoch):
+                await engine.stop("local", "c.0", grace_ms=0, epoch=0)
+
+    asyncio.run(main())
 
 
 def test_a_workload_that_outlives_the_platform_does_not_hold_its_lock(tmp_path):
+    home = Home(tmp_path)
+
     async def main():
-        lock = lock_home(tmp_path)
         async with an_engine(tmp_path) as engine:
-            await engine.start(an_attempt("sleep", "600"), epoch=EPOCH)
-            lock.release()
-            lock_home(tmp_path).release()
+            with home.locked():
+                await engine.start(an_attempt("sleep", "600"), epoch=EPOCH)
+            assert not home.is_locked
 
     asyncio.run(main())
 

@@ -20,7 +20,7 @@ from leptonai.engines.local.environment import (
     gpu_environment,
     tree_variable,
 )
-from leptonai.engines.local.home import EpochFile
+from leptonai.engines.local.epoch import EpochFile
 from leptonai.engines.local.machine import Gpus, describe, find_gpus
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, StorageFull
 from leptonai.ports.clock import Clock
@@ -55,7 +55,7 @@ class LocalEngine:
     """Runs attempts as processes of this machine, each through the supervisor's wrapper.
 
     Everything it knows lies in `home/attempts`, so it may be killed at any instant: the next one
-    adopts what runs and learns how the rest ended. One per home: take `lock_home` first.
+    adopts what runs and learns how the rest ended. One per home: take `Home.locked` first.
     """
 
     def __init__(
@@ -114,6 +114,11 @@ class LocalEngine:
         self._epoch = EpochFile(self._home / "attempts" / "epoch")
         self._gpus = await asyncio.to_thread(find_gpus)
         await self._supervisor.adopt()
+
+    def forget_epochs(self) -> None:
+        """Let any epoch in. For whoever holds the home's lock, and so knows that no earlier control
+        plane is left: a database that is new, or was restored, counts its epochs from less."""
+        self._epoch.forget()
 
     async def close(self) -> None:
         if self._ticker is not None:
