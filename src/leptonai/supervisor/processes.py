@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-ATTEMPT_VARIABLE = "LEPTON_ATTEMPT_ID"
+FOLDER_VARIABLE = "LEPTON_ATTEMPT_DIR"  # marks an attempt's processes: no two have one folder
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD of <linux/sched.h>
 
 
@@ -95,21 +95,21 @@ def send(fd: int, number: signal.Signals) -> None:
         signal.pidfd_send_signal(fd, number)
 
 
-def find(attempts: Collection[str]) -> dict[str, list[int]]:
-    """The processes of attempts, by the attempt's id in their environment. Costs a pass over /proc,
-    about 15 µs a process: look for many attempts at once.
+def find(folders: Collection[str]) -> dict[str, list[int]]:
+    """The processes of attempts, by the attempt's folder in their environment. Costs a pass over
+    /proc, about 15 µs a process: look for many attempts at once.
 
     A process in the middle of an exec shows no environment for some microseconds. It counts as one
     of every attempt, because nobody can say yet that it is not: look again.
     """
-    wanted = {f"{ATTEMPT_VARIABLE}={attempt}".encode(): attempt for attempt in attempts}
-    found: dict[str, list[int]] = {attempt: [] for attempt in attempts}
+    wanted = {_mark(folder): folder for folder in folders}
+    found: dict[str, list[int]] = {folder: [] for folder in folders}
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         environment = _read(f"/proc/{name}/environ")
         if environment:
-            if ATTEMPT_VARIABLE.encode() in environment:
+            if FOLDER_VARIABLE.encode() in environment:
                 for variable in environment.split(b"\0"):
                     if variable in wanted:
                         found[wanted[variable]].append(int(name))
@@ -121,13 +121,17 @@ def find(attempts: Collection[str]) -> dict[str, list[int]]:
     return found
 
 
-def signal_attempt(attempt: str, pids: Collection[int], number: signal.Signals) -> None:
+def signal_attempt(folder: str, pids: Collection[int], number: signal.Signals) -> None:
     """Signal those of `pids` that are the attempt's for certain."""
-    mark = f"{ATTEMPT_VARIABLE}={attempt}".encode()
+    mark = _mark(folder)
     for pid in pids:
         with handle(pid) as fd:
             if fd is not None and mark in (_read(f"/proc/{pid}/environ") or b"").split(b"\0"):
                 send(fd, number)
+
+
+def _mark(folder: str) -> bytes:
+    return os.fsencode(f"{FOLDER_VARIABLE}={folder}")
 
 
 def _read(path: str) -> bytes | None:

@@ -143,7 +143,11 @@ class Supervisor:
                     *launch.command,
                 ],
                 cwd=folder.path,
-                env={**launch.env, processes.ATTEMPT_VARIABLE: launch.id},
+                env={
+                    **launch.env,
+                    "LEPTON_ATTEMPT_ID": launch.id,
+                    processes.FOLDER_VARIABLE: str(folder.path),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.DEVNULL,  # the wrapper's own; the command's goes to the log
@@ -367,8 +371,8 @@ class Supervisor:
         if watch.group:
             watch.group.send(signal.SIGKILL)
             return watch.group.remove()
-        pids = await self._census.find(watch.id)
-        processes.signal_attempt(watch.id, pids, signal.SIGKILL)
+        pids = await self._census.find(watch.folder)
+        processes.signal_attempt(str(watch.folder.path), pids, signal.SIGKILL)
         return not pids
 
     def _conclude(self, watch: _Watch) -> None:
@@ -424,9 +428,9 @@ class Supervisor:
         if watch.group:
             watch.group.send(number)
             return
-        pids = await self._census.find(watch.id)
+        pids = await self._census.find(watch.folder)
         # Never the wrapper: it ends by itself after its command, and must live to record that.
-        processes.signal_attempt(watch.id, set(pids) - {watch.wrapper_pid}, number)
+        processes.signal_attempt(str(watch.folder.path), set(pids) - {watch.wrapper_pid}, number)
 
     def _kill(self, watch: _Watch) -> None:
         if not watch.killing and watch.id in self._watches:
@@ -485,11 +489,12 @@ class _Census:
         if self._pass is not None:
             self._pass.cancel()
 
-    async def find(self, attempt: str) -> list[int]:
+    async def find(self, folder: Folder) -> list[int]:
+        path = str(folder.path)
         # A pass that already runs may have gone by where this attempt's processes are.
-        future = self._asked.get(attempt)
+        future = self._asked.get(path)
         if future is None:
-            future = self._asked[attempt] = asyncio.get_running_loop().create_future()
+            future = self._asked[path] = asyncio.get_running_loop().create_future()
         if self._pass is None:
             self._pass = asyncio.create_task(self._look())
         return await asyncio.shield(future)
@@ -499,8 +504,8 @@ class _Census:
             while self._asked:
                 asked, self._asked = self._asked, {}
                 found = await asyncio.to_thread(processes.find, tuple(asked))
-                for attempt, future in asked.items():
+                for path, future in asked.items():
                     if not future.done():
-                        future.set_result(found[attempt])
+                        future.set_result(found[path])
         finally:
             self._pass = None
