@@ -49,8 +49,13 @@ class Home:
 
     @classmethod
     def default(cls) -> "Home":
-        named = os.environ.get("LEPTON_HOME")
-        return cls(Path(named).expanduser().absolute() if named else Path.home() / ".leptonai")
+        named = os.environ.get("LEPTON_HOME") or "~/.leptonai"
+        try:
+            return cls(Path(named).expanduser().absolute())
+        except (RuntimeError, OSError):  # nobody's home, or no directory that we are in
+            raise InvalidRequest(
+                f"nobody knows where {named} is", hint="set LEPTON_HOME to an absolute path"
+            ) from None
 
     @property
     def lock(self) -> Path:
@@ -127,12 +132,21 @@ class Home:
         """Of the platform that runs here, or None."""
         try:
             state = PlatformState(**json.loads(self.state_file.read_text()))
+            return state if state.process.alive else None
         except (OSError, ValueError, TypeError):
             return None
-        return state if state.process.alive else None
+
+    def holder(self) -> Process | None:
+        """The process of the platform that runs here, even if its state got lost."""
+        try:
+            pid, _, started = self.lock.read_text().strip().partition(" ")
+            process = Process(int(pid), started)
+        except (OSError, ValueError):
+            return None
+        return process if process.alive else None
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, as_platform: bool = False) -> Iterator[None]:
         """Be the only one who runs a platform here, or ends one. However this process ends, the
         lock goes with it, for nothing that it starts inherits the lock.
 
@@ -145,6 +159,11 @@ class Home:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise self._taken() from None
+            lock.truncate(0)
+            if as_platform:
+                me = Process.of(os.getpid())
+                lock.write(f"{me.pid} {me.started}\n")
+                lock.flush()
             yield
 
     @property
@@ -168,11 +187,28 @@ class Home:
         )
 
     def config(self) -> Settled:
+        """
+        Raises:
+            InvalidRequest: it cannot be read; going on without would use another database.
+        """
         try:
             facts = json.loads(self.config_file.read_text())
-            return Settled(workspaces=tuple(facts["workspaces"]), database=facts["database"])
-        except (OSError, ValueError, KeyError, TypeError):
+            workspaces, database = facts["workspaces"], facts["database"]
+            if not (
+                isinstance(database, str)
+                and isinstance(workspaces, list)
+                and all(isinstance(name, str) for name in workspaces)
+            ):
+                raise TypeError
+            return Settled(workspaces=tuple(workspaces), database=database)
+        except FileNotFoundError:
             return Settled()
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InvalidRequest(
+                f"{self.config_file} cannot be read: it says which database and workspaces to use",
+                hint="restore it; or remove it, and give --database and --workspace to "
+                "`leptonai up` if they were not the usual ones",
+            ) from None
 
     def write_config(self, settled: Settled) -> None:
         replace_file(self.config_file, json.dumps(asdict(settled)))

@@ -21,17 +21,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec.structs import replace
 
 from leptonai import __version__
-from leptonai.errors import LeptonError, Locked, Unavailable
+from leptonai.errors import InvalidRequest, LeptonError, Locked, NotFound, Unavailable
 from leptonai.gateway_process import GatewayProcess, end_gateway
 from leptonai.home import Home, PlatformState, Settled, replace_file
 from leptonai.listening import bind, url_of
 from leptonai.processes import Process
 from leptonai.spec.names import check_name
+
+if TYPE_CHECKING:
+    from leptonai.ports.store import Store
 
 OPTIONS_VARIABLE = "LEPTON_PLATFORM_OPTIONS"  # JSON of Options
 DRAIN_S = 2  # for requests under way when the platform stops
@@ -70,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
                 os.close(given.ready_fd)
 
     try:
-        with home.locked():
+        with home.locked(as_platform=True):
             _serve(home, options, ready=lambda state: tell({"ready": asdict(state)}))
     except LeptonError as error:
         tell({"error": error.wire()})
@@ -90,10 +93,7 @@ def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None])
     check_name(options.workspace, "workspace")
     control = bind(options.host, options.port, "--port")
     for path in (home.token_file, home.gateway_token_file):
-        if not path.exists():
-            from leptonai.security.tokens import new_token
-
-            replace_file(path, f"{new_token()}\n")
+        _see_to_token(path)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # until it serves
     gateway = GatewayProcess(
         home,
@@ -137,18 +137,16 @@ async def _run(
     from leptonai.engines.local import LocalEngine
     from leptonai.engines.local.trees import lay_out
     from leptonai.monitoring.audit import AuditLog
-    from leptonai.security.keys import load_or_create_key
     from leptonai.security.secrets import Sealer
     from leptonai.security.tokens import Authenticator, JobTokens
-    from leptonai.stores import open_store
 
     url = url_of(options.host, listening.getsockname()[1])
     before = home.config()
     settled = _settle(before, options)
     clock = SystemClock()
-    key = load_or_create_key(home.key_file)
+    store = await _open_store(home, settled)
+    key = await _key_of(home, store)
     sealer, job_tokens = Sealer(key), JobTokens(key)
-    store = await open_store(settled.database or f"sqlite:///{home.database}")
     if settled != before:  # written now that it has proved good: what fails is not kept
         home.write_config(settled)
     blobs = BlobStore(home.blobs)
@@ -223,6 +221,8 @@ async def _until_stopped(
     """Serve the API, and stop at SIGTERM or SIGINT, or when the plane or the server ends."""
     import uvicorn
 
+    from leptonai.control.api.connections import BoundedConnection
+
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -231,7 +231,7 @@ async def _until_stopped(
     server = Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedConnection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -270,6 +270,63 @@ def _settle(before: Settled, options: Options) -> Settled:
     """What is asked now, and what was asked before and not again."""
     workspaces = tuple(dict.fromkeys((*before.workspaces, options.workspace)))
     return Settled(workspaces=workspaces, database=options.database or before.database)
+
+
+async def _open_store(home: Home, settled: Settled) -> "Store":
+    """
+    Raises:
+        NotFound: its file is gone: an empty one in its place would hide that.
+    """
+    from leptonai.stores import open_store
+
+    if not settled.database and home.key_file.exists() and not home.database.exists():
+        raise NotFound(
+            f"the database {home.database} is gone, with all jobs, endpoints and secrets",
+            hint=f"restore it; or, to begin anew without them, remove {home.key_file}",
+        )
+    return await open_store(settled.database or f"sqlite:///{home.database}")
+
+
+async def _key_of(home: Home, store: "Store") -> bytes:
+    """
+    Raises:
+        NotFound: it is gone, and there are secrets that only it opens.
+    """
+    from leptonai.core.records import Secret
+    from leptonai.ports.store import Query
+    from leptonai.security.keys import load_or_create_key
+
+    if not home.key_file.exists() and (secrets := await store.count(Secret, Query())):
+        raise NotFound(
+            f"the key {home.key_file} is gone, and {secrets} secrets are sealed with it",
+            hint="restore it from a backup: without it, nobody can read them",
+        )
+    return load_or_create_key(home.key_file)
+
+
+def _see_to_token(path: Path) -> None:
+    """Make the token at the first start; later, see that it is one, and nobody else's to read.
+
+    Raises:
+        InvalidRequest: the file holds none.
+    """
+    from leptonai.security.tokens import is_token, new_token
+
+    if not os.path.lexists(path):
+        replace_file(path, f"{new_token()}\n")
+        return
+    try:
+        whole = is_token(path.read_bytes().decode("ascii").strip())
+        if path.stat().st_mode & 0o077:
+            log.warning("%s could be read by others; now it cannot", path)
+            path.chmod(0o600)
+    except (OSError, ValueError):
+        whole = False
+    if not whole:
+        raise InvalidRequest(
+            f"{path} holds no token",
+            hint="restore it; or remove it, and the next start makes a new one",
+        )
 
 
 async def _honour_tokens(store: Any, home: Home, workspace: str, now_ms: int) -> None:
@@ -317,11 +374,12 @@ def shut_down(home: Home, *, keep: bool) -> ShutDown:
     give_up_at = time.monotonic() + START_OR_STOP_S
     while True:
         state = home.state()
-        if state is not None:
+        process = state.process if state is not None else home.holder()
+        if process is not None:
             platform = True
-            if not state.process.end(grace_s=ENDS_WITHIN_S):
+            if not process.end(grace_s=ENDS_WITHIN_S):
                 raise Unavailable(
-                    f"the platform (process {state.pid}) does not end",
+                    f"the platform (process {process.pid}) does not end",
                     hint=f"see {home.control_log}",
                 )
         try:
@@ -343,9 +401,8 @@ async def _stop_workloads(home: Home) -> int:
     from leptonai.engines.local import LocalEngine
     from leptonai.ports.engine import Running, Seen
     from leptonai.ports.store import Put, Query
-    from leptonai.stores import open_store
 
-    store = await open_store(home.config().database or f"sqlite:///{home.database}")
+    store = await _open_store(home, home.config())
     engine = LocalEngine(home.path, fetch_tree=_nothing_starts, clock=SystemClock())
     await engine.open()
     engine.forget_epochs()

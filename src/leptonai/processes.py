@@ -1,6 +1,5 @@
 """Processes that may outlive whoever started them: told apart, awaited and ended."""
 
-import asyncio
 import contextlib
 import os
 import select
@@ -16,7 +15,7 @@ class Process:
     """Not any later process of the same pid."""
 
     pid: int
-    started: str  # in ticks since the boot
+    started: str  # in which boot, and how many ticks into it
 
     @classmethod
     def of(cls, pid: int) -> "Process":
@@ -52,6 +51,8 @@ class Process:
         descriptor = self._open()
         if descriptor is None:
             return
+        import asyncio  # the command line, which only ends processes, starts sooner without
+
         gone = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_reader(descriptor, gone.set)
@@ -83,9 +84,12 @@ class Process:
 
 def _started(pid: int) -> str:
     """ "" where there is no such process, or a zombie."""
+    if type(pid) is not int or pid <= 0:
+        return ""
     try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return ""
     fields = stat.rpartition(")")[2].split()  # before it stands a name that may hold anything
-    return "" if fields[0] in "ZXx" else fields[19]
+    return "" if fields[0] in "ZXx" else f"{boot}/{fields[19]}"

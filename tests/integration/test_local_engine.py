@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,9 @@ from leptonai.engines.local.environment import base_environment
 from leptonai.errors import NotFound, StaleEpoch
 from leptonai.home import Home
 from leptonai.ports.engine import Attempt, Ended, Running, Seen, Tree
-from leptonai.supervisor import Cgroups
+from leptonai.supervisor import Cgroups, Folder, processes
+from leptonai.supervisor.folder import identity_text
+from leptonai.supervisor.supervise import WRAPPER
 from leptonai.testing.engine_contract import PATIENCE_S, ended, log_of, until
 
 EPOCH = 1
@@ -74,6 +77,15 @@ async def pid_in(path: Path) -> int:
         while not (path.exists() and path.read_text().endswith("\n")):
             await asyncio.sleep(0.01)
     return int(path.read_text())
+
+
+async def claimed(folder: Path) -> str:
+    """The claim, as soon as its wrapper has written all of it."""
+    claim = folder / "claim"
+    async with asyncio.timeout(PATIENCE_S):
+        while not (claim.exists() and claim.read_text().endswith(".\n")):
+            await asyncio.sleep(0.01)
+    return claim.read_text()
 
 
 def descendant(out: Path, seconds: int = 600) -> str:
@@ -154,6 +166,39 @@ def test_after_a_kill_of_the_platform_all_is_adopted_with_the_real_exit_codes(tm
             ]
             assert await log_of(engine, "local", "r0.0") == b"late\n"
             assert side.read_text() == "x\n"
+
+    asyncio.run(main())
+
+
+@BOTH
+@pytest.mark.parametrize("stopped", [False, True])
+def test_one_whose_wrapper_has_not_claimed_it_yet_is_adopted_too(tmp_path, cgroups, stopped):
+    async def main():
+        folder = Folder(tmp_path / "attempts/live/a.0")
+        folder.prepare()
+        os.mkfifo(tmp_path / "go")
+        words = ["sh", WRAPPER, shutil.which("mv"), identity_text(()), folder.at("work")]
+        line = f"read go <'{tmp_path}/go'; exec \"$@\""
+        wrapper = await asyncio.create_subprocess_exec(
+            *("sh", "-c", line, "sh", *words, "--", "sh", "-c", "touch ran; exit 3"),
+            cwd=folder.path,
+            env={**os.environ, "LEPTON_ATTEMPT_DIR": str(tmp_path / "attempts/live/a.0")},
+            start_new_session=True,
+        )
+        go = await asyncio.to_thread(os.open, tmp_path / "go", os.O_WRONLY)
+        async with an_engine(tmp_path, cgroups=cgroups) as engine:
+            first = await engine.observe("local")
+            assert isinstance(first, Seen)
+            assert isinstance(first.attempts["a.0"], Running)
+            if stopped:
+                await engine.stop("local", "a.0", grace_ms=600_000, epoch=EPOCH)
+            os.write(go, b"\n")
+            os.close(go)
+            end = (await ended(engine, "local", "a.0")).how
+            assert (how(end), Path(folder.at("work/ran")).exists()) == (
+                ((EndReason.STOPPED, None), False) if stopped else ((EndReason.EXITED, 3), True)
+            )
+        await wrapper.wait()
 
     asyncio.run(main())
 
@@ -345,9 +390,6 @@ def test_a_zombie_counts_as_ended(tmp_path):
 
 
 def test_an_unreaped_wrapper_without_a_status_is_lost(tmp_path):
-    from leptonai.supervisor import processes
-    from leptonai.supervisor.folder import Folder, identity_text
-
     zombie = subprocess.Popen(["true"])
     while alive(zombie.pid):
         time.sleep(0.01)
@@ -367,8 +409,6 @@ def test_an_unreaped_wrapper_without_a_status_is_lost(tmp_path):
 
 @pytest.mark.parametrize("claim", ["", "started 12", "started 1 1 another-boot 1\n.\n"])
 def test_a_claim_that_names_no_living_wrapper_is_lost(tmp_path, claim):
-    from leptonai.supervisor.folder import Folder
-
     folder = Folder(tmp_path / "attempts/live/a.0")
     folder.prepare()
     Path(folder.at("claim")).write_text(claim)
@@ -461,8 +501,7 @@ def test_a_secret_in_the_environment_is_neither_on_disk_nor_in_a_command_line(tm
             secret = "correct-horse-battery-staple"
             await engine.start(an_attempt("sleep", "600", env={"KEY": secret}), epoch=EPOCH)
             await until(engine, "local", "a.0", lambda state: isinstance(state, Running))
-            while not (tmp_path / "attempts/live/a.0/claim").exists():
-                await asyncio.sleep(0.01)
+            await claimed(tmp_path / "attempts/live/a.0")
             for path in tmp_path.rglob("*"):
                 assert not path.is_file() or secret.encode() not in path.read_bytes(), path
             for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -613,10 +652,8 @@ def test_cpu_limits_reach_the_kernel(tmp_path):
         async with an_engine(tmp_path) as engine:
             attempt = an_attempt("sleep", "600", cpu_millis=500, limit_cpu_millis=1_500)
             await engine.start(attempt, epoch=EPOCH)
-            claim = tmp_path / "attempts/live/a.0/claim"
-            while not (claim.exists() and claim.read_text().endswith(".\n")):
-                await asyncio.sleep(0.01)
-            groups = [Path(line) for line in claim.read_text().splitlines()[1:-1]]
+            claim = await claimed(tmp_path / "attempts/live/a.0")
+            groups = [Path(line) for line in claim.splitlines()[1:-1]]
             told = {
                 name: (group / name).read_text().strip()
                 for group in groups
@@ -676,7 +713,6 @@ def test_a_log_is_capped_while_it_is_written_and_read_from_a_line_start(tmp_path
         async with an_engine(tmp_path, log_bytes=keep) as engine:
             write = "for i in range(400_000): print(f'line {i:09}')"
             await run(engine, an_attempt(sys.executable, "-u", "-c", write))
-            await run(engine, an_attempt("sleep", "0.1", id="tick.0"))
             path = tmp_path / "attempts/live/a.0/log"
             total = 400_000 * 15
             assert path.stat().st_size == total
@@ -690,6 +726,25 @@ def test_a_log_is_capped_while_it_is_written_and_read_from_a_line_start(tmp_path
             marks = await engine.log_marks("local", "a.0")
             assert marks[-1].offset == total
             assert list(marks) == sorted(marks, key=lambda mark: (mark.at_ns, mark.offset))
+
+    asyncio.run(main())
+
+
+def test_a_log_that_grew_while_no_platform_was_there_is_capped_too(tmp_path):
+    go = tmp_path / "go"
+    write = f"while [ ! -e '{go}' ]; do sleep 0.02; done; yes 123456789 | head -c 1000000"
+    killed_platform(tmp_path / "home", None, write)
+    go.touch()
+    live = tmp_path / "home/attempts/live/r0.0"
+    while not (live / "exited.0").exists():
+        time.sleep(0.01)
+
+    async def main():
+        async with an_engine(tmp_path / "home", log_bytes=1 << 16) as engine:
+            assert how((await ended(engine, "local", "r0.0")).how) == (EndReason.EXITED, 0)
+            assert (live / "log").stat().st_blocks * 512 <= (1 << 16) + (1 << 13)
+            last = await engine.read_log("local", "r0.0", offset=1_000_000 - 10, limit=100)
+            assert (last.offset, last.data) == (999_990, b"123456789\n")
 
     asyncio.run(main())
 
@@ -789,10 +844,8 @@ def test_a_container_whose_wrapper_was_killed_tells_its_code_itself(tmp_path, mo
         async with an_engine(tmp_path / "home", containers="auto") as engine:
             attempt = an_attempt("x", image="i", env={"SLEEP": "600"})
             await engine.start(attempt, epoch=EPOCH)
-            claim = tmp_path / "home/attempts/live/a.0/claim"
-            while not (claim.exists() and claim.read_text().endswith(".\n")):
-                await asyncio.sleep(0.01)
-            os.kill(int(claim.read_text().split()[1]), signal.SIGKILL)
+            claim = await claimed(tmp_path / "home/attempts/live/a.0")
+            os.kill(int(claim.split()[1]), signal.SIGKILL)
             assert how((await ended(engine, "local", "a.0")).how) == (EndReason.EXITED, 42)
             assert "inspect" in calls.read_text()
 

@@ -109,6 +109,12 @@ def status(output: str) -> None:
     """Show the platform that runs on this machine."""
     home = Home.default()
     state = home.state()
+    if state is None and (holder := home.holder()) is not None:
+        raise errors.NotFound(
+            f"a platform runs in {home.path} (pid {holder.pid}), "
+            f"and {home.state_file} does not say where",
+            hint="if it is not just starting: leptonai down --keep, then leptonai up -d",
+        )
     if state is None:
         raise errors.NotFound(
             f"no platform is running in {home.path}", hint="start one: leptonai up -d"

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from leptonai.errors import InvalidRequest, Unauthenticated, Unavailable
+from leptonai.processes import Process
 
 DEFAULT_WORKSPACE = "default"
 START_HINT = "start one with `leptonai up -d`"
@@ -44,6 +45,7 @@ class LocalPlatform:
     workspace: str
     token_file: Path
     pid: int | None = None
+    started: str = ""  # tells it from a later process of this number
 
     def workspace_url(self, workspace: str | None = None) -> str:
         return f"{self.url}/api/v2/workspaces/{workspace or self.workspace}"
@@ -53,11 +55,13 @@ class LocalPlatform:
         """True only where it is certain that it does not run any more."""
         if self.pid is None or self.pid <= 0:
             return False
+        if self.started:
+            return not Process(self.pid, self.started).alive
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except OSError:
+        except (OSError, OverflowError):
             return False
         return False
 
@@ -91,6 +95,12 @@ def resolve(
         url = workspace_url(url, workspace)
     is_local = local is not None and url.startswith(f"{local.url}/")
     if token is None and local is not None and is_local:
+        if local.process_is_gone:
+            # Whoever listens there now may be anybody, and the token is not for anybody.
+            raise Unavailable(
+                f"no Lepton platform is running at {local.url}: its process is gone",
+                hint=START_HINT,
+            )
         token = _read_token(local.token_file)
     if token is None:
         raise Unauthenticated(
@@ -126,7 +136,13 @@ def workspace_url(url: str, workspace: str | None) -> str:
 
 
 def lepton_home(environ: Mapping[str, str]) -> Path:
-    return Path(environ.get("LEPTON_HOME") or "~/.leptonai").expanduser()
+    named = environ.get("LEPTON_HOME") or "~/.leptonai"
+    try:
+        return Path(named).expanduser().absolute()
+    except (RuntimeError, OSError):  # nobody's home, or no directory that we are in
+        raise InvalidRequest(
+            f"nobody knows where {named} is", hint="set LEPTON_HOME to an absolute path"
+        ) from None
 
 
 def local_platform(home: Path) -> LocalPlatform | None:
@@ -139,6 +155,7 @@ def local_platform(home: Path) -> LocalPlatform | None:
             workspace=str(facts["workspace"]),
             token_file=Path(facts.get("token_file") or home / "token"),
             pid=int(facts["pid"]) if facts.get("pid") else None,
+            started=str(facts.get("started") or ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

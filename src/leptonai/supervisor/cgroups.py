@@ -21,6 +21,7 @@ PERIOD_US = 100_000  # of the CPU quota
 MIN_QUOTA_US = 1_000  # the kernel takes no less
 V1_SHARES_A_CORE = 1_024
 V2_WEIGHT_A_CORE = 100
+SIGNAL_ROUNDS = 20
 V2_CONTROLLERS = ("memory", "cpu", "pids")
 PROCESSES_PERCENT = 15  # of what the kernel has room for, to one attempt: systemd's share too
 
@@ -177,14 +178,20 @@ class Group:
             self._forbid_forks()
             if self._kill_v2():
                 return bool(self.members())
-        with ExitStack() as stack:
-            # First the handle, then the proof of membership: a pid that changed its owner in
-            # between is either gone (the signal finds nobody) or again a member.
-            handles = {pid: stack.enter_context(processes.handle(pid)) for pid in self.members()}
-            for pid in (members := self.members()):
-                if (fd := handles.get(pid)) is not None:
-                    processes.send(fd, number)
-            return bool(members)
+        signalled: set[int] = set()
+        for _ in range(SIGNAL_ROUNDS):  # a member may fork before the signal reaches it
+            missed = set(self.members()) - signalled
+            if not missed:
+                break
+            with ExitStack() as stack:
+                # First the handle, then the proof of membership: a pid that changed its owner in
+                # between is either gone (the signal finds nobody) or again a member.
+                handles = {pid: stack.enter_context(processes.handle(pid)) for pid in missed}
+                for pid in missed & set(self.members()):
+                    if (fd := handles[pid]) is not None:
+                        processes.send(fd, number)
+            signalled |= missed
+        return bool(signalled)
 
     def oom_killed(self) -> bool:
         """Whether the kernel killed a member at the memory limit."""

@@ -21,8 +21,8 @@ from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome, identit
 WRAPPER = Path(__file__).with_name("wrapper.sh")
 SETTLING_PATIENCE_S = 2.0  # of an adoption
 TIDY_TRIES, TIDY_PAUSE_S = 20, 0.005
-CLAIM_PATIENCE_S = 1.0  # that a claim may stay empty before its wrapper counts as dead
 WRAPPER_PATIENCE_S = 5.0  # that a wrapper may outlive its killed command before it is killed too
+SIGNAL_ROUNDS = 20
 FIRST_RETRY_S, LAST_RETRY_S = 0.001, 1.0  # between kills of processes that do not end at once
 
 
@@ -107,8 +107,13 @@ class Supervisor:
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         groups = self._cgroups.existing()
+        unclaimed = []
         for name in self._names():
-            self._consider(name, groups.pop(name, None))
+            group = groups.pop(name, None)
+            self._consider(name, group)
+            if not self.knows(name):
+                unclaimed.append(self._seek_wrapper(self._unseen(name, group)))
+        await asyncio.gather(*unclaimed)
         for name, group in groups.items():
             # Its folder was removed, or never made: no one will ask for it again.
             self._spawn(self._clear(name, group))
@@ -146,7 +151,7 @@ class Supervisor:
                 env={
                     **launch.env,
                     "LEPTON_ATTEMPT_ID": launch.id,
-                    processes.FOLDER_VARIABLE: str(folder.path),
+                    processes.FOLDER_VARIABLE: folder.real_path,
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -265,27 +270,19 @@ class Supervisor:
             if group is not None and group.members():
                 self._spawn(self._clear(id, group))  # it took its claim away
             return
+        # One that is watched already keeps what was asked of it.
+        watch = self._watches.setdefault(id, self._unseen(id, group))
         if isinstance(state, Ending):
-            watch = _Watch(
-                id=id,
-                folder=folder,
-                group=group or Group(folder.cgroups()),
-                started_at_ms=state.started_at_ms or state.finished_at_ms,
-            )
-            self._watches[id] = watch
+            watch.group = watch.group or Group(folder.cgroups())
+            watch.started_at_ms = state.started_at_ms or state.finished_at_ms
             self._settle(watch)
             return
-        watch = _Watch(
-            id=id,
-            folder=folder,
-            group=Group(state.cgroups) if state.cgroups else group or Group(()),
-            started_at_ms=state.started_at_ms,
-            wrapper_pid=state.wrapper.pid if state.wrapper else 0,
-        )
-        self._watches[id] = watch
+        watch.started_at_ms = state.started_at_ms
         if state.wrapper is None:
-            self._spawn(self._await_claim(watch))
+            self._spawn(self._seek_wrapper(watch))
             return
+        watch.group = Group(state.cgroups) or watch.group
+        watch.wrapper_pid = state.wrapper.pid
         try:
             pidfd = os.pidfd_open(state.wrapper.pid)
         except OSError:
@@ -303,17 +300,38 @@ class Supervisor:
         with os.scandir(self._directory) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
 
-    async def _await_claim(self, watch: _Watch) -> None:
-        """Its wrapper died between making the claim and writing it, or is about to write."""
-        give_up_at = asyncio.get_running_loop().time() + CLAIM_PATIENCE_S
-        while asyncio.get_running_loop().time() < give_up_at:
-            await asyncio.sleep(FIRST_RETRY_S * 20)
+    def _unseen(self, id: str, group: Group | None) -> _Watch:
+        return _Watch(
+            id=id,
+            folder=self.folder(id),
+            group=group or Group(()),
+            started_at_ms=self._now_ms(),
+        )
+
+    async def _seek_wrapper(self, watch: _Watch) -> None:
+        """Nothing is claimed, or the claim is empty: a wrapper may be on its way to write it, may
+        have died there, or may never have been."""
+        while True:
+            pids = await self._census.find(watch.folder.real_path)
+            # Read after that: while the claim is not written, what was found has forked nothing.
             state = watch.folder.read()
-            if not (isinstance(state, Claimed) and state.wrapper is None):
-                del self._watches[watch.id]
+            if isinstance(state, Ending) or (isinstance(state, Claimed) and state.wrapper):
                 self._consider(watch.id, watch.group)
                 return
-        self._settle(watch)
+            if not pids:
+                if state is not None:
+                    self._watches[watch.id] = watch
+                    self._settle(watch)
+                return
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    pidfd = os.pidfd_open(pid)
+                    if processes.belongs(pid, watch.folder.real_path):
+                        watch.wrapper_pid = pid
+                        self._watch(watch, pidfd)
+                        return
+                    os.close(pidfd)
+            await asyncio.sleep(FIRST_RETRY_S)
 
     def _watch(self, watch: _Watch, pidfd: int) -> None:
         watch.pidfd = pidfd
@@ -336,7 +354,6 @@ class Supervisor:
             state.wrapper is None or state.wrapper.pid != watch.wrapper_pid
         ):
             # Another start was faster, and its wrapper is the one to watch.
-            del self._watches[watch.id]
             self._consider(watch.id, watch.group)
             return
         self._settle(watch)
@@ -371,8 +388,8 @@ class Supervisor:
         if watch.group:
             watch.group.send(signal.SIGKILL)
             return watch.group.remove()
-        pids = await self._census.find(watch.folder)
-        processes.signal_attempt(str(watch.folder.path), pids, signal.SIGKILL)
+        pids = await self._census.find(watch.folder.real_path)
+        processes.signal_attempt(watch.folder.real_path, pids, signal.SIGKILL)
         return not pids
 
     def _conclude(self, watch: _Watch) -> None:
@@ -428,9 +445,15 @@ class Supervisor:
         if watch.group:
             watch.group.send(number)
             return
-        pids = await self._census.find(watch.folder)
         # Never the wrapper: it ends by itself after its command, and must live to record that.
-        processes.signal_attempt(str(watch.folder.path), set(pids) - {watch.wrapper_pid}, number)
+        signalled = {watch.wrapper_pid}
+        for _ in range(
+            SIGNAL_ROUNDS
+        ):  # one may fork before the signal reaches it, or be in an exec
+            missed = set(await self._census.find(watch.folder.real_path)) - signalled
+            if not missed:
+                return
+            signalled |= processes.signal_attempt(watch.folder.real_path, missed, number)
 
     def _kill(self, watch: _Watch) -> None:
         if not watch.killing and watch.id in self._watches:
@@ -489,12 +512,11 @@ class _Census:
         if self._pass is not None:
             self._pass.cancel()
 
-    async def find(self, folder: Folder) -> list[int]:
-        path = str(folder.path)
+    async def find(self, folder: str) -> list[int]:
         # A pass that already runs may have gone by where this attempt's processes are.
-        future = self._asked.get(path)
+        future = self._asked.get(folder)
         if future is None:
-            future = self._asked[path] = asyncio.get_running_loop().create_future()
+            future = self._asked[folder] = asyncio.get_running_loop().create_future()
         if self._pass is None:
             self._pass = asyncio.create_task(self._look())
         return await asyncio.shield(future)
@@ -504,8 +526,8 @@ class _Census:
             while self._asked:
                 asked, self._asked = self._asked, {}
                 found = await asyncio.to_thread(processes.find, tuple(asked))
-                for path, future in asked.items():
+                for folder, future in asked.items():
                     if not future.done():
-                        future.set_result(found[path])
+                        future.set_result(found[folder])
         finally:
             self._pass = None

@@ -11,6 +11,7 @@ from leptonai.spec.workspace import SecretItem
 
 async def list_secrets(call: Call) -> list[SecretItem]:
     found = await call.world.store.find(Secret, Query(workspace=call.workspace))
+    found.sort(key=lambda secret: secret.name)  # those of one call have one time
     return [secret_view(secret) for secret in found if may_read(call.principal, "secret", secret)]
 
 

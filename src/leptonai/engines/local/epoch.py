@@ -1,5 +1,6 @@
 """The newest epoch that the engine was asked with."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from leptonai.errors import StaleEpoch
@@ -10,7 +11,10 @@ class EpochFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._newest = int(path.read_text()) if path.exists() else 0
+        # A broken one is begun anew: the lease's own epoch still only grows.
+        self._newest = 0
+        with suppress(FileNotFoundError, ValueError):
+            self._newest = int(path.read_bytes())
 
     def admit(self, epoch: int) -> None:
         """Let an ask of this epoch in, and none that is older from now on.
