@@ -182,7 +182,7 @@ def test_one_whose_wrapper_has_not_claimed_it_yet_is_adopted_too(tmp_path, cgrou
         wrapper = await asyncio.create_subprocess_exec(
             *("sh", "-c", line, "sh", *words, "--", "sh", "-c", "touch ran; exit 3"),
             cwd=folder.path,
-            env={**os.environ, "LEPTON_ATTEMPT_ID": "a.0"},
+            env={**os.environ, "LEPTON_ATTEMPT_DIR": str(tmp_path / "attempts/live/a.0")},
             start_new_session=True,
         )
         go = await asyncio.to_thread(os.open, tmp_path / "go", os.O_WRONLY)
@@ -233,6 +233,23 @@ def test_a_child_in_a_session_of_its_own_is_gone_after_a_stop(tmp_path, cgroups)
     asyncio.run(main())
 
 
+def test_an_attempt_of_the_same_name_in_another_home_is_left_alone(tmp_path):
+    async def main():
+        async with (
+            an_engine(tmp_path / "one", cgroups=Cgroups(0)) as one,
+            an_engine(tmp_path / "two", cgroups=Cgroups(0)) as two,
+        ):
+            for engine in (one, two):
+                await engine.start(an_attempt("sleep", "600"), epoch=EPOCH)
+            await one.stop("local", "a.0", grace_ms=0, epoch=EPOCH)
+            end = (await ended(one, "local", "a.0")).how
+            assert end.reason is EndReason.STOPPED
+            seen = await two.observe("local")
+            assert isinstance(seen.attempts["a.0"], Running)
+
+    asyncio.run(main())
+
+
 @BOTH
 @pytest.mark.parametrize("wait", ["", "while [ ! -e child ]; do sleep 0.01; done; "])
 def test_a_child_in_a_session_of_its_own_is_gone_after_the_end(tmp_path, cgroups, wait):
@@ -242,7 +259,8 @@ def test_a_child_in_a_session_of_its_own_is_gone_after_the_end(tmp_path, cgroups
             assert how(end) == (EndReason.EXITED, 0)
             child = tmp_path / "attempts/live/a.0/work/child"
             assert not child.exists() or not alive(int(child.read_text()))
-            assert not any(b"LEPTON_ATTEMPT_ID=a.0" in environ for environ in environments())
+            mark = os.fsencode(f"LEPTON_ATTEMPT_DIR={tmp_path}/attempts/live/a.0")
+            assert not any(mark in environ for environ in environments())
 
     asyncio.run(main())
 
@@ -466,6 +484,7 @@ def test_the_environment_is_that_of_the_attempt_and_a_safe_part_of_ours(tmp_path
                 "mv": "kept",
                 "code": "kept",
                 "LEPTON_ATTEMPT_ID": "a.0",
+                "LEPTON_ATTEMPT_DIR": str(tmp_path / "attempts/live/a.0"),
                 "PWD": work,
             }
             environment.pop("LC_CTYPE", None)  # Python's own doing

@@ -58,9 +58,9 @@ def test_a_second_platform_is_refused_and_told_of_the_first(home):
         with pytest.raises(Locked, match="starting or stopping"), home.locked():
             pass
         home.write_state(a_state(os.getpid(), Process.of(os.getpid()).started))
-        with pytest.raises(Locked, match=rf"already runs in .* \(pid {os.getpid()}\)"):
-            with home.locked():
-                pass
+        told = rf"already runs in .* \(pid {os.getpid()}\)"
+        with pytest.raises(Locked, match=told), home.locked():
+            pass
     assert not home.is_locked
 
 

@@ -21,7 +21,7 @@ def an_attempt(program: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that has said something, and is ended with all that came of it."""
     process = subprocess.Popen(
         [sys.executable, "-S", "-c", program],
-        env={**os.environ, processes.ATTEMPT_VARIABLE: "hidden.0"},
+        env={**os.environ, processes.FOLDER_VARIABLE: "hidden.0"},
         stdout=subprocess.PIPE,
         stdin=subprocess.PIPE,
         start_new_session=True,

@@ -148,7 +148,11 @@ class Supervisor:
                     *launch.command,
                 ],
                 cwd=folder.path,
-                env={**launch.env, processes.ATTEMPT_VARIABLE: launch.id},
+                env={
+                    **launch.env,
+                    "LEPTON_ATTEMPT_ID": launch.id,
+                    processes.FOLDER_VARIABLE: folder.real_path,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.DEVNULL,  # the wrapper's own; the command's goes to the log
@@ -308,7 +312,7 @@ class Supervisor:
         """Nothing is claimed, or the claim is empty: a wrapper may be on its way to write it, may
         have died there, or may never have been."""
         while True:
-            pids = await self._census.find(watch.id)
+            pids = await self._census.find(watch.folder.real_path)
             # Read after that: while the claim is not written, what was found has forked nothing.
             state = watch.folder.read()
             if isinstance(state, Ending) or (isinstance(state, Claimed) and state.wrapper):
@@ -322,7 +326,7 @@ class Supervisor:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     pidfd = os.pidfd_open(pid)
-                    if processes.belongs(pid, watch.id):
+                    if processes.belongs(pid, watch.folder.real_path):
                         watch.wrapper_pid = pid
                         self._watch(watch, pidfd)
                         return
@@ -384,8 +388,8 @@ class Supervisor:
         if watch.group:
             watch.group.send(signal.SIGKILL)
             return watch.group.remove()
-        pids = await self._census.find(watch.id)
-        processes.signal_attempt(watch.id, pids, signal.SIGKILL)
+        pids = await self._census.find(watch.folder.real_path)
+        processes.signal_attempt(watch.folder.real_path, pids, signal.SIGKILL)
         return not pids
 
     def _conclude(self, watch: _Watch) -> None:
@@ -446,10 +450,10 @@ class Supervisor:
         for _ in range(
             SIGNAL_ROUNDS
         ):  # one may fork before the signal reaches it, or be in an exec
-            missed = set(await self._census.find(watch.id)) - signalled
+            missed = set(await self._census.find(watch.folder.real_path)) - signalled
             if not missed:
                 return
-            signalled |= processes.signal_attempt(watch.id, missed, number)
+            signalled |= processes.signal_attempt(watch.folder.real_path, missed, number)
 
     def _kill(self, watch: _Watch) -> None:
         if not watch.killing and watch.id in self._watches:
@@ -508,11 +512,11 @@ class _Census:
         if self._pass is not None:
             self._pass.cancel()
 
-    async def find(self, attempt: str) -> list[int]:
+    async def find(self, folder: str) -> list[int]:
         # A pass that already runs may have gone by where this attempt's processes are.
-        future = self._asked.get(attempt)
+        future = self._asked.get(folder)
         if future is None:
-            future = self._asked[attempt] = asyncio.get_running_loop().create_future()
+            future = self._asked[folder] = asyncio.get_running_loop().create_future()
         if self._pass is None:
             self._pass = asyncio.create_task(self._look())
         return await asyncio.shield(future)
@@ -522,8 +526,8 @@ class _Census:
             while self._asked:
                 asked, self._asked = self._asked, {}
                 found = await asyncio.to_thread(processes.find, tuple(asked))
-                for attempt, future in asked.items():
+                for folder, future in asked.items():
                     if not future.done():
-                        future.set_result(found[attempt])
+                        future.set_result(found[folder])
         finally:
             self._pass = None
