@@ -311,6 +311,21 @@ def test_a_stop_right_after_the_start_always_ends_it(tmp_path, cgroups):
 
 
 @BOTH
+def test_a_suspended_wrapper_is_woken_to_tell_the_exit_code(tmp_path, cgroups):
+    async def main():
+        async with an_engine(tmp_path, cgroups=cgroups) as engine:
+            await engine.start(an_attempt("sleep", "600"), epoch=EPOCH)
+            claim = await claimed(tmp_path / "attempts/live/a.0")
+            os.kill(int(claim.split()[1]), signal.SIGSTOP)
+            await engine.stop("local", "a.0", grace_ms=0, epoch=EPOCH)
+            end = (await ended(engine, "local", "a.0")).how
+            # One that had not forked yet forks after the stop, and its command ends unstarted.
+            assert how(end) in ((EndReason.STOPPED, 128 + 9), (EndReason.STOPPED, 143))
+
+    asyncio.run(main())
+
+
+@BOTH
 def test_its_own_code_is_kept_when_it_cleans_up_after_the_stop(tmp_path, cgroups):
     async def main():
         async with an_engine(tmp_path, cgroups=cgroups) as engine:

@@ -21,7 +21,9 @@ from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome, identit
 WRAPPER = Path(__file__).with_name("wrapper.sh")
 SETTLING_PATIENCE_S = 2.0  # of an adoption
 TIDY_TRIES, TIDY_PAUSE_S = 20, 0.005
-WRAPPER_PATIENCE_S = 5.0  # that a wrapper may outlive its killed command before it is killed too
+# How long a wrapper may outlive its killed command before it is woken, in case it was suspended,
+# and before it is killed too, which loses the exit status: a busy machine is no reason for that.
+WAKE_WRAPPER_S, KILL_WRAPPER_S = 1.0, 60.0
 SIGNAL_ROUNDS = 20
 FIRST_RETRY_S, LAST_RETRY_S = 0.001, 1.0  # between kills of processes that do not end at once
 
@@ -459,13 +461,15 @@ class Supervisor:
     async def _kill_until_ended(self, watch: _Watch) -> None:
         """Again and again, for the command may still be on its way into its cgroup."""
         loop = asyncio.get_running_loop()
-        patience_ends_at = loop.time() + WRAPPER_PATIENCE_S
+        killed_at = loop.time()
         delay = FIRST_RETRY_S
         while not watch.ended.is_set():
             await self._signal(watch, signal.SIGKILL)
-            if loop.time() > patience_ends_at and watch.pidfd is not None:
-                # Its command is dead and it does not say so: it was suspended, say.
-                processes.send(watch.pidfd, signal.SIGKILL)
+            late_s = loop.time() - killed_at
+            if late_s > WAKE_WRAPPER_S and watch.pidfd is not None:
+                # Its command is dead and it does not say so.
+                late = late_s > KILL_WRAPPER_S
+                processes.send(watch.pidfd, signal.SIGKILL if late else signal.SIGCONT)
             with suppress(TimeoutError):
                 await asyncio.wait_for(watch.ended.wait(), delay)
             delay = min(2 * delay, LAST_RETRY_S)
