@@ -12,12 +12,14 @@ import subprocess
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from leptonai.supervisor import processes
 from leptonai.supervisor.cgroups import Cgroups, Group, Limits
 from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome, identity_text
 
+ID_VARIABLE = "LEPTON_ATTEMPT_ID"
 WRAPPER = Path(__file__).with_name("wrapper.sh")
 SETTLING_PATIENCE_S = 2.0  # of an adoption
 TIDY_TRIES, TIDY_PAUSE_S = 20, 0.005
@@ -100,6 +102,17 @@ class Supervisor:
     def folder(self, id: str) -> Folder:
         return Folder(self._directory / id)
 
+    def mark(self, id: str) -> str:
+        """What its processes are known by where there are no control groups. Others on this machine
+        may have an attempt with this id: a copy of the directory does."""
+        return f"{self._place}/{id}"
+
+    @cached_property
+    def _place(self) -> str:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        status = self._directory.stat()  # the same under every name, and after a move
+        return f"{status.st_dev:x}.{status.st_ino:x}"
+
     # --- starting --------------------------------------------------------------------------------
 
     async def adopt(self) -> None:
@@ -150,7 +163,11 @@ class Supervisor:
                     *launch.command,
                 ],
                 cwd=folder.path,
-                env={**launch.env, processes.ATTEMPT_VARIABLE: launch.id},
+                env={
+                    **launch.env,
+                    ID_VARIABLE: launch.id,
+                    processes.MARK_VARIABLE: self.mark(launch.id),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.DEVNULL,  # the wrapper's own; the command's goes to the log
@@ -310,7 +327,7 @@ class Supervisor:
         """Nothing is claimed, or the claim is empty: a wrapper may be on its way to write it, may
         have died there, or may never have been."""
         while True:
-            pids = await self._census.find(watch.id)
+            pids = await self._census.find(self.mark(watch.id))
             # Read after that: while the claim is not written, what was found has forked nothing.
             state = watch.folder.read()
             if isinstance(state, Ending) or (isinstance(state, Claimed) and state.wrapper):
@@ -324,7 +341,7 @@ class Supervisor:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     pidfd = os.pidfd_open(pid)
-                    if processes.belongs(pid, watch.id):
+                    if processes.belongs(pid, self.mark(watch.id)):
                         watch.wrapper_pid = pid
                         self._watch(watch, pidfd)
                         return
@@ -386,8 +403,8 @@ class Supervisor:
         if watch.group:
             watch.group.send(signal.SIGKILL)
             return watch.group.remove()
-        pids = await self._census.find(watch.id)
-        processes.signal_attempt(watch.id, pids, signal.SIGKILL)
+        pids = await self._census.find(self.mark(watch.id))
+        processes.signal_attempt(self.mark(watch.id), pids, signal.SIGKILL)
         return not pids
 
     def _conclude(self, watch: _Watch) -> None:
@@ -448,10 +465,10 @@ class Supervisor:
         for _ in range(
             SIGNAL_ROUNDS
         ):  # one may fork before the signal reaches it, or be in an exec
-            missed = set(await self._census.find(watch.id)) - signalled
+            missed = set(await self._census.find(self.mark(watch.id))) - signalled
             if not missed:
                 return
-            signalled |= processes.signal_attempt(watch.id, missed, number)
+            signalled |= processes.signal_attempt(self.mark(watch.id), missed, number)
 
     def _kill(self, watch: _Watch) -> None:
         if not watch.killing and watch.id in self._watches:
@@ -512,11 +529,11 @@ class _Census:
         if self._pass is not None:
             self._pass.cancel()
 
-    async def find(self, attempt: str) -> list[int]:
-        # A pass that already runs may have gone by where this attempt's processes are.
-        future = self._asked.get(attempt)
+    async def find(self, mark: str) -> list[int]:
+        # A pass that already runs may have gone by where its processes are.
+        future = self._asked.get(mark)
         if future is None:
-            future = self._asked[attempt] = asyncio.get_running_loop().create_future()
+            future = self._asked[mark] = asyncio.get_running_loop().create_future()
         if self._pass is None:
             self._pass = asyncio.create_task(self._look())
         return await asyncio.shield(future)
@@ -526,8 +543,8 @@ class _Census:
             while self._asked:
                 asked, self._asked = self._asked, {}
                 found = await asyncio.to_thread(processes.find, tuple(asked))
-                for attempt, future in asked.items():
+                for mark, future in asked.items():
                     if not future.done():
-                        future.set_result(found[attempt])
+                        future.set_result(found[mark])
         finally:
             self._pass = None
