@@ -88,6 +88,11 @@ async def claimed(folder: Path) -> str:
     return claim.read_text()
 
 
+def mark_in(live: Path) -> str:
+    """Of attempt a.0 there."""
+    return f"{live.stat().st_dev:x}.{live.stat().st_ino:x}/a.0"
+
+
 def descendant(out: Path, seconds: int = 600) -> str:
     """Shell text: a child in a session of its own, whose pid goes to `out`."""
     return f"setsid sh -c 'echo $$ > {out}.new; mv {out}.new {out}; exec sleep {seconds}' & "
@@ -182,7 +187,7 @@ def test_one_whose_wrapper_has_not_claimed_it_yet_is_adopted_too(tmp_path, cgrou
         wrapper = await asyncio.create_subprocess_exec(
             *("sh", "-c", line, "sh", *words, "--", "sh", "-c", "touch ran; exit 3"),
             cwd=folder.path,
-            env={**os.environ, "LEPTON_ATTEMPT_DIR": str(tmp_path / "attempts/live/a.0")},
+            env={**os.environ, "LEPTON_ATTEMPT_MARK": mark_in(folder.path.parent)},
             start_new_session=True,
         )
         go = await asyncio.to_thread(os.open, tmp_path / "go", os.O_WRONLY)
@@ -233,23 +238,6 @@ def test_a_child_in_a_session_of_its_own_is_gone_after_a_stop(tmp_path, cgroups)
     asyncio.run(main())
 
 
-def test_an_attempt_of_the_same_name_in_another_home_is_left_alone(tmp_path):
-    async def main():
-        async with (
-            an_engine(tmp_path / "one", cgroups=Cgroups(0)) as one,
-            an_engine(tmp_path / "two", cgroups=Cgroups(0)) as two,
-        ):
-            for engine in (one, two):
-                await engine.start(an_attempt("sleep", "600"), epoch=EPOCH)
-            await one.stop("local", "a.0", grace_ms=0, epoch=EPOCH)
-            end = (await ended(one, "local", "a.0")).how
-            assert end.reason is EndReason.STOPPED
-            seen = await two.observe("local")
-            assert isinstance(seen.attempts["a.0"], Running)
-
-    asyncio.run(main())
-
-
 @BOTH
 @pytest.mark.parametrize("wait", ["", "while [ ! -e child ]; do sleep 0.01; done; "])
 def test_a_child_in_a_session_of_its_own_is_gone_after_the_end(tmp_path, cgroups, wait):
@@ -259,8 +247,8 @@ def test_a_child_in_a_session_of_its_own_is_gone_after_the_end(tmp_path, cgroups
             assert how(end) == (EndReason.EXITED, 0)
             child = tmp_path / "attempts/live/a.0/work/child"
             assert not child.exists() or not alive(int(child.read_text()))
-            mark = os.fsencode(f"LEPTON_ATTEMPT_DIR={tmp_path}/attempts/live/a.0")
-            assert not any(mark in environ for environ in environments())
+            mark = f"LEPTON_ATTEMPT_MARK={mark_in(tmp_path / 'attempts/live')}".encode()
+            assert not any(mark in environ.split(b"\0") for environ in environments())
 
     asyncio.run(main())
 
@@ -273,6 +261,25 @@ def environments() -> list[bytes]:
         except OSError:
             continue
     return found
+
+
+def test_an_attempt_of_the_same_name_in_another_home_is_left_alone(tmp_path):
+    async def main():
+        async with (
+            an_engine(tmp_path / "one", cgroups=Cgroups(0)) as one,
+            an_engine(tmp_path / "two", cgroups=Cgroups(0)) as two,
+        ):
+            await one.start(an_attempt("sleep", "600"), epoch=EPOCH)
+            await claimed(tmp_path / "one/attempts/live/a.0")
+            assert how(await run(two, an_attempt("sh", "-c", "exit 3"))) == (EndReason.EXITED, 3)
+            await two.fence("local", epoch=EPOCH)
+            seen = await one.observe("local")
+            assert isinstance(seen, Seen)
+            assert isinstance(seen.attempts["a.0"], Running)
+            await one.stop("local", "a.0", grace_ms=600_000, epoch=EPOCH)
+            assert how((await ended(one, "local", "a.0")).how) == (EndReason.STOPPED, 143)
+
+    asyncio.run(main())
 
 
 @BOTH
@@ -324,6 +331,21 @@ def test_a_stop_right_after_the_start_always_ends_it(tmp_path, cgroups):
                 end = (await ended(engine, "local", f"r{number}.0")).how
                 assert end.reason is EndReason.STOPPED, end
                 assert end.exit_code in (None, 143), end
+
+    asyncio.run(main())
+
+
+@BOTH
+def test_a_suspended_wrapper_is_woken_to_tell_the_exit_code(tmp_path, cgroups):
+    async def main():
+        async with an_engine(tmp_path, cgroups=cgroups) as engine:
+            await engine.start(an_attempt("sleep", "600"), epoch=EPOCH)
+            claim = await claimed(tmp_path / "attempts/live/a.0")
+            os.kill(int(claim.split()[1]), signal.SIGSTOP)
+            await engine.stop("local", "a.0", grace_ms=0, epoch=EPOCH)
+            end = (await ended(engine, "local", "a.0")).how
+            # One that had not forked yet forks after the stop, and its command ends unstarted.
+            assert how(end) in ((EndReason.STOPPED, 128 + 9), (EndReason.STOPPED, 143))
 
     asyncio.run(main())
 
@@ -484,7 +506,7 @@ def test_the_environment_is_that_of_the_attempt_and_a_safe_part_of_ours(tmp_path
                 "mv": "kept",
                 "code": "kept",
                 "LEPTON_ATTEMPT_ID": "a.0",
-                "LEPTON_ATTEMPT_DIR": str(tmp_path / "attempts/live/a.0"),
+                "LEPTON_ATTEMPT_MARK": mark_in(tmp_path / "attempts/live"),
                 "PWD": work,
             }
             environment.pop("LC_CTYPE", None)  # Python's own doing

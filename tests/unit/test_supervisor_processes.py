@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from leptonai.supervisor import processes
 
+MARK = f"hidden.{os.getpid()}"  # the tests may run twice on one machine at once
 LOOKS = 200
 EXIT_OF_A_THREAD = {"x86_64": 60}.get(platform.machine(), 93)  # the system call
 SHOWS_ITSELF = "import os, sys, threading, ctypes, select; print(flush=True); "
@@ -21,7 +22,7 @@ def an_attempt(program: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that has said something, and is ended with all that came of it."""
     process = subprocess.Popen(
         [sys.executable, "-S", "-c", program],
-        env={**os.environ, processes.FOLDER_VARIABLE: "hidden.0"},
+        env={**os.environ, processes.MARK_VARIABLE: MARK},
         stdout=subprocess.PIPE,
         stdin=subprocess.PIPE,
         start_new_session=True,
@@ -33,14 +34,14 @@ def an_attempt(program: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.stdin.close()
-        while pids := processes.find(["hidden.0"])["hidden.0"]:
-            processes.signal_attempt("hidden.0", pids, signal.SIGKILL)
+        while pids := processes.find([MARK])[MARK]:
+            processes.signal_attempt(MARK, pids, signal.SIGKILL)
         process.wait()
         process.stdout.close()
 
 
 def times_missed() -> int:
-    return sum(not processes.find(["hidden.0"])["hidden.0"] for _ in range(LOOKS))
+    return sum(not processes.find([MARK])[MARK] for _ in range(LOOKS))
 
 
 def test_one_that_changes_its_program_all_the_time_is_always_found():
@@ -63,10 +64,10 @@ def test_one_whose_main_thread_has_ended_is_found_and_has_not_ended():
             time.sleep(0.01)
         assert stat is not None
         assert not stat.ended
-        assert processes.find(["hidden.0"]) == {"hidden.0": [process.pid]}
+        assert processes.find([MARK]) == {MARK: [process.pid]}
 
 
 def test_one_that_has_ended_and_that_nobody_has_reaped_is_not_found():
     with an_attempt(SHOWS_ITSELF) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert processes.find(["hidden.0"]) == {"hidden.0": []}
+        assert processes.find([MARK]) == {MARK: []}

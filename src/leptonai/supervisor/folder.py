@@ -76,11 +76,6 @@ class Folder:
         return f"{self.path}/{name}"
 
     @property
-    def real_path(self) -> str:
-        """The same for everybody, whichever links led here: what marks the attempt's processes."""
-        return os.path.realpath(self.path)
-
-    @property
     def log(self) -> str:
         return self.at("log")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-FOLDER_VARIABLE = "LEPTON_ATTEMPT_DIR"  # marks an attempt's processes: no two have one folder
+MARK_VARIABLE = "LEPTON_ATTEMPT_MARK"  # in the environment of all that an attempt starts
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD of <linux/sched.h>
 MAX_LISTINGS = 50  # of /proc, until one shows nobody new
 MAX_LOOKS = 20  # at one process, while it changes its program
@@ -107,15 +107,15 @@ def send(fd: int, number: signal.Signals) -> None:
         signal.pidfd_send_signal(fd, number)
 
 
-def find(folders: Collection[str]) -> dict[str, list[int]]:
-    """The processes of attempts, by the attempt's folder in their environment. Costs a pass over
-    /proc, about 15 µs a process: look for many attempts at once.
+def find(marks: Collection[str]) -> dict[str, list[int]]:
+    """The processes of attempts, by the mark in their environment. Costs a pass over /proc, about
+    15 µs a process: look for many attempts at once.
 
     None found means that none is there. Where nobody can say yet, in the middle of an exec say, the
     process counts as one of every attempt: look again.
     """
-    wanted = {_mark(folder): folder for folder in folders}
-    found: dict[str, list[int]] = {folder: [] for folder in folders}
+    wanted = {_variable(mark): mark for mark in marks}
+    found: dict[str, list[int]] = {mark: [] for mark in marks}
     seen: set[str] = set()
     for _ in range(MAX_LISTINGS):
         # One that is listed may fork and end before its turn comes, and its child is in no list. So
@@ -129,7 +129,7 @@ def find(folders: Collection[str]) -> dict[str, list[int]]:
             if environment is None:
                 for pids in found.values():
                     pids.append(pid)
-            elif FOLDER_VARIABLE.encode() in environment:
+            elif MARK_VARIABLE.encode() in environment:
                 for variable in environment.split(b"\0"):
                     if variable in wanted:
                         found[wanted[variable]].append(pid)
@@ -157,24 +157,24 @@ def environment_of(pid: int) -> bytes | None:
     return None
 
 
-def belongs(pid: int, folder: str) -> bool:
+def belongs(pid: int, mark: str) -> bool:
     """Whether it is a process of the attempt for certain."""
-    return _mark(folder) in (environment_of(pid) or b"").split(b"\0")
+    return _variable(mark) in (environment_of(pid) or b"").split(b"\0")
 
 
-def signal_attempt(folder: str, pids: Collection[int], number: signal.Signals) -> set[int]:
+def signal_attempt(mark: str, pids: Collection[int], number: signal.Signals) -> set[int]:
     """Signal those of `pids` that are the attempt's for certain, and say which."""
     signalled = set()
     for pid in pids:
         with handle(pid) as fd:
-            if fd is not None and belongs(pid, folder):
+            if fd is not None and belongs(pid, mark):
                 send(fd, number)
                 signalled.add(pid)
     return signalled
 
 
-def _mark(folder: str) -> bytes:
-    return os.fsencode(f"{FOLDER_VARIABLE}={folder}")
+def _variable(mark: str) -> bytes:
+    return f"{MARK_VARIABLE}={mark}".encode()
 
 
 def _environment_of_threads(pid: int) -> bytes:

@@ -12,16 +12,20 @@ import subprocess
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from leptonai.supervisor import processes
 from leptonai.supervisor.cgroups import Cgroups, Group, Limits
 from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome, identity_text
 
+ID_VARIABLE = "LEPTON_ATTEMPT_ID"
 WRAPPER = Path(__file__).with_name("wrapper.sh")
 SETTLING_PATIENCE_S = 2.0  # of an adoption
 TIDY_TRIES, TIDY_PAUSE_S = 20, 0.005
-WRAPPER_PATIENCE_S = 5.0  # that a wrapper may outlive its killed command before it is killed too
+# How long a wrapper may outlive its killed command before it is woken, in case it was suspended,
+# and before it is killed too, which loses the exit status: a busy machine is no reason for that.
+WAKE_WRAPPER_S, KILL_WRAPPER_S = 1.0, 60.0
 SIGNAL_ROUNDS = 20
 FIRST_RETRY_S, LAST_RETRY_S = 0.001, 1.0  # between kills of processes that do not end at once
 
@@ -98,6 +102,17 @@ class Supervisor:
     def folder(self, id: str) -> Folder:
         return Folder(self._directory / id)
 
+    def mark(self, id: str) -> str:
+        """What its processes are known by where there are no control groups. Others on this machine
+        may have an attempt with this id: a copy of the directory does."""
+        return f"{self._place}/{id}"
+
+    @cached_property
+    def _place(self) -> str:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        status = self._directory.stat()  # the same under every name, and after a move
+        return f"{status.st_dev:x}.{status.st_ino:x}"
+
     # --- starting --------------------------------------------------------------------------------
 
     async def adopt(self) -> None:
@@ -150,8 +165,8 @@ class Supervisor:
                 cwd=folder.path,
                 env={
                     **launch.env,
-                    "LEPTON_ATTEMPT_ID": launch.id,
-                    processes.FOLDER_VARIABLE: folder.real_path,
+                    ID_VARIABLE: launch.id,
+                    processes.MARK_VARIABLE: self.mark(launch.id),
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -312,7 +327,7 @@ class Supervisor:
         """Nothing is claimed, or the claim is empty: a wrapper may be on its way to write it, may
         have died there, or may never have been."""
         while True:
-            pids = await self._census.find(watch.folder.real_path)
+            pids = await self._census.find(self.mark(watch.id))
             # Read after that: while the claim is not written, what was found has forked nothing.
             state = watch.folder.read()
             if isinstance(state, Ending) or (isinstance(state, Claimed) and state.wrapper):
@@ -326,7 +341,7 @@ class Supervisor:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     pidfd = os.pidfd_open(pid)
-                    if processes.belongs(pid, watch.folder.real_path):
+                    if processes.belongs(pid, self.mark(watch.id)):
                         watch.wrapper_pid = pid
                         self._watch(watch, pidfd)
                         return
@@ -388,8 +403,8 @@ class Supervisor:
         if watch.group:
             watch.group.send(signal.SIGKILL)
             return watch.group.remove()
-        pids = await self._census.find(watch.folder.real_path)
-        processes.signal_attempt(watch.folder.real_path, pids, signal.SIGKILL)
+        pids = await self._census.find(self.mark(watch.id))
+        processes.signal_attempt(self.mark(watch.id), pids, signal.SIGKILL)
         return not pids
 
     def _conclude(self, watch: _Watch) -> None:
@@ -450,10 +465,10 @@ class Supervisor:
         for _ in range(
             SIGNAL_ROUNDS
         ):  # one may fork before the signal reaches it, or be in an exec
-            missed = set(await self._census.find(watch.folder.real_path)) - signalled
+            missed = set(await self._census.find(self.mark(watch.id))) - signalled
             if not missed:
                 return
-            signalled |= processes.signal_attempt(watch.folder.real_path, missed, number)
+            signalled |= processes.signal_attempt(self.mark(watch.id), missed, number)
 
     def _kill(self, watch: _Watch) -> None:
         if not watch.killing and watch.id in self._watches:
@@ -463,13 +478,15 @@ class Supervisor:
     async def _kill_until_ended(self, watch: _Watch) -> None:
         """Again and again, for the command may still be on its way into its cgroup."""
         loop = asyncio.get_running_loop()
-        patience_ends_at = loop.time() + WRAPPER_PATIENCE_S
+        killed_at = loop.time()
         delay = FIRST_RETRY_S
         while not watch.ended.is_set():
             await self._signal(watch, signal.SIGKILL)
-            if loop.time() > patience_ends_at and watch.pidfd is not None:
-                # Its command is dead and it does not say so: it was suspended, say.
-                processes.send(watch.pidfd, signal.SIGKILL)
+            late_s = loop.time() - killed_at
+            if late_s > WAKE_WRAPPER_S and watch.pidfd is not None:
+                # Its command is dead and it does not say so.
+                late = late_s > KILL_WRAPPER_S
+                processes.send(watch.pidfd, signal.SIGKILL if late else signal.SIGCONT)
             with suppress(TimeoutError):
                 await asyncio.wait_for(watch.ended.wait(), delay)
             delay = min(2 * delay, LAST_RETRY_S)
@@ -512,11 +529,11 @@ class _Census:
         if self._pass is not None:
             self._pass.cancel()
 
-    async def find(self, folder: str) -> list[int]:
-        # A pass that already runs may have gone by where this attempt's processes are.
-        future = self._asked.get(folder)
+    async def find(self, mark: str) -> list[int]:
+        # A pass that already runs may have gone by where its processes are.
+        future = self._asked.get(mark)
         if future is None:
-            future = self._asked[folder] = asyncio.get_running_loop().create_future()
+            future = self._asked[mark] = asyncio.get_running_loop().create_future()
         if self._pass is None:
             self._pass = asyncio.create_task(self._look())
         return await asyncio.shield(future)
@@ -526,8 +543,8 @@ class _Census:
             while self._asked:
                 asked, self._asked = self._asked, {}
                 found = await asyncio.to_thread(processes.find, tuple(asked))
-                for folder, future in asked.items():
+                for mark, future in asked.items():
                     if not future.done():
-                        future.set_result(found[folder])
+                        future.set_result(found[mark])
         finally:
             self._pass = None
