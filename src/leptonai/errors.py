@@ -119,7 +119,7 @@ def from_wire(status: int, body: object) -> LeptonError:
     """The error an HTTP answer stands for: by its code, else by its status, else `Internal`."""
     fields = body if isinstance(body, dict) else {}
     message = str(fields.get("message") or f"the server answered with status {status}")
-    hint = str(fields.get("hint") or "")
+    hint = str(fields.get("hint") or "is this the URL of a Lepton workspace?")
     kinds = _below(LeptonError)
     by_code = {kind.code: kind for kind in kinds}
     # The most general of this module: a status means the same whatever else is imported.

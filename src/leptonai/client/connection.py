@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from leptonai.errors import InvalidRequest, Unauthenticated, Unavailable
 from leptonai.processes import Process
 
 DEFAULT_WORKSPACE = "default"
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 START_HINT = "start one with `leptonai up -d`"
 
 
@@ -122,7 +124,11 @@ def workspace_url(url: str, workspace: str | None) -> str:
     bare = url.strip().rstrip("/")
     try:
         parts = urlsplit(bare)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = (
+            parts.scheme in ("http", "https")
+            and _HOST.fullmatch(parts.hostname or "") is not None
+            and parts.port != 0
+        )
     except ValueError:  # a port that is no number, an unclosed bracket
         usable = False
     if not usable or parts.query or parts.fragment or not (bare.isascii() and bare.isprintable()):
