@@ -110,8 +110,9 @@ def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None])
 
     try:
         gateway.start()
-        asyncio_run = _event_loop_runner()
-        asyncio_run(_run(home, options, control, gateway, say_ready))
+        import uvloop
+
+        uvloop.run(_run(home, options, control, gateway, say_ready))
     except BaseException:
         if not is_ready:
             gateway.undo()
@@ -132,7 +133,7 @@ async def _run(
     from leptonai.control.api.app import make_app
     from leptonai.control.api.context import Config, World
     from leptonai.control.clock import SystemClock
-    from leptonai.control.plane import ControlPlane
+    from leptonai.control.plane import ControlPlane, check_whose_store
     from leptonai.control.prober import TcpProber
     from leptonai.engines.local import LocalEngine
     from leptonai.engines.local.trees import lay_out
@@ -145,10 +146,6 @@ async def _run(
     settled = _settle(before, options)
     clock = SystemClock()
     store = await _open_store(home, settled)
-    key = await _key_of(home, store)
-    sealer, job_tokens = Sealer(key), JobTokens(key)
-    if settled != before:  # written now that it has proved good: what fails is not kept
-        home.write_config(settled)
     blobs = BlobStore(home.blobs)
     engine = LocalEngine(
         home.path,
@@ -158,6 +155,11 @@ async def _run(
     )
     await engine.open()
     engine.forget_epochs()
+    await check_whose_store(store, engine)  # before anything is written to it
+    key = await _key_of(home, store)
+    sealer, job_tokens = Sealer(key), JobTokens(key)
+    if settled != before:  # written now that it has proved good: what fails is not kept
+        home.write_config(settled)
     plane = ControlPlane(
         store,
         engine,
@@ -397,6 +399,7 @@ async def _stop_workloads(home: Home) -> int:
     """End everything that runs: jobs are stopped, endpoints come back with the next start. Returns
     how many attempts were ended."""
     from leptonai.control.clock import SystemClock
+    from leptonai.control.plane import LEASE, check_whose_store
     from leptonai.core.records import Job, Phase, Replica
     from leptonai.engines.local import LocalEngine
     from leptonai.ports.engine import Running, Seen
@@ -407,7 +410,8 @@ async def _stop_workloads(home: Home) -> int:
     await engine.open()
     engine.forget_epochs()
     try:
-        fence = await store.lease("control")
+        await check_whose_store(store, engine)
+        fence = await store.lease(LEASE)
         active = {Phase.PLACED, Phase.RUNNING}
         replicas = await store.find(Replica, Query(live=True))
         busy = {(r.workspace, r.owner_id) for r in replicas if r.phase in active}
@@ -447,12 +451,6 @@ def machine_facts() -> tuple[str, int, str]:
 
     gpus = find_gpus()
     return Cgroups.detect("lepton-doctor").limits, gpus.count, gpus.type
-
-
-def _event_loop_runner() -> Any:
-    import uvloop
-
-    return uvloop.run
 
 
 if __name__ == "__main__":

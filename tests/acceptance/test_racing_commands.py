@@ -1,4 +1,4 @@
-"""Two people, or two scripts, ask for the same platform at the same time."""
+"""Two people, two scripts or two homes ask for the same platform at the same time."""
 
 import json
 import subprocess
@@ -39,3 +39,16 @@ def test_down_ends_a_platform_that_is_still_starting(tmp_path):
     assert told == {"stopped": True, "workloads_ended": 0, "kept": False}
     assert platform.home.state() is None
     assert not platform.home.is_locked
+
+
+def test_another_home_on_the_same_database_is_refused_and_changes_nothing_in_it(tmp_path):
+    with RunningPlatform(tmp_path / "home") as platform:
+        other = RunningPlatform(tmp_path / "other")
+        told = other.cli(*UP, "--database", f"sqlite:///{platform.home.database}", check=False)
+        assert (told.returncode, told.stdout) == (1, "")
+        assert told.stderr.startswith(
+            f"error: this database belongs to the platform in {platform.home.path} on "
+        )
+        assert other.answer("down", "-o", "json")["workloads_ended"] == 0
+        id = platform.cli("job", "create", "-n", "hello", "--", "true").stdout.strip()
+        assert platform.client().jobs.wait(id, timeout_s=60).status.state == "Completed"

@@ -65,7 +65,7 @@ class ControlPlane:
         Raises:
             Conflict: the store is another machine's, whose control plane is left alone.
         """
-        await self._check_whose_store()
+        await check_whose_store(self._store, self._engine)
         self.fence = await self._store.lease(LEASE)
         await self.mirror.load(self._store)
         await self._register(self.fence)
@@ -143,22 +143,6 @@ class ControlPlane:
             replicas.watch.news.set()
             await replicas.looked.wait()
 
-    async def _check_whose_store(self) -> None:
-        """What runs on a node is known to its own engine alone: to another one it would seem gone,
-        and be started a second time."""
-        machines = await self._engine.machines()
-        ids = tuple(machine.id for machine in machines)
-        nodes = {node.id: node for node in await self._store.find(Node, Query(ids=ids))}
-        for machine in machines:
-            node = nodes.get(machine.id)
-            if node is not None and node.provider_id not in ("", machine.provider_id):
-                where = node.facts.get("home") or node.provider_id
-                raise Conflict(
-                    f"this database belongs to the platform in {where} "
-                    f"on {node.facts.get('hostname') or node.address}",
-                    hint="start that one, or give this one a database of its own: --database URL",
-                )
-
     async def _register(self, fence: Fence) -> None:
         """Record the machines that the engine has, as they are now."""
         known = {node.id: node for node in self.mirror.nodes.values()}
@@ -167,6 +151,27 @@ class ControlPlane:
             after = _node_of(machine, before, self._home_workspace, self._clock.now_ms())
             if after != before:
                 await self.mirror.commit(self._store, Put(after), fence=fence)
+
+
+async def check_whose_store(store: Store, engine: Engine) -> None:
+    """What runs on a node is known to its own engine alone: to another one it would seem gone,
+    and be started a second time.
+
+    Raises:
+        Conflict: the store has a node of another engine that is called like one of this engine.
+    """
+    machines = await engine.machines()
+    ids = tuple(machine.id for machine in machines)
+    nodes = {node.id: node for node in await store.find(Node, Query(ids=ids))}
+    for machine in machines:
+        node = nodes.get(machine.id)
+        if node is not None and node.provider_id not in ("", machine.provider_id):
+            where = node.facts.get("home") or node.provider_id
+            raise Conflict(
+                f"this database belongs to the platform in {where} "
+                f"on {node.facts.get('hostname') or node.address}",
+                hint="start that one, or give this one a database of its own: --database URL",
+            )
 
 
 def _node_of(machine: Machine, before: Node | None, workspace: str, now_ms: int) -> Node:
