@@ -336,6 +336,24 @@ def test_a_stop_right_after_the_start_always_ends_it(tmp_path, cgroups):
 
 
 @BOTH
+def test_one_that_forks_all_the_time_is_killed_and_does_not_fail_to_fork(tmp_path, cgroups):
+    async def main():
+        async with an_engine(tmp_path, cgroups=cgroups) as engine:
+            ends = []
+            for number in range(40):
+                id = f"r{number}.0"
+                command = "trap '' TERM; echo ready; while :; do true | true; done"
+                await engine.start(an_attempt("sh", "-c", command, id=id), epoch=EPOCH)
+                while b"ready" not in await log_of(engine, "local", id):
+                    await asyncio.sleep(0.01)
+                await engine.stop("local", id, grace_ms=0, epoch=EPOCH)
+                ends.append(how((await ended(engine, "local", id)).how))
+            assert ends == [(EndReason.STOPPED, 137)] * 40
+
+    asyncio.run(main())
+
+
+@BOTH
 def test_a_suspended_wrapper_is_woken_to_tell_the_exit_code(tmp_path, cgroups):
     async def main():
         async with an_engine(tmp_path, cgroups=cgroups) as engine:

@@ -176,15 +176,16 @@ class Group:
         """Signal every member; says whether there was any."""
         if not self.paths:
             return False
-        if number == signal.SIGKILL:
-            self._forbid_forks()
-            if self._kill_v2():
-                return bool(self.members())
+        if number == signal.SIGKILL and self._kill_v2():
+            return bool(self.members())
         signalled: set[int] = set()
         for _ in range(SIGNAL_ROUNDS):  # a member may fork before the signal reaches it
             missed = set(self.members()) - signalled
             if not missed:
                 break
+            if signalled and number == signal.SIGKILL:
+                # Not before the first kills: a shell that cannot fork exits with a code of its own.
+                self._forbid_forks()
             with ExitStack() as stack:
                 # First the handle, then the proof of membership: a pid that changed its owner in
                 # between is either gone (the signal finds nobody) or again a member.
