@@ -1,7 +1,9 @@
 """The optimisation models against enumeration, which knows nothing of how they are solved."""
 
+import re
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -489,3 +491,13 @@ def test_more_choices_than_a_program_can_have_are_refused(monkeypatch):
     monkeypatch.setattr("leptonai.core.scheduler.optimize.problem.MAX_CHOICES", 3)
     with pytest.raises(TooLarge, match="more than 3 ways"):
         solve(toy())
+
+
+# --- the handbook ------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_handbook_prints_what_it_says(capsys):
+    page = Path(__file__).parents[2] / "docs" / "howto" / "optimisation.md"
+    program, printed = re.findall(r"^```(?:python|text)\n(.*?)^```", page.read_text(), re.M | re.S)
+    exec(program, {})
+    assert capsys.readouterr().out == printed
