@@ -10,6 +10,7 @@
     log                      what it printed
     work/                    where it starts by default
     trees/NAME/              files laid out for it
+    container                the program that runs its container, where it has one
 """
 
 import os
@@ -56,6 +57,10 @@ class Claimed:
     wrapper: Identity | None  # None: its wrapper has not yet written who it is, or died before
     cgroups: tuple[str, ...]
     started_at_ms: int
+
+    @property
+    def of_this_boot(self) -> bool:
+        return self.wrapper is not None and self.wrapper.boot_id == processes.boot_id()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,18 @@ class Folder:
     def stop_wanted(self) -> bool:
         return os.path.exists(self.at("goal.stop"))
 
+    @property
+    def container_program(self) -> str:
+        """By its full path; "" where the command runs on the host."""
+        try:
+            with open(self.at("container")) as file:
+                return file.read().strip()
+        except FileNotFoundError:
+            return ""
+
+    def note_container(self, program: str) -> None:
+        Path(self.at("container")).write_text(program)
+
     def cgroups(self) -> tuple[str, ...]:
         """Those it was started in."""
         try:
@@ -126,6 +143,21 @@ class Folder:
         """Keep what only the cgroup knows, before the cgroup goes."""
         with suppress(FileNotFoundError):
             os.rename(self.at(f"exited.{code}"), self.at(f"exited.{code}.oom"))
+
+    def record_exit(self, code: int, *, oom: bool) -> None:
+        """Keep what only its container knows, before the container goes."""
+        with suppress(FileNotFoundError):
+            os.rename(self.at("status"), self.at(f"exited.{code}" + (".oom" if oom else "")))
+
+    def record_not_started(self, code: int) -> None:
+        """The wrapper's command was not the attempt's but what should have started that."""
+        with suppress(FileNotFoundError):
+            os.rename(self.at(f"exited.{code}"), self.at("failed.start"))
+
+    def disown_exit(self, code: int) -> None:
+        """The exit status is not that of the attempt's command, which has left none."""
+        with suppress(FileNotFoundError):
+            os.rename(self.at(f"exited.{code}"), self.at("lost"))
 
     def record_lost(self) -> None:
         """Only when nothing of it runs any more: after this nobody can record a status."""
@@ -147,7 +179,7 @@ class Folder:
             if kind == "failed":
                 return Ending(
                     outcome=Outcome.NOT_STARTED,
-                    message=FAILURES.get(rest, rest),
+                    message=FAILURES.get(rest) or self._last_line(),
                     finished_at_ms=_changed_ms(self.at(name)),
                 )
             if kind == "lost":

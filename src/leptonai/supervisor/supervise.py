@@ -334,7 +334,7 @@ class Supervisor:
         if watch.settling:
             return
         watch.settling = True
-        outside = self._sweep_outside is not None and os.path.exists(watch.folder.at("container"))
+        outside = bool(watch.folder.container_program)
         self._keep_oom(watch)
         # The usual end costs an rmdir: the kernel refuses it while a member lives.
         if watch.group and not outside and watch.group.remove():
@@ -351,7 +351,7 @@ class Supervisor:
         self._conclude(watch)
 
     async def _swept(self, watch: _Watch) -> bool:
-        if self._sweep_outside is not None and os.path.exists(watch.folder.at("container")):
+        if self._sweep_outside is not None and watch.folder.container_program:
             try:
                 await self._sweep_outside(watch.folder)
             except Exception:  # whatever it is: not certain, so once more
@@ -406,6 +406,12 @@ class Supervisor:
             self._consider(id, None)
 
     async def _signal(self, watch: _Watch, number: signal.Signals) -> None:
+        if number == signal.SIGTERM and watch.folder.container_program:
+            # The client hands it on to the container, and so would its helpers: a program that
+            # cleans up at the first one must not get a second.
+            client = await asyncio.to_thread(processes.children, watch.wrapper_pid)
+            processes.signal_attempt(watch.id, client, number)
+            return
         if watch.group:
             watch.group.send(number)
             return
