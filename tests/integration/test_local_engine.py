@@ -736,7 +736,7 @@ def test_an_image_is_run_by_name_without_its_secrets_in_the_command_line(tmp_pat
         _, started, _, removed = calls.read_text().splitlines()
         assert "s3cret" not in calls.read_text()
         assert started.endswith(
-            "--log-driver none --cpus 1.5 --memory 1073741824 --env LEPTON_ATTEMPT_ID "
+            "label=disable --cpus 1.5 --memory 1073741824 --env LEPTON_ATTEMPT_ID "
             f"--env PYTHONUNBUFFERED --env SECRET --volume {work}:{work} --workdir {work} "
             "--entrypoint python python:3.12 -c print()"
         )

@@ -10,7 +10,8 @@
     log                      what it printed
     work/                    where it starts by default
     trees/NAME/              files laid out for it
-    container                the program that runs its container, where it has one
+    container                while it may have a container: the program that runs that;
+    container.judged         the same, when the status is right and nothing more is asked of it
 """
 
 import os
@@ -122,15 +123,26 @@ class Folder:
 
     @property
     def container_program(self) -> str:
-        """By its full path; "" where the command runs on the host."""
-        try:
-            with open(self.at("container")) as file:
-                return file.read().strip()
-        except FileNotFoundError:
-            return ""
+        """By its full path; "" where it has no container, or none any more."""
+        for name in ("container", "container.judged"):
+            with suppress(FileNotFoundError), open(self.at(name)) as file:
+                return file.read()
+        return ""
+
+    @property
+    def container_judged(self) -> bool:
+        return not os.path.exists(self.at("container"))
 
     def note_container(self, program: str) -> None:
         Path(self.at("container")).write_text(program)
+
+    def judge_container(self) -> None:
+        with suppress(FileNotFoundError):
+            os.rename(self.at("container"), self.at("container.judged"))
+
+    def forget_container(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self.at("container.judged"))
 
     def cgroups(self) -> tuple[str, ...]:
         """Those it was started in."""

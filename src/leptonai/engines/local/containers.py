@@ -10,6 +10,7 @@ shared memory and the user that it would have on the host, and only the files of
 
 import asyncio
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -37,15 +38,14 @@ CLIENT_READS = frozenset(
         *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"),
     }
 )
-SHARED = ("--network", "host", "--ipc", "host", "--init")
-PREPARED = (
-    *SHARED,
+USUAL = (
+    *("--network", "host", "--ipc", "host", "--init"),
     # The directories that it gets are ours and not labelled for containers.
     *("--security-opt", "label=disable"),
-    # Its output goes through the client to the attempt's log, which is bounded; a second copy of it
-    # would not be.
-    *("--log-driver", "none"),
 )
+# Its output goes to the attempt's log, which is bounded; a second copy of it would not be. Best is
+# to hand it the file itself (since podman 4): a client may miss the first lines of what it copies.
+LOG_DRIVERS = ("passthrough", "none")
 
 
 class ContainersUnavailable(Exception):
@@ -91,15 +91,15 @@ async def find_runtime() -> Runtime | NoRuntime:
 async def _probe_podman(program: str) -> Runtime | NoRuntime:
     """Start a container without an image. Nothing less tells: podman answers readily on machines
     where no container starts. Takes about 0.3 s."""
-    usual = _podman_options()
-    others = [("--runtime", runtime) for runtime in RUNTIMES if shutil.which(runtime)]
-    refusals = []
     # Another runtime may do where podman's own does not: crun refuses machines that have some
     # controllers in version 1 of cgroups and others in version 2, runc does not.
-    for options in (usual, *((*other, *usual) for other in others)):
+    others = [("--runtime", runtime) for runtime in RUNTIMES if shutil.which(runtime)]
+    refusals = []
+    for driver, runtime in itertools.product(LOG_DRIVERS, [(), *others]):
+        options = (*runtime, "--log-driver", driver, *_podman_options())
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
             status, out = await _ask(
-                *(program, "run", "--rm", "--detach", *options, *PREPARED),
+                *(program, "run", "--rm", "--detach", *options, *USUAL),
                 *("--rootfs", root, "/nothing"),
             )
         if status == 0:  # its init was started, and found nothing to run
@@ -133,7 +133,7 @@ async def _probe_docker(program: str) -> Runtime | NoRuntime:
         )
     rootless = "name=rootless" in json.dumps(out)
     user = "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
-    return Runtime(program, ("--user", user))
+    return Runtime(program, ("--log-driver", "none", "--user", user))
 
 
 # --- running -------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class Containers:
         command line, where any user of the machine could read them: the client passes its own on.
         See `client_environment`."""
         line = [runtime.program, "run", "--name", self.name(attempt.id)]
-        line += [*runtime.options, *PREPARED]
+        line += [*runtime.options, *USUAL]
         if attempt.cpu_millis:
             line += ["--cpu-shares", str(max(2, attempt.cpu_millis * 1024 // 1000))]
         if attempt.limit_cpu_millis is not None:
@@ -195,16 +195,15 @@ class Containers:
         program = folder.container_program
         name = self.name(folder.path.name)
         async with self._asks:
-            end = folder.read()
-            if not (isinstance(end, Ending) and end.code == 0):
-                container = await _inspect(program, name)
-                if container is not None and container.runs:
-                    await _ask(program, "kill", name)  # at once; `rm` would ask it first
-                _record(folder, end, container)
+            # Once: a container that is gone because it was removed says nothing.
+            if not folder.container_judged:
+                await _judge(folder, program, name)
+                folder.judge_container()
             # With --force one that is not there is no error.
             status, out = await _ask(program, "rm", "--force", "--volumes", name)
             if status != 0 and "no such container" not in out.lower():
                 raise ContainersUnavailable(_last_line(out))
+            folder.forget_container()
 
 
 def client_environment(ours: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
@@ -225,8 +224,14 @@ class _Container:
         return self.status in ("running", "paused", "stopping", "restarting")
 
 
-def _record(folder: Folder, end: object, container: _Container | None) -> None:
+async def _judge(folder: Folder, program: str, name: str) -> None:
     """Correct what the wrapper recorded, which is how the client ended, or did not record."""
+    end = folder.read()
+    if isinstance(end, Ending) and end.outcome is Outcome.EXITED and end.code == 0:
+        return  # the usual end; a client says so of a program alone
+    container = await _inspect(program, name)
+    if container is not None and container.runs:
+        await _ask(program, "kill", name)  # at once; `rm` would ask it first
     started = container is not None and container.started
     if isinstance(end, Claimed):  # the wrapper was killed; does the container know?
         # Not after a reboot, which is told as an exit that never was.
