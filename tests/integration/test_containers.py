@@ -176,7 +176,7 @@ def wrapper_pid(home: Path, id: str = "a.0") -> int:
 
 
 def state_of_container(home: Path, id: str = "a.0") -> str:
-    """"" if there is none."""
+    """ "" if there is none."""
     name = Containers.of(home).name(id)
     return podman("container", "inspect", "-f", "{{.State.Status}}", name).stdout.decode().strip()
 
@@ -230,7 +230,10 @@ def test_its_secrets_are_in_nobodys_command_line(image, tmp_path):
                     continue  # it has ended
             name = Containers.of(tmp_path).name("a.0")
             shown = podman("container", "inspect", name).stdout
-            assert b"s3cret" not in json.dumps(json.loads(shown)[0]["Config"]["CreateCommand"]).encode()
+            assert (
+                b"s3cret"
+                not in json.dumps(json.loads(shown)[0]["Config"]["CreateCommand"]).encode()
+            )
 
     asyncio.run(main())
 
@@ -405,7 +408,9 @@ def test_a_container_whose_wrapper_was_killed_is_swept_and_lost(image, tmp_path)
 def in_the_image(platform: RunningPlatform, name: str, image: str) -> tuple[int, str, list[str]]:
     """A job that prints what only the image has: its exit code, its log, its events' reasons."""
     options = ("--wait", "--container-image", image)
-    done = platform.cli("job", "create", "-n", name, *options, "--", "cat", "/etc/told", check=False)
+    done = platform.cli(
+        "job", "create", "-n", name, *options, "--", "cat", "/etc/told", check=False
+    )
     printed = platform.cli("job", "log", name).stdout
     events = json.loads(platform.cli("job", "events", name, "-o", "json").stdout)
     return done.returncode, printed, [event["reason"] for event in events]
@@ -414,7 +419,8 @@ def in_the_image(platform: RunningPlatform, name: str, image: str) -> tuple[int,
 def test_a_platform_runs_images_only_when_it_was_told_to(image, tmp_path):
     with RunningPlatform(tmp_path / "home", "--containers", "auto") as platform:
         code, printed, reasons = in_the_image(platform, "inside", image)
-        assert (code, printed.strip()) == (0, TOLD)
+        # The last line: podman says first what it cannot limit here.
+        assert (code, printed.splitlines()[-1]) == (0, TOLD)
         assert "ImageIgnored" not in reasons
         checks = json.loads(platform.cli("doctor", "-o", "json").stdout)
         (containers,) = (check for check in checks if check["name"] == "containers")

@@ -18,6 +18,7 @@ import resource
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +40,7 @@ CLIENT_READS = frozenset(
     }
 )
 USUAL = (
-    *("--network", "host", "--ipc", "host", "--init"),
+    *("--network", "host", "--init"),
     # The directories that it gets are ours and not labelled for containers.
     *("--security-opt", "label=disable"),
 )
@@ -119,8 +120,13 @@ def _podman_options() -> tuple[str, ...]:
     _, processes = resource.getrlimit(resource.RLIMIT_NPROC)
     most = int(Path("/proc/sys/kernel/pid_max").read_text())  # podman lowers its own limit to this
     processes = most if processes == resource.RLIM_INFINITY else min(processes, most)
+    # Its whole IPC where podman can give it: without privileges it wants to mount /dev/mqueue too,
+    # which not every machine has. Shared memory is what workers need of it.
+    shares = ("--ipc", "host")
+    if not Path("/dev/mqueue").exists():
+        shares = ("--volume", "/dev/shm:/dev/shm")
     limits = (f"nofile={files}:{files}", f"nproc={processes}:{processes}")
-    return ("--user", "0:0", "--ulimit", limits[0], "--ulimit", limits[1])
+    return (*shares, "--user", "0:0", "--ulimit", limits[0], "--ulimit", limits[1])
 
 
 async def _probe_docker(program: str) -> Runtime | NoRuntime:
@@ -133,7 +139,7 @@ async def _probe_docker(program: str) -> Runtime | NoRuntime:
         )
     rootless = "name=rootless" in json.dumps(out)
     user = "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
-    return Runtime(program, ("--log-driver", "none", "--user", user))
+    return Runtime(program, ("--log-driver", "none", "--ipc", "host", "--user", user))
 
 
 # --- running -------------------------------------------------------------------------------------
@@ -185,6 +191,16 @@ class Containers:
             line += ["--volume", f"{mount}:{mount}"]
         line += ["--workdir", directory, "--entrypoint", attempt.command[0], attempt.image]
         return (*line, *attempt.command[1:])
+
+    async def terminate(self, folder: Folder) -> bool:
+        """Ask it to end, by its name: without privileges a client ends with 0 at a SIGTERM, and the
+        program's own end is not awaited. False if it does not run (yet)."""
+        with suppress(ContainersUnavailable):
+            async with self._asks:
+                name = self.name(folder.path.name)
+                status, _ = await _ask(folder.container_program, "kill", "--signal", "TERM", name)
+                return status == 0
+        return False
 
     async def sweep(self, folder: Folder) -> None:
         """Make certain that its container is gone; keep what it alone knows of its end.

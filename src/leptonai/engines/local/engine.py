@@ -99,7 +99,7 @@ class LocalEngine:
             cgroups,
             now_ms=clock.now_ms,
             on_change=self._on_change,
-            sweep_outside=self._containers.sweep,
+            outside=self._containers,
         )
         self._own_environment = dict(os.environ)
         self._base_environment = base_environment(os.environ)
