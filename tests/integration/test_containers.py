@@ -188,7 +188,7 @@ def test_it_sees_the_files_of_its_image_and_the_network_and_user_of_the_host(ima
             assert (await run(engine, a_script(script))).succeeded
             told, network, user, *sockets = (await log_of(engine, "local", "a.0")).splitlines()
             assert told.decode() == TOLD
-            assert network.decode() == os.readlink("/proc/self/ns/net")
+            assert network.decode() == str(Path("/proc/self/ns/net").readlink())
             assert user == b"0"
             assert any(f":{port:04X} ".encode() in line for line in sockets)
         assert state_of_container(tmp_path) == ""

@@ -265,16 +265,17 @@ class EngineContract(ABC):
             async with self.open(tmp_path) as engine:
                 node = (await engine.machines())[0].id
                 await engine.start(Attempt(id="done.0", node=node, command=self.exits(3)), epoch=5)
-                await engine.start(
-                    Attempt(id="runs.0", node=node, command=self.sleeps(0.5)), epoch=5
-                )
-                await engine.start(
-                    Attempt(id="stays.0", node=node, command=self.sleeps(600)), epoch=5
-                )
+                runs = Attempt(id="runs.0", node=node, command=self.sleeps(0.5))
+                stays = Attempt(id="stays.0", node=node, command=self.sleeps(600))
+                await engine.start(runs, epoch=5)
+                await engine.start(stays, epoch=5)
                 await ended(engine, node, "done.0")
                 await engine.close()
             async with self.open(tmp_path) as engine:
                 try:
+                    # As a control plane does: a start may still be on its way, and unseen.
+                    await engine.start(runs, epoch=5)
+                    await engine.start(stays, epoch=5)
                     assert (await ended(engine, node, "done.0")).how.exit_code == 3
                     assert (await ended(engine, node, "runs.0")).how.exit_code == 0
                     observation = await engine.observe(node)

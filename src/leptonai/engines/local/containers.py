@@ -124,7 +124,7 @@ def _podman_options() -> tuple[str, ...]:
     # which not every machine has. Shared memory is what workers need of it.
     shares = ("--ipc", "host")
     if not Path("/dev/mqueue").exists():
-        shares = ("--volume", "/dev/shm:/dev/shm")
+        shares = ("--volume", "/dev/shm:/dev/shm")  # noqa: S108 - the whole of it, on purpose
     limits = (f"nofile={files}:{files}", f"nproc={processes}:{processes}")
     return (*shares, "--user", "0:0", "--ulimit", limits[0], "--ulimit", limits[1])
 
