@@ -122,12 +122,13 @@ async def test_a_job_is_stopped_and_started_by_a_patch_of_its_spec(api):
 
 @with_api
 async def test_a_completed_job_does_not_start_again(api):
-    id = (await api.call("POST", "/jobs", json=a_job())).json()["metadata"]["id"]
-    job = await api.store.get(Job, "ws", id)
-    spec = replace(job.spec, stopped=True)
-    await api.store.commit(Put(replace(job, spec=spec, state=JobState.COMPLETED)))
-    answer = await api.call("PATCH", f"/jobs/{id}", json={"spec": {"stopped": False}})
-    assert (answer.status_code, answer.json()["code"]) == (409, "Conflict")
+    for was_stopped in (True, None):
+        id = (await api.call("POST", "/jobs", json=a_job())).json()["metadata"]["id"]
+        job = await api.store.get(Job, "ws", id)
+        spec = replace(job.spec, stopped=was_stopped)
+        await api.store.commit(Put(replace(job, spec=spec, state=JobState.COMPLETED)))
+        answer = await api.call("PATCH", f"/jobs/{id}", json={"spec": {"stopped": False}})
+        assert (answer.status_code, answer.json()["code"]) == (409, "Conflict")
 
 
 @with_api

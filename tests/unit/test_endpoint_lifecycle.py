@@ -87,7 +87,12 @@ class Life:
         self.each(lambda r: observed(r, SeenRunning(self.now_ms), self.now_ms))
 
     def answer(self) -> None:
-        self.each(lambda r: replace(r, ready=True) if r.phase is Phase.RUNNING else r)
+        def answers(r: Replica) -> Replica:
+            if r.phase is not Phase.RUNNING or r.ready:
+                return r
+            return replace(r, ready=True, ready_at_ms=self.now_ms)
+
+        self.each(answers)
 
     def end_stopped(self) -> None:
         how = Termination(reason=EndReason.STOPPED, exit_code=143, finished_at_ms=self.now_ms)
@@ -183,6 +188,29 @@ def test_without_room_for_a_surge_an_old_replica_makes_room_after_a_while():
     life.run()
     life.answer()
     assert [r.revision for r in life.ready] == [2]
+    assert life.endpoint.state is EndpointState.READY
+
+
+def test_without_room_for_a_surge_old_replicas_make_room_one_by_one():
+    life = Life(a_spec(3))
+    life.serve()
+    life.endpoint = restarted(life.endpoint, life.now_ms)
+    life.advance()
+    serving = []
+    for _ in range(3):
+        life.now_ms += SURGE_PATIENCE_MS
+        life.advance()
+        serving.append(len(life.ready))
+        life.end_stopped()
+        life.place(room=3)
+        life.run()
+        life.now_ms += SURGE_PATIENCE_MS
+        life.advance()
+        serving.append(len(life.ready))  # the next one waits until its successor answers
+        life.answer()
+    assert serving == [2, 2, 2, 2, 2, 2]
+    life.serve()
+    assert [r.revision for r in life.ready] == [2, 2, 2]
     assert life.endpoint.state is EndpointState.READY
 
 

@@ -335,3 +335,17 @@ def test_nobody_waits_behind_a_gang_for_which_only_a_server_has_no_end():
 def test_an_overdue_gang_starts_when_its_room_is_free():
     plan = schedule(a_snapshot(a_node(), a_gang("big", cpu=4, waited_ms=OVERDUE), a_gang("small")))
     assert (nodes_of(plan), codes_of(plan)) == ({"big": ["node-1"]}, {"small": "capacity"})
+
+
+def test_a_node_that_shrank_under_its_servers_keeps_no_room_for_anybody():
+    plan = schedule(
+        a_snapshot(
+            a_node("a", memory_gib=1),
+            a_node("b"),
+            a_holding("s", node="a", memory_gib=2, lasting=True),
+            a_holding("j", node="b", cpu=1),
+            a_gang("big", cpu=4, waited_ms=OVERDUE),
+            a_gang("small"),
+        )
+    )
+    assert codes_of(plan) == {"big": "capacity", "small": "behind"}

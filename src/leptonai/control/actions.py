@@ -8,11 +8,11 @@ import msgspec
 from msgspec.structs import replace
 
 from leptonai.control.api.context import World
+from leptonai.control.owners import removal
 from leptonai.control.requests import check_labels, check_tree, checked_endpoint, checked_job
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.lifecycle import job as job_lifecycle
-from leptonai.core.lifecycle.replica import abandon
 from leptonai.core.records import (
     Dataset,
     Endpoint,
@@ -21,7 +21,6 @@ from leptonai.core.records import (
     Model,
     OwnerKind,
     Record,
-    Replica,
     Secret,
     Severity,
     TokenHash,
@@ -135,14 +134,16 @@ async def patch_job(
             labels=metadata.labels or {},
             visibility=metadata.visibility or "",
         )
-        if changed == job:
-            return job
-        wants_start = job.spec.stopped is True and spec.stopped is not True
+        wants_start = (patch.get("spec") or {}).get("stopped") is False or (
+            job.spec.stopped is True and spec.stopped is not True
+        )
         if wants_start and job.finished and job.state is not JobState.STOPPED:
             raise Conflict(
                 f"job {id} has ended as {job.state.value}, and only stopped jobs start again",
                 hint="Submit it anew.",
             )
+        if changed == job:
+            return job
         return await _put(world, replace(changed, modified_at_ms=world.clock.now_ms()))
 
     return await _insisting(change)
@@ -547,13 +548,9 @@ async def _insisting(change: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _remove(world: World, owner: Job | Endpoint, kind: OwnerKind, because: str) -> None:
-    """The owner goes; its replicas, left to themselves, end and are removed with all they left."""
     now_ms = world.clock.now_ms()
-    parent = f"{kind}/{owner.id}"
-    replicas = await world.store.find(Replica, Query(workspace=owner.workspace, parent=parent))
     await world.commit(
-        Delete(owner),
-        *(Put(abandon(replica, now_ms)) for replica in replicas if not replica.abandoned),
+        *(await removal(world.store, owner, now_ms)),
         *_told((_event(owner, kind, "Deleted", because),), now_ms),
     )
 

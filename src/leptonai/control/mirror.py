@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from leptonai.core.records import Endpoint, Job, Node, Record, Replica, Token
+from leptonai.errors import Conflict
 from leptonai.ports.store import Change, Fence, Query, Store
 
 Key = tuple[str, str]  # workspace, id
@@ -62,19 +63,36 @@ class Mirror:
 
     async def load(self, store: Store) -> None:
         """Read every live record; what is written meanwhile is seen by `follow`."""
-        self.seq = await store.seq()
+        seq = await store.seq()
         for kind in LIVE_KINDS:
-            self.apply(await store.find(kind, Query(live=True)))
+            found = await store.find(kind, Query(live=True))
+            self.apply(found)
+            there = {(record.workspace, record.id) for record in found}
+            for key, record in list(self._table(kind).items()):
+                if key not in there and record.seq <= seq:
+                    self._drop(record)
+        self._reach(seq)
 
     async def follow(self, store: Store) -> None:
-        """Take in what is written, for ever."""
-        async for batch in store.changes(self.seq):
-            self.apply(batch.records)
-            for record in batch.deleted:
-                self._drop(record)
-            self.seq = max(self.seq, batch.seq)
-            for key in [key for key, seq in self._gone.items() if seq <= self.seq]:
-                del self._gone[key]
+        """Take in what is written, until the store does not answer: then follow again.
+
+        Raises:
+            Unavailable: nothing is known of what was written since.
+        """
+        while True:
+            try:
+                async for batch in store.changes(self.seq):
+                    self.apply(batch.records)
+                    for record in batch.deleted:
+                        self._drop(record)
+                    self._reach(batch.seq)
+            except Conflict:  # too far behind: what was removed meanwhile is told no more
+                await self.load(store)
+
+    def _reach(self, seq: int) -> None:
+        self.seq = max(self.seq, seq)
+        for key in [key for key, gone in self._gone.items() if gone <= self.seq]:
+            del self._gone[key]
 
     async def commit(self, store: Store, *changes: Change, fence: Fence) -> tuple[Record, ...]:
         """Commit, and see one's own writes at once."""

@@ -1,4 +1,4 @@
-"""Jobs and endpoints, advanced: what is new of their replicas, and what follows, in one commit."""
+"""Jobs and endpoints, with their replicas: what is to be written together."""
 
 import asyncio
 from collections.abc import Iterable
@@ -9,9 +9,10 @@ from msgspec.structs import replace
 from leptonai.control.mirror import Key, Mirror
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.lifecycle import job as job_lifecycle
+from leptonai.core.lifecycle.replica import abandon
 from leptonai.core.records import Endpoint, Job, OwnerKind, Record, Replica
 from leptonai.ports.clock import Clock
-from leptonai.ports.store import Emit, Fence, Put, Store
+from leptonai.ports.store import Change, Delete, Emit, Fence, Put, Query, Store
 
 OwnerKey = tuple[OwnerKind, Key]
 
@@ -70,6 +71,18 @@ class Owners:
                 fence=self._fence,
             )
         return step.wake_at_ms
+
+
+async def removal(store: Store, owner: Job | Endpoint, now_ms: int) -> list[Change]:
+    """What removes an owner: it goes at once, and its replicas, left to themselves, end and are
+    removed with all they left."""
+    kind = OwnerKind.JOB if isinstance(owner, Job) else OwnerKind.ENDPOINT
+    parent = f"{kind}/{owner.id}"
+    replicas = await store.find(Replica, Query(workspace=owner.workspace, parent=parent))
+    return [
+        Delete(owner),
+        *(Put(abandon(replica, now_ms)) for replica in replicas if not replica.abandoned),
+    ]
 
 
 def owner_of(record: Record) -> OwnerKey:

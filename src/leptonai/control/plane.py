@@ -21,13 +21,14 @@ from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
 from leptonai.core.explain import explain_endpoint, explain_job
 from leptonai.core.records import Endpoint, Job, Node, NodeState, OwnerKind, Secret
-from leptonai.errors import StaleEpoch
+from leptonai.errors import Conflict, StaleEpoch, TryLater
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import Engine, Machine
-from leptonai.ports.store import Fence, Put, Store
+from leptonai.ports.store import Fence, Put, Query, Store
 from leptonai.spec.jobs import Explanation
 
 LEASE = "control"
+FOLLOW_AGAIN_S = 1.0  # after the store did not answer
 
 log = logging.getLogger("leptonai.control")
 
@@ -59,7 +60,12 @@ class ControlPlane:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Take the lease, learn what there is, and set the loops going."""
+        """Take the lease, learn what there is, and set the loops going.
+
+        Raises:
+            Conflict: the store is another machine's, whose control plane is left alone.
+        """
+        await self._check_whose_store()
         self.fence = await self._store.lease(LEASE)
         await self.mirror.load(self._store)
         await self._register(self.fence)
@@ -88,7 +94,7 @@ class ControlPlane:
             RetentionLoop(mirror, store, fence, clock),
         ]
         self._tasks = [
-            asyncio.create_task(mirror.follow(store), name="follow"),
+            asyncio.create_task(self._follow(), name="follow"),
             asyncio.create_task(self._relay(replicas), name="engine"),
             *(asyncio.create_task(run_loop(loop, clock), name=loop.name) for loop in loops),
         ]
@@ -120,6 +126,15 @@ class ControlPlane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def _follow(self) -> None:
+        """Keep the mirror up to date; a database that was away for a while ends nothing."""
+        while True:
+            try:
+                await self.mirror.follow(self._store)
+            except TryLater as error:
+                log.warning("follow: %s", error)
+                await asyncio.sleep(FOLLOW_AGAIN_S)
+
     async def _relay(self, replicas: ReplicasLoop) -> None:
         """Have the engine's news looked at, and only then wait for more."""
         while True:
@@ -127,6 +142,22 @@ class ControlPlane:
             replicas.looked.clear()
             replicas.watch.news.set()
             await replicas.looked.wait()
+
+    async def _check_whose_store(self) -> None:
+        """What runs on a node is known to its own engine alone: to another one it would seem gone,
+        and be started a second time."""
+        machines = await self._engine.machines()
+        ids = tuple(machine.id for machine in machines)
+        nodes = {node.id: node for node in await self._store.find(Node, Query(ids=ids))}
+        for machine in machines:
+            node = nodes.get(machine.id)
+            if node is not None and node.provider_id not in ("", machine.provider_id):
+                where = node.facts.get("home") or node.provider_id
+                raise Conflict(
+                    f"this database belongs to the platform in {where} "
+                    f"on {node.facts.get('hostname') or node.address}",
+                    hint="start that one, or give this one a database of its own: --database URL",
+                )
 
     async def _register(self, fence: Fence) -> None:
         """Record the machines that the engine has, as they are now."""

@@ -202,7 +202,7 @@ async def _check_envs(
         if name not in known:
             raise InvalidRequest(
                 f"spec.envs: {variable} refers to the secret {name[:100]!r}, which does not exist",
-                hint="Create it first: `leptonai secret create`.",
+                hint=f"Create it first: `leptonai secret create {name[:100]}`.",
             )
         require(principal, Action.USE, resource_of("secret", known[name]))
 

@@ -120,7 +120,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     workspace_token: bool = False
 
 
-MAX_TERMINATIONS = 10  # that a replica remembers
+MAX_TERMINATIONS = 10  # that a replica remembers; of as many attempts it keeps the logs
+SERVER_KEPT_S = 7 * 86_400  # after its end, with its logs
 
 
 class Replica(Record, tag="replica", tag_field="kind", frozen=True, kw_only=True):
@@ -164,6 +165,14 @@ class Replica(Record, tag="replica", tag_field="kind", frozen=True, kw_only=True
     @property
     def live(self) -> bool:
         return self.phase is not Phase.DONE or self.abandoned
+
+    @property
+    def due_at_ms(self) -> int | None:
+        """When it is to be removed. Workers go with their job."""
+        if self.owner_kind is OwnerKind.JOB or self.live:
+            return None
+        end = self.last_end
+        return (end.finished_at_ms if end else self.created_at_ms) + 1000 * SERVER_KEPT_S
 
     @property
     def holds_capacity(self) -> bool:
@@ -226,13 +235,18 @@ class Job(Record, tag="job", tag_field="kind", frozen=True, kw_only=True):
 
     @property
     def due_at_ms(self) -> int | None:
-        if self.state is JobState.ARCHIVED or not self.finished or self.finished_at_ms is None:
+        """When it is to be archived, and once it is, when it is to be removed."""
+        if self.live or self.finished_at_ms is None:
             return None
-        ttl = self.spec.ttl_seconds_after_finished
-        return self.finished_at_ms + 1000 * (DEFAULT_TTL_S if ttl is None else ttl)
+        ttl_s = self.spec.ttl_seconds_after_finished
+        due_s = DEFAULT_TTL_S if ttl_s is None else ttl_s
+        if self.state is JobState.ARCHIVED:
+            due_s += ARCHIVE_KEPT_S
+        return self.finished_at_ms + 1000 * due_s
 
 
-DEFAULT_TTL_S = 259_200  # three days
+DEFAULT_TTL_S = 3 * 86_400  # after its end a job is archived …
+ARCHIVE_KEPT_S = 30 * 86_400  # … and so long after that removed, with its replicas and their logs
 
 
 class TokenHash(msgspec.Struct, frozen=True, kw_only=True):

@@ -136,11 +136,11 @@ class LineDates:
         index = bisect_left(self._times, at_ns)
         return self._offsets[index - 1] if index else 0
 
-    def offset_after(self, at_ns: int) -> int | None:
-        """Every line that ends after this offset is as old as `at_ns` or younger; None if the
-        marks do not reach that far."""
+    def offset_after(self, at_ns: int) -> int:
+        """Every line that ends after this offset is as old as `at_ns` or younger; or the last mark,
+        if the marks do not reach that far."""
         index = bisect_left(self._times, at_ns)
-        return self._offsets[index] if index < len(self._offsets) else None
+        return self._offsets[min(index, len(self._offsets) - 1)]
 
     def _after_the_last_mark(self, end: int) -> int:
         behind = end - self._offsets[-1]

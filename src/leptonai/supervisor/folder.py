@@ -5,16 +5,24 @@
     goal.run | goal.stop     whether it is wanted; a stop renames it, on a full disk too
     claim                    made once, exclusively: by the wrapper that runs it, by the stop that
                              came first, or by whoever could not start it
-    status                   empty, made before the start and renamed at the end, which a full disk
-                             does not prevent: exited.CODE, exited.CODE.oom, failed.WHY, lost
+    status                   empty, made before the start, to be renamed where no record of the end
+                             can be made anew, as on a full disk
+    exited.CODE[.oom] | failed.WHY | lost
+                             the record of the end
     log                      what it printed
     work/                    where it starts by default
     trees/NAME/              files laid out for it
     container                while it may have a container: the program that runs that;
     container.judged         the same, when the status is right and nothing more is asked of it
+
+The program runs as the same user, and so may change all of this. What it does there may spoil the
+record of its own end, and nothing else: whatever is no record of ours is overlooked.
 """
 
+import errno
 import os
+import re
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,11 +33,15 @@ from leptonai.supervisor.processes import Identity
 
 CLAIM_LIMIT_BYTES = 16_384
 LAST_LINE_BYTES = 500
+CONTAINER_PROGRAMS = ("podman", "docker")
+MAX_PATH_CHARS = 4_096
 LAST_SIGNAL = 64
+MODE = 0o700  # of a folder
 FAILURES = {
     "claim": "the disk is full: the start could not be recorded",
     "cgroup": "the process could not enter its cgroup, and does not run without its limits",
     "directory": "the directory to start in cannot be entered",
+    "start": "",  # what should have started it says why, in the log
 }
 
 
@@ -125,8 +137,11 @@ class Folder:
     def container_program(self) -> str:
         """By its full path; "" where it has no container, or none any more."""
         for name in ("container", "container.judged"):
-            with suppress(FileNotFoundError), open(self.at(name)) as file:
-                return file.read()
+            with suppress(OSError), os.fdopen(open_plain(self.at(name)), errors="replace") as file:
+                program = file.read(MAX_PATH_CHARS)
+                # Else it was not we who wrote that, but the program that runs there.
+                if os.path.basename(program) in CONTAINER_PROGRAMS:
+                    return program
         return ""
 
     @property
@@ -146,10 +161,7 @@ class Folder:
 
     def cgroups(self) -> tuple[str, ...]:
         """Those it was started in."""
-        try:
-            return _read_claim(self.at("claim")).cgroups
-        except FileNotFoundError:
-            return ()
+        return _read_claim(self.at("claim")).cgroups
 
     def record_oom(self, code: int) -> None:
         """Keep what only the cgroup knows, before the cgroup goes."""
@@ -185,20 +197,19 @@ class Folder:
         started = claim.started_at_ms
         for name in names:
             kind, _, rest = name.partition(".")
-            if kind == "exited":
-                code, _, oom = rest.partition(".")
-                return self._exited(int(code), bool(oom), "goal.stop" in names, name, started)
-            if kind == "failed":
+            if exited := _EXITED.fullmatch(name):
+                code, oom = int(exited[1]), bool(exited[2])
+                return self._exited(code, oom, "goal.stop" in names, name, started)
+            if kind == "failed" and rest in FAILURES:
                 return Ending(
                     outcome=Outcome.NOT_STARTED,
-                    message=FAILURES.get(rest) or self._last_line(),
+                    message=FAILURES[rest] or self._last_line(),
                     finished_at_ms=_changed_ms(self.at(name)),
                 )
-            if kind == "lost":
+            if name == "lost":
                 stopped = "goal.stop" in names
                 return Ending(
                     outcome=Outcome.STOPPED if stopped else Outcome.LOST,
-                    message="" if stopped else "it is gone, and left no exit status",
                     started_at_ms=started,
                     finished_at_ms=_changed_ms(self.at(name)),
                 )
@@ -215,19 +226,18 @@ class Folder:
     def _exited(self, code: int, oom: bool, stopped: bool, name: str, started: int) -> Ending:
         if stopped:
             # Also when it had time to clean up and exited with a code of its own, which is kept.
-            outcome, message = Outcome.STOPPED, ""
+            outcome = Outcome.STOPPED
         elif oom and code != 0:
-            outcome, message = Outcome.OUT_OF_MEMORY, "it was killed at its memory limit"
+            outcome = Outcome.OUT_OF_MEMORY
         elif 128 < code <= 128 + LAST_SIGNAL:
-            outcome, message = Outcome.SIGNALLED, f"killed by signal {code - 128}"
+            outcome = Outcome.SIGNALLED
         else:
-            outcome, message = Outcome.EXITED, ""
-            if code in (126, 127):
-                message = self._last_line()
+            outcome = Outcome.EXITED
+        cannot_run = outcome is Outcome.EXITED and code in (126, 127)
         return Ending(
             outcome=outcome,
             code=code,
-            message=message,
+            message=self._last_line() if cannot_run else "",
             started_at_ms=started,
             finished_at_ms=_changed_ms(self.at(name)),
         )
@@ -235,7 +245,7 @@ class Folder:
     def _last_line(self) -> str:
         """What a shell says last before it gives up with 126 or 127 is why."""
         try:
-            with open(self.log, "rb") as log:
+            with os.fdopen(open_plain(self.log), "rb") as log:
                 log.seek(max(0, os.fstat(log.fileno()).st_size - LAST_LINE_BYTES))
                 line = log.read().decode(errors="replace").strip().rpartition("\n")[2]
         except OSError:
@@ -258,16 +268,44 @@ def identity_text(cgroups: tuple[str, ...]) -> str:
     return "\n".join([f"{processes.boot_id()} {processes.pid_namespace()}", *cgroups, "."])
 
 
+def open_plain(path: str | Path, flags: int = os.O_RDONLY) -> int:
+    """Open a file of the folder that must be a plain one: a pipe in its place would hold us up for
+    ever, and a link lead us elsewhere.
+
+    Raises:
+        OSError: it is none, or not there.
+    """
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "is no plain file", str(path))
+    return fd
+
+
+def is_plain(path: str | Path) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+_EXITED = re.compile(r"exited\.([0-9]{1,3})(\.oom)?")
+_STARTED = re.compile(r"([0-9]{1,9}) ([0-9]{1,19}) (\S+) ([0-9]{1,19})")
+
+
 def _read_claim(path: str) -> _Claim:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        started_at_ms = os.fstat(file.fileno()).st_mtime_ns // 1_000_000
-        text = file.read(CLAIM_LIMIT_BYTES)
+    try:
+        with os.fdopen(open_plain(path), encoding="utf-8", errors="replace") as file:
+            started_at_ms = os.fstat(file.fileno()).st_mtime_ns // 1_000_000
+            text = file.read(CLAIM_LIMIT_BYTES)
+    except OSError:  # none that we wrote, or not any more
+        return _Claim("", "", None, (), 0)
     verb, _, rest = text.partition(" ")
     if verb == "started" and text.endswith("\n.\n"):
         first, *cgroups = rest.splitlines()[:-1]
-        pid, ticks, boot, namespace = first.split()
-        wrapper = Identity(int(pid), int(ticks), boot, int(namespace))
-        return _Claim(verb, "", wrapper, tuple(cgroups), started_at_ms)
+        if started := _STARTED.fullmatch(first):
+            wrapper = Identity(int(started[1]), int(started[2]), started[3], int(started[4]))
+            return _Claim(verb, "", wrapper, tuple(cgroups), started_at_ms)
     if verb in ("stopped", "unstarted"):
         return _Claim(verb, rest.strip(), None, (), started_at_ms)
     return _Claim("", "", None, (), started_at_ms)  # being written, or cut short by a crash
@@ -276,8 +314,11 @@ def _read_claim(path: str) -> _Claim:
 def _names(path: Path) -> list[str]:
     try:
         return os.listdir(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except PermissionError:  # its program has locked us out
+        os.chmod(path, MODE)
+        return os.listdir(path)
 
 
 def _changed_ms(path: str) -> int:

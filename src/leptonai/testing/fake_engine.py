@@ -101,6 +101,7 @@ class _Kept:
     attempt: Attempt | None = None  # None: stopped before it started
     script: Script = field(default_factory=Script)
     run: Run | None = None
+    began_s: float = 0.0  # by the event loop's time, which nobody sets
     end: Termination | None = None
     stop_asked: bool = False
     forgotten: bool = False
@@ -312,8 +313,7 @@ class FakeEngine:
         if kept is None or kept.run is None or kept.end is not None or place.unreachable:
             return False
         after_s = kept.script.ready_after_s
-        age_ms = self._clock.now_ms() - kept.run.started_at_ms
-        return after_s is not None and age_ms >= after_s * 1000
+        return after_s is not None and asyncio.get_running_loop().time() - kept.began_s >= after_s
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -356,6 +356,7 @@ class FakeEngine:
             )
         else:
             kept.run = Run(attempt.id, node.machine.id, now_ms)
+            kept.began_s = asyncio.get_running_loop().time()
             self.history.append(kept.run)
             kept.log = script.output
             kept.marks = [LogMark(now_ms * 1_000_000, len(script.output))]

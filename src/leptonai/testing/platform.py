@@ -6,13 +6,30 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeVar
 
 from leptonai.client import LeptonClient
 from leptonai.home import Home, PlatformState
 
 COMMAND_TIMEOUT_S = 120
+PATIENCE_S = 60.0  # with what takes a second on a machine that has nothing else to do
+LOOK_S = 0.05
+
+T = TypeVar("T")
+
+
+def eventually(
+    look: Callable[[], T], right: Callable[[T], object] = bool, *, within_s: float = PATIENCE_S
+) -> T:
+    """Look until what is seen is right, and return it."""
+    deadline = time.monotonic() + within_s
+    while not right(seen := look()):
+        assert time.monotonic() < deadline, f"after {within_s:g} s it still is {seen!r}"
+        time.sleep(LOOK_S)
+    return seen
 
 
 class RunningPlatform:
@@ -77,6 +94,10 @@ class RunningPlatform:
             raise AssertionError(f"leptonai {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}")
         return done
 
+    def answer(self, *arguments: str) -> Any:
+        """What `leptonai …` prints as JSON; `-o json` is among the arguments."""
+        return json.loads(self.cli(*arguments).stdout)
+
     def up(self) -> PlatformState:
         """Start it; again on the ports it had before."""
         answer = self.cli("up", "-d", "-o", "json", *self._ports, *self._options)
@@ -86,12 +107,13 @@ class RunningPlatform:
 
     def kill(self) -> None:
         """`kill -9` of the control plane, and wait until it is gone."""
-        pid = self.state.pid
-        os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        while self.home.state() is not None:
-            assert time.monotonic() < deadline, f"process {pid} does not die"
-            time.sleep(0.005)
+        os.kill(self.state.pid, signal.SIGKILL)
+        eventually(self.home.state, lambda state: state is None)
+
+    def terminate(self) -> None:
+        """SIGTERM to the control plane, and wait until it is gone."""
+        os.kill(self.state.pid, signal.SIGTERM)
+        eventually(self.home.state, lambda state: state is None)
 
 
 def _port(url: str) -> str:

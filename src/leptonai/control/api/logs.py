@@ -3,7 +3,7 @@
 import asyncio
 import codecs
 import heapq
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from leptonai.control import actions
@@ -22,6 +22,7 @@ LONGEST_PAUSE_S = 0.25
 MAX_LINES = 10_000  # of one answer
 MAX_ANSWER_BYTES = 64 << 20
 NS_PER_MS = 1_000_000
+REPLACEMENT = "\ufffd"  # shown for what is no UTF-8
 FORWARD, BACKWARD = "forward", "backward"
 FOLLOW = Parameter("follow", bool, "false: only what there is by now.")
 
@@ -87,8 +88,8 @@ async def history(call: Call) -> LogAnswer:
     for replica in sorted(replicas, key=lambda r: (r.created_at_ms, r.index, r.id)):
         lines = await _lines_of(call.world, replica, window)
         found = _first_of([*found, *((line, replica) for line in lines)], window)
-        if sum(len(line.text) for line, _ in found) > MAX_ANSWER_BYTES:
-            raise TooLarge("the answer would be too large", hint="Ask for fewer lines at once.")
+        if _bytes_of(line for line, _ in found) > MAX_ANSWER_BYTES:
+            raise _too_large()
     return LogAnswer(data=LogData(result=_streams(found)))
 
 
@@ -102,6 +103,14 @@ class _Window:
 
     def shows(self, line: DatedLine) -> bool:
         return self.start_ns <= line.at_ns < self.end_ns and self.having in line.text
+
+
+def _bytes_of(lines: Iterable[DatedLine]) -> int:
+    return sum(len(line.text) for line in lines)
+
+
+def _too_large() -> TooLarge:
+    return TooLarge("the answer would be too large", hint="Ask for fewer lines at once.")
 
 
 def _first_of(
@@ -178,8 +187,7 @@ async def _lines_of_attempt(
     stop = dates.offset_after(window.end_ns)
     span = CHUNK_BYTES
     while True:
-        # Where the marks do not reach that far, nobody knows how long the log is: from its start.
-        offset = 0 if stop is None else max(0, stop - span)
+        offset = max(0, stop - span)
         lines = await _read_lines(world, node, replica, attempt, dates, window, offset, finished_ns)
         if len(lines) >= window.limit or offset == 0:
             return lines[-window.limit :]
@@ -200,9 +208,14 @@ async def _read_lines(
     offset = max(0, offset - MAX_LINE_BYTES)
     splitter = LineSplitter(skip_first=offset > 0)
     lines: list[DatedLine] = []
+    # Looked for in the bytes first: dating and decoding is most of the work. What is no UTF-8 is
+    # shown, and so may be asked for, as something else than its bytes.
+    having = b"" if REPLACEMENT in window.having else window.having.encode()
 
     def take(ended: list[tuple[int, bytes]]) -> bool:
         for end, raw in ended:
+            if having not in raw:
+                continue
             line = DatedLine(dates.of(end), as_text(raw))
             if line.at_ns >= window.end_ns:
                 return True
@@ -223,6 +236,9 @@ async def _read_lines(
         offset = chunk.offset + len(chunk.data)
         if take(splitter.feed(chunk)):
             return lines
+        if len(lines) * MAX_LINE_BYTES > MAX_ANSWER_BYTES and _bytes_of(lines) > MAX_ANSWER_BYTES:
+            raise _too_large()
+        await asyncio.sleep(0)  # a log may be long, and others wait for their turn
 
 
 def _times(replica: Replica, attempt: int) -> tuple[int, int | None]:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from leptonai.control.api.context import Config
 from leptonai.core.lifecycle.job import status_of
+from leptonai.core.lifecycle.replica import describe_end
 from leptonai.core.records import (
     Dataset,
     Endpoint,
@@ -150,7 +151,7 @@ def _termination(end: Termination) -> TerminationReason:
         finished_at=end.finished_at_ms // 1000,
         exit_code=NOBODYS_EXIT_CODE if end.exit_code is None else end.exit_code,
         reason=end.reason,
-        message=end.message,
+        message=end.message or describe_end(end),
     )
 
 

@@ -50,9 +50,7 @@ class ReadinessLoop:
             and r.goal is Goal.RUN
             and r.ports
         }
-        self._probes = {
-            key: self._probes.get(key) or _Probe(now_ms) for key in servers
-        }
+        self._probes = {key: self._probes.get(key) or _Probe(now_ms) for key in servers}
         due = [key for key, probe in self._probes.items() if probe.due_ms <= now_ms]
         await asyncio.gather(*(self._probe(servers[key], self._probes[key]) for key in due))
         return min((probe.due_ms for probe in self._probes.values()), default=None)

@@ -28,6 +28,7 @@ from leptonai.core.lifecycle.replica import (
     stop,
 )
 from leptonai.core.records import (
+    MAX_TERMINATIONS,
     EndReason,
     Event,
     Goal,
@@ -42,9 +43,18 @@ from leptonai.core.records import (
     Severity,
     Termination,
 )
-from leptonai.errors import LeptonError, NotFound, StaleEpoch, VersionConflict
+from leptonai.errors import Internal, LeptonError, NotFound, StaleEpoch, VersionConflict
 from leptonai.ports.clock import Clock
-from leptonai.ports.engine import Attempt, Ended, Engine, Running, Seen, Tree, Unreachable
+from leptonai.ports.engine import (
+    Attempt,
+    AttemptId,
+    Ended,
+    Engine,
+    Running,
+    Seen,
+    Tree,
+    Unreachable,
+)
 from leptonai.ports.store import Delete, Emit, Fence, Put, Query, Store
 
 STOP_GRACE_MS = 10_000  # between SIGTERM and SIGKILL
@@ -83,6 +93,9 @@ class ReplicasLoop:
         self._job_token = job_token
         self._runs_images = runs_images
         self._failures: dict[str, int] = {}  # of each node, in a row
+        self._known: dict[
+            str, set[str]
+        ] = {}  # by node: attempts that were ours and are still there
         self.looked = asyncio.Event()  # set after every look at the nodes
         # When this control plane first saw that a serving attempt is to stop. Its routes changed
         # then, not when the stop was asked: in between it may have been down, or its news late.
@@ -146,11 +159,14 @@ class ReplicasLoop:
         wakes: list[int] = []
         asks: list[Awaitable[None]] = []
         news: list[Replica] = []
-        known: set[str] = set()
+        known = {replica.attempt_id for replica in replicas if replica.phase is not Phase.DONE}
+        strays = {id: seen for id, seen in observation.attempts.items() if id not in known}
+        known_before = self._known.get(node, set())
+        owned = await self._owned([id for id in strays if id not in known_before])
+        self._known[node] = known | (known_before & strays.keys())
         for replica in replicas:
             if replica.phase is Phase.DONE:
                 continue
-            known.add(replica.attempt_id)
             sight = _sight(observation, replica.attempt_id)
             after = observed(replica, sight, now_ms)
             if after is not replica:
@@ -174,11 +190,11 @@ class ReplicasLoop:
                         node, replica.attempt_id, grace_ms=STOP_GRACE_MS, epoch=self._fence.epoch
                     )
                 )
-        for id, state in observation.attempts.items():
-            if id in known:
-                continue
-            if isinstance(state, Ended):
-                asks.append(self._engine.forget(node, id, epoch=self._fence.epoch))
+        for id, state in strays.items():
+            if id in owned:
+                wakes.append(now_ms + RETRY_AFTER_MS)
+            elif isinstance(state, Ended):
+                asks.append(self._forget(node, id))
             else:
                 # Nobody's: its replica was given up while the node was out of sight.
                 wakes.append(now_ms + ASK_AGAIN_MS)
@@ -193,6 +209,17 @@ class ReplicasLoop:
         if failed:
             raise VersionConflict("some replicas changed while they were observed")
         return min(wakes, default=None)
+
+    async def _owned(self, attempts: list[str]) -> set[str]:
+        """Which of them are some replica's current attempt, though the mirror does not know it yet.
+
+        A control plane that has been taken over may still start what its successor has just placed.
+        """
+        if not attempts:
+            return set()
+        ids = tuple(attempt.rpartition(".")[0] for attempt in attempts)
+        found = await self._store.find(Replica, Query(ids=ids))
+        return {replica.attempt_id for replica in found if replica.phase is not Phase.DONE}
 
     async def _write(self, news: list[Replica]) -> bool:
         """Write down what became of replicas, and what follows for their owners; say whether some
@@ -239,7 +266,7 @@ class ReplicasLoop:
     async def _start(self, replica: Replica) -> None:
         try:
             attempt = await self._attempt(replica)
-        except NotFound as error:
+        except (NotFound, Internal) as error:  # a secret that is not there, or cannot be read
             end = Termination(
                 reason=EndReason.NOT_STARTED,
                 message=str(error),
@@ -308,10 +335,18 @@ class ReplicasLoop:
             if not found:
                 raise NotFound(
                     f"secret {reference!r}, which it needs as {variable.name}, does not exist",
-                    hint=f"create it: leptonai secret create -n {reference}",
+                    hint=f"create it: leptonai secret create {reference}",
                 )
             env[variable.name] = self._unseal(found[0])
         return env
+
+    async def _forget(self, node: str, attempt: AttemptId) -> None:
+        """Its log stays, until as many later attempts as a replica remembers have ended."""
+        await self._engine.forget(node, attempt, epoch=self._fence.epoch)
+        replica, _, number = attempt.rpartition(".")
+        if number.isdigit() and int(number) >= MAX_TERMINATIONS:
+            oldest = f"{replica}.{int(number) - MAX_TERMINATIONS}"
+            await self._engine.remove(node, oldest, epoch=self._fence.epoch)
 
     async def _bury(self, replicas: Iterable[Replica], *, reachable: bool) -> None:
         """Remove abandoned replicas that ended, with all their attempts left on the node."""

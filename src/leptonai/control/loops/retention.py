@@ -1,15 +1,22 @@
-"""What is kept, and for how long: finished jobs are archived, old events forgotten."""
+"""What is kept, and for how long.
+
+Finished jobs are archived, and removed long after; servers that were replaced, and old events, are
+forgotten too. How long is said where the records are (`due_at_ms`).
+"""
 
 from msgspec.structs import replace
 
 from leptonai.control.mirror import Mirror, Watch
-from leptonai.core.records import Job
+from leptonai.control.owners import removal
+from leptonai.core.lifecycle.replica import abandon
+from leptonai.core.records import Job, Replica
 from leptonai.errors import VersionConflict
 from leptonai.ports.clock import Clock
-from leptonai.ports.store import Fence, Put, Query, Store
+from leptonai.ports.store import Change, Fence, Put, Query, Store
 from leptonai.spec.jobs import JobState
 
 LOOK_EVERY_MS = 30_000
+PRUNE_EVERY_MS = 3_600_000
 EVENTS_KEPT_MS = 7 * 24 * 3_600_000
 MAX_AT_ONCE = 500
 
@@ -19,22 +26,32 @@ class RetentionLoop:
 
     def __init__(self, mirror: Mirror, store: Store, fence: Fence, clock: Clock) -> None:
         self.watch: Watch = mirror.watch()
+        self._mirror = mirror
         self._store = store
         self._fence = fence
         self._clock = clock
-        self._pruned_at_ms = clock.now_ms()
+        self._prune_at_ms = clock.now_ms() + LOOK_EVERY_MS  # not while everything starts
 
     async def step(self) -> int | None:
         now_ms = self._clock.now_ms()
-        due = await self._store.find(Job, Query(due_before_ms=now_ms, limit=MAX_AT_ONCE))
-        for job in due:
-            try:
-                await self._store.commit(
-                    Put(replace(job, state=JobState.ARCHIVED)), fence=self._fence
-                )
-            except VersionConflict:
-                continue  # somebody started it again
-        if now_ms - self._pruned_at_ms >= EVENTS_KEPT_MS // 168:
+        due = Query(due_before_ms=now_ms, limit=MAX_AT_ONCE)
+        jobs = await self._store.find(Job, due)
+        for job in jobs:
+            if job.state is JobState.ARCHIVED:
+                await self._commit(*(await removal(self._store, job, now_ms)))
+            else:
+                await self._commit(Put(replace(job, state=JobState.ARCHIVED)))
+        servers = await self._store.find(Replica, due)
+        for server in servers:
+            await self._commit(Put(abandon(server, now_ms)))
+        if now_ms >= self._prune_at_ms:
             await self._store.prune_events(now_ms - EVENTS_KEPT_MS)
-            self._pruned_at_ms = now_ms
-        return now_ms if len(due) == MAX_AT_ONCE else now_ms + LOOK_EVERY_MS
+            self._prune_at_ms = now_ms + PRUNE_EVERY_MS
+        more = MAX_AT_ONCE in (len(jobs), len(servers))
+        return now_ms if more else now_ms + LOOK_EVERY_MS
+
+    async def _commit(self, *changes: Change) -> None:
+        try:
+            await self._mirror.commit(self._store, *changes, fence=self._fence)
+        except VersionConflict:
+            return  # somebody started it again, or removed it: it is looked at again if still due

@@ -178,8 +178,10 @@ def _roll(endpoint: Endpoint, replicas: list[Replica], wanted: int, now_ms: int)
         leaving = [r for r in old if not r.ready]
         serving = [r for r in old if r.ready]
         spare = sum(r.ready for r in new) + len(serving) - wanted
-        if any(_out_of_patience(r, now_ms) for r in new) and len(new) <= wanted:
-            spare = max(spare, 1)
+        since_ms = _room_awaited_since_ms(endpoint, new)
+        if since_ms is not None and not _under_way(endpoint, replicas):
+            # For every time that patience ran out, one server fewer than asked is put up with.
+            spare += (now_ms - since_ms) // SURGE_PATIENCE_MS
         leaving += serving[: max(0, spare)]
         surplus = len(new) - wanted
         if surplus > 0:
@@ -216,8 +218,22 @@ def _new_replica(endpoint: Endpoint, siblings: list[Replica], now_ms: int) -> Re
     )
 
 
-def _out_of_patience(replica: Replica, now_ms: int) -> bool:
-    return replica.phase is Phase.WAITING and now_ms - replica.created_at_ms >= SURGE_PATIENCE_MS
+def _room_awaited_since_ms(endpoint: Endpoint, replicas: list[Replica]) -> int | None:
+    """Since when the new revision has made no progress for want of room."""
+    new = [r for r in replicas if r.revision == endpoint.revision and r.phase is not Phase.DONE]
+    waiting = [r.created_at_ms for r in new if r.phase is Phase.WAITING]
+    if not waiting:
+        return None
+    return max(min(waiting), *(r.ready_at_ms or 0 for r in new))
+
+
+def _under_way(endpoint: Endpoint, replicas: list[Replica]) -> bool:
+    """Whether room is about to be free, or a successor to be ready."""
+    return any(
+        r.goal is Goal.STOP or (r.revision == endpoint.revision and not r.ready)
+        for r in replicas
+        if r.phase in (Phase.PLACED, Phase.RUNNING, Phase.ENDED)
+    )
 
 
 def _state(
@@ -265,7 +281,9 @@ def _late_at_ms(replica: Replica) -> int | None:
 def _wake_at_ms(endpoint: Endpoint, living: list[Replica], now_ms: int) -> int | None:
     times = [at for r in living if (at := _late_at_ms(r)) is not None]
     if any(r.revision != endpoint.revision for r in living):
-        times += [r.created_at_ms + SURGE_PATIENCE_MS for r in living if r.phase is Phase.WAITING]
+        since_ms = _room_awaited_since_ms(endpoint, living)
+        if since_ms is not None:
+            times.append(now_ms + SURGE_PATIENCE_MS - (now_ms - since_ms) % SURGE_PATIENCE_MS)
     return min((at for at in times if at > now_ms), default=None)
 
 

@@ -173,8 +173,8 @@ def _at_most(sizes: Counter[WorkerSize], room: Room) -> Needs:
         disk_bytes += many * size.needs.disk_bytes
         gpus += many * size.needs.gpus
     return Needs(
-        cpu_millis=min(cpu_millis, room.free.cpu_millis),
-        memory_bytes=min(memory_bytes, room.free.memory_bytes),
-        disk_bytes=min(disk_bytes, room.free.disk_bytes),
+        cpu_millis=max(0, min(cpu_millis, room.free.cpu_millis)),
+        memory_bytes=max(0, min(memory_bytes, room.free.memory_bytes)),
+        disk_bytes=max(0, min(disk_bytes, room.free.disk_bytes)),
         gpus=gpus,
     )

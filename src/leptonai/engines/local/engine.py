@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+import secrets
 import shutil
 import socket
 from collections.abc import Awaitable, Callable
@@ -27,9 +28,10 @@ from leptonai.engines.local.environment import (
     gpu_environment,
     tree_variable,
 )
-from leptonai.engines.local.home import EpochFile
+from leptonai.engines.local.epoch import EpochFile
 from leptonai.engines.local.machine import Gpus, describe, find_gpus
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, StorageFull
+from leptonai.home import replace_file
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import (
     Attempt,
@@ -45,7 +47,8 @@ from leptonai.ports.engine import (
     Unreachable,
 )
 from leptonai.supervisor import Cgroups, Ending, Folder, Launch, Limits, Supervisor
-from leptonai.supervisor.processes import ATTEMPT_VARIABLE
+from leptonai.supervisor.folder import MODE, is_plain
+from leptonai.supervisor.supervise import ID_VARIABLE
 
 FetchTree = Callable[[str, Path], Awaitable[None]]  # lays out a tree's digest in an empty directory
 
@@ -63,7 +66,7 @@ class LocalEngine:
     """Runs attempts as processes of this machine, each through the supervisor's wrapper.
 
     Everything it knows lies in `home/attempts`, so it may be killed at any instant: the next one
-    adopts what runs and learns how the rest ended. One per home: take `lock_home` first.
+    adopts what runs and learns how the rest ended. One per home: take `Home.locked` first.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class LocalEngine:
         self._live.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._done.mkdir(exist_ok=True, mode=0o700)
         self._epoch = EpochFile(self._home / "attempts" / "epoch")
+        self._id = _identity(self._home / "attempts" / "id")
         self._gpus = await asyncio.to_thread(find_gpus)
         if self._wants_containers:
             runtime = await find_runtime()
@@ -130,6 +134,11 @@ class LocalEngine:
             else:
                 self._runtime = runtime
         await self._supervisor.adopt()
+
+    def forget_epochs(self) -> None:
+        """Let any epoch in. For whoever holds the home's lock, and so knows that no earlier control
+        plane is left: a database that is new, or was restored, counts its epochs from less."""
+        self._epoch.forget()
 
     async def close(self) -> None:
         if self._ticker is not None:
@@ -145,6 +154,7 @@ class LocalEngine:
         return (
             describe(
                 self._home,
+                id=self._id,
                 node=self._node,
                 group=self._group,
                 limits=self._cgroups.limits,
@@ -208,9 +218,14 @@ class LocalEngine:
             raise Conflict(
                 f"attempt {attempt} still runs", hint="stop it, and forget it when it has ended"
             )
+        live = self._live / attempt
         with suppress(FileNotFoundError):
             # One rename: the attempt is remembered or forgotten, whenever the plug is pulled.
-            (self._live / attempt).rename(self._done / attempt)
+            try:
+                live.rename(self._done / attempt)
+            except PermissionError:  # its program has taken our right to move it away
+                live.chmod(MODE)
+                live.rename(self._done / attempt)
         if attempt in self._supervisor.ended:
             self._supervisor.forget(attempt)
             self._changed.set()
@@ -298,7 +313,7 @@ class LocalEngine:
         if self._runtime is not None and attempt.image:
             folder.prepare()
             folder.note_container(self._runtime.program)
-            given = {"PYTHONUNBUFFERED": "1", **given, ATTEMPT_VARIABLE: attempt.id}
+            given = {"PYTHONUNBUFFERED": "1", **given, ID_VARIABLE: attempt.id}
             return Launch(
                 id=attempt.id,
                 command=self._containers.command(
@@ -347,7 +362,10 @@ class LocalEngine:
         self._changed.set()
         if id in self._supervisor.ended:
             if log := self._logs.pop(id, None):
-                log.close(self._now_ns())
+                log.close(self._now_ns(), self._log_bytes)
+            else:  # what it wrote while nobody looked
+                with suppress(OSError):
+                    logs.Log.open(self._live / id / "log").trim(self._log_bytes)
         elif id not in self._logs:
             self._logs[id] = logs.Log.open(self._live / id / "log")
             if self._ticker is None:
@@ -375,9 +393,16 @@ class LocalEngine:
             return None
         for place in (self._live, self._done):
             path = place / attempt / "log"
-            if path.exists():
+            if is_plain(path):
                 return path
         return None
+
+
+def _identity(path: Path) -> str:
+    """Of this home, for as long as it lasts and wherever it is moved to."""
+    if not path.exists():
+        replace_file(path, secrets.token_hex(8))
+    return path.read_text()
 
 
 def _termination(id: AttemptId, ending: Ending) -> Termination:

@@ -8,6 +8,7 @@ and emptied, where BASE is how many bytes came before it.
 import ctypes
 import errno
 import os
+import re
 import shutil
 import struct
 from contextlib import suppress
@@ -15,13 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leptonai.ports.engine import LogChunk, LogMark
+from leptonai.supervisor.folder import is_plain, open_plain
 
 BLOCK_BYTES = 4_096  # holes are whole blocks
 MAX_MARKS = 2_048
+MAX_MARKS_BYTES = 1 << 20  # far more than they take
 LINE_BYTES = 65_536  # how far to look for the start of a line after dropped bytes
 PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 
 _MARK = struct.Struct("<QQ")
+_OLD = re.compile(r"log\.old\.[0-9]{1,18}")
 
 
 @dataclass(slots=True)
@@ -41,8 +45,8 @@ class Log:
     def size(self) -> int:
         """How much was ever written."""
         try:
-            return self.base + self.path.stat().st_size
-        except FileNotFoundError:
+            return self.base + self.path.lstat().st_size
+        except OSError:
             return self.base
 
     def mark(self, at_ns: int) -> None:
@@ -57,21 +61,23 @@ class Log:
             if len(self.marks) > MAX_MARKS:
                 self._thin()
             else:
-                with _marks_path(self.path).open("ab") as file:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+                with os.fdopen(open_plain(_marks_path(self.path), flags), "ab") as file:
                     file.write(_MARK.pack(at_ns, size))
 
-    def close(self, at_ns: int) -> None:
+    def close(self, at_ns: int, keep_bytes: int) -> None:
         """Nothing more comes."""
+        with suppress(OSError):
+            self.trim(keep_bytes)
         # A log that no tick has seen needs no marks: the time of the file says it all.
         if self.marks:
             self.mark(at_ns)
 
     def trim(self, keep_bytes: int) -> None:
         """Drop the oldest bytes beyond `keep_bytes`."""
-        try:
-            status = self.path.stat()
-        except FileNotFoundError:
+        if not is_plain(self.path):
             return
+        status = self.path.lstat()
         drop = (status.st_size - keep_bytes) // BLOCK_BYTES * BLOCK_BYTES
         if status.st_blocks * 512 <= keep_bytes or drop <= 0:
             return
@@ -106,10 +112,10 @@ class Log:
 
 
 def read(path: Path, *, offset: int, limit: int) -> LogChunk | None:
-    """Output from `offset` on, or from the first kept line after it."""
+    """Output from `offset` on, or from the first kept line after it; None where there is none."""
     try:
-        fd = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+        fd = open_plain(path)
+    except OSError:
         return None
     try:
         old = _old(path)
@@ -132,7 +138,7 @@ def read(path: Path, *, offset: int, limit: int) -> LogChunk | None:
 def _read_old(old: Path, offset: int, limit: int) -> LogChunk | None:
     """From the part that was moved away, where the offset lies in it or before it."""
     base = int(old.suffix[1:])
-    with old.open("rb") as file:
+    with os.fdopen(open_plain(old), "rb") as file:
         start = offset - base
         if start < 0:
             start = _next_line(file.fileno(), 0)
@@ -142,8 +148,12 @@ def _read_old(old: Path, offset: int, limit: int) -> LogChunk | None:
 
 def read_marks(path: Path) -> tuple[LogMark, ...]:
     """The marks so far, and one of what was written after the last of them."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return ()
     marks = _read_marks(_marks_path(path))
-    size = _base(path) + (status := path.stat()).st_size
+    size = _base(path) + status.st_size
     last = marks[-1] if marks else LogMark(0, 0)
     if size > last.offset:
         marks.append(LogMark(max(status.st_mtime_ns, last.at_ns), size))
@@ -167,11 +177,12 @@ def _next_line(fd: int, start: int) -> int:
 def _base(path: Path) -> int:
     """How many bytes came before what the file holds now."""
     old = _old(path)
-    return int(old.suffix[1:]) + old.stat().st_size if old else 0
+    return int(old.suffix[1:]) + old.lstat().st_size if old else 0
 
 
 def _old(path: Path) -> Path | None:
-    return next(iter(sorted(path.parent.glob("log.old.*"))), None)
+    found = sorted(path.parent.glob("log.old.*"))
+    return next((old for old in found if _OLD.fullmatch(old.name) and is_plain(old)), None)
 
 
 def _marks_path(path: Path) -> Path:
@@ -180,15 +191,16 @@ def _marks_path(path: Path) -> Path:
 
 def _read_marks(path: Path) -> list[LogMark]:
     try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
+        with os.fdopen(open_plain(path), "rb") as file:
+            raw = file.read(MAX_MARKS_BYTES)
+    except OSError:
         return []
     whole = len(raw) // _MARK.size * _MARK.size  # a crash may have cut the last one short
     return [LogMark(at, offset) for at, offset in _MARK.iter_unpack(raw[:whole])]
 
 
 def _punch_hole(path: Path, length: int) -> None:
-    fd = os.open(path, os.O_WRONLY)
+    fd = open_plain(path, os.O_WRONLY)
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         fallocate = libc.fallocate64 if hasattr(libc, "fallocate64") else libc.fallocate

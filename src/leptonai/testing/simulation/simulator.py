@@ -141,6 +141,7 @@ class _World:
         self._takeover: asyncio.Event  # set: another control plane is started beside this one
         self._lingering: list[asyncio.Task[None]] = []
         self._clock_set_at_s = float("-inf")
+        self._lingered_at_s = float("-inf")
 
     def report(self, what: str) -> None:
         """An invariant does not hold: whoever broke it goes no further, and the run ends."""
@@ -247,7 +248,9 @@ class _World:
     ) -> None:
         """One that was taken for dead, and is not: it acts beside its successor for a while."""
         self.trace.note(f"#{life.number} lingers")
+        self._lingered_at_s = float("inf")
         await asyncio.wait({run}, timeout=self.random.uniform(0, LINGER_S))
+        self._lingered_at_s = asyncio.get_running_loop().time()
         life.die()
         await self._bury(plane)
         await asyncio.gather(run, return_exceptions=True)
@@ -327,8 +330,8 @@ class _World:
         """A server is asked to end only once no request is sent to it any more."""
         if asyncio.get_running_loop().time() - self._clock_set_at_s < 1:
             return  # what is half a second to a process whose clock has just been set forward?
-        if any(not lingering.done() for lingering in self._lingering):
-            return  # one that was taken over stops servers that the gateway follows no more
+        if asyncio.get_running_loop().time() - self._lingered_at_s < 1:
+            return  # the gateway may still follow the one that was taken over
         replica = attempt.rpartition(".")[0]
         record = self.store.replicas.get((WORKSPACE, replica))
         if record is None or not record.ready:

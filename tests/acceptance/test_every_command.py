@@ -1,0 +1,173 @@
+"""Every command there is, against a platform that runs and against none."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import click
+import pytest
+
+from leptonai.cli.__main__ import root
+from leptonai.testing.platform import RunningPlatform
+
+AT_ONCE = 3
+# Those that change the platform itself are tested where their effects are.
+ELSEWHERE = {"up", "down"}
+ANSWERS = {  # what each answers with -o json, once there is one of everything
+    "status": dict,
+    "doctor": list,
+    "token show": dict,
+    "workspace current": dict,
+    "node list": list,
+    "node shapes": list,
+    "secret list": list,
+    "job list": list,
+    "job get hello": dict,
+    "job log hello": list,
+    "job events hello": list,
+    "job why hello": dict,
+    "job stop hello": list,
+    "endpoint list": list,
+    "endpoint get files": dict,
+    "endpoint log files": list,
+    "endpoint events files": list,
+    "endpoint why files": dict,
+    "dataset list": list,
+    "dataset get data": dict,
+    "model list": list,
+    "model get net": dict,
+}
+MISTAKES = [  # each fails, and says so in two lines
+    "job get nope",
+    "job log nope",
+    "job log -f nope",
+    "job events nope",
+    "job why nope",
+    "job stop nope",
+    "job start nope",
+    "job start hello",
+    "job remove nope",
+    "job create -n Wrong_Name -- true",
+    "job create -n x -rs gpu.nothing -- true",
+    "job create -n x --container-image '' --workdir /nonexistent -- true",
+    "endpoint get nope",
+    "endpoint log nope",
+    "endpoint events nope",
+    "endpoint why nope",
+    "endpoint update nope --replicas 1",
+    "endpoint restart nope",
+    "endpoint remove nope",
+    "endpoint create -n x --model nope",
+    "endpoint create -n files --command true",
+    "secret remove nope",
+    "secret create hello",
+    "dataset get nope",
+    "dataset get data@7",
+    "dataset download nope there",
+    "dataset remove nope",
+    "dataset create -n x /nonexistent",
+    "model get nope",
+    "model download nope there",
+    "model remove nope",
+    "model create -n x /nonexistent",
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("commands") / "home"
+
+
+@pytest.fixture(scope="module")
+def platform(home):
+    with RunningPlatform(home) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def empty(platform) -> dict[str, str]:
+    """What the lists of a new platform print."""
+    lists = [words for words in ANSWERS if words.endswith(" list") and words != "node list"]
+    done = all_of(platform, [f"{words} -o json" for words in lists])
+    return {words: each.stdout for words, each in done.items()}
+
+
+@pytest.fixture(scope="module")
+def filled(platform, empty, tmp_path_factory):
+    """One of everything."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "numbers.txt").write_text("1 2 3")
+    platform.cli("job", "create", "-n", "hello", "--wait", "--", "echo", "hi")
+    server = "echo serving; exec python3 -m http.server --bind 127.0.0.1 $PORT"
+    platform.cli("endpoint", "create", "-n", "files", "--command", server, "--wait")
+    platform.cli("dataset", "create", "-n", "data", str(folder))
+    platform.cli("model", "create", "-n", "net", str(folder))
+    platform.cli("secret", "create", "KEY", stdin="value")
+    return platform
+
+
+def all_of(platform, lines: list[str]):
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        done = pool.map(lambda line: platform.cli(*line.split(), check=False), lines)
+        return dict(zip(lines, done, strict=True))
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[str]:
+    context = click.Context(group)
+    found = []
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            found += commands(command, (*path, name))
+        else:
+            found.append(" ".join((*path, name)))
+    return found
+
+
+def test_these_lists_name_every_command():
+    named = {*ANSWERS, *MISTAKES}
+    missing = [
+        words
+        for words in commands(root)
+        if words not in ELSEWHERE and not any(f"{line} ".startswith(f"{words} ") for line in named)
+    ]
+    assert missing == []
+
+
+def test_the_lists_of_a_new_platform_are_empty_json(empty):
+    assert {words: json.loads(out) for words, out in empty.items()} == {
+        words: [] for words in empty
+    }
+
+
+def test_with_output_json_stdout_is_json_alone(filled):
+    done = all_of(filled, [f"{words} -o json" for words in ANSWERS])
+    assert {line: each.stderr for line, each in done.items() if each.returncode} == {}
+    answers = {
+        line.removesuffix(" -o json"): json.loads(each.stdout) for line, each in done.items()
+    }
+    assert {words: type(answer) for words, answer in answers.items()} == ANSWERS
+    assert [words for words, answer in answers.items() if not answer] == []
+
+
+def test_a_table_is_for_people_and_has_no_colours_off_a_terminal(filled):
+    done = all_of(filled, list(ANSWERS))
+    assert [line for line, each in done.items() if each.returncode] == []
+    assert [line for line, each in done.items() if "\x1b" in each.stdout + each.stderr] == []
+
+
+def test_every_mistake_is_told_in_two_lines_and_with_an_exit_code(filled):
+    for line, done in all_of(filled, MISTAKES).items():
+        assert (done.returncode, done.stdout) == (1, ""), line
+        error, hint = done.stderr.splitlines()
+        assert error.startswith("error: "), line
+        assert hint.startswith("hint: "), line
+
+
+def test_without_a_platform_every_command_says_how_to_start_one(tmp_path):
+    nowhere = RunningPlatform(tmp_path / "nowhere")
+    lines = [words for words in ANSWERS if words != "doctor"]
+    for line, done in all_of(nowhere, lines).items():
+        assert (done.returncode, done.stdout) == (1, ""), line
+        error, hint = done.stderr.splitlines()
+        assert error.startswith("error: "), line
+        assert "leptonai up" in hint, line

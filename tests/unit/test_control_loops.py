@@ -1,0 +1,226 @@
+"""The loops together, over a store in memory, a fake engine and virtual time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from leptonai.control.loops.retention import EVENTS_KEPT_MS
+from leptonai.control.plane import ControlPlane
+from leptonai.core.lifecycle.endpoint import new_endpoint, restarted
+from leptonai.core.lifecycle.job import new_job
+from leptonai.core.records import (
+    ARCHIVE_KEPT_S,
+    DEFAULT_TTL_S,
+    MAX_TERMINATIONS,
+    SERVER_KEPT_S,
+    Endpoint,
+    Job,
+    Phase,
+    Replica,
+    Secret,
+)
+from leptonai.errors import Conflict, Internal
+from leptonai.ports.store import Put, Query
+from leptonai.spec.containers import Container, EnvVar, SecretReference
+from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
+from leptonai.spec.jobs import JobSpec, JobState
+from leptonai.stores.memory import MemoryStore
+from leptonai.testing.fake_engine import FakeEngine, a_machine
+from leptonai.testing.virtual_time import VirtualClock, run
+
+MINUTE_S = 60
+
+
+class World:
+    """A control plane, and what it decides over."""
+
+    def __init__(self, store: MemoryStore | None = None, *, home: str = "") -> None:
+        self.store, self.clock = store or MemoryStore(), VirtualClock()
+        machine = replace(a_machine("n1"), provider_id=home)
+        self.engine = FakeEngine([machine], clock=self.clock)
+        self.plane = ControlPlane(
+            self.store,
+            self.engine,
+            self.clock,
+            self,
+            home_workspace="default",
+            workspace_url=lambda workspace: "",
+            unseal=self.unseal,
+            job_token=lambda job: "",
+        )
+
+    def unseal(self, secret: Secret) -> str:
+        raise Internal(f"{secret.name} was sealed with another key")
+
+    async def answers(self, host: str, port: int, path: str) -> bool:
+        return True
+
+    async def submit(self, id: str, *command: str, **spec: object) -> None:
+        job = new_job(
+            workspace="default",
+            id=id,
+            name=id,
+            spec=JobSpec(container=Container(command=list(command)), **spec),
+            owner="ada",
+            labels={},
+            visibility="",
+            now_ms=self.clock.now_ms(),
+        )
+        await self.store.commit(Put(job))
+
+    async def serve(self, name: str, *command: str) -> None:
+        endpoint = new_endpoint(
+            workspace="default",
+            name=name,
+            spec=EndpointSpec(
+                container=Container(command=list(command)),
+                resource_requirement=ResourceRequirement(min_replicas=1),
+            ),
+            owner="ada",
+            labels={},
+            visibility="",
+            now_ms=self.clock.now_ms(),
+        )
+        await self.store.commit(Put(endpoint))
+
+    async def job(self, id: str) -> Job | None:
+        return await self.store.get(Job, "default", id)
+
+    async def replicas(self) -> list[Replica]:
+        return await self.store.find(Replica, Query())
+
+    async def later(self, seconds: int) -> None:
+        """Quicker than to live through them."""
+        self.clock.set_forward(1000 * seconds)
+        await asyncio.sleep(MINUTE_S)
+
+    async def has_log(self, attempt: str) -> bool:
+        return await self.engine.read_log("n1", attempt, offset=0, limit=1) is not None
+
+
+def in_world(story: Callable[[World], Awaitable[None]]) -> None:
+    async def main() -> None:
+        world = World()
+        await world.plane.start()
+        running = asyncio.create_task(world.plane.run())
+        telling = asyncio.ensure_future(story(world))
+        await asyncio.wait({running, telling}, return_when=asyncio.FIRST_COMPLETED)
+        running.cancel()
+        await world.plane.close()
+        telling.result()
+
+    run(main())
+
+
+def test_a_job_that_ended_is_archived_then_removed_with_its_replicas_and_logs():
+    async def story(world: World) -> None:
+        await world.submit("j", "print", "hello")
+        await asyncio.sleep(MINUTE_S)
+        (worker,) = await world.replicas()
+        states = [(await world.job("j")).state, await world.has_log(worker.attempt_id)]
+        await world.later(DEFAULT_TTL_S)
+        states += [(await world.job("j")).state, await world.has_log(worker.attempt_id)]
+        await world.later(ARCHIVE_KEPT_S)
+        states += [await world.job("j"), await world.has_log(worker.attempt_id)]
+        assert states == [JobState.COMPLETED, True, JobState.ARCHIVED, True, None, False]
+        assert await world.replicas() == []
+
+    in_world(story)
+
+
+def test_a_job_that_is_to_start_again_is_not_archived_meanwhile():
+    job = Job(
+        workspace="default",
+        id="j",
+        name="j",
+        created_at_ms=1,
+        spec=JobSpec(stopped=True),
+        state=JobState.STOPPED,
+        finished_at_ms=1,
+    )
+    started = msgspec.structs.replace(job, spec=JobSpec(stopped=False))
+    assert (job.due_at_ms, started.due_at_ms) == (1 + 1000 * DEFAULT_TTL_S, None)
+
+
+def test_a_server_that_was_replaced_is_removed_with_its_log_after_a_while():
+    async def story(world: World) -> None:
+        await world.serve("web", "serve", "1")
+        await asyncio.sleep(MINUTE_S)
+        (old,) = await world.replicas()
+        (endpoint,) = await world.store.find(Endpoint, Query())
+        await world.store.commit(Put(restarted(endpoint, world.clock.now_ms())))
+        await asyncio.sleep(MINUTE_S)
+        old, new = await world.replicas()
+        assert (old.phase, new.phase) == (Phase.DONE, Phase.RUNNING)
+        assert await world.has_log(old.attempt_id)
+        await world.later(SERVER_KEPT_S)
+        assert [replica.id for replica in await world.replicas()] == [new.id]
+        assert not await world.has_log(old.attempt_id)
+
+    in_world(story)
+
+
+def test_of_a_server_that_crashes_for_ever_the_last_logs_are_kept():
+    async def story(world: World) -> None:
+        await world.serve("web", "fail", "1", "3")
+        await asyncio.sleep(30 * MINUTE_S)
+        (server,) = await world.replicas()
+        assert server.attempt > 2 * MAX_TERMINATIONS
+        kept = [n for n in range(server.attempt) if await world.has_log(f"{server.id}.{n}")]
+        assert kept == [*range(server.attempt - MAX_TERMINATIONS, server.attempt)]
+
+    in_world(story)
+
+
+def test_what_happened_long_ago_is_forgotten_soon_after_a_start():
+    async def main() -> None:
+        world = World()
+        await world.plane.start()
+        await world.submit("j", "exit", "0")
+        await asyncio.sleep(MINUTE_S)
+        assert await world.store.events("default")
+        await world.plane.close()
+        world.clock.set_forward(EVENTS_KEPT_MS)
+        await world.plane.start()
+        await asyncio.sleep(MINUTE_S)
+        assert await world.store.events("default") == []
+        await world.plane.close()
+
+    run(main())
+
+
+def test_a_job_whose_secret_cannot_be_read_says_so():
+    async def story(world: World) -> None:
+        fields = {"workspace": "default", "id": "s", "name": "KEY", "created_at_ms": 1}
+        await world.store.commit(Put(Secret(ciphertext=b"", **fields)))
+        reference = SecretReference(secret_name_ref="KEY")
+        await world.submit("j", "exit", "0", envs=[EnvVar(name="KEY", value_from=reference)])
+        await asyncio.sleep(MINUTE_S)
+        job = await world.job("j")
+        assert (job.state, job.message) == (
+            JobState.FAILED,
+            "worker 0 could not be started: KEY was sealed with another key",
+        )
+
+    in_world(story)
+
+
+def test_a_store_of_another_machine_is_refused_and_its_control_plane_left_in_charge():
+    async def main() -> None:
+        first = World(home="a")
+        await first.plane.start()
+        other = World(first.store, home="b")
+        with pytest.raises(Conflict, match="this database belongs to the platform in a"):
+            await other.plane.start()
+        await first.submit("j", "exit", "0")
+        await asyncio.sleep(MINUTE_S)
+        assert (await first.job("j")).state is JobState.COMPLETED
+        await first.plane.close()
+        again = World(first.store, home="a")
+        await again.plane.start()
+        await again.plane.close()
+
+    run(main())
