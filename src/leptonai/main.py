@@ -453,5 +453,15 @@ def machine_facts() -> tuple[str, int, str]:
     return Cgroups.detect("lepton-doctor").limits, gpus.count, gpus.type
 
 
+def container_facts() -> tuple[bool, str, str]:
+    """Whether this machine can run images, with or why not, and what to do then."""
+    from leptonai.engines.local.containers import NoRuntime, find_runtime
+
+    found = asyncio.run(find_runtime())
+    if isinstance(found, NoRuntime):
+        return False, found.because, found.hint
+    return True, f"{found.program} starts containers", ""
+
+
 if __name__ == "__main__":
     sys.exit(main())
