@@ -8,6 +8,7 @@
     │   ├── NotFound             404
     │   ├── Conflict             409
     │   │   ├── AlreadyExists        the name is taken
+    │   │   ├── Locked               another process runs, starts or ends the platform of this home
     │   │   └── VersionConflict      somebody else changed it in between: read it again
     │   ├── TooLarge             413
     │   └── Unsatisfiable        422  well-formed, but no machine here could ever do it
@@ -74,6 +75,10 @@ class AlreadyExists(Conflict):
         self.existing_id = existing_id  # of the record that holds the name
 
 
+class Locked(Conflict):
+    code = "Locked"
+
+
 class VersionConflict(Conflict):
     code, retry = "VersionConflict", True
 
@@ -114,7 +119,7 @@ def from_wire(status: int, body: object) -> LeptonError:
     """The error an HTTP answer stands for: by its code, else by its status, else `Internal`."""
     fields = body if isinstance(body, dict) else {}
     message = str(fields.get("message") or f"the server answered with status {status}")
-    hint = str(fields.get("hint") or "")
+    hint = str(fields.get("hint") or "is this the URL of a Lepton workspace?")
     kinds = _below(LeptonError)
     by_code = {kind.code: kind for kind in kinds}
     # The most general of this module: a status means the same whatever else is imported.

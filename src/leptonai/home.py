@@ -1,12 +1,16 @@
 """Where one platform keeps everything: the files under $LEPTON_HOME."""
 
 import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, Locked
+from leptonai.processes import Process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,16 @@ class PlatformState:
     pid: int
     version: str
     token_file: str
+    started: str = ""  # of the process: tells it from a later one of the same pid
+
+    @property
+    def process(self) -> Process:
+        return Process(self.pid, self.started)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What people are told."""
+        return {name: value for name, value in asdict(self).items() if name != "started"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +49,13 @@ class Home:
 
     @classmethod
     def default(cls) -> "Home":
-        named = os.environ.get("LEPTON_HOME")
-        return cls(Path(named).expanduser().absolute() if named else Path.home() / ".leptonai")
+        named = os.environ.get("LEPTON_HOME") or "~/.leptonai"
+        try:
+            return cls(Path(named).expanduser().absolute())
+        except (RuntimeError, OSError):  # nobody's home, or no directory that we are in
+            raise InvalidRequest(
+                f"nobody knows where {named} is", hint="set LEPTON_HOME to an absolute path"
+            ) from None
 
     @property
     def lock(self) -> Path:
@@ -75,6 +94,10 @@ class Home:
         return self.gateway / "token"
 
     @property
+    def gateway_record(self) -> Path:
+        return self.gateway / "process.json"
+
+    @property
     def control_log(self) -> Path:
         return self.path / "logs" / "control.log"
 
@@ -109,16 +132,83 @@ class Home:
         """Of the platform that runs here, or None."""
         try:
             state = PlatformState(**json.loads(self.state_file.read_text()))
+            return state if state.process.alive else None
         except (OSError, ValueError, TypeError):
             return None
-        return state if _alive(state.pid) else None
+
+    def holder(self) -> Process | None:
+        """The process of the platform that runs here, even if its state got lost."""
+        try:
+            pid, _, started = self.lock.read_text().strip().partition(" ")
+            process = Process(int(pid), started)
+        except (OSError, ValueError):
+            return None
+        return process if process.alive else None
+
+    @contextlib.contextmanager
+    def locked(self, *, as_platform: bool = False) -> Iterator[None]:
+        """Be the only one who runs a platform here, or ends one. However this process ends, the
+        lock goes with it, for nothing that it starts inherits the lock.
+
+        Raises:
+            Locked: somebody else is.
+        """
+        self.make()
+        with self.lock.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise self._taken() from None
+            lock.truncate(0)
+            if as_platform:
+                me = Process.of(os.getpid())
+                lock.write(f"{me.pid} {me.started}\n")
+                lock.flush()
+            yield
+
+    @property
+    def is_locked(self) -> bool:
+        try:
+            with self.locked():
+                return False
+        except Locked:
+            return True
+
+    def _taken(self) -> Locked:
+        state = self.state()
+        if state is None:
+            return Locked(
+                f"a platform is starting or stopping in {self.path}",
+                hint="try again in a moment, and see `leptonai status`",
+            )
+        return Locked(
+            f"a platform already runs in {self.path} (pid {state.pid})",
+            hint="see `leptonai status`, or stop it with `leptonai down`",
+        )
 
     def config(self) -> Settled:
+        """
+        Raises:
+            InvalidRequest: it cannot be read; going on without would use another database.
+        """
         try:
             facts = json.loads(self.config_file.read_text())
-            return Settled(workspaces=tuple(facts["workspaces"]), database=facts["database"])
-        except (OSError, ValueError, KeyError, TypeError):
+            workspaces, database = facts["workspaces"], facts["database"]
+            if not (
+                isinstance(database, str)
+                and isinstance(workspaces, list)
+                and all(isinstance(name, str) for name in workspaces)
+            ):
+                raise TypeError
+            return Settled(workspaces=tuple(workspaces), database=database)
+        except FileNotFoundError:
             return Settled()
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InvalidRequest(
+                f"{self.config_file} cannot be read: it says which database and workspaces to use",
+                hint="restore it; or remove it, and give --database and --workspace to "
+                "`leptonai up` if they were not the usual ones",
+            ) from None
 
     def write_config(self, settled: Settled) -> None:
         replace_file(self.config_file, json.dumps(asdict(settled)))
@@ -139,11 +229,3 @@ def replace_file(path: Path, text: str) -> None:
         file.flush()
         os.fsync(descriptor)
     fresh.replace(path)
-
-
-def _alive(pid: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        with contextlib.suppress(PermissionError):
-            os.kill(pid, 0)
-        return True
-    return False

@@ -161,7 +161,7 @@ def test_a_platform_whose_process_is_gone_is_not_waited_for(lepton, monkeypatch,
     assert lepton("job", "list") == (
         1,
         "",
-        "error: no Lepton platform is running at http://127.0.0.1:9: connection refused\n"
+        "error: no Lepton platform is running at http://127.0.0.1:9: its process is gone\n"
         "hint: start one with `leptonai up -d`\n",
     )
 

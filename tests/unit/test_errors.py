@@ -60,7 +60,7 @@ def test_an_answer_that_is_no_error_body_still_says_its_status(body):
     assert facts(from_wire(404, body)) == (
         errors.NotFound,
         "the server answered with status 404",
-        "",
+        "is this the URL of a Lepton workspace?",
     )
 
 

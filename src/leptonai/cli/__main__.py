@@ -1,8 +1,10 @@
 """The entry of the command line: runs it, and says in two lines what went wrong."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -13,6 +15,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+TRACEBACK_VARIABLE = "LEPTON_TRACEBACK"
 
 root = LazyGroup(
     name="leptonai",
@@ -44,6 +47,7 @@ leptonai job log -f hello""",
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Never returns: exits with 0 on success only."""
+    _fill_standard_streams()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -77,9 +81,29 @@ def run(arguments: Sequence[str]) -> int:
         _forget_stdout()
         return EXIT_BROKEN_PIPE
     except OSError as failure:
-        _complain(_of_the_system(failure), "")
+        _forget_stdout()
+        _complain(_of_the_system(failure), "look at the place it names; `leptonai doctor` helps")
+        return EXIT_FAILED
+    except Exception as fault:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        _complain(
+            f"a fault of leptonai itself: {type(fault).__name__}: {fault}",
+            f"please report it, with what {TRACEBACK_VARIABLE}=1 shows",
+        )
         return EXIT_FAILED
     return 0
+
+
+def _fill_standard_streams() -> None:
+    """Where the caller closed some, the next files would take their numbers, and our words."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - for all our life
 
 
 def _flushed(exit_code: int) -> int:
@@ -92,8 +116,12 @@ def _flushed(exit_code: int) -> int:
 
 
 def _forget_stdout() -> None:
-    """Nobody reads any more, so that the interpreter's last flush must not fail loudly."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """What it still holds reaches nobody, and the interpreter's last flush must not fail loudly."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):  # in tests it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, hint: str) -> None:

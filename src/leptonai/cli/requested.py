@@ -184,11 +184,13 @@ def merged_variables(old: Sequence[EnvVar] | None, new: Sequence[EnvVar]) -> lis
 def _read_fields(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
-    if path.stat().st_size > MAX_SPEC_BYTES:
+    with path.open("rb") as file:
+        text = file.read(MAX_SPEC_BYTES + 1)  # a device or a pipe has no size, and may have no end
+    if len(text) > MAX_SPEC_BYTES:
         raise InvalidRequest(f"{path} is larger than {MAX_SPEC_BYTES} bytes", hint="is it a spec?")
     try:
-        fields = msgspec.json.decode(path.read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        fields = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
         raise InvalidRequest(
             f"{path} is not JSON: {wrong}", hint="see the example in --help"
         ) from wrong

@@ -10,7 +10,7 @@ import click
 
 from leptonai.errors import InvalidRequest, NotFound
 from leptonai.spec.names import check_env_name, check_label, check_secret_name
-from leptonai.spec.quantities import cpu_cores, memory_mib, priority_class
+from leptonai.spec.quantities import cpu_cores, gpus, memory_mib, priority_class
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
@@ -72,7 +72,7 @@ def resource_options(function: F) -> F:
     """What a worker or a replica needs."""
     for option in (
         click.option("--gpu-type", metavar="TYPE", help="Of the GPUs."),
-        click.option("--gpu", type=click.FloatRange(min=0), help="GPUs; 0.5 is half of one."),
+        click.option("--gpu", type=Parsed("number", gpus), help="GPUs; 0.5 is half of one."),
         click.option("--memory", type=Parsed("2GiB", memory_mib), help="Memory."),
         click.option("--cpu", type=Parsed("cores", cpu_cores), help="CPU cores: 2, 0.5, 500m."),
         click.option("-rs", "--resource-shape", metavar="SHAPE", help="A named amount: cpu.small."),
@@ -150,8 +150,11 @@ def existing_directory(text: str) -> Path:
     NotFound: it is none.
     """
     directory = Path(text)
-    if not directory.is_dir():
-        raise NotFound(f"{text} is not a directory", hint="name the directory that holds the files")
+    if not text or not directory.is_dir():
+        raise NotFound(
+            f"{text or repr(text)} is not a directory",
+            hint="name the directory that holds the files",
+        )
     return directory
 
 

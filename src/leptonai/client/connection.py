@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from leptonai.errors import InvalidRequest, Unauthenticated, Unavailable
+from leptonai.processes import Process
 
 DEFAULT_WORKSPACE = "default"
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 START_HINT = "start one with `leptonai up -d`"
 
 
@@ -44,6 +47,7 @@ class LocalPlatform:
     workspace: str
     token_file: Path
     pid: int | None = None
+    started: str = ""  # tells it from a later process of this number
 
     def workspace_url(self, workspace: str | None = None) -> str:
         return f"{self.url}/api/v2/workspaces/{workspace or self.workspace}"
@@ -53,11 +57,13 @@ class LocalPlatform:
         """True only where it is certain that it does not run any more."""
         if self.pid is None or self.pid <= 0:
             return False
+        if self.started:
+            return not Process(self.pid, self.started).alive
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except OSError:
+        except (OSError, OverflowError):
             return False
         return False
 
@@ -91,6 +97,12 @@ def resolve(
         url = workspace_url(url, workspace)
     is_local = local is not None and url.startswith(f"{local.url}/")
     if token is None and local is not None and is_local:
+        if local.process_is_gone:
+            # Whoever listens there now may be anybody, and the token is not for anybody.
+            raise Unavailable(
+                f"no Lepton platform is running at {local.url}: its process is gone",
+                hint=START_HINT,
+            )
         token = _read_token(local.token_file)
     if token is None:
         raise Unauthenticated(
@@ -112,7 +124,11 @@ def workspace_url(url: str, workspace: str | None) -> str:
     bare = url.strip().rstrip("/")
     try:
         parts = urlsplit(bare)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = (
+            parts.scheme in ("http", "https")
+            and _HOST.fullmatch(parts.hostname or "") is not None
+            and parts.port != 0
+        )
     except ValueError:  # a port that is no number, an unclosed bracket
         usable = False
     if not usable or parts.query or parts.fragment or not (bare.isascii() and bare.isprintable()):
@@ -126,7 +142,13 @@ def workspace_url(url: str, workspace: str | None) -> str:
 
 
 def lepton_home(environ: Mapping[str, str]) -> Path:
-    return Path(environ.get("LEPTON_HOME") or "~/.leptonai").expanduser()
+    named = environ.get("LEPTON_HOME") or "~/.leptonai"
+    try:
+        return Path(named).expanduser().absolute()
+    except (RuntimeError, OSError):  # nobody's home, or no directory that we are in
+        raise InvalidRequest(
+            f"nobody knows where {named} is", hint="set LEPTON_HOME to an absolute path"
+        ) from None
 
 
 def local_platform(home: Path) -> LocalPlatform | None:
@@ -139,6 +161,7 @@ def local_platform(home: Path) -> LocalPlatform | None:
             workspace=str(facts["workspace"]),
             token_file=Path(facts.get("token_file") or home / "token"),
             pid=int(facts["pid"]) if facts.get("pid") else None,
+            started=str(facts.get("started") or ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

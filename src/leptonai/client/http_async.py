@@ -13,10 +13,12 @@ from leptonai.client.http_sync import keepalive_options, system_words
 from leptonai.client.messages import (
     CHUNK_BYTES,
     CONNECT_TIMEOUT_S,
+    MAX_ANSWER_BYTES,
     Answer,
     Cut,
     NotReached,
     Request,
+    too_large,
 )
 
 P = ParamSpec("P")
@@ -54,7 +56,13 @@ class AsyncStream:
             raise Cut(_reason(broken)) from broken
 
     async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
+        parts, size = [], 0
+        async for chunk in self.chunks():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > MAX_ANSWER_BYTES:
+                raise too_large()
+        return b"".join(parts)
 
     async def aclose(self) -> None:
         await self._held.aclose()

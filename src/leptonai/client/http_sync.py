@@ -9,7 +9,14 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    BadStatusLine,
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    RemoteDisconnected,
+)
 from pathlib import Path
 from typing import ParamSpec, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -19,10 +26,12 @@ from leptonai.client.messages import (
     CONNECT_TIMEOUT_S,
     KEEPALIVE_IDLE_S,
     KEEPALIVE_PROBES,
+    MAX_ANSWER_BYTES,
     Answer,
     Cut,
     NotReached,
     Request,
+    too_large,
 )
 
 P = ParamSpec("P")
@@ -61,7 +70,13 @@ class Stream:
             raise Cut(_reason(broken)) from broken
 
     def read(self) -> bytes:
-        return b"".join(self.chunks())
+        parts, size = [], 0
+        for chunk in self.chunks():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > MAX_ANSWER_BYTES:
+                raise too_large()
+        return b"".join(parts)
 
     def close(self) -> None:
         self._response.close()
@@ -87,10 +102,16 @@ class Http:
         """
         connection, response = self._open(request, token)
         try:
-            body = response.read()
+            body = response.read(MAX_ANSWER_BYTES + 1)
         except (OSError, HTTPException) as broken:
             connection.close()
             raise Cut(_reason(broken)) from broken
+        if len(body) > MAX_ANSWER_BYTES:
+            connection.close()
+            raise too_large()
+        if response.length:  # http.client takes a short body for a complete one
+            connection.close()
+            raise Cut("the connection was closed")
         if not response.will_close and len(self._idle) < MAX_IDLE_CONNECTIONS:
             self._idle.append(connection)
         else:
@@ -196,4 +217,6 @@ def _reason(failure: BaseException) -> str:
         return "no answer in time"
     if isinstance(failure, OSError):
         return system_words(failure)
+    if isinstance(failure, BadStatusLine) and not isinstance(failure, RemoteDisconnected):
+        return "its answer is not HTTP"
     return str(failure) or type(failure).__name__

@@ -20,6 +20,7 @@ ANSWER_TIMEOUT_S = 60.0  # without a byte, where an answer is due
 KEEPALIVE_IDLE_S = 30  # a silent stream is probed after this, so that a dead peer is noticed
 KEEPALIVE_PROBES = 3
 CHUNK_BYTES = 1 << 18
+MAX_ANSWER_BYTES = 256 << 20  # of one that is read as a whole
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 MAX_LINE_CHARS = 1 << 20  # a longer line is cut there
@@ -27,6 +28,13 @@ MAX_LINE_CHARS = 1 << 20  # a longer line is cut there
 
 class NotReached(Exception):
     """No connection, so nothing was sent."""
+
+
+def too_large() -> Internal:
+    return Internal(
+        f"the server's answer is larger than {MAX_ANSWER_BYTES} bytes",
+        hint="is this the URL of a Lepton workspace?",
+    )
 
 
 class Cut(Exception):

@@ -7,6 +7,7 @@ password hash would only slow down every request.
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from leptonai.security.keys import derive
 PREFIX = "lepton_"
 JOB_PREFIX = "lepton_job_"
 TOKEN_BYTES = 32
+MIN_TOKEN_CHARS = 16
 MAX_TOKEN_CHARS = 4_096
 MASKED_HEAD = 9
 MASKED_TAIL = 4
@@ -32,6 +34,13 @@ CACHE_MS = 5_000  # so long a removed token may still be let in
 
 def new_token() -> str:
     return PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+
+
+def is_token(text: str) -> bool:
+    """Whether it could be one: of a length that cannot be guessed, and fit for a header."""
+    return (
+        MIN_TOKEN_CHARS <= len(text) <= MAX_TOKEN_CHARS and re.fullmatch("[!-~]*", text) is not None
+    )
 
 
 def hash_token(token: str) -> str:

@@ -46,6 +46,18 @@ def memory_mib(text: str) -> int:
     return mib
 
 
+def gpus(text: str) -> float:
+    """ "2" or "0.5" GPUs.
+
+    Raises:
+        InvalidRequest: not a number of them.
+    """
+    match = re.fullmatch(_NUMBER, text.strip())
+    if match is None:
+        raise InvalidRequest(f"{text!r} is not a number of GPUs", hint="for example 1, 8 or 0.5")
+    return float(match["number"])
+
+
 def cpu_cores(text: str) -> float:
     """ "2", "2.5" or "500m" in cores.
 

@@ -32,6 +32,14 @@ class Database(Protocol):
         """A connection of the driver, without transactions but those that are begun by hand."""
         ...
 
+    def check(self) -> None:
+        """Before something is written.
+
+        Raises:
+            Unavailable: it would be lost.
+        """
+        ...
+
     def cursor(self, connection: Connection) -> Cursor: ...
 
     def insert(self, table: sa.Table) -> Any:
@@ -56,8 +64,9 @@ class Database(Protocol):
 
 
 def database_at(url: str) -> Database:
-    parsed = sa.make_url(url)
-    return Sqlite(parsed) if parsed.get_backend_name() == "sqlite" else Postgres(parsed)
+    if url.startswith("sqlite"):  # not read as a URL: any character may be in a path
+        return Sqlite(url.partition("://")[2].removeprefix("/"))
+    return Postgres(sa.make_url(url))
 
 
 class Sqlite:
@@ -67,14 +76,20 @@ class Sqlite:
     lock_schema: str | None = None
     quick_reads_inline = True
 
-    def __init__(self, url: sa.URL) -> None:
-        if not url.database or url.database == ":memory:":
+    def __init__(self, file: str) -> None:
+        if file in ("", ":memory:"):
             raise InvalidRequest(
                 "a SQLite store needs a file", hint="give sqlite:///path/to/file, or memory:"
             )
-        self.path = Path(url.database)
+        self.path = Path(file)
+        self._log = Path(f"{file}-wal")
+        self._opened: dict[Path, int] = {}  # the inodes of its files
 
     def connect(self, *, writes: bool = False) -> Connection:
+        if self._opened:
+            if writes:
+                self._opened.pop(self._log, None)  # comes and goes with the connections
+            self.check()
         try:
             self.path.touch(mode=0o600)  # it holds hashes of tokens; its WAL inherits the mode
         except OSError as error:
@@ -90,7 +105,24 @@ class Sqlite:
         )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a commit returns after its fsync
+        self._opened.setdefault(self.path, self.path.stat().st_ino)
         return connection
+
+    def check(self) -> None:
+        # What is written to a file that was removed is there until we end, and then no more.
+        for path in (self.path, self._log):
+            try:
+                inode = path.stat().st_ino
+            except OSError:
+                inode = 0
+            if self._opened.get(path, inode) != inode:
+                raise Unavailable(
+                    f"the file {path} was removed or replaced while it is in use;"
+                    " nothing was written",
+                    hint="put the same file back; or restore a backup, and start the platform anew",
+                )
+            if inode:
+                self._opened[path] = inode
 
     def cursor(self, connection: sqlite3.Connection) -> sqlite3.Cursor:
         return connection.cursor()
@@ -181,6 +213,9 @@ class Postgres:
         else:
             connection.execute("SET plan_cache_mode = force_custom_plan")
         return connection
+
+    def check(self) -> None:
+        """Its files are the server's to mind."""
 
     def cursor(self, connection: Connection) -> Cursor:
         return connection.cursor(binary=True)

@@ -297,6 +297,7 @@ class Writer:
     def _begin_on(self, connection: Connection) -> Cursor:
         cursor = self._database.cursor(connection)
         cursor.execute(self._database.begin)
+        self._database.check()
         return cursor
 
     def _undone(self, error: Exception) -> Exception:

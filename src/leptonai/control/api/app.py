@@ -113,7 +113,7 @@ class Api:
         """The route, with its path's parts in the request."""
         scope = request.scope
         for pattern, methods in self._paths:
-            match = pattern.match(scope["path"])
+            match = pattern.fullmatch(scope["path"])  # "$" alone lets a line end pass
             if match is None:
                 continue
             parts = match.groupdict()
