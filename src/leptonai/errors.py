@@ -8,6 +8,7 @@
     │   ├── NotFound             404
     │   ├── Conflict             409
     │   │   ├── AlreadyExists        the name is taken
+    │   │   ├── Locked               another process runs, starts or ends the platform of this home
     │   │   └── VersionConflict      somebody else changed it in between: read it again
     │   ├── TooLarge             413
     │   └── Unsatisfiable        422  well-formed, but no machine here could ever do it
@@ -72,6 +73,10 @@ class AlreadyExists(Conflict):
     def __init__(self, message: str, *, hint: str = "", existing_id: str = "") -> None:
         super().__init__(message, hint=hint)
         self.existing_id = existing_id  # of the record that holds the name
+
+
+class Locked(Conflict):
+    code = "Locked"
 
 
 class VersionConflict(Conflict):

@@ -1,11 +1,16 @@
 """Where one platform keeps everything: the files under $LEPTON_HOME."""
 
+import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, Locked
+from leptonai.processes import Process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +23,16 @@ class PlatformState:
     pid: int
     version: str
     token_file: str
+    started: str = ""  # of the process: tells it from a later one of the same pid
+
+    @property
+    def process(self) -> Process:
+        return Process(self.pid, self.started)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What people are told."""
+        return {name: value for name, value in asdict(self).items() if name != "started"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +94,10 @@ class Home:
         return self.gateway / "token"
 
     @property
+    def gateway_record(self) -> Path:
+        return self.gateway / "process.json"
+
+    @property
     def control_log(self) -> Path:
         return self.path / "logs" / "control.log"
 
@@ -112,20 +131,60 @@ class Home:
     def state(self) -> PlatformState | None:
         """Of the platform that runs here, or None."""
         try:
-            facts = json.loads(self.state_file.read_text())
-            born = facts.pop("born")
-            state = PlatformState(**facts)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            state = PlatformState(**json.loads(self.state_file.read_text()))
+            return state if state.process.alive else None
+        except (OSError, ValueError, TypeError):
             return None
-        return state if is_alive(state.pid, born) else None
 
-    def holder(self) -> int | None:
-        """The process that holds the lock: the platform's, even if its state got lost."""
+    def holder(self) -> Process | None:
+        """The process of the platform that runs here, even if its state got lost."""
         try:
-            pid, _, born = self.lock.read_text().strip().partition(" ")
-            return int(pid) if is_alive(int(pid), born) else None
+            pid, _, started = self.lock.read_text().strip().partition(" ")
+            process = Process(int(pid), started)
         except (OSError, ValueError):
             return None
+        return process if process.alive else None
+
+    @contextlib.contextmanager
+    def locked(self, *, as_platform: bool = False) -> Iterator[None]:
+        """Be the only one who runs a platform here, or ends one. However this process ends, the
+        lock goes with it, for nothing that it starts inherits the lock.
+
+        Raises:
+            Locked: somebody else is.
+        """
+        self.make()
+        with self.lock.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise self._taken() from None
+            lock.truncate(0)
+            if as_platform:
+                me = Process.of(os.getpid())
+                lock.write(f"{me.pid} {me.started}\n")
+                lock.flush()
+            yield
+
+    @property
+    def is_locked(self) -> bool:
+        try:
+            with self.locked():
+                return False
+        except Locked:
+            return True
+
+    def _taken(self) -> Locked:
+        state = self.state()
+        if state is None:
+            return Locked(
+                f"a platform is starting or stopping in {self.path}",
+                hint="try again in a moment, and see `leptonai status`",
+            )
+        return Locked(
+            f"a platform already runs in {self.path} (pid {state.pid})",
+            hint="see `leptonai status`, or stop it with `leptonai down`",
+        )
 
     def config(self) -> Settled:
         """
@@ -155,8 +214,7 @@ class Home:
         replace_file(self.config_file, json.dumps(asdict(settled)))
 
     def write_state(self, state: PlatformState) -> None:
-        facts = asdict(state) | {"born": birth_of(state.pid)}
-        replace_file(self.state_file, json.dumps(facts))
+        replace_file(self.state_file, json.dumps(asdict(state)))
 
     def forget_state(self) -> None:
         self.state_file.unlink(missing_ok=True)
@@ -171,20 +229,3 @@ def replace_file(path: Path, text: str) -> None:
         file.flush()
         os.fsync(descriptor)
     fresh.replace(path)
-
-
-def birth_of(pid: int) -> str:
-    """When a process began, as text: tells it from an earlier or later one of the same number. ""
-    where there is none."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (OSError, ValueError):
-        return ""
-    fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] == "Z" else f"{boot} {fields[19]}"
-
-
-def is_alive(pid: object, born: object) -> bool:
-    """Whether it is still that process, and no other one."""
-    return type(pid) is int and pid > 0 and born != "" and born == birth_of(pid)

@@ -10,16 +10,14 @@ depends on it.
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import gc
 import json
 import logging
 import os
-import select
 import signal
 import socket
-import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,17 +26,21 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec.structs import replace
 
 from leptonai import __version__
-from leptonai.errors import Conflict, InvalidRequest, LeptonError, NotFound, Unavailable
-from leptonai.home import Home, PlatformState, Settled, birth_of, is_alive, replace_file
+from leptonai.errors import InvalidRequest, LeptonError, Locked, NotFound, Unavailable
+from leptonai.gateway_process import GatewayProcess, end_gateway
+from leptonai.home import Home, PlatformState, Settled, replace_file
+from leptonai.listening import bind, url_of
+from leptonai.processes import Process
 from leptonai.spec.names import check_name
 
 if TYPE_CHECKING:
     from leptonai.ports.store import Store
 
-BACKLOG = 2048
 OPTIONS_VARIABLE = "LEPTON_PLATFORM_OPTIONS"  # JSON of Options
 DRAIN_S = 2  # for requests under way when the platform stops
-GATEWAY_RESTART_S = (0.1, 5.0)  # wait before a gateway that ended is started again: first, longest
+ENDS_WITHIN_S = 15.0  # a platform that was asked to
+START_OR_STOP_S = 90.0  # longer than any of them takes
+LOOK_AGAIN_S = 0.05
 STOP_WORKLOADS_S = 30.0
 
 log = logging.getLogger("leptonai")
@@ -71,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
                 os.close(given.ready_fd)
 
     try:
-        with _locked(home):
+        with home.locked(as_platform=True):
             _serve(home, options, ready=lambda state: tell({"ready": asdict(state)}))
     except LeptonError as error:
         tell({"error": error.wire()})
@@ -91,36 +93,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _locked(home: Home) -> Iterator[None]:
-    """One control plane for each home."""
-    home.make()
-    with home.lock.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = home.holder()
-            raise Conflict(
-                f"a platform already runs in {home.path}" + (f" (pid {holder})" if holder else ""),
-                hint="see `leptonai status`, or stop it with `leptonai down`",
-            ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()} {birth_of(os.getpid())}\n")
-        lock.flush()
-        yield
-
-
 def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None]) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the API logs what goes wrong itself
     gc.disable()  # nothing that imports make is garbage
     check_name(options.workspace, "workspace")
     control = bind(options.host, options.port, "--port")
-    port = control.getsockname()[1]
     for path in (home.token_file, home.gateway_token_file):
         _see_to_token(path)
-    gateway = Gateway(home, options, f"http://{_reachable(options.host)}:{port}")
-    gateway.start()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # until it serves
+    gateway = GatewayProcess(
+        home,
+        host=options.host,
+        port=options.gateway_port,
+        control_url=url_of(options.host, control.getsockname()[1]),
+    )
     is_ready = False
 
     def say_ready(state: PlatformState) -> None:
@@ -129,8 +116,10 @@ def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None])
         ready(state)
 
     try:
-        asyncio_run = _event_loop_runner()
-        asyncio_run(_run(home, options, control, gateway, say_ready))
+        gateway.start()
+        import uvloop
+
+        uvloop.run(_run(home, options, control, gateway, say_ready))
     except BaseException:
         if not is_ready:
             gateway.undo()
@@ -144,14 +133,14 @@ async def _run(
     home: Home,
     options: Options,
     listening: socket.socket,
-    gateway: "Gateway",
+    gateway: GatewayProcess,
     ready: Callable[[PlatformState], None],
 ) -> None:
     from leptonai.blobs import BlobStore
     from leptonai.control.api.app import make_app
     from leptonai.control.api.context import Config, World
     from leptonai.control.clock import SystemClock
-    from leptonai.control.plane import ControlPlane
+    from leptonai.control.plane import ControlPlane, check_whose_store
     from leptonai.control.prober import TcpProber
     from leptonai.engines.local import LocalEngine
     from leptonai.engines.local.trees import lay_out
@@ -159,15 +148,11 @@ async def _run(
     from leptonai.security.secrets import Sealer
     from leptonai.security.tokens import Authenticator, JobTokens
 
-    url = f"http://{_reachable(options.host)}:{listening.getsockname()[1]}"
+    url = url_of(options.host, listening.getsockname()[1])
     before = home.config()
     settled = _settle(before, options)
     clock = SystemClock()
     store = await _open_store(home, settled)
-    key = await _key_of(home, store)
-    sealer, job_tokens = Sealer(key), JobTokens(key)
-    if settled != before:  # written now that it has proved good: what fails is not kept
-        home.write_config(settled)
     blobs = BlobStore(home.blobs)
     engine = LocalEngine(
         home.path,
@@ -176,6 +161,12 @@ async def _run(
         containers=options.containers,
     )
     await engine.open()
+    engine.forget_epochs()
+    await check_whose_store(store, engine)  # before anything is written to it
+    key = await _key_of(home, store)
+    sealer, job_tokens = Sealer(key), JobTokens(key)
+    if settled != before:  # written now that it has proved good: what fails is not kept
+        home.write_config(settled)
     plane = ControlPlane(
         store,
         engine,
@@ -212,6 +203,7 @@ async def _run(
             pid=os.getpid(),
             version=__version__,
             token_file=str(home.token_file),
+            started=Process.of(os.getpid()).started,
         )
 
         def serving() -> None:
@@ -232,7 +224,7 @@ async def _until_stopped(
     app: Any,
     listening: socket.socket,
     plane: Any,
-    gateway: "Gateway",
+    gateway: GatewayProcess,
     serving: Callable[[], None],
 ) -> None:
     """Serve the API, and stop at SIGTERM or SIGINT, or when the plane or the server ends."""
@@ -379,65 +371,91 @@ async def _nothing_starts(digest: str, directory: Path) -> None:
     raise AssertionError(f"nothing starts any more, and yet {digest} was asked for")
 
 
-async def stop_workloads(home: Home) -> int:
-    """End everything that runs, while no platform does: jobs are stopped, endpoints come back with
-    the next start. Returns how many attempts were ended."""
+@dataclass(frozen=True, slots=True)
+class ShutDown:
+    """What was there to be ended."""
+
+    platform: bool
+    gateway: bool
+    workloads: int
+
+
+def shut_down(home: Home, *, keep: bool) -> ShutDown:
+    """End the platform, also one that is just starting, its gateway, and all it runs unless kept.
+
+    Raises:
+        Locked, Unavailable: something goes on.
+    """
+    platform = False
+    give_up_at = time.monotonic() + START_OR_STOP_S
+    while True:
+        state = home.state()
+        process = state.process if state is not None else home.holder()
+        if process is not None:
+            platform = True
+            if not process.end(grace_s=ENDS_WITHIN_S):
+                raise Unavailable(
+                    f"the platform (process {process.pid}) does not end",
+                    hint=f"see {home.control_log}",
+                )
+        try:
+            with home.locked():  # from here on none starts
+                gateway = end_gateway(home)
+                workloads = 0 if keep else asyncio.run(_stop_workloads(home))
+                return ShutDown(platform, gateway, workloads)
+        except Locked:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(LOOK_AGAIN_S)
+
+
+async def _stop_workloads(home: Home) -> int:
+    """End everything that runs: jobs are stopped, endpoints come back with the next start. Returns
+    how many attempts were ended."""
     from leptonai.control.clock import SystemClock
+    from leptonai.control.plane import LEASE, check_whose_store
     from leptonai.core.records import Job, Phase, Replica
     from leptonai.engines.local import LocalEngine
     from leptonai.ports.engine import Running, Seen
     from leptonai.ports.store import Put, Query
 
-    with _locked(home):
-        store = await _open_store(home, home.config())
-        engine = LocalEngine(home.path, fetch_tree=_nothing_starts, clock=SystemClock())
-        await engine.open()
-        try:
-            fence = await store.lease("control")
-            active = {Phase.PLACED, Phase.RUNNING}
-            replicas = await store.find(Replica, Query(live=True))
-            busy = {(r.workspace, r.owner_id) for r in replicas if r.phase in active}
-            for job in await store.find(Job, Query(live=True)):
-                if (job.workspace, job.id) in busy:
-                    stopped = replace(job, spec=replace(job.spec, stopped=True))
-                    await store.commit(Put(stopped), fence=fence)
-            ended = 0
-            deadline = asyncio.get_running_loop().time() + STOP_WORKLOADS_S
-            for machine in await engine.machines():
-                while True:
-                    seen = await engine.observe(machine.id)
-                    assert isinstance(seen, Seen)
-                    running = [id for id, s in seen.attempts.items() if isinstance(s, Running)]
-                    ended = max(ended, len(running))
-                    if not running:
-                        break
-                    if asyncio.get_running_loop().time() > deadline:
-                        raise Unavailable(
-                            f"{len(running)} replicas do not end: {', '.join(sorted(running)[:3])}",
-                            hint="run `leptonai down` again, or look at their processes",
-                        )
-                    for id in running:
-                        await engine.stop(machine.id, id, grace_ms=5_000, epoch=fence.epoch)
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(engine.changed(), 0.2)
-            return ended
-        finally:
-            await engine.close()
-            await store.close()
-
-
-def run_stop_workloads(home: Home) -> int:
-    return asyncio.run(stop_workloads(home))
-
-
-def end_gateway(home: Home) -> bool:
-    """End the gateway that was left behind, if there is one."""
-    gateway = Gateway(home, Options(), "")
-    left = gateway.left_behind()
-    if left is None:
-        return False
-    end_process(left["pid"], left["born"], home.gateway_log)
-    return True
+    store = await _open_store(home, home.config())
+    engine = LocalEngine(home.path, fetch_tree=_nothing_starts, clock=SystemClock())
+    await engine.open()
+    engine.forget_epochs()
+    try:
+        await check_whose_store(store, engine)
+        fence = await store.lease(LEASE)
+        active = {Phase.PLACED, Phase.RUNNING}
+        replicas = await store.find(Replica, Query(live=True))
+        busy = {(r.workspace, r.owner_id) for r in replicas if r.phase in active}
+        for job in await store.find(Job, Query(live=True)):
+            if (job.workspace, job.id) in busy:
+                stopped = replace(job, spec=replace(job.spec, stopped=True))
+                await store.commit(Put(stopped), fence=fence)
+        ended = 0
+        deadline = asyncio.get_running_loop().time() + STOP_WORKLOADS_S
+        for machine in await engine.machines():
+            while True:
+                seen = await engine.observe(machine.id)
+                assert isinstance(seen, Seen)
+                running = [id for id, s in seen.attempts.items() if isinstance(s, Running)]
+                ended = max(ended, len(running))
+                if not running:
+                    break
+                if asyncio.get_running_loop().time() > deadline:
+                    raise Unavailable(
+                        f"{len(running)} replicas do not end: {', '.join(sorted(running)[:3])}",
+                        hint="run `leptonai down` again, or look at their processes",
+                    )
+                for id in running:
+                    await engine.stop(machine.id, id, grace_ms=5_000, epoch=fence.epoch)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(engine.changed(), 0.2)
+        return ended
+    finally:
+        await engine.close()
+        await store.close()
 
 
 def machine_facts() -> tuple[str, int, str]:
@@ -447,174 +465,6 @@ def machine_facts() -> tuple[str, int, str]:
 
     gpus = find_gpus()
     return Cgroups.detect("lepton-doctor").limits, gpus.count, gpus.type
-
-
-class Gateway:
-    """The gateway process of a home: found running, or started, and started again when it ends.
-
-    Its listening socket is ours too, so that no caller is refused while it starts again.
-    """
-
-    def __init__(self, home: Home, options: Options, control_url: str) -> None:
-        self._home = home
-        self._options = options
-        self._control_url = control_url
-        self._state_file = home.gateway / "process.json"
-        self._listening: socket.socket | None = None
-        self._pid = 0
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://{_reachable(self._options.host)}:{self.port}"
-
-    def start(self) -> None:
-        """Take over the gateway that an earlier control plane left, or start one."""
-        asked = self._options.gateway_port
-        left = self.left_behind()
-        if (
-            left is not None
-            and asked in (0, left["port"])
-            and (left["host"], left["control_url"]) == (self._options.host, self._control_url)
-        ):
-            self._pid, self.port = left["pid"], left["port"]
-            return
-        if left is not None:
-            end_process(left["pid"], left["born"], self._home.gateway_log)
-        self._spawn()
-
-    def undo(self) -> None:
-        """End it again, if it was started here and not found running."""
-        if self._listening is not None:
-            end_process(self._pid, birth_of(self._pid), self._home.gateway_log)
-
-    async def supervise(self) -> None:
-        """Start it again whenever it ends, for ever."""
-        wait_s, longest_s = GATEWAY_RESTART_S
-        while True:
-            await _ended(self._pid)
-            log.warning("the gateway (pid %d) ended; starting it again", self._pid)
-            await asyncio.sleep(wait_s)
-            wait_s = min(longest_s, 2 * wait_s)
-            self._spawn()
-
-    def let_go(self) -> None:
-        """Leave it running."""
-        if self._listening is not None:
-            self._listening.close()
-
-    def _spawn(self) -> None:
-        if self._listening is None:
-            port = self.port or self._options.gateway_port
-            self._listening = bind(self._options.host, port, "--gateway-port")
-            self.port = self._listening.getsockname()[1]
-        descriptor = self._listening.fileno()
-        with self._home.gateway_log.open("ab") as output:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "leptonai.gateway"),
-                    *("--home", str(self._home.path), "--fd", str(descriptor)),
-                    *("--control-url", self._control_url),
-                    *("--token-file", str(self._home.gateway_token_file)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[descriptor],
-                start_new_session=True,
-                cwd="/",
-            )
-        self._pid = process.pid
-        facts = {
-            "pid": process.pid,
-            "born": birth_of(process.pid),
-            "host": self._options.host,
-            "port": self.port,
-            "control_url": self._control_url,
-        }
-        try:
-            replace_file(self._state_file, json.dumps(facts))
-        except OSError:
-            process.kill()  # nobody would find it again
-            raise
-
-    def left_behind(self) -> dict[str, Any] | None:
-        try:
-            left: dict[str, Any] = json.loads(self._state_file.read_text())
-            whole = {type(left["host"]), type(left["port"]), type(left["control_url"])}
-            alive = is_alive(left["pid"], left["born"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return left if alive and whole == {str, int} else None
-
-
-async def _ended(pid: int) -> None:
-    """Wait for the end of any process, also one that is not our child; reap it if it is."""
-    loop = asyncio.get_running_loop()
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    gone = asyncio.Event()
-    loop.add_reader(descriptor, gone.set)
-    try:
-        await gone.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-        _reap(pid)
-
-
-def _reap(pid: int) -> None:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-
-
-def end_process(pid: int, born: str, its_log: Path, grace_s: float = DRAIN_S) -> None:
-    """SIGTERM, and SIGKILL for one that does not heed it; another one of that number is left
-    alone."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        if birth_of(pid) != born:  # asked after it was opened: the descriptor stays with who it is
-            return
-        for number, patience_s in ((signal.SIGTERM, grace_s + 1), (signal.SIGKILL, 5.0)):
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, number)
-            if select.select([descriptor], [], [], patience_s)[0]:
-                _reap(pid)
-                return
-    finally:
-        os.close(descriptor)
-    raise Unavailable(f"process {pid} does not end", hint=f"see {its_log}")
-
-
-def bind(host: str, port: int, option: str) -> socket.socket:
-    """A listening socket; 0 takes any free port."""
-    if not 0 <= port <= 65535:
-        raise InvalidRequest(f"{port} is not a port", hint=f"give {option} a number up to 65535")
-    try:
-        listening = socket.create_server((host, port), backlog=BACKLOG)
-    except OSError as error:
-        reason, _, _ = (error.strerror or str(error)).partition(" (while attempting")
-        raise Unavailable(
-            f"port {port} of {host} cannot be used: {reason}",
-            hint=f"free it, or choose another: {option} 0 takes any free port",
-        ) from None
-    listening.setblocking(False)
-    return listening
-
-
-def _reachable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
-
-
-def _event_loop_runner() -> Any:
-    import uvloop
-
-    return uvloop.run
 
 
 if __name__ == "__main__":

@@ -134,7 +134,9 @@ def test_these_lists_name_every_command():
 
 
 def test_the_lists_of_a_new_platform_are_empty_json(empty):
-    assert {words: json.loads(out) for words, out in empty.items()} == {words: [] for words in empty}
+    assert {words: json.loads(out) for words, out in empty.items()} == {
+        words: [] for words in empty
+    }
 
 
 def test_with_output_json_stdout_is_json_alone(filled):

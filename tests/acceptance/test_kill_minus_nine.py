@@ -1,7 +1,7 @@
 """The platform is killed again and again under load, and nobody notices but the clock.
 
-1,000 jobs are submitted by 32 clients at once, while the control plane gets `kill -9` five times and
-is started again. Every acknowledged job ends exactly once, in the right state.
+1,000 jobs are submitted by 32 clients at once, while the control plane gets `kill -9` five times
+and is started again. Every acknowledged job ends exactly once, in the right state.
 """
 
 import os

@@ -38,6 +38,14 @@ def state(client, id: str) -> str:
     return client.jobs.get(id).status.state
 
 
+def waits_for_room(platform, id: str) -> dict:
+    """What `why` says of a job that waits, once it was considered."""
+    return eventually(
+        lambda: platform.answer("job", "why", id, "-o", "json"),
+        lambda why: why["code"] == "capacity",
+    )
+
+
 def test_a_full_machine_is_left_to_the_most_urgent_and_then_to_the_first(
     platform, client, cores, tmp_path
 ):
@@ -50,10 +58,7 @@ def test_a_full_machine_is_left_to_the_most_urgent_and_then_to_the_first(
         waiting[name] = created(platform, name, cores, *note)
 
     for id in waiting.values():
-        why = eventually(
-            lambda id=id: platform.answer("job", "why", id, "-o", "json"),
-            lambda why: why["code"] == "capacity",
-        )
+        why = waits_for_room(platform, id)
         assert why["state"] == "Queueing"
         assert re.search(r"needs .* CPUs?.* on one node; the most that is free", why["because"])
         assert any(holder in held_by for held_by in why["data"]["held_by"])
@@ -77,10 +82,7 @@ def test_a_gang_starts_with_all_its_workers_or_with_none(platform, client, cores
         *(platform, "gang", cores / 3, "--num-workers", "3"),
         *("--", "sh", "-c", meet, str(here)),
     )
-    why = eventually(
-        lambda: platform.answer("job", "why", gang, "-o", "json"),
-        lambda why: why["code"] == "capacity",
-    )
+    why = waits_for_room(platform, gang)
     assert "needs room for 3 workers with" in why["because"]
     assert "there is room for 1" in why["because"]
     small = created(platform, "small", cores / 4, "--", "true")

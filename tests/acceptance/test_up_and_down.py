@@ -24,10 +24,18 @@ exit $2
 """
 
 
-@pytest.fixture
-def platform(tmp_path):
-    with RunningPlatform(tmp_path / "home") as running:
+@pytest.fixture(scope="module")
+def the_platform(tmp_path_factory):
+    with RunningPlatform(tmp_path_factory.mktemp("up-and-down") / "home") as running:
         yield running
+
+
+@pytest.fixture
+def platform(the_platform):
+    """One for all tests that need one; it runs when a test begins, whatever the last one did."""
+    if the_platform.home.state() is None:
+        the_platform.up()
+    return the_platform
 
 
 def a_waiting_job(platform, folder: Path, *, ends_with: int = 0) -> str:
@@ -241,6 +249,7 @@ def test_down_ends_what_runs_and_the_next_up_has_it_ready_to_be_started(platform
     (tmp_path / "a-job" / "go").touch()
     platform.cli("job", "start", job)
     assert client.jobs.wait(job, timeout_s=60).status.state == "Completed"
+    client.endpoints.remove("files")
 
 
 def test_down_keep_leaves_running_what_runs(platform, tmp_path):

@@ -140,7 +140,7 @@ async def test_terminations_are_told_in_seconds(api):
                 "finished_at": NOW_MS // 1000 + 2,
                 "exit_code": 3,
                 "reason": "Exited",
-                "message": "",
+                "message": "exited with code 3",
             }
         ]
     }

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,11 +17,14 @@ from pathlib import Path
 import pytest
 
 from leptonai.core.records import EndReason
-from leptonai.engines.local import LocalEngine, lock_home
+from leptonai.engines.local import LocalEngine
 from leptonai.engines.local.environment import base_environment
-from leptonai.errors import Conflict, NotFound
+from leptonai.errors import NotFound, StaleEpoch
+from leptonai.home import Home
 from leptonai.ports.engine import Attempt, Ended, Running, Seen, Tree
-from leptonai.supervisor import Cgroups
+from leptonai.supervisor import Cgroups, Folder, processes
+from leptonai.supervisor.folder import identity_text
+from leptonai.supervisor.supervise import WRAPPER
 from leptonai.testing.engine_contract import PATIENCE_S, ended, log_of, until
 
 EPOCH = 1
@@ -73,6 +77,20 @@ async def pid_in(path: Path) -> int:
         while not (path.exists() and path.read_text().endswith("\n")):
             await asyncio.sleep(0.01)
     return int(path.read_text())
+
+
+async def claimed(folder: Path) -> str:
+    """The claim, as soon as its wrapper has written all of it."""
+    claim = folder / "claim"
+    async with asyncio.timeout(PATIENCE_S):
+        while not (claim.exists() and claim.read_text().endswith(".\n")):
+            await asyncio.sleep(0.01)
+    return claim.read_text()
+
+
+def mark_in(live: Path) -> str:
+    """Of attempt a.0 there."""
+    return f"{live.stat().st_dev:x}.{live.stat().st_ino:x}/a.0"
 
 
 def descendant(out: Path, seconds: int = 600) -> str:
@@ -158,6 +176,39 @@ def test_after_a_kill_of_the_platform_all_is_adopted_with_the_real_exit_codes(tm
 
 
 @BOTH
+@pytest.mark.parametrize("stopped", [False, True])
+def test_one_whose_wrapper_has_not_claimed_it_yet_is_adopted_too(tmp_path, cgroups, stopped):
+    async def main():
+        folder = Folder(tmp_path / "attempts/live/a.0")
+        folder.prepare()
+        os.mkfifo(tmp_path / "go")
+        words = ["sh", WRAPPER, shutil.which("mv"), identity_text(()), folder.at("work")]
+        line = f"read go <'{tmp_path}/go'; exec \"$@\""
+        wrapper = await asyncio.create_subprocess_exec(
+            *("sh", "-c", line, "sh", *words, "--", "sh", "-c", "touch ran; exit 3"),
+            cwd=folder.path,
+            env={**os.environ, "LEPTON_ATTEMPT_MARK": mark_in(folder.path.parent)},
+            start_new_session=True,
+        )
+        go = await asyncio.to_thread(os.open, tmp_path / "go", os.O_WRONLY)
+        async with an_engine(tmp_path, cgroups=cgroups) as engine:
+            first = await engine.observe("local")
+            assert isinstance(first, Seen)
+            assert isinstance(first.attempts["a.0"], Running)
+            if stopped:
+                await engine.stop("local", "a.0", grace_ms=600_000, epoch=EPOCH)
+            os.write(go, b"\n")
+            os.close(go)
+            end = (await ended(engine, "local", "a.0")).how
+            assert (how(end), Path(folder.at("work/ran")).exists()) == (
+                ((EndReason.STOPPED, None), False) if stopped else ((EndReason.EXITED, 3), True)
+            )
+        await wrapper.wait()
+
+    asyncio.run(main())
+
+
+@BOTH
 def test_one_whose_wrapper_was_killed_is_lost_and_its_children_are_swept(tmp_path, cgroups):
     async def main():
         async with an_engine(tmp_path, cgroups=cgroups) as engine:
@@ -196,7 +247,8 @@ def test_a_child_in_a_session_of_its_own_is_gone_after_the_end(tmp_path, cgroups
             assert how(end) == (EndReason.EXITED, 0)
             child = tmp_path / "attempts/live/a.0/work/child"
             assert not child.exists() or not alive(int(child.read_text()))
-            assert not any(b"LEPTON_ATTEMPT_ID=a.0" in environ for environ in environments())
+            mark = f"LEPTON_ATTEMPT_MARK={mark_in(tmp_path / 'attempts/live')}".encode()
+            assert not any(mark in environ.split(b"\0") for environ in environments())
 
     asyncio.run(main())
 
@@ -209,6 +261,25 @@ def environments() -> list[bytes]:
         except OSError:
             continue
     return found
+
+
+def test_an_attempt_of_the_same_name_in_another_home_is_left_alone(tmp_path):
+    async def main():
+        async with (
+            an_engine(tmp_path / "one", cgroups=Cgroups(0)) as one,
+            an_engine(tmp_path / "two", cgroups=Cgroups(0)) as two,
+        ):
+            await one.start(an_attempt("sleep", "600"), epoch=EPOCH)
+            await claimed(tmp_path / "one/attempts/live/a.0")
+            assert how(await run(two, an_attempt("sh", "-c", "exit 3"))) == (EndReason.EXITED, 3)
+            await two.fence("local", epoch=EPOCH)
+            seen = await one.observe("local")
+            assert isinstance(seen, Seen)
+            assert isinstance(seen.attempts["a.0"], Running)
+            await one.stop("local", "a.0", grace_ms=600_000, epoch=EPOCH)
+            assert how((await ended(one, "local", "a.0")).how) == (EndReason.STOPPED, 143)
+
+    asyncio.run(main())
 
 
 @BOTH
@@ -260,6 +331,39 @@ def test_a_stop_right_after_the_start_always_ends_it(tmp_path, cgroups):
                 end = (await ended(engine, "local", f"r{number}.0")).how
                 assert end.reason is EndReason.STOPPED, end
                 assert end.exit_code in (None, 143), end
+
+    asyncio.run(main())
+
+
+@BOTH
+def test_one_that_forks_all_the_time_is_killed_and_does_not_fail_to_fork(tmp_path, cgroups):
+    async def main():
+        async with an_engine(tmp_path, cgroups=cgroups) as engine:
+            ends = []
+            for number in range(40):
+                id = f"r{number}.0"
+                command = "trap '' TERM; echo ready; while :; do true | true; done"
+                await engine.start(an_attempt("sh", "-c", command, id=id), epoch=EPOCH)
+                while b"ready" not in await log_of(engine, "local", id):
+                    await asyncio.sleep(0.01)
+                await engine.stop("local", id, grace_ms=0, epoch=EPOCH)
+                ends.append(how((await ended(engine, "local", id)).how))
+            assert ends == [(EndReason.STOPPED, 137)] * 40
+
+    asyncio.run(main())
+
+
+@BOTH
+def test_a_suspended_wrapper_is_woken_to_tell_the_exit_code(tmp_path, cgroups):
+    async def main():
+        async with an_engine(tmp_path, cgroups=cgroups) as engine:
+            await engine.start(an_attempt("sleep", "600"), epoch=EPOCH)
+            claim = await claimed(tmp_path / "attempts/live/a.0")
+            os.kill(int(claim.split()[1]), signal.SIGSTOP)
+            await engine.stop("local", "a.0", grace_ms=0, epoch=EPOCH)
+            end = (await ended(engine, "local", "a.0")).how
+            # One that had not forked yet forks after the stop, and its command ends unstarted.
+            assert how(end) in ((EndReason.STOPPED, 128 + 9), (EndReason.STOPPED, 143))
 
     asyncio.run(main())
 
@@ -326,9 +430,6 @@ def test_a_zombie_counts_as_ended(tmp_path):
 
 
 def test_an_unreaped_wrapper_without_a_status_is_lost(tmp_path):
-    from leptonai.supervisor import processes
-    from leptonai.supervisor.folder import Folder, identity_text
-
     zombie = subprocess.Popen(["true"])
     while alive(zombie.pid):
         time.sleep(0.01)
@@ -348,8 +449,6 @@ def test_an_unreaped_wrapper_without_a_status_is_lost(tmp_path):
 
 @pytest.mark.parametrize("claim", ["", "started 12", "started 1 1 another-boot 1\n.\n"])
 def test_a_claim_that_names_no_living_wrapper_is_lost(tmp_path, claim):
-    from leptonai.supervisor.folder import Folder
-
     folder = Folder(tmp_path / "attempts/live/a.0")
     folder.prepare()
     Path(folder.at("claim")).write_text(claim)
@@ -425,6 +524,7 @@ def test_the_environment_is_that_of_the_attempt_and_a_safe_part_of_ours(tmp_path
                 "mv": "kept",
                 "code": "kept",
                 "LEPTON_ATTEMPT_ID": "a.0",
+                "LEPTON_ATTEMPT_MARK": mark_in(tmp_path / "attempts/live"),
                 "PWD": work,
             }
             environment.pop("LC_CTYPE", None)  # Python's own doing
@@ -441,8 +541,7 @@ def test_a_secret_in_the_environment_is_neither_on_disk_nor_in_a_command_line(tm
             secret = "correct-horse-battery-staple"
             await engine.start(an_attempt("sleep", "600", env={"KEY": secret}), epoch=EPOCH)
             await until(engine, "local", "a.0", lambda state: isinstance(state, Running))
-            while not (tmp_path / "attempts/live/a.0/claim").exists():
-                await asyncio.sleep(0.01)
+            await claimed(tmp_path / "attempts/live/a.0")
             for path in tmp_path.rglob("*"):
                 assert not path.is_file() or secret.encode() not in path.read_bytes(), path
             for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -593,10 +692,8 @@ def test_cpu_limits_reach_the_kernel(tmp_path):
         async with an_engine(tmp_path) as engine:
             attempt = an_attempt("sleep", "600", cpu_millis=500, limit_cpu_millis=1_500)
             await engine.start(attempt, epoch=EPOCH)
-            claim = tmp_path / "attempts/live/a.0/claim"
-            while not (claim.exists() and claim.read_text().endswith(".\n")):
-                await asyncio.sleep(0.01)
-            groups = [Path(line) for line in claim.read_text().splitlines()[1:-1]]
+            claim = await claimed(tmp_path / "attempts/live/a.0")
+            groups = [Path(line) for line in claim.splitlines()[1:-1]]
             told = {
                 name: (group / name).read_text().strip()
                 for group in groups
@@ -656,7 +753,6 @@ def test_a_log_is_capped_while_it_is_written_and_read_from_a_line_start(tmp_path
         async with an_engine(tmp_path, log_bytes=keep) as engine:
             write = "for i in range(400_000): print(f'line {i:09}')"
             await run(engine, an_attempt(sys.executable, "-u", "-c", write))
-            await run(engine, an_attempt("sleep", "0.1", id="tick.0"))
             path = tmp_path / "attempts/live/a.0/log"
             total = 400_000 * 15
             assert path.stat().st_size == total
@@ -674,7 +770,23 @@ def test_a_log_is_capped_while_it_is_written_and_read_from_a_line_start(tmp_path
     asyncio.run(main())
 
 
-# --- one control plane a home --------------------------------------------------------------------
+def test_a_log_that_grew_while_no_platform_was_there_is_capped_too(tmp_path):
+    go = tmp_path / "go"
+    write = f"while [ ! -e '{go}' ]; do sleep 0.02; done; yes 123456789 | head -c 1000000"
+    killed_platform(tmp_path / "home", None, write)
+    go.touch()
+    live = tmp_path / "home/attempts/live/r0.0"
+    while not (live / "exited.0").exists():
+        time.sleep(0.01)
+
+    async def main():
+        async with an_engine(tmp_path / "home", log_bytes=1 << 16) as engine:
+            assert how((await ended(engine, "local", "r0.0")).how) == (EndReason.EXITED, 0)
+            assert (live / "log").stat().st_blocks * 512 <= (1 << 16) + (1 << 13)
+            last = await engine.read_log("local", "r0.0", offset=1_000_000 - 10, limit=100)
+            assert (last.offset, last.data) == (999_990, b"123456789\n")
+
+    asyncio.run(main())
 
 
 def test_a_log_that_was_filled_between_two_looks_is_capped_at_the_end(tmp_path):
@@ -691,22 +803,26 @@ def test_a_log_that_was_filled_between_two_looks_is_capped_at_the_end(tmp_path):
     asyncio.run(main())
 
 
-def test_a_second_control_plane_in_a_home_is_refused_with_the_pid_of_the_first(tmp_path):
-    lock = lock_home(tmp_path)
-    with pytest.raises(Conflict) as refused:
-        lock_home(tmp_path)
-    assert str(os.getpid()) in refused.value.hint
-    lock.release()
-    lock_home(tmp_path).release()
+def test_whoever_holds_the_lock_may_come_with_another_database_which_counts_from_one(tmp_path):
+    async def main():
+        async with an_engine(tmp_path) as engine:
+            await engine.stop("local", "a.0", grace_ms=0, epoch=57)
+            engine.forget_epochs()
+            await engine.stop("local", "b.0", grace_ms=0, epoch=1)
+            with pytest.raises(StaleEpoch):
+                await engine.stop("local", "c.0", grace_ms=0, epoch=0)
+
+    asyncio.run(main())
 
 
 def test_a_workload_that_outlives_the_platform_does_not_hold_its_lock(tmp_path):
+    home = Home(tmp_path)
+
     async def main():
-        lock = lock_home(tmp_path)
         async with an_engine(tmp_path) as engine:
-            await engine.start(an_attempt("sleep", "600"), epoch=EPOCH)
-            lock.release()
-            lock_home(tmp_path).release()
+            with home.locked():
+                await engine.start(an_attempt("sleep", "600"), epoch=EPOCH)
+            assert not home.is_locked
 
     asyncio.run(main())
 
@@ -768,10 +884,8 @@ def test_a_container_whose_wrapper_was_killed_tells_its_code_itself(tmp_path, mo
         async with an_engine(tmp_path / "home", containers="auto") as engine:
             attempt = an_attempt("x", image="i", env={"SLEEP": "600"})
             await engine.start(attempt, epoch=EPOCH)
-            claim = tmp_path / "home/attempts/live/a.0/claim"
-            while not (claim.exists() and claim.read_text().endswith(".\n")):
-                await asyncio.sleep(0.01)
-            os.kill(int(claim.read_text().split()[1]), signal.SIGKILL)
+            claim = await claimed(tmp_path / "home/attempts/live/a.0")
+            os.kill(int(claim.split()[1]), signal.SIGKILL)
             assert how((await ended(engine, "local", "a.0")).how) == (EndReason.EXITED, 42)
             assert "inspect" in calls.read_text()
 

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
-from msgspec.structs import replace
+import msgspec
+import pytest
 
 from leptonai.control.loops.retention import EVENTS_KEPT_MS
 from leptonai.control.plane import ControlPlane
@@ -18,9 +20,11 @@ from leptonai.core.records import (
     Job,
     Phase,
     Replica,
+    Secret,
 )
+from leptonai.errors import Conflict, Internal
 from leptonai.ports.store import Put, Query
-from leptonai.spec.containers import Container
+from leptonai.spec.containers import Container, EnvVar, SecretReference
 from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
 from leptonai.spec.jobs import JobSpec, JobState
 from leptonai.stores.memory import MemoryStore
@@ -33,9 +37,10 @@ MINUTE_S = 60
 class World:
     """A control plane, and what it decides over."""
 
-    def __init__(self) -> None:
-        self.store, self.clock = MemoryStore(), VirtualClock()
-        self.engine = FakeEngine([a_machine("n1")], clock=self.clock)
+    def __init__(self, store: MemoryStore | None = None, *, home: str = "") -> None:
+        self.store, self.clock = store or MemoryStore(), VirtualClock()
+        machine = replace(a_machine("n1"), provider_id=home)
+        self.engine = FakeEngine([machine], clock=self.clock)
         self.plane = ControlPlane(
             self.store,
             self.engine,
@@ -43,9 +48,12 @@ class World:
             self,
             home_workspace="default",
             workspace_url=lambda workspace: "",
-            unseal=lambda secret: "",
+            unseal=self.unseal,
             job_token=lambda job: "",
         )
+
+    def unseal(self, secret: Secret) -> str:
+        raise Internal(f"{secret.name} was sealed with another key")
 
     async def answers(self, host: str, port: int, path: str) -> bool:
         return True
@@ -133,7 +141,7 @@ def test_a_job_that_is_to_start_again_is_not_archived_meanwhile():
         state=JobState.STOPPED,
         finished_at_ms=1,
     )
-    started = replace(job, spec=JobSpec(stopped=False))
+    started = msgspec.structs.replace(job, spec=JobSpec(stopped=False))
     assert (job.due_at_ms, started.due_at_ms) == (1 + 1000 * DEFAULT_TTL_S, None)
 
 
@@ -180,5 +188,39 @@ def test_what_happened_long_ago_is_forgotten_soon_after_a_start():
         await asyncio.sleep(MINUTE_S)
         assert await world.store.events("default") == []
         await world.plane.close()
+
+    run(main())
+
+
+def test_a_job_whose_secret_cannot_be_read_says_so():
+    async def story(world: World) -> None:
+        fields = {"workspace": "default", "id": "s", "name": "KEY", "created_at_ms": 1}
+        await world.store.commit(Put(Secret(ciphertext=b"", **fields)))
+        reference = SecretReference(secret_name_ref="KEY")
+        await world.submit("j", "exit", "0", envs=[EnvVar(name="KEY", value_from=reference)])
+        await asyncio.sleep(MINUTE_S)
+        job = await world.job("j")
+        assert (job.state, job.message) == (
+            JobState.FAILED,
+            "worker 0 could not be started: KEY was sealed with another key",
+        )
+
+    in_world(story)
+
+
+def test_a_store_of_another_machine_is_refused_and_its_control_plane_left_in_charge():
+    async def main() -> None:
+        first = World(home="a")
+        await first.plane.start()
+        other = World(first.store, home="b")
+        with pytest.raises(Conflict, match="this database belongs to the platform in a"):
+            await other.plane.start()
+        await first.submit("j", "exit", "0")
+        await asyncio.sleep(MINUTE_S)
+        assert (await first.job("j")).state is JobState.COMPLETED
+        await first.plane.close()
+        again = World(first.store, home="a")
+        await again.plane.start()
+        await again.plane.close()
 
     run(main())

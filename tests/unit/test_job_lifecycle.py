@@ -192,6 +192,18 @@ def test_a_start_during_a_stop_waits_for_the_stop():
     assert (life.job.state, life.job.round) == (JobState.QUEUEING, 1)
 
 
+def test_workers_that_succeeded_before_a_stop_are_counted_after_it():
+    life = Life(a_job(completions=2))
+    life.place()
+    life.run()
+    life.end(0)
+    life.ask(stopped=True)
+    # The loops know of none that is done.
+    life.replicas = {id: r for id, r in life.replicas.items() if r.live}
+    life.end(-1, exit_code=143, reason=EndReason.STOPPED)
+    assert (life.job.state, life.job.succeeded) == (JobState.STOPPED, 1)
+
+
 def test_a_job_stopped_in_the_queue_never_starts():
     life = Life(a_job(completions=3))
     life.ask(stopped=True)

@@ -25,6 +25,7 @@ HEAVY = {
     "numpy",
     "obstore",
     "rich",
+    "scipy",
     "sklearn",
     "sqlalchemy",
     "starlette",
@@ -61,7 +62,15 @@ def run_python(program: str, *arguments: str) -> object:
 
 
 @pytest.mark.parametrize(
-    "module", ["leptonai", "leptonai.errors", "leptonai.client", "leptonai.cli.__main__"]
+    "module",
+    [
+        "leptonai",
+        "leptonai.errors",
+        "leptonai.client",
+        "leptonai.cli.__main__",
+        "leptonai.core.scheduler",
+        "leptonai.core.scheduler.optimize",
+    ],
 )
 def test_the_light_side_is_imported_without_anything_heavy(module):
     loaded = run_python(

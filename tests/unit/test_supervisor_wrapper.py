@@ -12,6 +12,7 @@ import pytest
 from leptonai.supervisor.folder import Claimed, Folder, identity_text
 from leptonai.supervisor.supervise import WRAPPER
 
+PATIENCE_S = 20.0  # a busy machine is slow, never wrong
 SHELLS = [
     [path, *options]
     for name, *options in (["dash"], ["bash", "--posix"], ["busybox", "sh"], ["ksh"])
@@ -118,3 +119,14 @@ def test_the_claim_tells_who_runs_it(start):
 def test_a_path_without_programs_loses_no_status(start):
     start("/bin/sh", "-c", "exit 5", PATH="/nowhere").wait()
     assert ended_as(start) == ["exited.5"]
+
+
+def test_what_the_command_left_under_the_name_of_the_record_does_not_hold_it_up(start):
+    start("sh", "-c", "mkfifo ../exited.6; exit 6").wait(timeout=PATIENCE_S)
+    assert ended_as(start) == ["exited.6"]
+    assert Path(start.folder.at("exited.6")).is_file()
+
+
+def test_once_it_counts_as_lost_nothing_else_is_recorded(start):
+    start("sh", "-c", "mv ../status ../lost; exit 6").wait(timeout=PATIENCE_S)
+    assert ended_as(start) == []

@@ -31,6 +31,10 @@ root = LazyGroup(
         "model": ("leptonai.cli.artifact:model", "Register and fetch trained models."),
         "node": ("leptonai.cli.node:node", "See the machines and what is free on them."),
         "secret": ("leptonai.cli.secret:secret", "Keep values that workloads need."),
+        "simulate": (
+            "leptonai.cli.simulate:simulate",
+            "Ask what a policy would do with a workload.",
+        ),
         "token": ("leptonai.cli.workspace:token", "Show the token that this machine uses."),
         "workspace": ("leptonai.cli.workspace:workspace", "Show the workspace that is used."),
     },

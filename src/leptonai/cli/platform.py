@@ -17,10 +17,10 @@ import click
 
 from leptonai import errors
 from leptonai.cli.output import print_facts, print_json, print_table, say
-from leptonai.home import Home, PlatformState, birth_of
+from leptonai.home import Home, PlatformState
 
 READY_WITHIN_S = 60.0
-ENDS_WITHIN_S = 15.0
+LOOK_AGAIN_S = 0.02
 
 as_json = click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to answer."
@@ -59,7 +59,17 @@ def up(detach: bool, output: str, **options: str | int) -> None:
         return
     home.make()
     with _control_process(home, options) as (process, answers):
-        state = _first_answer(process, answers, home)
+        try:
+            state = _first_answer(process, answers, home)
+        except errors.Locked:
+            another = _started_by_another(home)
+            if another is None:
+                raise
+            _announce(another, output, "already running")
+            return
+        except BaseException:
+            process.terminate()
+            raise
         _announce(state, output, "ready")
         if detach:
             return
@@ -76,24 +86,20 @@ def down(keep: bool, output: str) -> None:
     Running jobs are stopped and can be started again; endpoints come back with the next `up`.
     """
     home = Home.default()
-    state = home.state()
     if not home.path.exists():
         raise errors.NotFound(
             f"there is no platform in {home.path}", hint="start one: leptonai up -d"
         )
-    from leptonai.main import end_gateway, end_process, run_stop_workloads
+    from leptonai.main import shut_down
 
-    pid = state.pid if state is not None else home.holder()
-    if pid is not None:
-        end_process(pid, birth_of(pid), home.control_log, grace_s=ENDS_WITHIN_S)
-    gateway_ended = end_gateway(home)
-    ended = 0 if keep else run_stop_workloads(home)
+    ended = shut_down(home, keep=keep)
     if output == "json":
-        print_json({"stopped": pid is not None, "workloads_ended": ended, "kept": keep})
-    elif pid is None and not gateway_ended and not ended:
+        facts = {"stopped": ended.platform, "workloads_ended": ended.workloads, "kept": keep}
+        print_json(facts)
+    elif not (ended.platform or ended.gateway or ended.workloads):
         click.echo("nothing was running")
     else:
-        rest = "what it ran goes on" if keep else f"{ended} running replicas ended"
+        rest = "what it ran goes on" if keep else f"{ended.workloads} running replicas ended"
         click.echo(f"stopped; {rest}")
 
 
@@ -103,9 +109,10 @@ def status(output: str) -> None:
     """Show the platform that runs on this machine."""
     home = Home.default()
     state = home.state()
-    if state is None and (pid := home.holder()) is not None:
+    if state is None and (holder := home.holder()) is not None:
         raise errors.NotFound(
-            f"a platform runs in {home.path} (pid {pid}), and {home.state_file} does not say where",
+            f"a platform runs in {home.path} (pid {holder.pid}), "
+            f"and {home.state_file} does not say where",
             hint="if it is not just starting: leptonai down --keep, then leptonai up -d",
         )
     if state is None:
@@ -113,9 +120,9 @@ def status(output: str) -> None:
             f"no platform is running in {home.path}", hint="start one: leptonai up -d"
         )
     if output == "json":
-        print_json(asdict(state))
+        print_json(state.shown)
     else:
-        print_facts([(name.replace("_", " "), str(value)) for name, value in asdict(state).items()])
+        print_facts([(name.replace("_", " "), str(value)) for name, value in state.shown.items()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +253,19 @@ def _first_answer(process: subprocess.Popen[bytes], answers: int, home: Home) ->
     return PlatformState(**answer["ready"])
 
 
+def _started_by_another(home: Home) -> PlatformState | None:
+    """The platform that another `up` starts at the same time, once it is ready."""
+    deadline = time.monotonic() + READY_WITHIN_S
+    while (state := home.state()) is None:
+        if not home.is_locked or time.monotonic() > deadline:
+            return None
+        time.sleep(LOOK_AGAIN_S)
+    return state
+
+
 def _announce(state: PlatformState, output: str, what: str) -> None:
     if output == "json":
-        print_json(asdict(state))
+        print_json(state.shown)
         return
     click.echo(f"Lepton {state.version} is {what}.")
     print_facts(

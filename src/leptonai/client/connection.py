@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from leptonai.errors import InvalidRequest, Unauthenticated, Unavailable
-from leptonai.home import birth_of
+from leptonai.processes import Process
 
 DEFAULT_WORKSPACE = "default"
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
@@ -47,7 +47,7 @@ class LocalPlatform:
     workspace: str
     token_file: Path
     pid: int | None = None
-    born: str | None = None  # which of the processes that had this number
+    started: str = ""  # tells it from a later process of this number
 
     def workspace_url(self, workspace: str | None = None) -> str:
         return f"{self.url}/api/v2/workspaces/{workspace or self.workspace}"
@@ -57,8 +57,8 @@ class LocalPlatform:
         """True only where it is certain that it does not run any more."""
         if self.pid is None or self.pid <= 0:
             return False
-        if self.born:
-            return birth_of(self.pid) != self.born
+        if self.started:
+            return not Process(self.pid, self.started).alive
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -161,7 +161,7 @@ def local_platform(home: Path) -> LocalPlatform | None:
             workspace=str(facts["workspace"]),
             token_file=Path(facts.get("token_file") or home / "token"),
             pid=int(facts["pid"]) if facts.get("pid") else None,
-            born=str(facts["born"]) if facts.get("born") else None,
+            started=str(facts.get("started") or ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

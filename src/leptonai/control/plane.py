@@ -21,10 +21,10 @@ from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
 from leptonai.core.explain import explain_endpoint, explain_job
 from leptonai.core.records import Endpoint, Job, Node, NodeState, OwnerKind, Secret
-from leptonai.errors import StaleEpoch, TryLater
+from leptonai.errors import Conflict, StaleEpoch, TryLater
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import Engine, Machine
-from leptonai.ports.store import Fence, Put, Store
+from leptonai.ports.store import Fence, Put, Query, Store
 from leptonai.spec.jobs import Explanation
 
 LEASE = "control"
@@ -60,7 +60,12 @@ class ControlPlane:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Take the lease, learn what there is, and set the loops going."""
+        """Take the lease, learn what there is, and set the loops going.
+
+        Raises:
+            Conflict: the store is another machine's, whose control plane is left alone.
+        """
+        await check_whose_store(self._store, self._engine)
         self.fence = await self._store.lease(LEASE)
         await self.mirror.load(self._store)
         await self._register(self.fence)
@@ -146,6 +151,27 @@ class ControlPlane:
             after = _node_of(machine, before, self._home_workspace, self._clock.now_ms())
             if after != before:
                 await self.mirror.commit(self._store, Put(after), fence=fence)
+
+
+async def check_whose_store(store: Store, engine: Engine) -> None:
+    """What runs on a node is known to its own engine alone: to another one it would seem gone,
+    and be started a second time.
+
+    Raises:
+        Conflict: the store has a node of another engine that is called like one of this engine.
+    """
+    machines = await engine.machines()
+    ids = tuple(machine.id for machine in machines)
+    nodes = {node.id: node for node in await store.find(Node, Query(ids=ids))}
+    for machine in machines:
+        node = nodes.get(machine.id)
+        if node is not None and node.provider_id not in ("", machine.provider_id):
+            where = node.facts.get("home") or node.provider_id
+            raise Conflict(
+                f"this database belongs to the platform in {where} "
+                f"on {node.facts.get('hostname') or node.address}",
+                hint="start that one, or give this one a database of its own: --database URL",
+            )
 
 
 def _node_of(machine: Machine, before: Node | None, workspace: str, now_ms: int) -> Node:

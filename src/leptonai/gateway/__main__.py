@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8421)
     parser.add_argument("--fd", type=int, help="a bound socket, instead of --host and --port")
+    parser.add_argument(
+        "--wait-fd", type=int, help="wait for a byte from it; end where it is closed without one"
+    )
     given = parser.parse_args(arguments)
+    if given.wait_fd is not None:
+        with os.fdopen(given.wait_fd, "rb") as starter:
+            if not starter.read(1):
+                return 0
     config = Config(
         home=given.home,
         control_url=given.control_url,

@@ -21,6 +21,7 @@ PERIOD_US = 100_000  # of the CPU quota
 MIN_QUOTA_US = 1_000  # the kernel takes no less
 V1_SHARES_A_CORE = 1_024
 V2_WEIGHT_A_CORE = 100
+SIGNAL_ROUNDS = 20
 V2_CONTROLLERS = ("memory", "cpu", "pids")
 PROCESSES_PERCENT = 15  # of what the kernel has room for, to one attempt: systemd's share too
 
@@ -80,7 +81,7 @@ class Cgroups:
         if self.version == 0:
             return Group(())
         if self.version == 2:
-            return Group((self._create_v2(self.bases[""] / name, limits),))
+            return Group((self._create_v2(str(self.bases[""]), name, limits),))
         # The first one is the one that is asked for processes; every attempt has it.
         tracker = next(c for c in ("pids", "freezer", "memory", "cpu") if c in self.bases)
         wanted = [tracker]
@@ -88,23 +89,24 @@ class Cgroups:
             wanted.append("memory")
         if limits.cpu_millis or limits.limit_cpu_millis is not None:
             wanted.append("cpu")
-        paths = {c: self.bases[c] / name for c in wanted if c in self.bases}
+        # Strings, as in a folder: every start passes here, and a Path costs microseconds.
+        paths = {c: f"{self.bases[c]}/{name}" for c in wanted if c in self.bases}
         for controller, path in paths.items():
             _make(path)
             if controller == "pids":
-                _write(path / "pids.max", max_processes())
+                _write(f"{path}/pids.max", max_processes())
             if controller == "memory" and limits.limit_memory_bytes is not None:
-                _write(path / "memory.limit_in_bytes", limits.limit_memory_bytes)
+                _write(f"{path}/memory.limit_in_bytes", limits.limit_memory_bytes)
                 with suppress(OSError):  # only where the kernel accounts for swap
-                    _write(path / "memory.memsw.limit_in_bytes", limits.limit_memory_bytes)
+                    _write(f"{path}/memory.memsw.limit_in_bytes", limits.limit_memory_bytes)
             if controller == "cpu":
                 if limits.cpu_millis:
                     shares = limits.cpu_millis * V1_SHARES_A_CORE // 1_000
-                    _write(path / "cpu.shares", max(2, shares))
+                    _write(f"{path}/cpu.shares", max(2, shares))
                 if limits.limit_cpu_millis is not None:
-                    _write(path / "cpu.cfs_period_us", PERIOD_US)
-                    _write(path / "cpu.cfs_quota_us", _quota(limits.limit_cpu_millis))
-        return Group(tuple(str(path) for path in paths.values()))
+                    _write(f"{path}/cpu.cfs_period_us", PERIOD_US)
+                    _write(f"{path}/cpu.cfs_quota_us", _quota(limits.limit_cpu_millis))
+        return Group(tuple(paths.values()))
 
     def existing(self) -> dict[str, "Group"]:
         """Every group below our name, by its own name; also those that nobody remembers."""
@@ -130,24 +132,25 @@ class Cgroups:
                 return False
         return True
 
-    def _create_v2(self, path: Path, limits: Limits) -> str:
+    def _create_v2(self, base: str, name: str, limits: Limits) -> str:
+        path = f"{base}/{name}"
         _make(path)
         # Every time, for whoever made the base may have died before this line.
         enable = " ".join(f"+{controller}" for controller in sorted(self.controllers))
         if enable:
-            _write(path.parent / "cgroup.subtree_control", enable)
+            _write(f"{base}/cgroup.subtree_control", enable)
         if "pids" in self.controllers:
-            _write(path / "pids.max", max_processes())
+            _write(f"{path}/pids.max", max_processes())
         if limits.limit_memory_bytes is not None and "memory" in self.controllers:
-            _write(path / "memory.max", limits.limit_memory_bytes)
+            _write(f"{path}/memory.max", limits.limit_memory_bytes)
             with suppress(OSError):  # only where the kernel accounts for swap
-                _write(path / "memory.swap.max", 0)
+                _write(f"{path}/memory.swap.max", 0)
         if limits.cpu_millis and "cpu" in self.controllers:
             weight = limits.cpu_millis * V2_WEIGHT_A_CORE // 1_000
-            _write(path / "cpu.weight", min(10_000, max(1, weight)))
+            _write(f"{path}/cpu.weight", min(10_000, max(1, weight)))
         if limits.limit_cpu_millis is not None and "cpu" in self.controllers:
-            _write(path / "cpu.max", f"{_quota(limits.limit_cpu_millis)} {PERIOD_US}")
-        return str(path)
+            _write(f"{path}/cpu.max", f"{_quota(limits.limit_cpu_millis)} {PERIOD_US}")
+        return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,18 +176,25 @@ class Group:
         """Signal every member; says whether there was any."""
         if not self.paths:
             return False
-        if number == signal.SIGKILL:
-            self._forbid_forks()
-            if self._kill_v2():
-                return bool(self.members())
-        with ExitStack() as stack:
-            # First the handle, then the proof of membership: a pid that changed its owner in
-            # between is either gone (the signal finds nobody) or again a member.
-            handles = {pid: stack.enter_context(processes.handle(pid)) for pid in self.members()}
-            for pid in (members := self.members()):
-                if (fd := handles.get(pid)) is not None:
-                    processes.send(fd, number)
-            return bool(members)
+        if number == signal.SIGKILL and self._kill_v2():
+            return bool(self.members())
+        signalled: set[int] = set()
+        for _ in range(SIGNAL_ROUNDS):  # a member may fork before the signal reaches it
+            missed = set(self.members()) - signalled
+            if not missed:
+                break
+            if signalled and number == signal.SIGKILL:
+                # Not before the first kills: a shell that cannot fork exits with a code of its own.
+                self._forbid_forks()
+            with ExitStack() as stack:
+                # First the handle, then the proof of membership: a pid that changed its owner in
+                # between is either gone (the signal finds nobody) or again a member.
+                handles = {pid: stack.enter_context(processes.handle(pid)) for pid in missed}
+                for pid in missed & set(self.members()):
+                    if (fd := handles[pid]) is not None:
+                        processes.send(fd, number)
+            signalled |= missed
+        return bool(signalled)
 
     def oom_killed(self) -> bool:
         """Whether the kernel killed a member at the memory limit."""
@@ -215,11 +225,11 @@ class Group:
         # A fork bomb outruns any loop of kills; one that may not fork does not.
         for path in self.paths:
             with suppress(OSError):
-                _write(Path(path, "pids.max"), 0)
+                _write(f"{path}/pids.max", 0)
 
     def _kill_v2(self) -> bool:
         try:
-            _write(Path(self.paths[0], "cgroup.kill"), 1)
+            _write(f"{self.paths[0]}/cgroup.kill", 1)
         except OSError:  # version 1, or a kernel before 5.14
             return False
         return True
@@ -276,7 +286,7 @@ def _v2_controllers(parent: Path) -> frozenset[str]:
     for controller in V2_CONTROLLERS:
         if controller in available:
             with suppress(OSError):  # refused where the group holds processes itself
-                _write(parent / "cgroup.subtree_control", f"+{controller}")
+                _write(f"{parent}/cgroup.subtree_control", f"+{controller}")
     enabled = (parent / "cgroup.subtree_control").read_text().split()
     return frozenset(enabled) & frozenset(V2_CONTROLLERS)
 
@@ -295,24 +305,23 @@ def _quota(limit_cpu_millis: int) -> int:
     return max(MIN_QUOTA_US, limit_cpu_millis * PERIOD_US // 1_000)
 
 
-def _make(path: Path) -> None:
+def _make(path: str) -> None:
     try:
         os.mkdir(path)
     except FileExistsError:
         pass
     except FileNotFoundError:
-        path.parent.mkdir(exist_ok=True)
-        path.mkdir(exist_ok=True)
+        os.makedirs(path, exist_ok=True)
 
 
-def _write(path: Path, value: int | str) -> None:
+def _write(path: str, value: int | str) -> None:
     # Not Path.write_text: that opens with O_CREAT, and a file that is not there must be an error.
     fd = os.open(path, os.O_WRONLY)
     try:
         os.write(fd, str(value).encode())
     except OSError as error:
         if error.errno == errno.EINVAL:
-            raise OSError(error.errno, f"the kernel does not take {value}", str(path)) from error
+            raise OSError(error.errno, f"the kernel does not take {value}", path) from error
         raise
     finally:
         os.close(fd)

@@ -5,8 +5,10 @@
     goal.run | goal.stop     whether it is wanted; a stop renames it, on a full disk too
     claim                    made once, exclusively: by the wrapper that runs it, by the stop that
                              came first, or by whoever could not start it
-    status                   empty, made before the start and renamed at the end, which a full disk
-                             does not prevent: exited.CODE, exited.CODE.oom, failed.WHY, lost
+    status                   empty, made before the start, to be renamed where no record of the end
+                             can be made anew, as on a full disk
+    exited.CODE[.oom] | failed.WHY | lost
+                             the record of the end
     log                      what it printed
     work/                    where it starts by default
     trees/NAME/              files laid out for it

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-ATTEMPT_VARIABLE = "LEPTON_ATTEMPT_ID"
+MARK_VARIABLE = "LEPTON_ATTEMPT_MARK"  # in the environment of all that an attempt starts
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD of <linux/sched.h>
+MAX_LISTINGS = 50  # of /proc, until one shows nobody new
+MAX_LOOKS = 20  # at one process, while it changes its program
+READ_BYTES, MAX_FILE_BYTES = 1 << 16, 8 << 20  # of /proc; an environment has at most 6 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,21 @@ class Stat:
     state: str
     flags: int
     started_ticks: int
-    environment_end: int  # address; 0 while there is none yet, or none any more
+    threads: int
+    # Addresses, 0 while there is none; an exec sets that of the code last.
+    code_start: int
+    environment_start: int
+    environment_end: int
 
     @property
     def ended(self) -> bool:
-        return self.state in "ZXx"
+        return self.state in "ZXx" and self.threads <= 1
 
     @property
-    def between_programs(self) -> bool:
-        return not (self.environment_end or self.ended or self.flags & KERNEL_THREAD)
+    def has_no_environment(self) -> bool:
+        """For certain, and not only for the moment."""
+        empty = self.code_start != 0 and self.environment_start == self.environment_end
+        return empty or self.state in "ZXx" or bool(self.flags & KERNEL_THREAD)
 
 
 def read_stat(pid: int) -> Stat | None:
@@ -61,6 +70,9 @@ def read_stat(pid: int) -> Stat | None:
         state=fields[0].decode(),
         flags=int(fields[6]),
         started_ticks=int(fields[19]),
+        threads=int(fields[17]),
+        code_start=int(fields[23]),
+        environment_start=int(fields[47]),
         environment_end=int(fields[48]),
     )
 
@@ -95,39 +107,85 @@ def send(fd: int, number: signal.Signals) -> None:
         signal.pidfd_send_signal(fd, number)
 
 
-def find(attempts: Collection[str]) -> dict[str, list[int]]:
-    """The processes of attempts, by the attempt's id in their environment. Costs a pass over /proc,
-    about 15 µs a process: look for many attempts at once.
+def find(marks: Collection[str]) -> dict[str, list[int]]:
+    """The processes of attempts, by the mark in their environment. Costs a pass over /proc, about
+    15 µs a process: look for many attempts at once.
 
-    A process in the middle of an exec shows no environment for some microseconds. It counts as one
-    of every attempt, because nobody can say yet that it is not: look again.
+    None found means that none is there. Where nobody can say yet, in the middle of an exec say, the
+    process counts as one of every attempt: look again.
     """
-    wanted = {f"{ATTEMPT_VARIABLE}={attempt}".encode(): attempt for attempt in attempts}
-    found: dict[str, list[int]] = {attempt: [] for attempt in attempts}
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        environment = _read(f"/proc/{name}/environ")
-        if environment:
-            if ATTEMPT_VARIABLE.encode() in environment:
+    wanted = {_variable(mark): mark for mark in marks}
+    found: dict[str, list[int]] = {mark: [] for mark in marks}
+    seen: set[str] = set()
+    for _ in range(MAX_LISTINGS):
+        # One that is listed may fork and end before its turn comes, and its child is in no list. So
+        # list again until there is nobody new: then all that were there have been looked at.
+        fresh = [name for name in os.listdir("/proc") if name.isdigit() and name not in seen]
+        if not fresh:
+            return found
+        seen.update(fresh)
+        for pid in map(int, fresh):
+            environment = environment_of(pid)
+            if environment is None:
+                for pids in found.values():
+                    pids.append(pid)
+            elif MARK_VARIABLE.encode() in environment:
                 for variable in environment.split(b"\0"):
                     if variable in wanted:
-                        found[wanted[variable]].append(int(name))
-        elif environment is not None:
-            stat = read_stat(int(name))
-            if stat is not None and stat.between_programs:
-                for pids in found.values():
-                    pids.append(int(name))
+                        found[wanted[variable]].append(pid)
+    # They fork faster than we look.
+    for name in os.listdir("/proc"):
+        if name.isdigit() and name not in seen:
+            for pids in found.values():
+                pids.append(int(name))
     return found
 
 
-def signal_attempt(attempt: str, pids: Collection[int], number: signal.Signals) -> None:
-    """Signal those of `pids` that are the attempt's for certain."""
-    mark = f"{ATTEMPT_VARIABLE}={attempt}".encode()
+def environment_of(pid: int) -> bytes | None:
+    """Its environment, empty where it has none or has ended; None while it changes its program."""
+    for _ in range(MAX_LOOKS):
+        environment = _read(f"/proc/{pid}/environ")
+        if environment:
+            return environment
+        if environment is None:
+            return _environment_of_threads(pid)
+        stat = read_stat(pid)
+        if stat is None or stat.has_no_environment:
+            return _environment_of_threads(pid)
+        # The file is that of the program which was there when it was opened: there is another one
+        # now, or will be in some microseconds.
+    return None
+
+
+def belongs(pid: int, mark: str) -> bool:
+    """Whether it is a process of the attempt for certain."""
+    return _variable(mark) in (environment_of(pid) or b"").split(b"\0")
+
+
+def signal_attempt(mark: str, pids: Collection[int], number: signal.Signals) -> set[int]:
+    """Signal those of `pids` that are the attempt's for certain, and say which."""
+    signalled = set()
     for pid in pids:
         with handle(pid) as fd:
-            if fd is not None and mark in (_read(f"/proc/{pid}/environ") or b"").split(b"\0"):
+            if fd is not None and belongs(pid, mark):
                 send(fd, number)
+                signalled.add(pid)
+    return signalled
+
+
+def _variable(mark: str) -> bytes:
+    return f"{MARK_VARIABLE}={mark}".encode()
+
+
+def _environment_of_threads(pid: int) -> bytes:
+    """Threads share one, and keep it when the main thread has ended."""
+    with suppress(OSError):
+        tasks = f"/proc/{pid}/task"
+        if os.stat(tasks).st_nlink > 3:  # a link for each thread, and two of any directory
+            for thread in os.listdir(tasks):
+                if environment := _read(f"{tasks}/{thread}/environ"):
+                    return environment
+    return b""
 
 
 def _read(path: str) -> bytes | None:
@@ -137,10 +195,11 @@ def _read(path: str) -> bytes | None:
     except OSError:
         return None
     try:
-        chunks = []
-        while chunk := os.read(fd, 1 << 16):
-            chunks.append(chunk)
-        return b"".join(chunks)
+        content = os.read(fd, READ_BYTES)
+        if len(content) == READ_BYTES:
+            # At one go: between two reads the process might change its program.
+            content = os.pread(fd, MAX_FILE_BYTES, 0)
+        return content
     except OSError:
         return None
     finally:

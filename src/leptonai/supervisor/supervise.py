@@ -12,17 +12,21 @@ import subprocess
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from leptonai.supervisor import processes
 from leptonai.supervisor.cgroups import Cgroups, Group, Limits
 from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome, identity_text
 
+ID_VARIABLE = "LEPTON_ATTEMPT_ID"
 WRAPPER = Path(__file__).with_name("wrapper.sh")
 SETTLING_PATIENCE_S = 2.0  # of an adoption
 TIDY_TRIES, TIDY_PAUSE_S = 20, 0.005
-CLAIM_PATIENCE_S = 1.0  # that a claim may stay empty before its wrapper counts as dead
-WRAPPER_PATIENCE_S = 5.0  # that a wrapper may outlive its killed command before it is killed too
+# How long a wrapper may outlive its killed command before it is woken, in case it was suspended,
+# and before it is killed too, which loses the exit status: a busy machine is no reason for that.
+WAKE_WRAPPER_S, KILL_WRAPPER_S = 1.0, 60.0
+SIGNAL_ROUNDS = 20
 FIRST_RETRY_S, LAST_RETRY_S = 0.001, 1.0  # between kills of processes that do not end at once
 
 
@@ -98,6 +102,17 @@ class Supervisor:
     def folder(self, id: str) -> Folder:
         return Folder(self._directory / id)
 
+    def mark(self, id: str) -> str:
+        """What its processes are known by where there are no control groups. Others on this machine
+        may have an attempt with this id: a copy of the directory does."""
+        return f"{self._place}/{id}"
+
+    @cached_property
+    def _place(self) -> str:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        status = self._directory.stat()  # the same under every name, and after a move
+        return f"{status.st_dev:x}.{status.st_ino:x}"
+
     # --- starting --------------------------------------------------------------------------------
 
     async def adopt(self) -> None:
@@ -107,8 +122,13 @@ class Supervisor:
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         groups = self._cgroups.existing()
+        unclaimed = []
         for name in self._names():
-            self._consider(name, groups.pop(name, None))
+            group = groups.pop(name, None)
+            self._consider(name, group)
+            if not self.knows(name):
+                unclaimed.append(self._seek_wrapper(self._unseen(name, group)))
+        await asyncio.gather(*unclaimed)
         for name, group in groups.items():
             # Its folder was removed, or never made: no one will ask for it again.
             self._spawn(self._clear(name, group))
@@ -143,7 +163,11 @@ class Supervisor:
                     *launch.command,
                 ],
                 cwd=folder.path,
-                env={**launch.env, processes.ATTEMPT_VARIABLE: launch.id},
+                env={
+                    **launch.env,
+                    ID_VARIABLE: launch.id,
+                    processes.MARK_VARIABLE: self.mark(launch.id),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.DEVNULL,  # the wrapper's own; the command's goes to the log
@@ -261,27 +285,19 @@ class Supervisor:
             if group is not None and group.members():
                 self._spawn(self._clear(id, group))  # it took its claim away
             return
+        # One that is watched already keeps what was asked of it.
+        watch = self._watches.setdefault(id, self._unseen(id, group))
         if isinstance(state, Ending):
-            watch = _Watch(
-                id=id,
-                folder=folder,
-                group=group or Group(folder.cgroups()),
-                started_at_ms=state.started_at_ms or state.finished_at_ms,
-            )
-            self._watches[id] = watch
+            watch.group = watch.group or Group(folder.cgroups())
+            watch.started_at_ms = state.started_at_ms or state.finished_at_ms
             self._settle(watch)
             return
-        watch = _Watch(
-            id=id,
-            folder=folder,
-            group=Group(state.cgroups) if state.cgroups else group or Group(()),
-            started_at_ms=state.started_at_ms,
-            wrapper_pid=state.wrapper.pid if state.wrapper else 0,
-        )
-        self._watches[id] = watch
+        watch.started_at_ms = state.started_at_ms
         if state.wrapper is None:
-            self._spawn(self._await_claim(watch))
+            self._spawn(self._seek_wrapper(watch))
             return
+        watch.group = Group(state.cgroups) or watch.group
+        watch.wrapper_pid = state.wrapper.pid
         try:
             pidfd = os.pidfd_open(state.wrapper.pid)
         except OSError:
@@ -299,17 +315,38 @@ class Supervisor:
         with os.scandir(self._directory) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
 
-    async def _await_claim(self, watch: _Watch) -> None:
-        """Its wrapper died between making the claim and writing it, or is about to write."""
-        give_up_at = asyncio.get_running_loop().time() + CLAIM_PATIENCE_S
-        while asyncio.get_running_loop().time() < give_up_at:
-            await asyncio.sleep(FIRST_RETRY_S * 20)
+    def _unseen(self, id: str, group: Group | None) -> _Watch:
+        return _Watch(
+            id=id,
+            folder=self.folder(id),
+            group=group or Group(()),
+            started_at_ms=self._now_ms(),
+        )
+
+    async def _seek_wrapper(self, watch: _Watch) -> None:
+        """Nothing is claimed, or the claim is empty: a wrapper may be on its way to write it, may
+        have died there, or may never have been."""
+        while True:
+            pids = await self._census.find(self.mark(watch.id))
+            # Read after that: while the claim is not written, what was found has forked nothing.
             state = watch.folder.read()
-            if not (isinstance(state, Claimed) and state.wrapper is None):
-                del self._watches[watch.id]
+            if isinstance(state, Ending) or (isinstance(state, Claimed) and state.wrapper):
                 self._consider(watch.id, watch.group)
                 return
-        self._settle(watch)
+            if not pids:
+                if state is not None:
+                    self._watches[watch.id] = watch
+                    self._settle(watch)
+                return
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    pidfd = os.pidfd_open(pid)
+                    if processes.belongs(pid, self.mark(watch.id)):
+                        watch.wrapper_pid = pid
+                        self._watch(watch, pidfd)
+                        return
+                    os.close(pidfd)
+            await asyncio.sleep(FIRST_RETRY_S)
 
     def _watch(self, watch: _Watch, pidfd: int) -> None:
         watch.pidfd = pidfd
@@ -332,7 +369,6 @@ class Supervisor:
             state.wrapper is None or state.wrapper.pid != watch.wrapper_pid
         ):
             # Another start was faster, and its wrapper is the one to watch.
-            del self._watches[watch.id]
             self._consider(watch.id, watch.group)
             return
         self._settle(watch)
@@ -367,8 +403,8 @@ class Supervisor:
         if watch.group:
             watch.group.send(signal.SIGKILL)
             return watch.group.remove()
-        pids = await self._census.find(watch.id)
-        processes.signal_attempt(watch.id, pids, signal.SIGKILL)
+        pids = await self._census.find(self.mark(watch.id))
+        processes.signal_attempt(self.mark(watch.id), pids, signal.SIGKILL)
         return not pids
 
     def _conclude(self, watch: _Watch) -> None:
@@ -424,9 +460,15 @@ class Supervisor:
         if watch.group:
             watch.group.send(number)
             return
-        pids = await self._census.find(watch.id)
         # Never the wrapper: it ends by itself after its command, and must live to record that.
-        processes.signal_attempt(watch.id, set(pids) - {watch.wrapper_pid}, number)
+        signalled = {watch.wrapper_pid}
+        for _ in range(
+            SIGNAL_ROUNDS
+        ):  # one may fork before the signal reaches it, or be in an exec
+            missed = set(await self._census.find(self.mark(watch.id))) - signalled
+            if not missed:
+                return
+            signalled |= processes.signal_attempt(self.mark(watch.id), missed, number)
 
     def _kill(self, watch: _Watch) -> None:
         if not watch.killing and watch.id in self._watches:
@@ -436,13 +478,15 @@ class Supervisor:
     async def _kill_until_ended(self, watch: _Watch) -> None:
         """Again and again, for the command may still be on its way into its cgroup."""
         loop = asyncio.get_running_loop()
-        patience_ends_at = loop.time() + WRAPPER_PATIENCE_S
+        killed_at = loop.time()
         delay = FIRST_RETRY_S
         while not watch.ended.is_set():
             await self._signal(watch, signal.SIGKILL)
-            if loop.time() > patience_ends_at and watch.pidfd is not None:
-                # Its command is dead and it does not say so: it was suspended, say.
-                processes.send(watch.pidfd, signal.SIGKILL)
+            late_s = loop.time() - killed_at
+            if late_s > WAKE_WRAPPER_S and watch.pidfd is not None:
+                # Its command is dead and it does not say so.
+                late = late_s > KILL_WRAPPER_S
+                processes.send(watch.pidfd, signal.SIGKILL if late else signal.SIGCONT)
             with suppress(TimeoutError):
                 await asyncio.wait_for(watch.ended.wait(), delay)
             delay = min(2 * delay, LAST_RETRY_S)
@@ -485,11 +529,11 @@ class _Census:
         if self._pass is not None:
             self._pass.cancel()
 
-    async def find(self, attempt: str) -> list[int]:
-        # A pass that already runs may have gone by where this attempt's processes are.
-        future = self._asked.get(attempt)
+    async def find(self, mark: str) -> list[int]:
+        # A pass that already runs may have gone by where its processes are.
+        future = self._asked.get(mark)
         if future is None:
-            future = self._asked[attempt] = asyncio.get_running_loop().create_future()
+            future = self._asked[mark] = asyncio.get_running_loop().create_future()
         if self._pass is None:
             self._pass = asyncio.create_task(self._look())
         return await asyncio.shield(future)
@@ -499,8 +543,8 @@ class _Census:
             while self._asked:
                 asked, self._asked = self._asked, {}
                 found = await asyncio.to_thread(processes.find, tuple(asked))
-                for attempt, future in asked.items():
+                for mark, future in asked.items():
                     if not future.done():
-                        future.set_result(found[attempt])
+                        future.set_result(found[mark])
         finally:
             self._pass = None

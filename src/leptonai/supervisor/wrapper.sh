@@ -62,6 +62,13 @@ main() {
     )
     _lepton_code=$?
 
+    # The shell makes the record itself where it can: that spares the start of a program. Not where
+    # the status is gone (then this counts as lost), nor over what the command may have left there.
+    set -C
+    if [ -e status ] && [ ! -e "exited.$_lepton_code" ] && { :; } >"exited.$_lepton_code"; then
+        exit 0
+    fi
+
     # No more children, so nobody inherits this; and mv must not die of a late signal to the group.
     trap '' HUP INT QUIT USR1 USR2 PIPE ALRM TERM
     # A rename needs no room on the disk, and exec needs no room for a process.

@@ -17,6 +17,7 @@ from leptonai.errors import Conflict, StaleEpoch
 from leptonai.ports.engine import Attempt, AttemptState, Ended, Engine, Running, Seen, Unreachable
 
 PATIENCE_S = 20.0  # a busy machine is slow, never wrong
+FILE_CLOCK_TICK_MS = 10  # a file system may date what happens by the last tick
 
 Test = Callable[[Engine, str], Coroutine[Any, Any, None]]
 
@@ -119,13 +120,13 @@ class EngineContract(ABC):
         async def test(engine: Engine, node: str) -> None:
             await engine.start(Attempt(id="a.0", node=node, command=self.ignores_term()), epoch=1)
             await self._ignoring(engine, node, "a.0")
+            before = await engine.observe(node)
+            assert isinstance(before, Seen)
+            assert isinstance(before.attempts["a.0"], Running)
             await engine.stop(node, "a.0", grace_ms=300, epoch=1)
-            await asyncio.sleep(0.1)
-            observation = await engine.observe(node)
-            assert isinstance(observation, Seen)
-            assert isinstance(observation.attempts["a.0"], Running)
             end = (await ended(engine, node, "a.0")).how
             assert (end.reason, end.exit_code) == (EndReason.STOPPED, 128 + 9)
+            assert end.finished_at_ms - before.at_ms >= 300 - FILE_CLOCK_TICK_MS
 
         self._with_engine(tmp_path, test)
 
@@ -275,6 +276,10 @@ class EngineContract(ABC):
                 await engine.close()
             async with self.open(tmp_path) as engine:
                 try:
+                    # What start returned for is seen from the first observation on.
+                    first = await engine.observe(node)
+                    assert isinstance(first, Seen)
+                    assert set(first.attempts) == {"done.0", "runs.0", "stays.0"}
                     assert (await ended(engine, node, "done.0")).how.exit_code == 3
                     assert (await ended(engine, node, "runs.0")).how.exit_code == 0
                     observation = await engine.observe(node)
@@ -324,9 +329,7 @@ async def ended(engine: Engine, node: str, attempt: str) -> Ended:
 async def until(
     engine: Engine, node: str, attempt: str, reached: Callable[[AttemptState | None], bool]
 ) -> AttemptState | None:
-    """Its state as soon as it is one that was waited for: looked at after every change, as a
-    control
-    plane does."""
+    """Its state as soon as it is one that was waited for: looked at after every change."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             for machine in await engine.machines():

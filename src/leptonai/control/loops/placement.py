@@ -72,6 +72,8 @@ class PlacementLoop:
 
     async def _make_sure(self) -> None:
         """A plan that overlooks a placement gives its room away twice: look what was written."""
+        if self._unsure:
+            await self._store.commit(fence=self._fence)  # after what a database may still be doing
         for workspace, id in sorted(self._unsure):
             replica = await self._store.get(Replica, workspace, id)
             if replica is not None:

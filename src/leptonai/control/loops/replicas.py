@@ -43,7 +43,7 @@ from leptonai.core.records import (
     Severity,
     Termination,
 )
-from leptonai.errors import LeptonError, NotFound, StaleEpoch, VersionConflict
+from leptonai.errors import Internal, LeptonError, NotFound, StaleEpoch, VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import (
     Attempt,
@@ -266,7 +266,7 @@ class ReplicasLoop:
     async def _start(self, replica: Replica) -> None:
         try:
             attempt = await self._attempt(replica)
-        except NotFound as error:
+        except (NotFound, Internal) as error:  # a secret that is not there, or cannot be read
             end = Termination(
                 reason=EndReason.NOT_STARTED,
                 message=str(error),

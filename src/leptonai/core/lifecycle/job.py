@@ -191,9 +191,10 @@ def _fail(job: Job, gang: list[Replica], culprit: Replica, now_ms: int) -> JobSt
 
 
 def _stop(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
-    after = [stop(r, now_ms) for r in gang]
-    if all(r.phase is Phase.DONE for r in after):
-        return _settle(job, after, JobState.STOPPED, "stopped on request", now_ms, before=gang)
+    after = [r if r.phase is Phase.ENDED else stop(r, now_ms) for r in gang]
+    if all(r.phase in (Phase.ENDED, Phase.DONE) for r in after):
+        over = [done(r) for r in after]
+        return _settle(job, over, JobState.STOPPED, "stopped on request", now_ms, before=gang)
     events: tuple[Event, ...] = ()
     if job.state is not JobState.STOPPING:
         events = (_event(job, "Stopping", "stopping on request"),)

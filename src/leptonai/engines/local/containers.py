@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leptonai.ports.engine import Attempt
-from leptonai.supervisor import Folder
+from leptonai.supervisor import Ending, Folder
 from leptonai.supervisor.folder import open_plain
 
 PROGRAMS = ("podman", "docker")
@@ -93,7 +93,7 @@ class Containers:
         if Path(program).name not in PROGRAMS:
             return  # not we wrote that, but the program that runs there
         name = self.name(folder.path.name)
-        if Path(folder.at("status")).exists():  # nobody recorded an end: does the container know?
+        if not isinstance(folder.read(), Ending):  # does the container know how it ended?
             status, out = await _ask(
                 program, "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", name
             )

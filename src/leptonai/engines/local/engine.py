@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import socket
 from collections.abc import Awaitable, Callable
@@ -20,9 +21,10 @@ from leptonai.engines.local.environment import (
     gpu_environment,
     tree_variable,
 )
-from leptonai.engines.local.home import EpochFile
+from leptonai.engines.local.epoch import EpochFile
 from leptonai.engines.local.machine import Gpus, describe, find_gpus
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, StorageFull
+from leptonai.home import replace_file
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import (
     Attempt,
@@ -55,7 +57,7 @@ class LocalEngine:
     """Runs attempts as processes of this machine, each through the supervisor's wrapper.
 
     Everything it knows lies in `home/attempts`, so it may be killed at any instant: the next one
-    adopts what runs and learns how the rest ended. One per home: take `lock_home` first.
+    adopts what runs and learns how the rest ended. One per home: take `Home.locked` first.
     """
 
     def __init__(
@@ -112,8 +114,14 @@ class LocalEngine:
         self._live.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._done.mkdir(exist_ok=True, mode=0o700)
         self._epoch = EpochFile(self._home / "attempts" / "epoch")
+        self._id = _identity(self._home / "attempts" / "id")
         self._gpus = await asyncio.to_thread(find_gpus)
         await self._supervisor.adopt()
+
+    def forget_epochs(self) -> None:
+        """Let any epoch in. For whoever holds the home's lock, and so knows that no earlier control
+        plane is left: a database that is new, or was restored, counts its epochs from less."""
+        self._epoch.forget()
 
     async def close(self) -> None:
         if self._ticker is not None:
@@ -129,6 +137,7 @@ class LocalEngine:
         return (
             describe(
                 self._home,
+                id=self._id,
                 node=self._node,
                 group=self._group,
                 limits=self._cgroups.limits,
@@ -358,6 +367,13 @@ class LocalEngine:
             if is_plain(path):
                 return path
         return None
+
+
+def _identity(path: Path) -> str:
+    """Of this home, for as long as it lasts and wherever it is moved to."""
+    if not path.exists():
+        replace_file(path, secrets.token_hex(8))
+    return path.read_text()
 
 
 def _termination(id: AttemptId, ending: Ending) -> Termination:

@@ -18,13 +18,14 @@ class Gpus:
     driver: str = ""
 
 
-def describe(home: Path, *, node: str, group: str, limits: str, gpus: Gpus) -> Machine:
+def describe(home: Path, *, id: str, node: str, group: str, limits: str, gpus: Gpus) -> Machine:
     facts = {
         "os": _os_name(),
         "kernel": platform.release(),
         "cpu": _cpu_model(),
         "architecture": platform.machine(),
         "hostname": platform.node(),
+        "home": str(home),
     }
     if gpus.driver:
         facts["gpu_driver"] = gpus.driver
@@ -38,6 +39,7 @@ def describe(home: Path, *, node: str, group: str, limits: str, gpus: Gpus) -> M
             gpus=gpus.count,
             gpu_type=gpus.type,
         ),
+        provider_id=id,
         limits=limits,
         facts={name: value for name, value in facts.items() if value},
     )
