@@ -80,6 +80,13 @@ def main(arguments: list[str] | None = None) -> int:
         tell({"error": error.wire()})
         print(f"{error}\nhint: {error.hint}", file=sys.stderr)
         return 1
+    except OSError as error:
+        told = Unavailable(
+            f"the platform cannot use {error.filename or home.path}: {error.strerror or error}",
+            hint=f"look at that place; {home.control_log} tells more",
+        )
+        tell({"error": told.wire()})
+        raise
     except Exception as error:
         tell({"error": {"code": "Internal", "message": f"{type(error).__name__}: {error}",
                         "hint": f"see {home.control_log}"}})  # fmt: skip
@@ -284,12 +291,19 @@ async def _open_store(home: Home, settled: Settled) -> "Store":
     """
     from leptonai.stores import open_store
 
-    if not settled.database and home.key_file.exists() and not home.database.exists():
+    if not settled.database and home.key_file.exists() and not _has_bytes(home.database):
         raise NotFound(
-            f"the database {home.database} is gone, with all jobs, endpoints and secrets",
+            f"the database {home.database} is gone or empty, with all jobs, endpoints and secrets",
             hint=f"restore it; or, to begin anew without them, remove {home.key_file}",
         )
     return await open_store(settled.database or f"sqlite:///{home.database}")
+
+
+def _has_bytes(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 async def _key_of(home: Home, store: "Store") -> bytes:

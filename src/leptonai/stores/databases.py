@@ -112,12 +112,13 @@ class Sqlite:
         # What is written to a file that was removed is there until we end, and then no more.
         for path in (self.path, self._log):
             try:
-                inode = path.stat().st_ino
+                status = path.stat()
+                inode = status.st_ino if status.st_size or path == self._log else 0
             except OSError:
                 inode = 0
             if self._opened.get(path, inode) != inode:
                 raise Unavailable(
-                    f"the file {path} was removed or replaced while it is in use;"
+                    f"the file {path} was removed, replaced or emptied while it is in use;"
                     " nothing was written",
                     hint="put the same file back; or restore a backup, and start the platform anew",
                 )
@@ -152,6 +153,11 @@ class Sqlite:
         # A write beyond a quota or a size limit is told as an I/O error of writing.
         if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_WRITE:
             return _full(f"{self.path.parent}")
+        if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return Unavailable(
+                f"the database {self.path} is damaged: {error}",
+                hint="restore it from a backup; `sqlite3 FILE .recover` saves what can be read",
+            )
         if code & 0xFF in _SQLITE_TROUBLE:
             return Unavailable(
                 f"the database {self.path} does not answer: {error}",
@@ -167,8 +173,6 @@ _SQLITE_TROUBLE = {
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_PROTOCOL,
 }
 
