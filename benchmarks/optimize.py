@@ -24,7 +24,7 @@ from leptonai.core.scheduler.optimize import (
 
 SEED = 7
 OBJECTIVES = (Objective.THROUGHPUT, Objective.ENERGY)
-MID_NODES, MID_TASKS = 20, 100
+MID_NODES, MID_TASKS = 10, 50
 LARGE_NODES, LARGE_TASKS, LARGE_KINDS = 10_000, 100_000, 200
 EXACT_LIMIT_S = 20.0
 

@@ -7,6 +7,7 @@ kept-open connections, so that whatever else the machine does falls on both. Run
 """
 
 import asyncio
+import json
 import os
 import socket
 import statistics
@@ -59,9 +60,9 @@ NoOp().launch()
 
 def main() -> None:
     targets = {
-        "bare uvicorn ASGI": (BARE, b"async"),
-        "photon, async handler": (PHOTON, b"async"),
-        "photon, sync handler (thread)": (PHOTON, b"sync"),
+        "bare_cpu_us": (BARE, b"async"),
+        "async_handler_cpu_us": (PHOTON, b"async"),
+        "sync_handler_cpu_us": (PHOTON, b"sync"),
     }
     servers = [start(source) for source, _ in targets.values()]
     measured: dict[str, list[float]] = {name: [] for name in targets}
@@ -73,12 +74,7 @@ def main() -> None:
         for process, _ in servers:
             process.kill()
             process.wait()
-    bare = statistics.median(measured["bare uvicorn ASGI"])
-    print(f"| no-op request, {CONNECTIONS} connections | CPU µs a request | beside bare |")
-    print("| --- | --- | --- |")
-    for name, samples in measured.items():
-        median = statistics.median(samples)
-        print(f"| {name} | {median:.1f} | {median / bare:.2f} × |")
+    print(json.dumps({name: statistics.median(samples) for name, samples in measured.items()}))
 
 
 def start(source: str) -> "tuple[subprocess.Popen[bytes], int]":

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from leptonai.ports.store import Store
 
 OPTIONS_VARIABLE = "LEPTON_PLATFORM_OPTIONS"  # JSON of Options
+GC_THRESHOLD = 20_000  # new objects between collections: records are values, and rarely in cycles
 DRAIN_S = 2  # for requests under way when the platform stops
 ENDS_WITHIN_S = 15.0  # a platform that was asked to
 START_OR_STOP_S = 90.0  # longer than any of them takes
@@ -211,6 +212,7 @@ async def _run(
             ready(state)
             gc.collect()
             gc.freeze()  # what start-up made stays: the collector need not look at it again
+            gc.set_threshold(GC_THRESHOLD)
             gc.enable()
 
         await _until_stopped(make_app(world), listening, plane, gateway, serving)
@@ -246,6 +248,7 @@ async def _until_stopped(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nobody is believed about who he is
             timeout_graceful_shutdown=DRAIN_S,
         )
     )
@@ -465,6 +468,16 @@ def machine_facts() -> tuple[str, int, str]:
 
     gpus = find_gpus()
     return Cgroups.detect("lepton-doctor").limits, gpus.count, gpus.type
+
+
+def container_facts() -> tuple[bool, str, str]:
+    """Whether this machine can run images, with or why not, and what to do then."""
+    from leptonai.engines.local.containers import NoRuntime, find_runtime
+
+    found = asyncio.run(find_runtime())
+    if isinstance(found, NoRuntime):
+        return False, found.because, found.hint
+    return True, f"{found.program} starts containers", ""
 
 
 if __name__ == "__main__":

@@ -832,14 +832,15 @@ def test_a_workload_that_outlives_the_platform_does_not_hold_its_lock(tmp_path):
 PODMAN = """\
 #!/bin/sh
 printf '%s\\n' "$*" >> "{calls}"
-case $1 in
-run) echo "in a container, secret $SECRET"; [ -z "$SLEEP" ] || exec sleep "$SLEEP"; exit 3 ;;
-inspect) echo "{inspected}" ;;
+case "$*" in
+*--rootfs*) exit 0 ;;
+run*) echo "in a container, secret $SECRET"; [ -z "$SLEEP" ] || exec sleep "$SLEEP"; exit 3 ;;
+*inspect*) echo "{inspected}" ;;
 esac
 """
 
 
-def a_podman(tmp_path: Path, monkeypatch, inspected: str = "") -> Path:
+def a_podman(tmp_path: Path, monkeypatch, inspected: str = "exited 3 false 2026-") -> Path:
     calls = tmp_path / "calls"
     podman = tmp_path / "bin/podman"
     podman.parent.mkdir()
@@ -864,13 +865,14 @@ def test_an_image_is_run_by_name_without_its_secrets_in_the_command_line(tmp_pat
             assert how(await run(engine, attempt)) == (EndReason.EXITED, 3)
             assert await log_of(engine, "local", "a.0") == b"in a container, secret s3cret\n"
         work = tmp_path / "home/attempts/live/a.0/work"
-        started, removed = calls.read_text().splitlines()[:2]
-        name = started.split()[2]
-        assert started == (
-            f"run --name {name} --network host --ipc host --init --cpus 1.5 --memory 1073741824 "
-            f"--env LEPTON_ATTEMPT_ID --env SECRET --volume {work}:{work} --workdir {work} "
+        _, started, _, removed = calls.read_text().splitlines()
+        assert "s3cret" not in calls.read_text()
+        assert started.endswith(
+            "label=disable --cpus 1.5 --memory 1073741824 --env LEPTON_ATTEMPT_ID "
+            f"--env PYTHONUNBUFFERED --env SECRET --volume {work}:{work} --workdir {work} "
             "--entrypoint python python:3.12 -c print()"
         )
+        name = started.split()[2]
         assert name.startswith("lepton-") and name.endswith("-a.0")
         assert removed == f"rm --force --volumes {name}"
 
@@ -878,7 +880,7 @@ def test_an_image_is_run_by_name_without_its_secrets_in_the_command_line(tmp_pat
 
 
 def test_a_container_whose_wrapper_was_killed_tells_its_code_itself(tmp_path, monkeypatch):
-    calls = a_podman(tmp_path, monkeypatch, inspected="exited 42")
+    calls = a_podman(tmp_path, monkeypatch, inspected="exited 42 false 2026-")
 
     async def main():
         async with an_engine(tmp_path / "home", containers="auto") as engine:

@@ -166,7 +166,7 @@ def _checks(home: Home) -> Iterator[Check]:
         "platform", True, f"running at {state.url}" if state else "not running",
         "" if state else "leptonai up -d",
     )  # fmt: skip
-    from leptonai.main import machine_facts
+    from leptonai.main import container_facts, machine_facts
 
     limits, gpus, gpu_type = machine_facts()
     yield Check(
@@ -176,6 +176,10 @@ def _checks(home: Home) -> Iterator[Check]:
         "" if limits != "none" else "run where cgroups are writable to have CPU and memory limited",
     )
     yield Check("gpus", True, f"{gpus} × {gpu_type}" if gpus else "none")
+    runs_images, runtime, hint = container_facts()
+    yield Check(
+        "containers", runs_images, runtime, hint or "to run images: leptonai up --containers auto"
+    )
     for package, purpose, extra in (
         ("torch", "training", "train"),
         ("uvicorn", "the platform", "server"),

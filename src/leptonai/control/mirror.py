@@ -5,10 +5,10 @@ others wrote. Old news is ignored, so the order in which the two arrive does not
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from leptonai.core.records import Endpoint, Job, Node, Record, Replica, Token
+from leptonai.core.records import Endpoint, Job, Node, OwnerKind, Record, Replica, Token
 from leptonai.errors import Conflict
 from leptonai.ports.store import Change, Fence, Query, Store
 
@@ -19,13 +19,14 @@ LIVE_KINDS: tuple[type[Record], ...] = (Job, Endpoint, Replica, Node, Token)
 class Watch:
     """One loop's view of what changed since it last looked."""
 
-    def __init__(self, kinds: tuple[type[Record], ...]) -> None:
+    def __init__(self, kinds: tuple[type[Record], ...], only: Callable[[Record], bool]) -> None:
         self.kinds = kinds
+        self._only = only
         self.news = asyncio.Event()
         self._changed: dict[tuple[type[Record], Key], Record] = {}
 
     def note(self, record: Record) -> None:
-        if isinstance(record, self.kinds):
+        if isinstance(record, self.kinds) and self._only(record):
             self._changed[type(record), (record.workspace, record.id)] = record
             self.news.set()
 
@@ -48,9 +49,11 @@ class Mirror:
         self._gone: dict[tuple[type[Record], Key], int] = {}  # dropped at which seq
         self._watches: list[Watch] = []
 
-    def watch(self, *kinds: type[Record]) -> Watch:
+    def watch(
+        self, *kinds: type[Record], only: Callable[[Record], bool] = lambda record: True
+    ) -> Watch:
         """A watch that has already noted every live record of these kinds."""
-        watch = Watch(kinds)
+        watch = Watch(kinds, only)
         for kind in kinds:
             for record in self._table(kind).values():
                 watch.note(record)
@@ -159,3 +162,8 @@ class Mirror:
             Token: self.tokens,
         }
         return tables[kind]
+
+
+def serves(record: Record) -> bool:
+    """False of the workers of jobs, which come and go by the thousand and answer nobody."""
+    return not isinstance(record, Replica) or record.owner_kind is OwnerKind.ENDPOINT

@@ -36,7 +36,7 @@ class Row:
 
 
 def read_table(lines: Iterable[str], *, source: str, columns: Sequence[str]) -> Iterator[Row]:
-    """The rows below a header that has these columns, in any order, and maybe others; at least one."""
+    """The rows below a header that has these columns, in any order; at least one."""
     expected = f"a header with {', '.join(columns)}"
     reader = csv.reader(lines)
     rows = 0

@@ -5,7 +5,7 @@ kernel, so a supervisor may die at any instant and another one carries on from w
 """
 
 from leptonai.supervisor.cgroups import Cgroups, Limits
-from leptonai.supervisor.folder import Ending, Folder, Outcome
+from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome
 from leptonai.supervisor.supervise import Launch, Supervisor
 
-__all__ = ["Cgroups", "Ending", "Folder", "Launch", "Limits", "Outcome", "Supervisor"]
+__all__ = ["Cgroups", "Claimed", "Ending", "Folder", "Launch", "Limits", "Outcome", "Supervisor"]

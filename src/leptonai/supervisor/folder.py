@@ -12,6 +12,8 @@
     log                      what it printed
     work/                    where it starts by default
     trees/NAME/              files laid out for it
+    container                while it may have a container: the program that runs that;
+    container.judged         the same, when the status is right and nothing more is asked of it
 
 The program runs as the same user, and so may change all of this. What it does there may spoil the
 record of its own end, and nothing else: whatever is no record of ours is overlooked.
@@ -31,12 +33,15 @@ from leptonai.supervisor.processes import Identity
 
 CLAIM_LIMIT_BYTES = 16_384
 LAST_LINE_BYTES = 500
+CONTAINER_PROGRAMS = ("podman", "docker")
+MAX_PATH_CHARS = 4_096
 LAST_SIGNAL = 64
 MODE = 0o700  # of a folder
 FAILURES = {
     "claim": "the disk is full: the start could not be recorded",
     "cgroup": "the process could not enter its cgroup, and does not run without its limits",
     "directory": "the directory to start in cannot be entered",
+    "start": "",  # what should have started it says why, in the log
 }
 
 
@@ -65,6 +70,10 @@ class Claimed:
     wrapper: Identity | None  # None: its wrapper has not yet written who it is, or died before
     cgroups: tuple[str, ...]
     started_at_ms: int
+
+    @property
+    def of_this_boot(self) -> bool:
+        return self.wrapper is not None and self.wrapper.boot_id == processes.boot_id()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +133,32 @@ class Folder:
     def stop_wanted(self) -> bool:
         return os.path.exists(self.at("goal.stop"))
 
+    @property
+    def container_program(self) -> str:
+        """By its full path; "" where it has no container, or none any more."""
+        for name in ("container", "container.judged"):
+            with suppress(OSError), os.fdopen(open_plain(self.at(name)), errors="replace") as file:
+                program = file.read(MAX_PATH_CHARS)
+                # Else it was not we who wrote that, but the program that runs there.
+                if os.path.basename(program) in CONTAINER_PROGRAMS:
+                    return program
+        return ""
+
+    @property
+    def container_judged(self) -> bool:
+        return not os.path.exists(self.at("container"))
+
+    def note_container(self, program: str) -> None:
+        Path(self.at("container")).write_text(program)
+
+    def judge_container(self) -> None:
+        with suppress(FileNotFoundError):
+            os.rename(self.at("container"), self.at("container.judged"))
+
+    def forget_container(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self.at("container.judged"))
+
     def cgroups(self) -> tuple[str, ...]:
         """Those it was started in."""
         return _read_claim(self.at("claim")).cgroups
@@ -132,6 +167,21 @@ class Folder:
         """Keep what only the cgroup knows, before the cgroup goes."""
         with suppress(FileNotFoundError):
             os.rename(self.at(f"exited.{code}"), self.at(f"exited.{code}.oom"))
+
+    def record_exit(self, code: int, *, oom: bool) -> None:
+        """Keep what only its container knows, before the container goes."""
+        with suppress(FileNotFoundError):
+            os.rename(self.at("status"), self.at(f"exited.{code}" + (".oom" if oom else "")))
+
+    def record_not_started(self, code: int) -> None:
+        """The wrapper's command was not the attempt's but what should have started that."""
+        with suppress(FileNotFoundError):
+            os.rename(self.at(f"exited.{code}"), self.at("failed.start"))
+
+    def disown_exit(self, code: int) -> None:
+        """The exit status is not that of the attempt's command, which has left none."""
+        with suppress(FileNotFoundError):
+            os.rename(self.at(f"exited.{code}"), self.at("lost"))
 
     def record_lost(self) -> None:
         """Only when nothing of it runs any more: after this nobody can record a status."""
@@ -153,7 +203,7 @@ class Folder:
             if kind == "failed" and rest in FAILURES:
                 return Ending(
                     outcome=Outcome.NOT_STARTED,
-                    message=FAILURES[rest],
+                    message=FAILURES[rest] or self._last_line(),
                     finished_at_ms=_changed_ms(self.at(name)),
                 )
             if name == "lost":

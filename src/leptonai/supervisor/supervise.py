@@ -9,11 +9,12 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from leptonai.supervisor import processes
 from leptonai.supervisor.cgroups import Cgroups, Group, Limits
@@ -37,6 +38,18 @@ class Launch:
     env: Mapping[str, str] = field(repr=False)  # all of it; may hold secrets
     directory: str = ""  # absolute; "" is the attempt's own empty one
     limits: Limits = field(default_factory=Limits)
+
+
+class Outside(Protocol):
+    """Reaches what an attempt runs that is not a process of ours: a container."""
+
+    async def terminate(self, folder: Folder) -> bool:
+        """Ask it to end; False if it does not run."""
+        ...
+
+    async def sweep(self, folder: Folder) -> None:
+        """End it, and raise if that is not certain."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -71,15 +84,13 @@ class Supervisor:
         *,
         now_ms: Callable[[], int],
         on_change: Callable[[str], None],
-        sweep_outside: Callable[[Folder], Awaitable[None]] | None = None,
+        outside: Outside | None = None,
     ) -> None:
-        """`sweep_outside` ends what an attempt runs that is not a process of ours (a container);
-        it raises if it cannot."""
         self._directory = directory
         self._cgroups = cgroups
         self._now_ms = now_ms
         self._on_change = on_change
-        self._sweep_outside = sweep_outside
+        self._outside = outside
         self._watches: dict[str, _Watch] = {}
         self.ended: dict[str, Ending] = {}
         self._census = _Census()
@@ -378,7 +389,7 @@ class Supervisor:
         if watch.settling:
             return
         watch.settling = True
-        outside = self._sweep_outside is not None and os.path.exists(watch.folder.at("container"))
+        outside = bool(watch.folder.container_program)
         self._keep_oom(watch)
         # The usual end costs an rmdir: the kernel refuses it while a member lives.
         if watch.group and not outside and watch.group.remove():
@@ -395,9 +406,9 @@ class Supervisor:
         self._conclude(watch)
 
     async def _swept(self, watch: _Watch) -> bool:
-        if self._sweep_outside is not None and os.path.exists(watch.folder.at("container")):
+        if self._outside is not None and watch.folder.container_program:
             try:
-                await self._sweep_outside(watch.folder)
+                await self._outside.sweep(watch.folder)
             except Exception:  # whatever it is: not certain, so once more
                 return False
         if watch.group:
@@ -457,6 +468,14 @@ class Supervisor:
             processes.send(watch.pidfd, signal.SIGCONT)
 
     async def _signal(self, watch: _Watch, number: signal.Signals) -> None:
+        if number == signal.SIGTERM and self._outside and watch.folder.container_program:
+            # Its processes of ours would hand it on, each of them, and a program that cleans up at
+            # the first one must not get a second. So they are asked only while there is no program.
+            if await self._outside.terminate(watch.folder):
+                return
+            client = await asyncio.to_thread(processes.children, watch.wrapper_pid)
+            processes.signal_attempt(self.mark(watch.id), client, number)
+            return
         if watch.group:
             watch.group.send(number)
             return

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from leptonai.control.mirror import Key, Mirror, Watch
+from leptonai.control.mirror import Key, Mirror, Watch, serves
 from leptonai.core.records import Endpoint, Goal, OwnerKind, Phase, Replica
 from leptonai.errors import VersionConflict
 from leptonai.ports.clock import Clock
@@ -31,7 +31,7 @@ class ReadinessLoop:
     def __init__(
         self, mirror: Mirror, store: Store, fence: Fence, clock: Clock, prober: Prober
     ) -> None:
-        self.watch: Watch = mirror.watch(Replica, Endpoint)
+        self.watch: Watch = mirror.watch(Replica, Endpoint, only=serves)
         self._mirror = mirror
         self._store = store
         self._fence = fence

@@ -386,6 +386,6 @@ def _image_ignored(replica: Replica) -> Event:
         reason="ImageIgnored",
         message=(
             f"running on the host instead of in {replica.program.image}; "
-            "to run images: leptonai up --containers auto"
+            "to run images: leptonai up --containers auto (see `leptonai doctor`)"
         ),
     )

@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 
-from leptonai.control.mirror import Mirror, Watch
+from leptonai.control.mirror import Mirror, Watch, serves
 from leptonai.core.records import Endpoint, Node, Replica, Token
 from leptonai.core.routing import RouteTable, route_table
 from leptonai.ports.clock import Clock
@@ -16,7 +16,7 @@ class RoutesLoop:
     name = "routes"
 
     def __init__(self, mirror: Mirror, clock: Clock) -> None:
-        self.watch: Watch = mirror.watch(Endpoint, Replica, Node, Token)
+        self.watch: Watch = mirror.watch(Endpoint, Replica, Node, Token, only=serves)
         self._mirror = mirror
         self._clock = clock
         self.table = RouteTable(seq=0, routes=(), workspace_token_sha256={})
@@ -37,7 +37,7 @@ class RoutesLoop:
                 expiries.append(token.expires_at_ms)
             tokens.setdefault(token.workspace, []).append(token.sha256)
         families: dict[str, list[Replica]] = {}
-        for replica in self._mirror.replicas.values():
+        for replica in filter(serves, self._mirror.replicas.values()):
             families.setdefault(replica.parent, []).append(replica)
         fresh = route_table(
             max([self.table.seq, self._mirror.seq, *seqs]),

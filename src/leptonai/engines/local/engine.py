@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -15,7 +16,13 @@ from typing import Literal
 
 from leptonai.core.records import EndReason, Termination
 from leptonai.engines.local import logs
-from leptonai.engines.local.containers import MARKER, Containers, find_program
+from leptonai.engines.local.containers import (
+    Containers,
+    NoRuntime,
+    Runtime,
+    client_environment,
+    find_runtime,
+)
 from leptonai.engines.local.environment import (
     base_environment,
     gpu_environment,
@@ -41,6 +48,7 @@ from leptonai.ports.engine import (
 )
 from leptonai.supervisor import Cgroups, Ending, Folder, Launch, Limits, Supervisor
 from leptonai.supervisor.folder import MODE, is_plain
+from leptonai.supervisor.supervise import ID_VARIABLE
 
 FetchTree = Callable[[str, Path], Awaitable[None]]  # lays out a tree's digest in an empty directory
 
@@ -51,6 +59,7 @@ MAX_FETCHES = 4  # trees laid out at once
 FENCE_PATIENCE_S = 10.0
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_log = logging.getLogger("leptonai.engines")
 
 
 class LocalEngine:
@@ -84,7 +93,8 @@ class LocalEngine:
             cgroups = Cgroups.detect(f"lepton-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}")
         self._cgroups = cgroups
         self._containers = Containers.of(home)
-        self._container_program = find_program() if containers == "auto" else None
+        self._wants_containers = containers == "auto"
+        self._runtime: Runtime | None = None
         self._changed = asyncio.Event()
         self._changed.set()
         self._supervisor = Supervisor(
@@ -92,8 +102,9 @@ class LocalEngine:
             cgroups,
             now_ms=clock.now_ms,
             on_change=self._on_change,
-            sweep_outside=self._containers.sweep,
+            outside=self._containers,
         )
+        self._own_environment = dict(os.environ)
         self._base_environment = base_environment(os.environ)
         self._gpus = Gpus()
         self._preparing: dict[AttemptId, asyncio.Task[None]] = {}
@@ -103,7 +114,7 @@ class LocalEngine:
 
     @property
     def runs_images(self) -> bool:
-        return self._container_program is not None
+        return self._runtime is not None
 
     async def open(self) -> None:
         """Adopt what is there.
@@ -116,6 +127,12 @@ class LocalEngine:
         self._epoch = EpochFile(self._home / "attempts" / "epoch")
         self._id = _identity(self._home / "attempts" / "id")
         self._gpus = await asyncio.to_thread(find_gpus)
+        if self._wants_containers:
+            runtime = await find_runtime()
+            if isinstance(runtime, NoRuntime):
+                _log.warning("images are ignored: %s; %s", runtime.because, runtime.hint)
+            else:
+                self._runtime = runtime
         await self._supervisor.adopt()
 
     def forget_epochs(self) -> None:
@@ -285,25 +302,37 @@ class LocalEngine:
                 hint="name one of its trees",
             )
         directory = trees[attempt.start_in] if attempt.start_in else ""
+        in_container = self._runtime is not None and bool(attempt.image)
+        # A container has no other devices than its own, and they are counted from 0 there.
+        gpus = tuple(range(len(attempt.gpus))) if in_container else attempt.gpus
         given = {
             **attempt.env,
             **{tree_variable(at): path for at, path in trees.items()},
-            **gpu_environment(attempt.gpus, machine_has_gpus=self._gpus.count > 0),
+            **gpu_environment(gpus, machine_has_gpus=self._gpus.count > 0),
         }
-        command, limits = attempt.command, _limits(attempt)
-        if attempt.image and self._container_program is not None:
+        if self._runtime is not None and attempt.image:
             folder.prepare()
-            Path(folder.at(MARKER)).write_text(self._container_program)
-            command = self._containers.command(
-                self._container_program,
-                attempt,
-                variables=[*given, "LEPTON_ATTEMPT_ID"],
-                mounts=[folder.at("work"), *trees.values()],
-                directory=directory or folder.at("work"),
+            folder.note_container(self._runtime.program)
+            given = {"PYTHONUNBUFFERED": "1", **given, ID_VARIABLE: attempt.id}
+            return Launch(
+                id=attempt.id,
+                command=self._containers.command(
+                    self._runtime,
+                    attempt,
+                    env=given,
+                    mounts=[folder.at("work"), *trees.values()],
+                    directory=directory or folder.at("work"),
+                ),
+                env=client_environment(self._own_environment, given),
+                directory=directory,  # no limits: the container has them, and its client needs none
             )
-            limits = Limits()  # the container has them; its client needs none
-        env = {**self._base_environment, **given}
-        return Launch(id=attempt.id, command=command, env=env, directory=directory, limits=limits)
+        return Launch(
+            id=attempt.id,
+            command=attempt.command,
+            env={**self._base_environment, **given},
+            directory=directory,
+            limits=_limits(attempt),
+        )
 
     def _refuse(self, id: AttemptId, message: str) -> None:
         self._supervisor.refuse(id, message)

@@ -88,7 +88,9 @@ class TooLate:
     def __str__(self) -> str:
         if self.fastest is None:
             return f"{self.workload}: no measured setting reached the target in every run"
-        return f"{self.workload}: the earliest it can end is after {_at_least(self.fastest.time_s)} s"
+        return (
+            f"{self.workload}: the earliest it can end is after {_at_least(self.fastest.time_s)} s"
+        )
 
 
 def choose(

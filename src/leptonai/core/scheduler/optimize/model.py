@@ -8,7 +8,7 @@ from enum import StrEnum
 from leptonai.errors import InvalidRequest
 
 TOLERANCE = 1e-9  # of the larger one: amounts and totals that differ by less are equal
-PROOF = 1e-6  # of the larger one: a bound as near as this to a value proves it, as solvers compute
+PROOF = 1e-6  # of the larger one: a bound as near as this to a value is taken for it
 
 
 class Objective(StrEnum):
@@ -168,7 +168,7 @@ class Goal:
 
     @property
     def optimal(self) -> bool:
-        return math.isclose(self.value, self.bound, rel_tol=PROOF, abs_tol=TOLERANCE)
+        return self.value == self.bound
 
     @property
     def gap(self) -> float:

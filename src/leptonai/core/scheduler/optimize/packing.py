@@ -25,8 +25,8 @@ class Packing:
         self.left = np.array([len(group.ids) for group in problem.tasks], dtype=np.int64)
         shape = problem.shares.shape[1]
         self._free = [np.ones((len(group.ids), shape)) for group in problem.nodes]
-        self._open = [np.zeros(len(group.ids), dtype=bool) for group in problem.nodes]
-        self._put: list[tuple[int, Ints, Ints]] = []  # choice, nodes, how many on each
+        self._tasks = [np.zeros(len(group.ids), dtype=np.int64) for group in problem.nodes]
+        self._on: dict[int, Ints] = {}  # by choice: how many take it on each node of its group
 
     @classmethod
     def of(cls, problem: Problem, counts: Floats) -> Packing | None:
@@ -64,34 +64,51 @@ class Packing:
             copies = np.floor((free[:, takes] + TOLERANCE) / share[takes]).min(axis=1)
             fits = np.clip(copies, 0, most).astype(np.int64)
         if only_open:
-            fits[~self._open[group][:first]] = 0
-        before = np.cumsum(fits) - fits
-        fits = np.clip(most - before, 0, fits)
-        return self._take(choice, np.nonzero(fits)[0], fits)
+            fits[self._tasks[group][:first] == 0] = 0
+        return self._take(choice, _first(most, fits))
 
     def spread(self, choice: int, each: int, *, first: int) -> int:
         """So many of one choice on each of the first nodes, which must have the room."""
         import numpy as np
 
-        return self._take(choice, np.arange(first), np.full(first, each)) if each else 0
+        return self._take(choice, np.full(first, each))
 
-    def _take(self, choice: int, nodes: Ints, fits: Ints) -> int:
-        group = self.problem.node_of[choice]
-        taken = fits[nodes]
-        if not len(nodes):
+    def swap(self, gone: int, come: int) -> None:
+        """One choice in the place of another, on each node where there is one and room for it."""
+        problem = self.problem
+        group, left = problem.node_of[come], int(self.left[problem.task_of[come]])
+        assert group == problem.node_of[gone]
+        change = problem.shares[come] - problem.shares[gone]
+        fits = (self._free[group] + TOLERANCE >= change).all(axis=1) & (self._on[gone] > 0)
+        ones = _first(left, fits.astype("int64"))
+        self._take(gone, -ones)
+        self._take(come, ones)
+
+    def taken(self, group: int) -> list[int]:
+        """The choices that somebody takes on nodes of a group."""
+        of_group = (at for at in sorted(self._on) if self.problem.node_of[at] == group)
+        return [at for at in of_group if self._on[at].any()]
+
+    def _take(self, choice: int, many: Ints) -> int:
+        import numpy as np
+
+        total = int(many.sum())
+        if not total:
             return 0
-        self._free[group][nodes] -= taken[:, None] * self.problem.shares[choice]
-        self._open[group][nodes] = True
-        self._put.append((choice, nodes, taken))
-        self.left[self.problem.task_of[choice]] -= taken.sum()
-        return int(taken.sum())
+        group, first = self.problem.node_of[choice], len(many)
+        self._free[group][:first] -= many[:, None] * self.problem.shares[choice]
+        self._tasks[group][:first] += many
+        on = self._on.setdefault(choice, np.zeros_like(self._tasks[group]))
+        on[:first] += many
+        self.left[self.problem.task_of[choice]] -= total
+        return total
 
     def value(self, prices: Prices) -> float:
         """What an objective comes to, to be minimised."""
-        each = [float(prices.choices[at]) * int(many.sum()) for at, _, many in self._put]
+        each = [float(prices.choices[at]) * int(many.sum()) for at, many in self._on.items()]
         opened = [
-            float(price) * int(opened.sum())
-            for price, opened in zip(prices.opening, self._open, strict=True)
+            float(price) * int((tasks > 0).sum())
+            for price, tasks in zip(prices.opening, self._tasks, strict=True)
         ]
         return math.fsum(each + opened)
 
@@ -99,11 +116,10 @@ class Packing:
         """By task; of tasks alike the first by id get the nodes that are first by id."""
         problem = self.problem
         places: dict[int, list[tuple[str, int]]] = defaultdict(list)
-        for at, nodes, many in self._put:
+        for at, many in self._on.items():
             choice = problem.choices[at]
-            ids = problem.nodes[choice.node].ids
-            for node, times in zip(nodes.tolist(), many.tolist(), strict=True):
-                places[choice.task] += [(ids[node], at)] * times
+            for node, times in zip(problem.nodes[choice.node].ids, many.tolist(), strict=True):
+                places[choice.task] += [(node, at)] * times
         return tuple(
             sorted(
                 (
@@ -119,9 +135,25 @@ class Packing:
 
 
 def fill(packing: Packing, objectives: Sequence[Prices]) -> None:
-    """Put what is left wherever it helps: what must be placed first, the hardest of it before, then
-    what does most for the first objective by the room it takes."""
+    """Put what is left wherever there is room and it helps, the most urgent first."""
     problem = packing.problem
+    for at in by_urgency(problem, objectives):
+        left = int(packing.left[problem.task_of[at]])
+        if not left:
+            continue
+        each = [float(prices.choices[at]) for prices in objectives]
+        opening = [float(prices.opening[problem.node_of[at]]) for prices in objectives]
+        if problem.tasks[problem.task_of[at]].like.required or _helps(
+            [price + open_ for price, open_ in zip(each, opening, strict=True)]
+        ):
+            packing.put(at, left)
+        elif _helps(each):
+            packing.put(at, left, only_open=True)
+
+
+def by_urgency(problem: Problem, objectives: Sequence[Prices]) -> list[int]:
+    """Choices: what must be placed first, the hardest of it before; then what does most for the
+    first objective by the room it takes."""
     sizes = problem.shares.max(axis=1, initial=0.0) + TOLERANCE
 
     def urgency(at: int) -> tuple[float, ...]:
@@ -135,18 +167,19 @@ def fill(packing: Packing, objectives: Sequence[Prices]) -> None:
     hardest: dict[int, float] = defaultdict(lambda: math.inf)
     for at, group in enumerate(problem.task_of.tolist()):
         hardest[group] = min(hardest[group], float(sizes[at]))
-    for at in sorted(range(len(problem.choices)), key=urgency):
-        left = int(packing.left[problem.task_of[at]])
-        if not left:
-            continue
-        each = [float(prices.choices[at]) for prices in objectives]
-        opening = [float(prices.opening[problem.node_of[at]]) for prices in objectives]
-        if problem.tasks[problem.task_of[at]].like.required or _helps(
-            [price + open_ for price, open_ in zip(each, opening, strict=True)]
-        ):
-            packing.put(at, left)
-        elif _helps(each):
-            packing.put(at, left, only_open=True)
+    return sorted(range(len(problem.choices)), key=urgency)
+
+
+def exchange(packing: Packing, objectives: Sequence[Prices]) -> None:
+    """Put what is left in the place of what does less, where it fits there."""
+    problem = packing.problem
+    for at in by_urgency(problem, objectives):
+        for gone in packing.taken(problem.node_of[at]):
+            if not packing.left[problem.task_of[at]]:
+                break
+            change = [float(prices.choices[at] - prices.choices[gone]) for prices in objectives]
+            if _helps(change) and not problem.tasks[problem.task_of[gone]].like.required:
+                packing.swap(gone, at)
 
 
 def whole(problem: Problem, relaxed: Found) -> Packing:
@@ -177,6 +210,14 @@ def better(one: Packing, other: Packing | None, objectives: Sequence[Prices]) ->
         if not same(ours, theirs):
             return ours < theirs
     return False
+
+
+def _first(most: int, fits: Ints) -> Ints:
+    """Of what fits on each node, so many in all, from the first ones."""
+    import numpy as np
+
+    taken: Ints = np.clip(most - (np.cumsum(fits) - fits), 0, fits)
+    return taken
 
 
 def _helps(change: Sequence[float]) -> bool:

@@ -154,7 +154,7 @@ def formulate(model: Model, *, grouped: bool, without: Iterable[Constraint] = ()
     for at, group in enumerate(nodes):
         of_kind[group.like.kind or group.like.id].append(at)
     options_of = defaultdict(list)
-    for option in model.options:
+    for option in sorted(model.options, key=lambda o: (o.task, o.node, o.start_s, o.setting)):
         options_of[option.task].append(option)
 
     starts = sorted({option.start_s for option in model.options})
@@ -169,7 +169,7 @@ def formulate(model: Model, *, grouped: bool, without: Iterable[Constraint] = ()
                 continue
             for node_at in of_kind[option.node]:
                 share = {}
-                for resource, need in task.needs.items():
+                for resource, need in sorted(task.needs.items()):
                     if not need or not holds(
                         ConstraintKind.CAPACITY, node=nodes[node_at].ids[0], resource=resource
                     ):

@@ -129,7 +129,10 @@ class Program:
         infeasible = done.status == 2
         relaxed = done.fun if done.status == 0 else None
         bound = done.mip_dual_bound if self.whole else relaxed
-        bound = -np.inf if bound is None else bound / scale
+        # As if every task got what it wants most: of little use, but finite.
+        wishes = np.zeros(len(many))
+        np.minimum.at(wishes, problem.task_of, prices.choices)
+        bound = max(-np.inf if bound is None else bound / scale, float(many @ wishes))
         if done.x is None:
             return Found(None, None, np.inf, bound, infeasible)
         x = np.round(done.x) if self.whole else done.x

@@ -1,9 +1,11 @@
 """One objective after the other, each keeping what those before it reached."""
 
+import math
 from collections.abc import Sequence
 
 from leptonai.core.scheduler.optimize.explaining import conflict, findings
 from leptonai.core.scheduler.optimize.model import (
+    PROOF,
     Answer,
     Goal,
     Infeasible,
@@ -12,7 +14,7 @@ from leptonai.core.scheduler.optimize.model import (
     Undecided,
     same,
 )
-from leptonai.core.scheduler.optimize.packing import Packing, better, fill, whole
+from leptonai.core.scheduler.optimize.packing import Packing, better, exchange, fill, whole
 from leptonai.core.scheduler.optimize.problem import Prices, Problem, count_choices, formulate
 from leptonai.core.scheduler.optimize.program import Level, Program
 from leptonai.errors import InvalidRequest
@@ -106,9 +108,9 @@ def solve_by_classes(
 ) -> Outcome:
     """Tasks alike and nodes alike are counted, not told apart: a linear program decides how many of
     what go where, and bounds what is possible; whole tasks are then put on nodes as near to that as
-    they fit, and what is left wherever it helps. With k choices between kinds, s slots and n nodes
-    that is one program of about k variables and rows for each objective and each bound, and
-    O(k n s) to place.
+    they fit, what is left wherever it helps, and then in the place of what does less. With k
+    choices between kinds, s slots and n nodes that is one program of about k variables and rows for
+    each objective and each bound, O(k n s) to place, and at most O(k k n s) to exchange.
     """
     problem = formulate(model, grouped=True)
     program = Program(problem, whole=False)
@@ -132,6 +134,8 @@ def solve_by_classes(
         levels.append(Level(stage, found.value))
     best = None
     for packing in packings:
+        fill(packing, prices)
+        exchange(packing, prices)
         fill(packing, prices)
         if packing.complete and better(packing, best, stages):
             best = packing
@@ -172,7 +176,7 @@ def _answer(
         placements=placements,
         unplaced=tuple(sorted(task.id for task in model.tasks if task.id not in placed)),
         goals=tuple(
-            Goal(objective, _sign(objective) * value, _sign(objective) * min(bound, value))
+            _goal(objective, value, bound)
             for (objective, value), bound in zip(reached, bounds, strict=True)
         ),
         findings=()
@@ -181,6 +185,13 @@ def _answer(
         ties=ties,
         solver="by classes" if grouped else "exact",
     )
+
+
+def _goal(objective: Objective, value: float, bound: float) -> Goal:
+    """Of what was minimised; value and bound of what was asked."""
+    sign = -1 if objective in MAXIMISED else 1
+    proved = bound >= value or math.isclose(bound, value, rel_tol=PROOF, abs_tol=PROOF)
+    return Goal(objective, sign * value + 0.0, sign * (value if proved else bound) + 0.0)
 
 
 def _in_order(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
@@ -212,7 +223,3 @@ def _by_node_id(problem: Problem) -> Prices:
 
 def _turned(prices: Prices) -> Prices:
     return Prices(-prices.choices, -prices.opening)
-
-
-def _sign(objective: Objective) -> int:
-    return -1 if objective in MAXIMISED else 1
