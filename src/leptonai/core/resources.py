@@ -87,14 +87,21 @@ class Free(msgspec.Struct, frozen=True, kw_only=True):
     def take(self, needs: Needs, gpus: tuple[int, ...]) -> "Free":
         """What is left after `needs` took these devices. Below zero where a node shrank under its
         replicas: then nothing more fits until some have left."""
+        return self._changed(needs, gpus, -1)
+
+    def give(self, needs: Needs, gpus: tuple[int, ...]) -> "Free":
+        """What is left after these devices were given back."""
+        return self._changed(needs, gpus, 1)
+
+    def _changed(self, needs: Needs, gpus: tuple[int, ...], sign: int) -> "Free":
         left = list(self.gpu_millis)
         for index in gpus:
             if index < len(left):
-                left[index] -= needs.gpu_millis
+                left[index] += sign * needs.gpu_millis
         return Free(
-            cpu_millis=self.cpu_millis - needs.cpu_millis,
-            memory_bytes=self.memory_bytes - needs.memory_bytes,
-            disk_bytes=self.disk_bytes - needs.disk_bytes,
+            cpu_millis=self.cpu_millis + sign * needs.cpu_millis,
+            memory_bytes=self.memory_bytes + sign * needs.memory_bytes,
+            disk_bytes=self.disk_bytes + sign * needs.disk_bytes,
             gpu_millis=tuple(left),
             gpu_type=self.gpu_type,
         )

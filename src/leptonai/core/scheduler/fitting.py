@@ -1,6 +1,5 @@
 """Which nodes a gang goes to: all its workers or none."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -169,7 +168,8 @@ def _search(
     """
     left = dict(usable)
     taken: list[tuple[int, tuple[Free, int]]] = []  # by worker: its node, and that node before
-    choices = [_nodes_for(workers[0], left, set(), apart=apart)]  # by worker: the nodes not yet tried
+    # By worker: the nodes not yet tried.
+    choices = [_nodes_for(workers[0], left, set(), apart=apart)]
     while choices:
         at = next(choices[-1], None)
         if at is None:

@@ -130,6 +130,8 @@ class Nodes:
             _column(capacity.disk_bytes for capacity in capacities),
             _devices([capacity.gpus for capacity in capacities]),
         )
+        self.cpu_millis_total = int(self._total.cpu.sum())
+        self.gpu_millis_total = int(self._total.gpu.sum())
         self._gpus_total = _column(capacity.gpus for capacity in capacities)
         self._free = self._total.of(self._all)  # a copy
         self._ending = self._total.of(self._all)  # held by what ends by itself
@@ -153,7 +155,11 @@ class Nodes:
     def __len__(self) -> int:
         return len(self.views)
 
-    # --- what changes ------------------------------------------------------------------------------
+    def replaced(self, views: Iterable[NodeView]) -> "Nodes":
+        """Other nodes, of which nothing is taken, that are scored the same way."""
+        return Nodes(views, self._score)
+
+    # --- what changes -----------------------------------------------------------------------------
 
     def take(self, at: int, hold: Hold) -> None:
         self._free.add(at, hold.needs, hold.gpus, -1)
@@ -189,15 +195,30 @@ class Nodes:
         self._log += self._kept
         self._kept.clear()
 
+    def can_take(self, at: int, hold: Hold) -> bool:
+        """Whether exactly this is free: these devices, these ports."""
+        free = self._free
+        return (
+            bool(self._usable[at])
+            and hold.needs.cpu_millis <= free.cpu[at]
+            and hold.needs.memory_bytes <= free.memory[at]
+            and hold.needs.disk_bytes <= free.disk[at]
+            and all(
+                device < self._gpus_total[at] and free.gpu[at, device] >= hold.needs.gpu_millis
+                for device in hold.gpus
+            )
+            and self._ports[at].isdisjoint(hold.ports)
+        )
+
     def score_by(self, score: Score) -> None:
         """From now on; what was scored before is forgotten."""
         self._score = score
         self._epoch += 1
 
-    # --- what is asked -----------------------------------------------------------------------------
+    # --- what is asked ----------------------------------------------------------------------------
 
     def row(self, size: WorkerSize, *, beside_kept: bool = True) -> Row:
-        """Where workers of this size fit: beside what is kept for others, or in all that is free."""
+        """Where workers of this size fit: beside what is kept for others, or in all the rest."""
         beside_kept = beside_kept and bool(self._kept)
         now = self._log_from + len(self._log)
         row = self._rows.get((size, beside_kept))
@@ -267,7 +288,7 @@ class Nodes:
     def rendezvous_port(self, at: int, gang: str, now_ms: int) -> int:
         return self._changing_port(at, self._ports[at], gang, now_ms)
 
-    # --- inside ------------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------
 
     def _columns(self, at: Ints, *, beside_kept: bool, of: _Amounts | None = None) -> Columns:
         amounts = of or self._free.of(at)
@@ -294,7 +315,7 @@ class Nodes:
     def _copies(self, columns: Columns, size: WorkerSize) -> Ints:
         copies = _copies(columns, size.needs)
         ports = self.ports_left[columns.at]  # one stays for the rendezvous
-        by_ports = np.maximum(0, ports - 1) // size.ports if size.ports else ports * UNBOUNDED
+        by_ports = np.maximum(0, ports - 1) // size.ports if size.ports else (ports > 0) * UNBOUNDED
         return np.where(self._usable[columns.at], np.minimum(copies, by_ports), 0)
 
     def _scored(self, columns: Columns, size: WorkerSize, copies: Ints) -> Floats:
@@ -391,7 +412,7 @@ def _copies(columns: Columns, needs: Needs) -> Ints:
         shares = np.maximum(columns.gpu, 0) // needs.gpu_millis
         np.minimum(many, shares.sum(axis=1) // needs.gpus, out=many)
         if needs.gpu_type:
-            fits = np.array([needs.takes_gpu(gpu_type) for gpu_type in columns.gpu_types])
+            fits = np.array([needs.takes_gpu(kind) for kind in columns.gpu_types], dtype=np.bool_)
             many[~fits[columns.gpu_type]] = 0
     many[(columns.cpu < 0) | (columns.memory < 0) | (columns.disk < 0)] = 0
     return many

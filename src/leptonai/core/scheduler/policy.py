@@ -1,10 +1,11 @@
-"""What one may choose about the scheduler: who goes first, who may pass, who yields, and where to."""
+"""What may be chosen about the scheduler: who goes first, who may pass, who yields, where to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 HOUR_MS = 3_600_000
+OVERDUE_MS = 10 * 60 * 1000
 
 
 class Order(StrEnum):
@@ -55,7 +56,7 @@ class Policy:
     passing: Passing = Passing.WINDOW
     yielding: Yielding = Yielding.PRIORITY
     choice: Choice = Choice.OURS
-    overdue_after_ms: int = 10 * 60 * 1000  # a gang queued for longer is passed by nobody
+    overdue_after_ms: int = OVERDUE_MS  # who has waited for longer goes before its equals
     min_run_ms: int = 0  # a gang that has just started does not yield
     fair: bool = False  # users take turns by weighted use before the order counts
     seed: int = 0  # of Choice.RANDOM

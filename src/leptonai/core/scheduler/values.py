@@ -76,7 +76,7 @@ class Gang:
     may_preempt: bool = True
     deadline: Deadline | None = None
     attained_ms: int = 0  # it has run so long already, before it last started
-    remaining_ms: int | None = None  # it will run so long from its next or last start; None: unknown
+    remaining_ms: int | None = None  # from its next or last start, by estimate
     speedup: tuple[float, ...] = ()  # with 1, 2, … workers; empty: in proportion
 
     def __post_init__(self) -> None:
@@ -140,7 +140,7 @@ class Snapshot:
     queue: tuple[Gang, ...] = ()
     quotas: tuple[Quota, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)  # of users in fair share; else 1
-    demand: Mapping[Needs, float] = field(default_factory=dict)  # workers asked for up to now, by size
+    demand: Mapping[Needs, float] = field(default_factory=dict)  # workers asked for, by size
 
 
 # --- the answer ----------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Snapshot:
 @dataclass(frozen=True, slots=True)
 class Place:
     gang: str
-    assignments: tuple[Assignment, ...]  # one a worker, in the order of the gang's workers
+    assignments: tuple[Assignment, ...]  # one a worker, in their order; elastic: maybe not to all
     rendezvous_port: int  # free on the node of the first worker
 
 
@@ -204,10 +204,12 @@ class Unmet:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Each gang of the queue is in exactly one of `places` and `waits`."""
+    """Each gang of the queue is in exactly one of `places` and `waits`; a gang that runs is in
+    `preempts` if it has to yield, and then in `places` too if it goes on elsewhere."""
 
     places: tuple[Place, ...] = ()
     waits: tuple[Wait, ...] = ()
     preempts: tuple[Preempt, ...] = ()  # carried out before `places`
     resizes: tuple[Resize, ...] = ()
     unmet: tuple[Unmet, ...] = ()
+    revisit_at_ms: int | None = None  # by then another plan may come of the same cluster and queue
