@@ -223,7 +223,7 @@ class Nodes:
         now = self._log_from + len(self._log)
         row = self._rows.get((size, beside_kept))
         if row is None:
-            row = Row(self._all, self._all, -1, self._epoch)
+            row = Row(self._all, np.zeros(0), -1, self._epoch)
             self._rows[size, beside_kept] = row
         if row.seen < self._log_from or row.epoch != self._epoch:
             columns = self._columns(self._all, beside_kept=beside_kept)
