@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from leptonai.core.scheduler import QUEUE_POLICIES
 from leptonai.testing.simulator import (
     Cluster,
     Condition,
@@ -16,7 +17,6 @@ from leptonai.testing.simulator import (
     simulate_queue,
     with_uniform_deadlines,
 )
-from leptonai.testing.simulator.interim import QUEUE_POLICIES
 
 # Beside the checkout, or further up where it is a worktree.
 TRACES = next(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pool_model import ends_ms
 
+from leptonai.core.scheduler import DEFAULT, QUEUE_POLICIES
 from leptonai.errors import InvalidRequest
 from leptonai.testing.simulator import (
     EXACT,
@@ -19,7 +20,6 @@ from leptonai.testing.simulator import (
     simulate_queue,
     with_uniform_deadlines,
 )
-from leptonai.testing.simulator.interim import DEFAULT, QUEUE_POLICIES
 
 POLICIES = [*QUEUE_POLICIES]
 

@@ -28,7 +28,7 @@ UNIFORM = "uniform:"
 
 
 def _policy_name(text: str) -> str:
-    from leptonai.testing.simulator.interim import QUEUE_POLICIES
+    from leptonai.core.scheduler import QUEUE_POLICIES
 
     if text != OURS and text not in QUEUE_POLICIES:
         hint = f"use one of {', '.join((OURS, *QUEUE_POLICIES))}"
@@ -191,7 +191,7 @@ def queue(
     scheduler is the platform's own; nothing is run, and nothing is asked of a platform.
     """
     _need_numpy()
-    from leptonai.testing.simulator.interim import DEFAULT, QUEUE_POLICIES
+    from leptonai.core.scheduler import DEFAULT, QUEUE_POLICIES
     from leptonai.testing.simulator.jobs import read_jobs, with_uniform_deadlines
     from leptonai.testing.simulator.queue import Cluster, simulate_queue
 

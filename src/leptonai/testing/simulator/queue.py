@@ -13,14 +13,13 @@ from time import perf_counter
 import numpy as np
 
 from leptonai.core.resources import Capacity, Needs
-from leptonai.core.scheduler import NodeView
-from leptonai.errors import InvalidRequest
-from leptonai.testing.simulator.interim import (
+from leptonai.core.scheduler import (
     DEFAULT,
     Change,
     Deadline,
     Gang,
     Index,
+    NodeView,
     Plan,
     Policy,
     Running,
@@ -29,6 +28,7 @@ from leptonai.testing.simulator.interim import (
     advance,
     decide,
 )
+from leptonai.errors import InvalidRequest
 from leptonai.testing.simulator.jobs import Job
 from leptonai.testing.simulator.outcome import Outcome
 
@@ -245,7 +245,7 @@ class _Run:
 
     def _carry_out(self, plan: Plan) -> tuple[list[Gang], list[Running]]:
         """What the scheduler has to be told of it with the next change."""
-        queued = []
+        queued = {}
         for preempt in plan.preempts:
             job = self._jobs[preempt.gang]
             self._stop(job)
@@ -255,10 +255,11 @@ class _Run:
             if job.told_ms is not None:  # below 0: it runs for longer than was said
                 rest_ms = job.told_ms - job.done_ms + job.overhead_ms
             job.gang = replace(job.gang, attained_ms=job.held_ms, remaining_ms=rest_ms)
-            queued.append(job.gang)
+            queued[job.gang.id] = job.gang
         running = []
         for place in plan.places:
             job = self._jobs[place.gang]
+            queued.pop(place.gang, None)  # it had to move
             self._start(job)
             held = tuple(zip(job.gang.workers, place.assignments, strict=True))
             running.append(
@@ -270,7 +271,7 @@ class _Run:
                 )
             )
         assert self._busy <= self._cluster.gpus, plan
-        return queued, running
+        return [*queued.values()], running
 
     def _start(self, job: _Job) -> None:
         assert job.started_ms is None, job
