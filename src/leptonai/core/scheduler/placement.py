@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import cached_property, partial
 from heapq import heappop, heappush
 
@@ -75,14 +76,21 @@ def decide(index: Index, now_ms: int, *, explain: bool = False) -> Plan:
 Turn = tuple[int, int, int, float, float, int, str]
 
 
+class _From(Enum):
+    URGENT = auto()  # the gangs of a lane that are urgent
+    LANE = auto()  # the other ones: nobody has looked at them yet
+    USER = auto()  # those of one user
+    YIELDED = auto()  # a gang that had to yield
+
+
 @dataclass(slots=True)
 class _Source:
-    """Where the next gang comes from: those of a lane that are urgent, those of one user in their
-    order, or a gang that had to yield."""
+    """Where the next gang comes from."""
 
+    of: _From
     kind: Kind
     lane: Lane | None = None
-    user: str | None = None  # None: the urgent ones
+    user: str = ""
     seen: int = 0  # how many of them had their turn
     yielded: Running | None = None
 
@@ -127,10 +135,14 @@ class _Walk:
 
     def run(self) -> None:
         for lane in self._index.lanes.values():
-            self._enter(lane)
+            self._push(_Source(_From.URGENT, lane.kind, lane))
+            self._push(_Source(_From.LANE, lane.kind, lane))
         taken_in_turns = self._policy.fair or bool(self._index.quotas)
         while self._heap:
             turn, _, source = heappop(self._heap)
+            if source.of is _From.LANE:
+                self._open(source)
+                continue
             gang = self._first(source)
             if gang is None:
                 continue
@@ -142,17 +154,18 @@ class _Walk:
                 self._waits_with_all(gang)
                 break
 
-    def _enter(self, lane: Lane) -> None:
-        kind = lane.kind
-        self._push(_Source(kind, lane))
+    def _open(self, source: _Source) -> None:
+        """Let the users of a lane take their turns; unless none of its gangs fits any more."""
+        lane = source.lane
+        assert lane is not None
         if self._hopeless(lane):
-            self._waiting[lane.key] = (lane, None)
+            self._waiting.setdefault(lane.key, (lane, None))
             return
         for user in lane.by_rank:
-            self._push(_Source(kind, lane, user))
+            self._push(_Source(_From.USER, lane.kind, lane, user))
 
     def _hopeless(self, lane: Lane) -> bool:
-        """Nothing of it fits, whoever has had their turn; needs no look at each of its gangs."""
+        """Nothing of it fits: then there is no need to ask in which order they come."""
         if self._explain or self._policy.passing in (Passing.NEVER, Passing.RESERVED):
             return False
         if self._policy.yielding is not Yielding.NEVER and self._index.preemptible:
@@ -168,10 +181,15 @@ class _Walk:
         self._nodes.keep_nothing()
 
     def _push(self, source: _Source) -> None:
-        gang = self._first(source)
-        if gang is not None:
-            self._pushed += 1
-            heappush(self._heap, (self._turn(gang, source), self._pushed, source))
+        if source.of is _From.LANE:  # before all its gangs that are not urgent
+            assert source.lane is not None
+            turn: Turn = (-source.lane.priority, 1, -1, 0.0, 0.0, 0, "")
+        elif (gang := self._first(source)) is not None:
+            turn = self._turn(gang, source)
+        else:
+            return
+        self._pushed += 1
+        heappush(self._heap, (turn, self._pushed, source))
 
     def _first(self, source: _Source) -> Gang | None:
         """The first of a source that has not had its turn."""
@@ -179,10 +197,11 @@ class _Walk:
             return source.yielded.gang
         lane, settled = source.lane, self._settled
         assert lane is not None
-        line = lane.by_urgency if source.user is None else lane.by_rank[source.user]
+        urgent = source.of is _From.URGENT
+        line = lane.by_urgency if urgent else lane.by_rank[source.user]
         while source.seen < len(line):
             entry = line[source.seen]
-            if source.user is None and entry[0] > self._now_ms:
+            if urgent and entry[0] > self._now_ms:
                 return None
             if entry[-1] not in settled:
                 return self._index.waiting[str(entry[-1])]
@@ -203,7 +222,7 @@ class _Walk:
             return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, gang.id)
         lane = source.lane
         assert lane is not None
-        if source.user is None:
+        if source.of is _From.URGENT:
             urgent_at, id = lane.by_urgency[source.seen]
             return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, id)
         by, queued_at_ms, id = lane.by_rank[source.user][source.seen]
@@ -368,7 +387,9 @@ class _Walk:
         keys = []
         for running in ripe:
             if self._policy.yielding is Yielding.ORDER:
-                turn = self._turn(running.gang, _Source(kind_of(running.gang), yielded=running))
+                turn = self._turn(
+                    running.gang, _Source(_From.YIELDED, kind_of(running.gang), yielded=running)
+                )
                 keys.append((tuple(-part for part in turn[:-1]), running))
             else:
                 lost = self._lost_ms(running) * running.gang.gpus
@@ -415,7 +436,7 @@ class _Walk:
         if part.whole:
             self._shrunk.pop(id, None)
             self._evicted[id] = (part.running, by.id)
-            self._push(_Source(kind_of(part.running.gang), yielded=part.running))
+            self._push(_Source(_From.YIELDED, kind_of(part.running.gang), yielded=part.running))
             return
         running, _ = self._shrunk.get(id, (part.running, by.id))
         gone = {hold.replica for _, hold in part.holds}
