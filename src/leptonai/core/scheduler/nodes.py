@@ -52,6 +52,10 @@ class Columns:
         self.disk = amounts.disk  # bytes left
         self.gpu = amounts.gpu
 
+    def only(self, rows: Ints) -> "Columns":
+        amounts = _Amounts(self.cpu, self.memory, self.disk, self.gpu)
+        return Columns(self._nodes, self.at[rows], amounts.of(rows))
+
     @property
     def cpu_total(self) -> Ints:
         return self._nodes.total.cpu[self.at]
@@ -413,7 +417,14 @@ class Nodes:
         return np.where(self._usable[columns.at], np.minimum(copies, by_ports), 0)
 
     def _scored(self, columns: Columns, size: WorkerSize, copies: Ints) -> Floats:
-        return np.where(copies > 0, self._score(size.needs, columns), np.inf)
+        """Only where it fits: what does not is no place, and late in a day most nodes are full."""
+        fits = np.flatnonzero(copies)
+        if len(fits) == len(copies):
+            return self._score(size.needs, columns)
+        score = np.full(len(copies), np.inf)
+        if len(fits):
+            score[fits] = self._score(size.needs, columns.only(fits))
+        return score
 
     def _free_of(self, amounts: _Amounts, row: int, at: int) -> Free:
         return Free(

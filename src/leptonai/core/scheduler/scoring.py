@@ -7,7 +7,7 @@ gradient is exact (no rounding, so that no order of names decides), and that CPU
 run short are seen before they have run out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,7 @@ from leptonai.core.resources import MILLIS, Needs
 from leptonai.core.scheduler.nodes import Bools, Columns, Floats, Ints, Score
 from leptonai.core.scheduler.policy import Choice
 
+RESOURCES = ("cpu", "memory", "disk")  # beside GPUs, as Columns calls them
 MAX_SHARE = 1 << 20
 MAX_TYPICAL = 128  # sizes that the demand is told by, the most asked for
 # How much of a node's worth goes by what would fit if all that came were of one size, the rest by
@@ -50,50 +51,58 @@ def score_of(choice: Choice, demand: Mapping[Needs, float], seed: int) -> Score:
 # --- ours ----------------------------------------------------------------------------------------
 
 
+# Shape letters: N nodes, D devices of a node, K kinds of GPU request,
+# J steps of compute, L thousandths of a device.
+
+
 @dataclass(frozen=True, slots=True)
 class Typical:
-    """The workers with GPUs that are usually asked for: M sizes, of K kinds of GPU request."""
+    """The workers with GPUs that are usually asked for.
 
-    needs: tuple[Needs, ...]
-    share_M: Floats  # of all such workers
-    # Of the other resources that any of them needs: the column's name, the amount, who needs none.
-    amounts: tuple[tuple[str, Floats, Ints], ...]
-    gpu_millis_M: Floats  # of all its devices
-    kind_M: Ints
-    devices_K: Ints
-    millis_K: Ints  # of each device
+    All but GPUs is told by one number, compute, where the mean worker needs 1: a node has as much
+    of it as the resource it has least of, a worker needs as much as the resource that it needs
+    least of. So what typical workers can use of a node is looked up and not counted size by size.
+    """
+
+    kinds: tuple[tuple[int, int, str], ...]  # GPUs, thousandths of each, types
+    usable_LK: Floats  # of a device with so many thousandths left, for a request of a kind
+    mean: Mapping[str, float]  # that a worker needs, by column; of those that any of them needs
+    steps_J: Floats  # the amounts of compute that are needed, rising
+    fitting_JK: Floats  # the share of the workers of each kind that need at most so much …
+    density_JK: Floats  # … and the sum of what they use of GPUs, in thousandths, per compute
 
     @classmethod
     def of(cls, demand: Mapping[Needs, float]) -> "Typical":
         with_gpus = [(needs, count) for needs, count in demand.items() if needs.gpus and count > 0]
         with_gpus.sort(key=lambda entry: (-entry[1], _order(entry[0])))
         del with_gpus[MAX_TYPICAL:]
-        sizes = tuple(needs for needs, _ in with_gpus)
-        counts = np.array([count for _, count in with_gpus], dtype=np.float64)
-        kinds = sorted({(needs.gpus, needs.gpu_millis) for needs in sizes})
-        amounts = (
-            ("cpu", np.array([float(needs.cpu_millis) for needs in sizes])),
-            ("memory", np.array([float(needs.memory_bytes) for needs in sizes])),
-            ("disk", np.array([float(needs.disk_bytes) for needs in sizes])),
-        )
+        total = sum(count for _, count in with_gpus)
+        shares = [(needs, count / total) for needs, count in with_gpus]
+        sums = {
+            name: sum(share * takes(needs)[name] for needs, share in shares) for name in RESOURCES
+        }
+        mean = {name: amount for name, amount in sums.items() if amount}
+        kinds = sorted({_kind(needs) for needs, _ in shares})
+        compute = [_compute_of(needs, mean) for needs, _ in shares]
+        steps = sorted(set(compute))
+        fitting_JK = np.zeros((len(steps) + 1, len(kinds)))
+        density_JK = np.zeros_like(fitting_JK)
+        for (needs, share), amount in zip(shares, compute, strict=True):
+            at = steps.index(amount) + 1, kinds.index(_kind(needs))
+            fitting_JK[at] += share
+            density_JK[at] += share * needs.gpus * needs.gpu_millis / amount if amount else 0.0
+        left_L, millis_K = np.arange(MILLIS + 1.0), [millis for _, millis, _ in kinds]
         return cls(
-            needs=sizes,
-            share_M=counts / counts.sum() if len(counts) else counts,
-            amounts=tuple(
-                (name, np.maximum(amount, 1.0), np.flatnonzero(amount == 0))
-                for name, amount in amounts
-                if amount.any()
-            ),
-            gpu_millis_M=np.array([float(needs.gpus * needs.gpu_millis) for needs in sizes]),
-            kind_M=np.array(
-                [kinds.index((needs.gpus, needs.gpu_millis)) for needs in sizes], dtype=np.int64
-            ),
-            devices_K=np.array([gpus for gpus, _ in kinds], dtype=np.int64),
-            millis_K=np.array([millis for _, millis in kinds], dtype=np.int64),
+            tuple(kinds),
+            np.where(left_L[:, None] >= millis_K, left_L[:, None], 0.0),
+            mean,
+            np.array(steps, dtype=np.float64),
+            fitting_JK.cumsum(axis=0),
+            density_JK.cumsum(axis=0),
         )
 
     def __bool__(self) -> bool:
-        return bool(self.needs)
+        return bool(self.kinds)
 
 
 def ours(typical: Typical, needs: Needs, columns: Columns) -> Floats:
@@ -137,40 +146,66 @@ def _gpus_in_use(columns: Columns, gpu_ND: Ints) -> Ints:
 def _lost_gpus(typical: Typical, needs: Needs, columns: Columns, crowding: float) -> Floats:
     """How many GPUs the typical workers could use before and not after, beside those it takes."""
     left = {"cpu": columns.cpu, "memory": columns.memory, "disk": columns.disk}
-    takes = {"cpu": needs.cpu_millis, "memory": needs.memory_bytes, "disk": needs.disk_bytes}
-    after = {name: left[name] - takes[name] for name in left}
-    gpu_after = _gpu_after(needs, columns)
-    allowed_NM = _allowed(typical.needs, columns)
-    before = _usable_millis(typical, left, columns.gpu, allowed_NM, crowding)
-    still = _usable_millis(typical, after, gpu_after, allowed_NM, crowding)
+    after = {name: left[name] - amount for name, amount in takes(needs).items()}
+    before = _usable_millis(typical, left, columns.gpu, columns, crowding)
+    still = _usable_millis(typical, after, _gpu_after(needs, columns), columns, crowding)
     return (before - still - needs.gpus * needs.gpu_millis) / MILLIS
 
 
 def _usable_millis(
-    typical: Typical,
-    left: Mapping[str, Ints],
-    gpu_ND: Ints,
-    allowed_NM: Bools | None,
-    crowding: float,
+    typical: Typical, left: Mapping[str, Ints], gpu_ND: Ints, columns: Columns, crowding: float
 ) -> Floats:
-    """Of the free GPUs of each of N nodes: how much a typical worker could use, on the average."""
-    there_NDK = gpu_ND[:, :, None] >= typical.millis_K
-    usable_NK = np.where(there_NDK, gpu_ND[:, :, None], 0).sum(axis=1)
-    usable_NK[there_NDK.sum(axis=1) < typical.devices_K] = 0
-    usable_NM = usable_NK[:, typical.kind_M].astype(np.float64)
-    copies_NM = np.full(usable_NM.shape, np.inf)  # that the other resources allow; not rounded
-    for name, amount_M, none_M in typical.amounts:
-        of_one_NM = left[name][:, None] / amount_M
-        of_one_NM[:, none_M] = np.inf
-        np.minimum(copies_NM, of_one_NM, out=copies_NM)
-    usable_NM[copies_NM < 1] = 0
-    if allowed_NM is not None:
-        usable_NM *= allowed_NM
-    usable = usable_NM @ typical.share_M
-    if crowding:
-        crowded_NM = np.minimum(usable_NM, copies_NM * typical.gpu_millis_M)
-        usable += crowding * (crowded_NM @ typical.share_M - usable)
-    return usable
+    """Of the free GPUs of each node: how much a typical worker could use, on the average."""
+    usable_NK = _usable_by_kind(typical, gpu_ND, columns)
+    compute_N = np.full(len(gpu_ND), np.inf)
+    for name, mean in typical.mean.items():
+        np.minimum(compute_N, np.maximum(left[name], 0) / mean, out=compute_N)
+    fits_N = typical.steps_J.searchsorted(compute_N, side="right")
+    fitting_NK = typical.fitting_JK[fits_N]
+    usable = np.einsum("nk,nk->n", usable_NK, fitting_NK)
+    if not crowding or not typical.mean:
+        return usable
+    # If all that came were of one size, those which need more compute for each GPU than there is
+    # would use GPUs in proportion to the compute that is left, and the others all GPUs.
+    of_all = np.array([gpus * millis for gpus, millis, _ in typical.kinds], dtype=np.float64)
+    scarce_NK = of_all * compute_N[:, None] / np.maximum(usable_NK, 1.0)
+    enough_NK = typical.steps_J.searchsorted(scarce_NK, side="right")
+    kinds_K = np.arange(len(typical.kinds))
+    crowded_NK = usable_NK * typical.fitting_JK[enough_NK, kinds_K]
+    density_NK = typical.density_JK[fits_N] - typical.density_JK[enough_NK, kinds_K]
+    crowded_NK += compute_N[:, None] * density_NK
+    crowded = np.where(usable_NK > 0, crowded_NK, 0.0).sum(axis=1)
+    return usable + crowding * (crowded - usable)
+
+
+def _usable_by_kind(typical: Typical, gpu_ND: Ints, columns: Columns) -> Floats:
+    """Of the free GPUs: how much those devices have that would do for a request of a kind."""
+    usable_NK = np.zeros((len(gpu_ND), len(typical.kinds)))
+    for gpu_N in gpu_ND.T:
+        usable_NK += typical.usable_LK[np.maximum(gpu_N, 0)]
+    for kind, (gpus, millis, _) in enumerate(typical.kinds):
+        if gpus > 1:
+            usable_NK[(gpu_ND >= millis).sum(axis=1) < gpus, kind] = 0.0
+    if any(types for _, _, types in typical.kinds):
+        taken = [Needs(gpus=1, gpu_type=types) for _, _, types in typical.kinds]
+        allowed = [[needs.takes_gpu(type) for needs in taken] for type in columns.gpu_types]
+        usable_NK *= np.array(allowed, dtype=np.float64)[columns.gpu_type]
+    return usable_NK
+
+
+def takes(needs: Needs) -> dict[str, int]:
+    """By column."""
+    amounts = (needs.cpu_millis, needs.memory_bytes, needs.disk_bytes)
+    return dict(zip(RESOURCES, amounts, strict=True))
+
+
+def _compute_of(needs: Needs, mean: Mapping[str, float]) -> float:
+    amounts = takes(needs)
+    return min((amounts[name] / mean[name] for name in mean if amounts[name]), default=0.0)
+
+
+def _kind(needs: Needs) -> tuple[int, int, str]:
+    return needs.gpus, needs.gpu_millis, needs.gpu_type
 
 
 def _gpu_after(needs: Needs, columns: Columns) -> Ints:
@@ -186,16 +221,6 @@ def _gpu_after(needs: Needs, columns: Columns) -> Ints:
         chosen = fitting.argsort(axis=1, kind="stable")[:, : needs.gpus]
         after[rows[:, None], chosen] -= needs.gpu_millis
     return after
-
-
-def _allowed(sizes: Sequence[Needs], columns: Columns) -> Bools | None:
-    """[nodes, sizes]: whose GPUs are of a type that it takes; None: all of all."""
-    if not any(needs.gpu_type for needs in sizes):
-        return None
-    of_type = np.array(
-        [[needs.takes_gpu(kind) for needs in sizes] for kind in columns.gpu_types], dtype=np.bool_
-    )
-    return of_type[columns.gpu_type]
 
 
 def _left_over(needs: Needs, columns: Columns) -> Floats:
