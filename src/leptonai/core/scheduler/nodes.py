@@ -76,7 +76,7 @@ class Columns:
     @property
     def gpus_most(self) -> int:
         """Of any one node."""
-        return self._nodes.total.gpu.shape[1]
+        return int(self._nodes.total.gpu.shape[1])
 
     @property
     def gpu_type(self) -> Ints:

@@ -126,7 +126,7 @@ def added_watts(needs: Needs, columns: Columns) -> Floats:
     power, socket = columns.power, columns.power.cpu_millis_per_socket
     used = columns.cpu_total - columns.cpu
     sockets = -(-(used + needs.cpu_millis) // socket) + (-used // socket)
-    woken = (_gpus_in_use(columns, _gpu_after(needs, columns)) - _gpus_in_use(columns, columns.gpu))
+    woken = _gpus_in_use(columns, _gpu_after(needs, columns)) - _gpus_in_use(columns, columns.gpu)
     return sockets * power.by_socket + woken * power.by_gpu
 
 
@@ -162,7 +162,7 @@ def _usable_millis(
         np.minimum(compute_N, np.maximum(left[name], 0) / mean, out=compute_N)
     fits_N = typical.steps_J.searchsorted(compute_N, side="right")
     fitting_NK = typical.fitting_JK[fits_N]
-    usable = np.einsum("nk,nk->n", usable_NK, fitting_NK)
+    usable: Floats = (usable_NK * fitting_NK).sum(axis=1)
     if not crowding or not typical.mean:
         return usable
     # If all that came were of one size, those which need more compute for each GPU than there is
@@ -174,8 +174,9 @@ def _usable_millis(
     crowded_NK = usable_NK * typical.fitting_JK[enough_NK, kinds_K]
     density_NK = typical.density_JK[fits_N] - typical.density_JK[enough_NK, kinds_K]
     crowded_NK += compute_N[:, None] * density_NK
-    crowded = np.where(usable_NK > 0, crowded_NK, 0.0).sum(axis=1)
-    return usable + crowding * (crowded - usable)
+    crowded: Floats = np.where(usable_NK > 0, crowded_NK, 0.0).sum(axis=1)
+    usable += crowding * (crowded - usable)
+    return usable
 
 
 def _usable_by_kind(typical: Typical, gpu_ND: Ints, columns: Columns) -> Floats:
@@ -227,7 +228,8 @@ def _left_over(needs: Needs, columns: Columns) -> Floats:
     """What stays free of a node, as the mean of its shares of the largest node's CPU and GPUs."""
     cpu = (columns.cpu - needs.cpu_millis) / max(columns.cpu_most, 1)
     gpu = columns.gpu.sum(axis=1) - needs.gpus * needs.gpu_millis
-    return (cpu + gpu / max(columns.gpus_most * MILLIS, 1)) / 2
+    left_over: Floats = (cpu + gpu / max(columns.gpus_most * MILLIS, 1)) / 2
+    return left_over
 
 
 def tightest(needs: Needs, columns: Columns) -> Floats:

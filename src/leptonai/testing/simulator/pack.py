@@ -1,9 +1,9 @@
 """How full a cluster gets: pods arrive one after the other, stay, and are placed or skipped.
 
-The protocol of the openb traces (Weng et al. 2023, "Beware of Fragmentation", USENIX ATC): the pods
-of a list in an order drawn by the seed, then more of them drawn from the same list, until what has
-arrived asks for a given share of the cluster's GPUs. Each is placed when it arrives or is skipped for
-good; pods never leave and never move.
+The protocol of the openb traces (Weng et al. 2023, "Beware of Fragmentation", USENIX ATC): the
+pods of a list in an order drawn by the seed, then more of them drawn from the same list, until what
+has arrived asks for a given share of the cluster's GPUs. Each is placed when it arrives or is
+skipped for good; pods never leave and never move.
 
 It is the scheduler of the platform that decides, the very function: `decide` and `advance` of
 `leptonai.core.scheduler`. It knows the nodes, what runs, and the sizes that were asked for so far.
@@ -11,7 +11,7 @@ It is the scheduler of the platform that decides, the very function: `decide` an
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -197,7 +197,7 @@ def simulate_pack(
     *,
     arrival: float = DEFAULT_ARRIVAL,
     seed: int = DEFAULT_SEED,
-    placed: Callable[[int], None] | None = None,
+    placed: Callable[[int, int], None] | None = None,
 ) -> Packed:
     """Equal arguments give equal outcomes, but for `decisions_per_s`.
 
@@ -206,7 +206,7 @@ def simulate_pack(
         pods: at least one that asks for a GPU.
         arrival: what arrives, as a share of the GPUs there are.
         seed: of the order of arrival, and of Choice.RANDOM.
-        placed: told how many more pods had their turn.
+        placed: told how many pods had their turn, and of how many.
     """
     gpu_millis = sum(node.capacity.gpus for node in nodes) * MILLIS
     order = arrivals(pods, gpu_millis, arrival, seed)
@@ -215,33 +215,36 @@ def simulate_pack(
     )
     index = Index.of(Snapshot(now_ms=0, nodes=tuple(nodes)), policy)
     demand: Counter[Needs] = Counter()
+    any_device = np.random.default_rng(seed) if choice is Choice.RANDOM else None
     looks = _looks(arrival)
     with_power = all(node.power is not None for node in nodes)
     allocated_at: dict[str, float] = {}
     watts_at: dict[str, float] = {}
     arrived = allocated = skipped = 0
     seconds = 0.0
+
+    def look(label: str) -> None:
+        allocated_at[label] = allocated / gpu_millis
+        watts_at[label] = float(drawn_watts(index.nodes.columns()).sum())
+
     for number, pod in enumerate(order):
         while looks and (arrived + pod.gpu_millis) > looks[0][0] * gpu_millis:
-            label = looks.pop(0)[1]
-            allocated_at[label] = allocated / gpu_millis
-            watts_at[label] = float(drawn_watts(index.nodes.columns()).sum())
+            look(looks.pop(0)[1])
         began = perf_counter()
         demand[pod.needs] += 1
         if choice is Choice.RANDOM:
             index.nodes.score_by(score_of(choice, demand, seed * MAX_ARRIVALS + number))
         elif number + 1 & number == 0:  # when what is known of the demand has doubled
             index.nodes.score_by(score_of(choice, demand, seed))
-        index, is_placed = _arrive(index, pod, number)
+        index, is_placed = _arrive(index, pod, number, any_device)
         seconds += perf_counter() - began
         arrived += pod.gpu_millis
         allocated += pod.gpu_millis if is_placed else 0
         skipped += not is_placed
         if placed is not None:
-            placed(1)
+            placed(number + 1, len(order))
     for _, label in looks:
-        allocated_at[label] = allocated / gpu_millis
-        watts_at[label] = float(drawn_watts(index.nodes.columns()).sum())
+        look(label)
     return Packed(
         choice=choice,
         seed=seed,
@@ -255,7 +258,14 @@ def simulate_pack(
     )
 
 
-def _arrive(index: Index, pod: Pod, number: int) -> tuple[Index, bool]:
+def _arrive(
+    index: Index, pod: Pod, number: int, any_device: np.random.Generator | None
+) -> tuple[Index, bool]:
+    """
+    Args:
+        any_device: draws the GPU, too, on the node that was chosen, as Random does where it was
+            published; None: the scheduler's choice.
+    """
     id = f"{number:07d}"
     worker = Worker(replica=id, needs=pod.needs)
     gang = Gang(id=id, name=pod.name, workers=(worker,))
@@ -264,6 +274,10 @@ def _arrive(index: Index, pod: Pod, number: int) -> tuple[Index, bool]:
     if not plan.places:
         return advance(index, Change(gone=(id,))), False
     (assignment,) = plan.places[0].assignments
+    if any_device is not None and pod.needs.gpus == 1:
+        left = index.nodes.free(index.nodes.at[assignment.node]).gpu_millis
+        fitting = [device for device, millis in enumerate(left) if millis >= pod.needs.gpu_millis]
+        assignment = replace(assignment, gpus=(fitting[int(any_device.integers(len(fitting)))],))
     running = Running(gang=gang, held=((worker, assignment),), started_at_ms=number)
     return advance(index, Change(running=(running,))), True
 
