@@ -26,8 +26,9 @@ MAX_TYPICAL = 128  # sizes that the demand is told by, the most asked for
 CROWDING = 0.25
 # In GPUs: what a node that is left wholly free counts among places that fragment equally.
 TIE_BREAK = 1e-3
-# In watts: what it is worth that a GPU stays useful, where energy is saved.
-WATTS_A_GPU = 100.0
+# In watts: what a GPU that stays useful is worth where energy is saved. More than twice what the
+# hungriest draws: it is lost for as long as its neighbours run.
+WATTS_A_GPU = 1_000.0
 
 
 def score_of(choice: Choice, demand: Mapping[Needs, float], seed: int) -> Score:
