@@ -9,7 +9,7 @@ run short are seen before they have run out.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,10 @@ class Typical:
     """
 
     kinds: tuple[tuple[int, int, str], ...]  # GPUs, thousandths of each, types
+    millis_K: Floats  # of all devices of a request
+    many_K: Ints  # which kinds ask for more than one device …
+    devices_K: Ints  # … for how many these ask …
+    each_K: Ints  # … and for how many thousandths of each
     usable_LK: Floats  # of a device with so many thousandths left, for a request of a kind
     mean: Mapping[str, float]  # that a worker needs, by column; of those that any of them needs
     steps_J: Floats  # the amounts of compute that are needed, rising
@@ -92,10 +96,17 @@ class Typical:
             at = steps.index(amount) + 1, kinds.index(_kind(needs))
             fitting_JK[at] += share
             density_JK[at] += share * needs.gpus * needs.gpu_millis / amount if amount else 0.0
-        left_L, millis_K = np.arange(MILLIS + 1.0), [millis for _, millis, _ in kinds]
+        left_L = np.arange(MILLIS + 1.0)
+        devices_K = np.array([gpus for gpus, _, _ in kinds], dtype=np.int64)
+        each_K = np.array([millis for _, millis, _ in kinds], dtype=np.int64)
+        many_K = np.flatnonzero(devices_K > 1)
         return cls(
             tuple(kinds),
-            np.where(left_L[:, None] >= millis_K, left_L[:, None], 0.0),
+            (devices_K * each_K).astype(np.float64),
+            many_K,
+            devices_K[many_K],
+            each_K[many_K],
+            np.where(left_L[:, None] >= each_K, left_L[:, None], 0.0),
             mean,
             np.array(steps, dtype=np.float64),
             fitting_JK.cumsum(axis=0),
@@ -147,29 +158,39 @@ def _gpus_in_use(columns: Columns, gpu_ND: Ints) -> Ints:
 def _lost_gpus(typical: Typical, needs: Needs, columns: Columns, crowding: float) -> Floats:
     """How many GPUs the typical workers could use before and not after, beside those it takes."""
     left = {"cpu": columns.cpu, "memory": columns.memory, "disk": columns.disk}
-    after = {name: left[name] - amount for name, amount in takes(needs).items()}
-    before = _usable_millis(typical, left, columns.gpu, columns, crowding)
-    still = _usable_millis(typical, after, _gpu_after(needs, columns), columns, crowding)
-    return (before - still - needs.gpus * needs.gpu_millis) / MILLIS
+    taken = takes(needs)
+    # Before and after at once: most calls are about a few nodes, and cost by their number of steps.
+    compute_2N = np.full(2 * len(columns.at), np.inf)
+    for name, mean in typical.mean.items():
+        both_2N = np.concatenate([left[name], left[name] - taken[name]])
+        np.minimum(compute_2N, np.maximum(both_2N, 0) / mean, out=compute_2N)
+    gpu_2ND = np.maximum(np.concatenate([columns.gpu, _gpu_after(needs, columns)]), 0)
+    usable_2NK = _usable_by_kind(typical, gpu_2ND)
+    if any(types for _, _, types in typical.kinds):
+        asked = tuple(types for _, _, types in typical.kinds)
+        allowed_NK = _allowed(asked, tuple(columns.gpu_types))[columns.gpu_type]
+        usable_2NK *= np.concatenate([allowed_NK, allowed_NK])
+    usable_2N = _usable_millis(typical, compute_2N, usable_2NK, crowding)
+    before, after = usable_2N.reshape(2, -1)
+    lost: Floats = (before - after - needs.gpus * needs.gpu_millis) / MILLIS
+    return lost
 
 
 def _usable_millis(
-    typical: Typical, left: Mapping[str, Ints], gpu_ND: Ints, columns: Columns, crowding: float
+    typical: Typical, compute_N: Floats, usable_NK: Floats, crowding: float
 ) -> Floats:
-    """Of the free GPUs of each node: how much a typical worker could use, on the average."""
-    usable_NK = _usable_by_kind(typical, gpu_ND, columns)
-    compute_N = np.full(len(gpu_ND), np.inf)
-    for name, mean in typical.mean.items():
-        np.minimum(compute_N, np.maximum(left[name], 0) / mean, out=compute_N)
+    """Of the free GPUs of each node: how much a typical worker could use, on the average.
+
+    Args:
+        usable_NK: how much each kind could use, as far as only GPUs matter.
+    """
     fits_N = typical.steps_J.searchsorted(compute_N, side="right")
-    fitting_NK = typical.fitting_JK[fits_N]
-    usable: Floats = (usable_NK * fitting_NK).sum(axis=1)
+    usable: Floats = (usable_NK * typical.fitting_JK[fits_N]).sum(axis=1)
     if not crowding or not typical.mean:
         return usable
     # If all that came were of one size, those which need more compute for each GPU than there is
     # would use GPUs in proportion to the compute that is left, and the others all GPUs.
-    of_all = np.array([gpus * millis for gpus, millis, _ in typical.kinds], dtype=np.float64)
-    scarce_NK = of_all * compute_N[:, None] / np.maximum(usable_NK, 1.0)
+    scarce_NK = typical.millis_K * compute_N[:, None] / np.maximum(usable_NK, 1.0)
     enough_NK = typical.steps_J.searchsorted(scarce_NK, side="right")
     kinds_K = np.arange(len(typical.kinds))
     crowded_NK = usable_NK * typical.fitting_JK[enough_NK, kinds_K]
@@ -180,19 +201,25 @@ def _usable_millis(
     return usable
 
 
-def _usable_by_kind(typical: Typical, gpu_ND: Ints, columns: Columns) -> Floats:
+def _usable_by_kind(typical: Typical, gpu_ND: Ints) -> Floats:
     """Of the free GPUs: how much those devices have that would do for a request of a kind."""
     usable_NK = np.zeros((len(gpu_ND), len(typical.kinds)))
     for gpu_N in gpu_ND.T:
-        usable_NK += typical.usable_LK[np.maximum(gpu_N, 0)]
-    for kind, (gpus, millis, _) in enumerate(typical.kinds):
-        if gpus > 1:
-            usable_NK[(gpu_ND >= millis).sum(axis=1) < gpus, kind] = 0.0
-    if any(types for _, _, types in typical.kinds):
-        taken = [Needs(gpus=1, gpu_type=types) for _, _, types in typical.kinds]
-        allowed = [[needs.takes_gpu(type) for needs in taken] for type in columns.gpu_types]
-        usable_NK *= np.array(allowed, dtype=np.float64)[columns.gpu_type]
+        usable_NK += typical.usable_LK[gpu_N]
+    if len(typical.many_K):
+        there_NK = (gpu_ND[:, :, None] >= typical.each_K).sum(axis=1)
+        usable_NK[:, typical.many_K] *= there_NK >= typical.devices_K
     return usable_NK
+
+
+@lru_cache(maxsize=MAX_TYPICAL)
+def _allowed(asked: tuple[str, ...], gpu_types: tuple[str, ...]) -> Floats:
+    """[types of nodes, asked]: 1 where such GPUs are taken, else 0."""
+    requests = [Needs(gpus=1, gpu_type=types) for types in asked]
+    return np.array(
+        [[float(needs.takes_gpu(type)) for needs in requests] for type in gpu_types],
+        dtype=np.float64,
+    )
 
 
 def takes(needs: Needs) -> dict[str, int]:
