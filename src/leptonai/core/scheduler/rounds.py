@@ -1,0 +1,158 @@
+"""Shares of time made true: who runs on which type of GPU in the next round.
+
+Time is cut into rounds of some minutes. A share of 0.25 then means a quarter of the rounds, on
+whole GPUs, with the whole gang. Each gang has on each of its types a *start tag*: the round by
+which it should have had as many as it has. The smallest tag goes first, so that everybody is behind
+by about the same time, whatever its share; and when switching costs more than was planned for,
+everybody loses the same part. A gang that runs goes on until its tag is `STINT_ROUNDS` later
+than another's, because to stop and to start again costs it time.
+
+Sources: the tags are those of start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996); rounds
+    that follow a linear program's shares are Gavel's (Narayanan et al., OSDI 2020, section 5).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from leptonai.core.scheduler.optimize.shares import Claim, Shares
+
+STINT_ROUNDS = 8  # by which one that runs may get ahead of one that waits: 2 % of 400 rounds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """What was handed out since the shares were decided. New shares start a new one, which keeps
+    only who is running."""
+
+    rounds: int = 0
+    received: Mapping[tuple[str, str], float] = field(default_factory=dict)  # by gang and GPU type
+    running: Mapping[str, str] = field(default_factory=dict)  # gang: its type in the last round
+
+
+def next_round(
+    claims: Sequence[Claim], shares: Shares, gpus: Mapping[str, int], ledger: Ledger
+) -> dict[str, str]:
+    """The type of GPU on which each gang runs; those left out wait. Never more than there are, and
+    never a part of a gang. What nobody is due is given to those who wait, where they are quickest.
+
+    With n pairs of a gang and a type, and g GPUs of the most common type: O(n log n), and where
+    gangs of several widths leave a gap O(n g).
+
+    >>> jobs = [Claim(id="a", rates={"v100": 1.0}), Claim(id="b", rates={"v100": 1.0})]
+    >>> third = Shares(of={"a": {"v100": 1 / 3}, "b": {"v100": 2 / 3}}, value=1.0, bound=1.0)
+    >>> ledger, order = Ledger(), ""
+    >>> for _ in range(30):
+    ...     placed = next_round(jobs, third, {"v100": 1}, ledger)
+    ...     ledger = settle(ledger, placed)
+    ...     order += "".join(placed)
+    >>> order, order.count("a")
+    ('aaabbbbbbbbbbbbaaaaaabbbbbbbbb', 9)
+    """
+    wanted = [
+        _Wanted(_start_tag(ledger, claim.id, type_, share), claim, type_)
+        for claim in claims
+        for type_, share in shares.of.get(claim.id, {}).items()
+    ]
+    wanted.sort(key=lambda one: (one.tag, -one.claim.gpus, one.claim.id, one.type))
+    round_ = _Round(gpus)
+    for one in wanted:
+        round_.take(one.claim, one.type)
+    for type_ in sorted(gpus):
+        if round_.left[type_]:
+            _close_gaps(round_, type_, wanted, ledger.rounds)
+    for one in wanted:
+        round_.take(one.claim, one.type)
+    spare = [
+        (ledger.running.get(claim.id) != type_, -rate / best, -claim.gpus, claim.id, type_, claim)
+        for claim in claims
+        if claim.id not in round_.placed
+        for best in [max(claim.rates.values(), default=0.0)]
+        for type_, rate in claim.rates.items()
+        if rate > 0 and claim.gpus <= round_.left.get(type_, 0)
+    ]
+    for *_, type_, claim in sorted(spare, key=lambda entry: entry[:5]):
+        round_.take(claim, type_)
+    return round_.placed
+
+
+def settle(ledger: Ledger, placed: Mapping[str, str], *, start_cost: float = 0.0) -> Ledger:
+    """The ledger after a round. A gang that did not run on this type before lost a part of the
+    round, `start_cost`, to load and to warm up: it is owed that again."""
+    received = dict(ledger.received)
+    for gang, type_ in placed.items():
+        gained = 1.0 if ledger.running.get(gang) == type_ else 1.0 - start_cost
+        received[gang, type_] = received.get((gang, type_), 0.0) + gained
+    return replace(ledger, rounds=ledger.rounds + 1, received=received, running=dict(placed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A gang on one of the types that it has a share of."""
+
+    tag: float
+    claim: Claim
+    type: str
+
+
+class _Round:
+    """Who is placed so far, and the GPUs that are left."""
+
+    def __init__(self, gpus: Mapping[str, int]) -> None:
+        self.left = dict(gpus)
+        self.placed: dict[str, str] = {}
+
+    def take(self, claim: Claim, type_: str) -> None:
+        if claim.id not in self.placed and claim.gpus <= self.left.get(type_, 0):
+            self.placed[claim.id] = type_
+            self.left[type_] -= claim.gpus
+
+    def give_back(self, claim: Claim) -> None:
+        if claim.id in self.placed:
+            self.left[self.placed.pop(claim.id)] += claim.gpus
+
+
+def _start_tag(ledger: Ledger, gang: str, type_: str, share: float) -> float:
+    stays = STINT_ROUNDS if ledger.running.get(gang) == type_ else 0
+    return ledger.received.get((gang, type_), 0.0) / share - stays
+
+
+def _close_gaps(round_: _Round, type_: str, wanted: Sequence[_Wanted], now: int) -> None:
+    """Choose again who runs on a type, where wide gangs did not fit into what was left: those that
+    together are worth the most. A GPU is worth the more the later its gang is (squared, so that the
+    latest is not made to wait for the good of many), and to leave it empty
+    is as bad as to give it to one that is a stint ahead.
+
+    Whoever has the most weight together, each time, gets through any load that can be got through
+    (Tassiulas and Ephremides 1992). A knapsack, solved exactly.
+    """
+    may = [
+        one
+        for one in wanted
+        if one.type == type_ and round_.placed.get(one.claim.id, type_) == type_
+    ]
+    for one in may:
+        round_.give_back(one.claim)
+    late = [max(now - one.tag + STINT_ROUNDS, 0.01) for one in may]
+    sizes = [one.claim.gpus for one in may]
+    worth = [size * rounds**2 for size, rounds in zip(sizes, late, strict=True)]
+    for at in _knapsack(sizes, worth, round_.left[type_]):
+        round_.take(may[at].claim, type_)
+
+
+def _knapsack(sizes: Sequence[int], worth: Sequence[float], room: int) -> list[int]:
+    """Which ones fit and are worth the most together."""
+    import numpy as np
+
+    best = np.zeros(room + 1)  # by the room that may be used
+    chosen = np.zeros((len(sizes), room + 1), dtype=bool)
+    for at, (size, value) in enumerate(zip(sizes, worth, strict=True)):
+        if size <= room:
+            with_it = best[: room + 1 - size] + value
+            chosen[at, size:] = with_it > best[size:]
+            best[size:] = np.maximum(with_it, best[size:])
+    found = []
+    for at in reversed(range(len(sizes))):
+        if chosen[at, room]:
+            found.append(at)
+            room -= sizes[at]
+    return found
