@@ -4,7 +4,7 @@ import pytest
 
 from leptonai.core.scheduler import (
     ANY_PORT,
-    BACKFILL_WINDOW_MS,
+    OVERDUE_MS,
     Gang,
     Plan,
     Reason,
@@ -16,7 +16,7 @@ from leptonai.core.scheduler import (
 )
 from leptonai.testing.builders import a_gang, a_holding, a_node, a_snapshot, needs
 
-OVERDUE = BACKFILL_WINDOW_MS + 1
+OVERDUE = OVERDUE_MS + 1
 
 
 def nodes_of(plan: Plan) -> dict[str, list[str]]:

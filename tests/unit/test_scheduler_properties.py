@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from leptonai.core.resources import Free, Needs
 from leptonai.core.scheduler import (
-    BACKFILL_WINDOW_MS,
+    OVERDUE_MS,
     Assignment,
     Gang,
-    Holding,
     Plan,
+    Running,
     Snapshot,
     WaitCode,
     feasible,
@@ -51,7 +51,7 @@ gangs = st.builds(
     sizes=unequal | equal,
     ports=st.lists(st.sampled_from([0, 8080, 20_000, 20_001]), max_size=2).map(tuple),
     priority=st.sampled_from([1000, 5000, 9000]),
-    waited_ms=st.integers(0, 2 * BACKFILL_WINDOW_MS),
+    waited_ms=st.integers(0, 2 * OVERDUE_MS),
     nodes=st.sampled_from([(), (), ("a",), ("b", "c")]),
     groups=st.sampled_from([(), (), ("y",)]),
 )  # fmt: skip
@@ -66,7 +66,7 @@ holdings = st.lists(
         lasting=st.booleans(),
     ),
     max_size=3,
-    unique_by=lambda holding: holding.replica,
+    unique_by=lambda holding: holding.gang.id,
 )
 snapshots = st.builds(
     lambda nodes, holdings, gangs: a_snapshot(*nodes, *holdings, *gangs),
@@ -88,9 +88,10 @@ def left_after(snapshot: Snapshot, placed: list[Assignment]) -> dict[str, Free]:
     """What usable nodes have left, where that is recomputed from scratch."""
     of = workers_needs(snapshot)
     left = {node.id: Free.all_of(node.capacity) for node in snapshot.nodes if node.schedulable}
-    for holding in snapshot.holdings:
-        if holding.node in left:
-            left[holding.node] = left[holding.node].take(holding.needs, holding.gpus)
+    for running in snapshot.running:
+        for worker, to in running.held:
+            if to.node in left:
+                left[to.node] = left[to.node].take(worker.needs, to.gpus)
     for to in placed:
         left[to.node] = left[to.node].take(of[to.replica], to.gpus)
     return left
@@ -155,8 +156,9 @@ def test_nobody_is_placed_where_its_affinity_or_the_node_forbids_it(snapshot: Sn
 def test_a_port_of_a_node_is_given_once(snapshot: Snapshot):
     given_ports: dict[str, list[int]] = defaultdict(list)
     held: dict[str, set[int]] = defaultdict(set)
-    for holding in snapshot.holdings:
-        held[holding.node] |= set(holding.ports)
+    for running in snapshot.running:
+        for _, to in running.held:
+            held[to.node] |= set(to.ports)
     wishes = {w.replica: w.ports for gang in snapshot.queue for w in gang.workers}
     for place in schedule(snapshot).places:
         for to in place.assignments:
@@ -177,7 +179,7 @@ def test_equal_snapshots_give_equal_plans_in_whatever_order_they_are_told(snapsh
     other = replace(
         snapshot,
         nodes=shuffled(snapshot.nodes),
-        holdings=shuffled(snapshot.holdings),
+        running=shuffled(snapshot.running),
         queue=shuffled(snapshot.queue),
     )
     assert schedule(other) == schedule(snapshot) == schedule(snapshot)
@@ -201,7 +203,7 @@ def test_no_gang_waits_for_capacity_that_is_there(snapshot: Snapshot):
 @settings(deadline=None)
 @given(snapshots)
 def test_what_is_told_to_be_impossible_does_not_fit_on_empty_nodes_and_the_rest_does(snapshot):
-    empty = replace(snapshot, holdings=())
+    empty = replace(snapshot, running=())
     usable = tuple(node for node in snapshot.nodes if node.schedulable)
     room = left_after(empty, [])
     impossible = {
@@ -223,7 +225,7 @@ def test_a_gang_waits_behind_another_only_when_that_one_is_overdue(snapshot: Sna
     for gang, because in waits.items():
         if because.code is WaitCode.BEHIND:
             first = gangs[str(because.data["behind"])]
-            assert snapshot.now_ms - first.queued_at_ms >= BACKFILL_WINDOW_MS
+            assert snapshot.now_ms - first.queued_at_ms >= OVERDUE_MS
             assert first.id in waits
             assert (-first.priority, first.queued_at_ms) <= (
                 -gangs[gang].priority,
@@ -236,9 +238,9 @@ def test_a_gang_waits_behind_another_only_when_that_one_is_overdue(snapshot: Sna
 def test_a_steady_stream_of_small_jobs_does_not_starve_a_large_one(runs: list[int], cpu: int):
     """Each minute a small job comes that runs some minutes; the large one still starts in time."""
     minute, now_ms = 60_000, 0
-    bound_ms = BACKFILL_WINDOW_MS + (max(runs) + 1) * minute
+    bound_ms = OVERDUE_MS + (max(runs) + 1) * minute
     large = replace(a_gang("large", cpu=cpu), queued_at_ms=0)
-    running: list[tuple[int, Holding]] = [(max(runs) * minute, a_holding("first", cpu=1))]
+    running: list[tuple[int, Running]] = [(max(runs) * minute, a_holding("first", cpu=1))]
     queue = [large]
     while large in queue:
         assert now_ms <= bound_ms

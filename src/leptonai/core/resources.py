@@ -21,7 +21,10 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     disk_bytes: int = 0
     gpus: int = 0
     gpu_millis: int = MILLIS
-    gpu_type: str = ""  # "" takes any
+    gpu_type: str = ""  # "" takes any, "A100|H100" either
+
+    def takes_gpu(self, gpu_type: str) -> bool:
+        return not self.gpu_type or gpu_type in self.gpu_type.split("|")
 
     def __post_init__(self) -> None:
         assert min(self.cpu_millis, self.memory_bytes, self.disk_bytes, self.gpus) >= 0, self
@@ -65,7 +68,7 @@ class Free(msgspec.Struct, frozen=True, kw_only=True):
         """
         if needs.gpus == 0:
             return ()
-        if needs.gpu_type and needs.gpu_type != self.gpu_type:
+        if not needs.takes_gpu(self.gpu_type):
             return None
         fitting = [i for i, left in enumerate(self.gpu_millis) if left >= needs.gpu_millis]
         if len(fitting) < needs.gpus:
@@ -84,14 +87,21 @@ class Free(msgspec.Struct, frozen=True, kw_only=True):
     def take(self, needs: Needs, gpus: tuple[int, ...]) -> "Free":
         """What is left after `needs` took these devices. Below zero where a node shrank under its
         replicas: then nothing more fits until some have left."""
+        return self._changed(needs, gpus, -1)
+
+    def give(self, needs: Needs, gpus: tuple[int, ...]) -> "Free":
+        """What is left after these devices were given back."""
+        return self._changed(needs, gpus, 1)
+
+    def _changed(self, needs: Needs, gpus: tuple[int, ...], sign: int) -> "Free":
         left = list(self.gpu_millis)
         for index in gpus:
             if index < len(left):
-                left[index] -= needs.gpu_millis
+                left[index] += sign * needs.gpu_millis
         return Free(
-            cpu_millis=self.cpu_millis - needs.cpu_millis,
-            memory_bytes=self.memory_bytes - needs.memory_bytes,
-            disk_bytes=self.disk_bytes - needs.disk_bytes,
+            cpu_millis=self.cpu_millis + sign * needs.cpu_millis,
+            memory_bytes=self.memory_bytes + sign * needs.memory_bytes,
+            disk_bytes=self.disk_bytes + sign * needs.disk_bytes,
             gpu_millis=tuple(left),
             gpu_type=self.gpu_type,
         )

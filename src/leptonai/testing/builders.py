@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from leptonai.core.resources import MILLIS, Capacity, Needs
-from leptonai.core.scheduler import Gang, Holding, NodeView, Snapshot, Worker
+from leptonai.core.scheduler import Assignment, Gang, NodeView, Running, Snapshot, Worker
 
 GIB = 1 << 30
 A_MOMENT_MS = 1_700_000_000_000
@@ -98,23 +98,32 @@ def a_holding(
     devices: tuple[int, ...] = (),
     ports: tuple[int, ...] = (),
     lasting: bool = False,
-) -> Holding:
-    return Holding(
-        replica=replica,
-        gang=replica,
-        node=node,
-        needs=needs(cpu=cpu, memory_gib=memory_gib, gpus=gpus),
-        gpus=devices,
-        ports=ports,
+    priority: int = 5000,
+    preemptible: bool = False,
+    ran_ms: int = 0,
+) -> Running:
+    """A gang of one worker that holds this; its id is that of its replica."""
+    worker = Worker(replica=replica, needs=needs(cpu=cpu, memory_gib=memory_gib, gpus=gpus))
+    return Running(
+        gang=Gang(
+            id=replica,
+            name=replica,
+            workers=(worker,),
+            priority=priority,
+            preemptible=preemptible,
+            queued_at_ms=A_MOMENT_MS - ran_ms,
+        ),
+        held=((worker, Assignment(replica, node, devices, ports)),),
+        started_at_ms=A_MOMENT_MS - ran_ms,
         lasting=lasting,
     )
 
 
-def a_snapshot(*parts: NodeView | Holding | Gang, now_ms: int = A_MOMENT_MS) -> Snapshot:
+def a_snapshot(*parts: NodeView | Running | Gang, now_ms: int = A_MOMENT_MS) -> Snapshot:
     """The cluster of these nodes, holdings and queued gangs, in any order."""
     return Snapshot(
         now_ms=now_ms,
         nodes=tuple(part for part in parts if isinstance(part, NodeView)),
-        holdings=tuple(part for part in parts if isinstance(part, Holding)),
+        running=tuple(part for part in parts if isinstance(part, Running)),
         queue=tuple(part for part in parts if isinstance(part, Gang)),
     )

@@ -1,16 +1,32 @@
 """Where waiting gangs go: a pure function from a snapshot to a plan."""
 
-from leptonai.core.scheduler.placement import BACKFILL_WINDOW_MS, schedule
+from leptonai.core.scheduler.index import Change, Index, advance
+from leptonai.core.scheduler.placement import decide, schedule
+from leptonai.core.scheduler.policy import (
+    DEFAULT,
+    OVERDUE_MS,
+    QUEUE_POLICIES,
+    Choice,
+    Order,
+    Passing,
+    Policy,
+    Yielding,
+)
 from leptonai.core.scheduler.reasons import feasible
 from leptonai.core.scheduler.values import (
     ANY_PORT,
     Assignment,
+    Deadline,
     Gang,
-    Holding,
     NodeView,
     Place,
     Plan,
+    Power,
+    Preempt,
+    Quota,
     Reason,
+    Resize,
+    Running,
     Snapshot,
     Unmet,
     Wait,
@@ -20,19 +36,35 @@ from leptonai.core.scheduler.values import (
 
 __all__ = [
     "ANY_PORT",
-    "BACKFILL_WINDOW_MS",
+    "DEFAULT",
+    "OVERDUE_MS",
+    "QUEUE_POLICIES",
     "Assignment",
+    "Change",
+    "Choice",
+    "Deadline",
     "Gang",
-    "Holding",
+    "Index",
     "NodeView",
+    "Order",
+    "Passing",
     "Place",
     "Plan",
+    "Policy",
+    "Power",
+    "Preempt",
+    "Quota",
     "Reason",
+    "Resize",
+    "Running",
     "Snapshot",
     "Unmet",
     "Wait",
     "WaitCode",
     "Worker",
+    "Yielding",
+    "advance",
+    "decide",
     "feasible",
     "schedule",
 ]

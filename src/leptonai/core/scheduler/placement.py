@@ -1,180 +1,558 @@
 """The scheduler: every queued gang is placed, or told why it waits."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from functools import cached_property, partial
+from heapq import heappop, heappush
+
+import numpy as np
 
 from leptonai.core.resources import Needs
-from leptonai.core.scheduler.fitting import (
-    Candidates,
-    Shape,
-    WorkerSize,
-    equal_workers,
-    fit,
-    shape_of,
-)
-from leptonai.core.scheduler.reasons import behind, no_node, no_room, no_usable_nodes
-from leptonai.core.scheduler.room import Room
+from leptonai.core.scheduler.fitting import choose_nodes, equal_size
+from leptonai.core.scheduler.index import Index, Kind, Lane, LaneKey, kind_of
+from leptonai.core.scheduler.nodes import Hold
+from leptonai.core.scheduler.ordering import rank, urgent_at_ms
+from leptonai.core.scheduler.policy import DEFAULT, Passing, Policy, Yielding
+from leptonai.core.scheduler.quotas import Standing, applies, exceeded, standing
+from leptonai.core.scheduler.reasons import behind, over_quota, why_it_waits
+from leptonai.core.scheduler.reserving import keep_room, keep_until
 from leptonai.core.scheduler.values import (
     Gang,
     Place,
     Plan,
+    Preempt,
     Reason,
+    Resize,
+    Running,
     Snapshot,
     Unmet,
     Wait,
-    WaitCode,
+    Worker,
 )
 
-BACKFILL_WINDOW_MS = 10 * 60 * 1000  # how long others may pass a gang for which there is no room
-MAX_KEPT_SHAPES = 16  # of overdue gangs for which room is kept at the same time
+MAX_KEPT = 16  # overdue gangs for which room is kept at the same time
 
 
-def schedule(snapshot: Snapshot) -> Plan:
+def schedule(snapshot: Snapshot, policy: Policy = DEFAULT) -> Plan:
     """Decide every queued gang, most urgent first. Equal snapshots give equal plans.
 
-    Larger priorities go first, then the longer queued, then the smaller id. A gang is placed whole
-    or waits; those behind it may pass it into room it cannot use yet, until it has been queued
-    for BACKFILL_WINDOW_MS. From then on nothing behind it gets room that it could use.
+    Larger priorities go first; among equals those that have waited for longer than the policy
+    allows, in the order they came; then what is within its quota before what borrows; then, where
+    users take turns, the user who holds the least; then the policy's order; then the longer queued
+    and the smaller id. A gang is placed whole or waits. It takes room that is free, else the
+    room of elastic gangs above their least, else that of preemptible gangs that yield to it: and
+    nobody yields unless the gang starts by that.
 
-    So no gang starves: once it is overdue and the most urgent of those that wait, it starts at the
-    latest when every job that ran then on the nodes it may use has ended. The bound holds as long
-    as nothing more urgent arrives. What never ends by itself (`Holding.lasting`) is not waited for:
-    a gang which fits only in its place keeps no room from others.
+    No gang starves: once it is overdue, those behind it get no room on the nodes that are kept
+    for it, which are those that went longest without a new start. So if it is the most urgent
+    of those that wait, it starts at the latest when every job that ran on them by then has ended.
+    The bound holds as long as nothing more urgent arrives. What never ends by itself
+    (`Running.lasting`) is not waited for.
     """
-    cluster = _Cluster(snapshot)
-    places: list[Place] = []
-    waits: list[Wait] = []
-    blocked: dict[Shape, Reason] = {}  # room only shrinks: what did not fit will not fit later
-    waiting: Counter[Shape] = Counter()
-    examples: dict[Shape, Gang] = {}
-    overdue_before = snapshot.now_ms - BACKFILL_WINDOW_MS
-    for gang in sorted(snapshot.queue, key=_urgency):
-        shape = shape_of(gang)
-        because = blocked.get(shape)
-        if because is None:
-            place = cluster.place(gang)
-            if place is not None:
-                places.append(place)
+    return decide(Index.of(snapshot, policy), snapshot.now_ms, explain=True)
+
+
+def decide(index: Index, now_ms: int, *, explain: bool = False) -> Plan:
+    """What `schedule` decides of what an index holds; the index stays as it is.
+
+    Cost: by what changed since the last decision, by what is placed, and by how many different
+    kinds of gangs wait; not by how many wait nor by how many nodes there are.
+
+    Args:
+        explain: also say of each gang why it waits. Costs by how many wait.
+    """
+    walk = _Walk(index, now_ms, explain=explain)
+    try:
+        walk.run()
+        return walk.plan()
+    finally:
+        walk.undo()
+
+
+# Who goes first: priority; urgent or not; standing to quotas; share; rank, or since when it is
+# urgent; queued at; id.
+Turn = tuple[int, int, int, float, float, int, str]
+
+
+class _From(Enum):
+    URGENT = auto()  # the gangs of a lane that are urgent
+    LANE = auto()  # the other ones: nobody has looked at them yet
+    USER = auto()  # those of one user
+    YIELDED = auto()  # a gang that had to yield
+
+
+@dataclass(slots=True)
+class _Source:
+    """Where the next gang comes from."""
+
+    of: _From
+    kind: Kind
+    lane: Lane | None = None
+    user: str = ""
+    seen: int = 0  # how many of them had their turn
+    yielded: Running | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a running gang may have to give up: all it holds, or one worker above its least."""
+
+    running: Running
+    whole: bool
+    holds: tuple[tuple[int, Hold], ...]
+    workers: tuple[Worker, ...]
+
+
+class _Walk:
+    """One pass through all that waits. What it does to the index is taken back at the end."""
+
+    def __init__(self, index: Index, now_ms: int, *, explain: bool) -> None:
+        self._index = index
+        self._policy = index.policy
+        self._nodes = index.nodes
+        self._now_ms = now_ms
+        self._explain = explain
+        self._heap: list[tuple[Turn, int, _Source]] = []
+        self._pushed = 0
+        self._settled: set[str] = set()  # gangs of the queue that had their turn
+        self._settled_of: Counter[LaneKey] = Counter()
+        self._shares: dict[str, float] = {}
+        self._places: dict[str, Place] = {}
+        self._evicted: dict[str, tuple[Running, str]] = {}  # and for whom
+        self._shrunk: dict[str, tuple[Running, str]] = {}  # as it will go on, and for whom
+        # Room only shrinks along the walk: where one did not fit, none of its kind will.
+        self._blocked: dict[tuple[Kind, Standing], Reason | None] = {}
+        self._waiting: dict[LaneKey, tuple[Lane, Reason | None]] = {}
+        self._passed: list[tuple[Gang, Reason | None]] = []  # waits, but others like it may go
+        self._kept_for: list[Gang] = []
+        self._head_starts_ms: int | None = None  # where passing is RESERVED
+        self._undo: list[Callable[[], None]] = []
+        self._revisit_at_ms: int | None = None
+
+    # --- the walk ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        for lane in self._index.lanes.values():
+            self._push(_Source(_From.URGENT, lane.kind, lane))
+            self._push(_Source(_From.LANE, lane.kind, lane))
+        taken_in_turns = self._policy.fair or bool(self._index.quotas)
+        while self._heap:
+            turn, _, source = heappop(self._heap)
+            if source.of is _From.LANE:
+                self._open(source)
                 continue
-            because = blocked[shape] = cluster.explain(gang)
-            examples[shape] = gang
-        if gang.queued_at_ms <= overdue_before:
-            cluster.keep_room_for(gang, shape, because)
-        waiting[shape] += 1
-        waits.append(Wait(gang.id, because))
-    return Plan(tuple(places), tuple(waits), _unmet(waiting, examples))
+            gang = self._first(source)
+            if gang is None:
+                continue
+            if taken_in_turns and self._turn(gang, source) != turn:
+                self._push(source)  # others have taken theirs meanwhile
+            elif source.yielded is not None:
+                self._take_up_again(source.yielded, turn)
+            elif not self._settle(gang, turn, source):
+                self._waits_with_all(gang)
+                break
 
-
-def _urgency(gang: Gang) -> tuple[int, int, str]:
-    return -gang.priority, gang.queued_at_ms, gang.id
-
-
-def _unmet(waiting: Counter[Shape], examples: dict[Shape, Gang]) -> tuple[Unmet, ...]:
-    wanted: Counter[Needs] = Counter()
-    for shape, gangs in waiting.items():
-        for worker in examples[shape].workers:
-            wanted[worker.needs] += gangs
-    return tuple(Unmet(needs, count) for needs, count in wanted.items())
-
-
-class _Cluster:
-    """The nodes as they fill up while a plan is made."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._nodes = sorted(snapshot.nodes, key=lambda node: node.id)
-        self._rooms = {node.id: Room(node) for node in self._nodes if node.schedulable}
-        for holding in snapshot.holdings:
-            if holding.node in self._rooms:
-                self._rooms[holding.node].hold(holding)
-        self._changed: list[Room] = []  # each time a room was changed
-        self._candidates: dict[tuple[WorkerSize, frozenset[str], frozenset[str]], Candidates] = {}
-        self._kept: dict[Shape, Gang] = {}
-
-    def place(self, gang: Gang) -> Place | None:
-        rooms = self._choose(gang)
-        if rooms is None:
-            return None
-        now_ms = self._snapshot.now_ms
-        assignments = tuple(
-            room.place(worker, now_ms) for worker, room in zip(gang.workers, rooms, strict=True)
-        )
-        port = rooms[0].changing_port(gang.id, now_ms)
-        self._changed += dict.fromkeys(rooms)
-        return Place(gang.id, assignments, port)
-
-    def explain(self, gang: Gang) -> Reason:
-        """Why a gang could not be placed just now."""
-        if not self._rooms:
-            return no_usable_nodes(self._nodes)
-        if (never := no_node(gang, self._nodes)) is not None:
-            return never
-        rooms = self._admitted(gang)
-        if self._kept:
-            without_keeping = fit(gang, [room.unkept() for room in rooms])
-            for room in without_keeping or ():
-                kept_for = self._rooms[room.view.id].kept_for
-                if kept_for is not None:
-                    return behind(kept_for[0])
-        return no_room(gang, rooms, self._snapshot.holdings)
-
-    def keep_room_for(self, gang: Gang, shape: Shape, because: Reason) -> None:
-        """From now on, let nothing take room that an overdue gang could use."""
-        if because.code not in (WaitCode.CAPACITY, WaitCode.BEHIND):
+    def _open(self, source: _Source) -> None:
+        """Let the users of a lane take their turns; unless none of its gangs fits any more."""
+        lane = source.lane
+        assert lane is not None
+        if self._hopeless(lane):
+            self._waiting.setdefault(lane.key, (lane, None))
             return
-        if shape in self._kept or len(self._kept) == MAX_KEPT_SHAPES:
-            return
-        self._kept[shape] = gang
-        emptied = self._rooms_with_lasting_only(gang)
-        if fit(gang, emptied) is None:
-            return
-        sizes = Counter(WorkerSize.of(worker) for worker in gang.workers)
-        for room in emptied:
-            amount = _at_most(sizes, room)
-            if amount != Needs():
-                self._rooms[room.view.id].keep(gang, amount)
-                self._changed.append(self._rooms[room.view.id])
+        for user in lane.by_rank:
+            self._push(_Source(_From.USER, lane.kind, lane, user))
 
-    def _choose(self, gang: Gang) -> list[Room] | None:
-        size = equal_workers(gang)
-        if size is None:
-            return fit(gang, self._admitted(gang))
-        key = (size, gang.allowed_nodes, gang.allowed_groups)
-        candidates = self._candidates.get(key)
-        if candidates is None:
-            candidates = self._candidates[key] = Candidates(
-                self._admitted(gang), size.needs, size.ports, seen=len(self._changed)
-            )
+    def _hopeless(self, lane: Lane) -> bool:
+        """Nothing of it fits: then there is no need to ask in which order they come."""
+        if self._explain or self._policy.passing in (Passing.NEVER, Passing.RESERVED):
+            return False
+        if self._policy.yielding is not Yielding.NEVER and self._index.preemptible:
+            return False
+        if self._index.elastic:
+            return False
+        admitted = self._index.admitted(lane.example)
+        return choose_nodes(lane.example, self._nodes, admitted) is None
+
+    def undo(self) -> None:
+        for take_back in reversed(self._undo):
+            take_back()
+        self._nodes.keep_nothing()
+
+    def _push(self, source: _Source) -> None:
+        if source.of is _From.LANE:  # before all its gangs that are not urgent
+            assert source.lane is not None
+            turn: Turn = (-source.lane.priority, 1, -1, 0.0, 0.0, 0, "")
+        elif (gang := self._first(source)) is not None:
+            turn = self._turn(gang, source)
         else:
-            candidates.catch_up(self._changed)
-        return candidates.choose(len(gang.workers))
+            return
+        self._pushed += 1
+        heappush(self._heap, (turn, self._pushed, source))
 
-    def _admitted(self, gang: Gang) -> list[Room]:
-        if not gang.allowed_nodes and not gang.allowed_groups:
-            return list(self._rooms.values())
-        return [room for room in self._rooms.values() if gang.admits(room.view)]
+    def _first(self, source: _Source) -> Gang | None:
+        """The first of a source that has not had its turn."""
+        if source.yielded is not None:
+            return source.yielded.gang
+        lane, settled = source.lane, self._settled
+        assert lane is not None
+        urgent = source.of is _From.URGENT
+        line = lane.by_urgency if urgent else lane.by_rank[source.user]
+        while source.seen < len(line):
+            entry = line[source.seen]
+            if urgent and entry[0] > self._now_ms:
+                return None
+            if entry[-1] not in settled:
+                return self._index.waiting[str(entry[-1])]
+            source.seen += 1
+        return None
 
-    def _rooms_with_lasting_only(self, gang: Gang) -> Sequence[Room]:
-        """The nodes as they will be when all that ends by itself has ended."""
-        emptied = {room.view.id: Room(room.view) for room in self._admitted(gang)}
-        for holding in self._snapshot.holdings:
-            if holding.lasting and holding.node in emptied:
-                emptied[holding.node].hold(holding)
-        return list(emptied.values())
+    def _turn(self, gang: Gang, source: _Source) -> Turn:
+        stands = Standing.WITHIN
+        if self._index.quotas:
+            stands, _ = standing(gang, self._index.quotas, self._index.used_of)
+        if source.yielded is not None:
+            ran_ms = self._ran_ms(source.yielded)
+            urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
+            if urgent_at > self._now_ms:
+                by = rank(gang, ran_ms, self._policy)
+                share = self._share(gang.user) if self._policy.fair else 0.0
+                return (-gang.priority, 1, stands, share, by, gang.queued_at_ms, gang.id)
+            return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, gang.id)
+        lane = source.lane
+        assert lane is not None
+        if source.of is _From.URGENT:
+            urgent_at, id = lane.by_urgency[source.seen]
+            return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, id)
+        by, queued_at_ms, id = lane.by_rank[source.user][source.seen]
+        share = self._share(source.user) if self._policy.fair else 0.0
+        return (-gang.priority, 1, stands, share, by, queued_at_ms, id)
 
+    def _share(self, user: str) -> float:
+        share = self._shares.get(user)
+        if share is None:
+            share = self._shares[user] = self._index.share(user)
+        return share
 
-def _at_most(sizes: Counter[WorkerSize], room: Room) -> Needs:
-    """What a gang could take of one node at most."""
-    cpu_millis = memory_bytes = disk_bytes = gpus = 0
-    for size, count in sizes.items():
-        many = min(count, room.copies(size.needs, size.ports))
-        cpu_millis += many * size.needs.cpu_millis
-        memory_bytes += many * size.needs.memory_bytes
-        disk_bytes += many * size.needs.disk_bytes
-        gpus += many * size.needs.gpus
-    return Needs(
-        cpu_millis=max(0, min(cpu_millis, room.free.cpu_millis)),
-        memory_bytes=max(0, min(memory_bytes, room.free.memory_bytes)),
-        disk_bytes=max(0, min(disk_bytes, room.free.disk_bytes)),
-        gpus=gpus,
-    )
+    def _settle(self, gang: Gang, turn: Turn, source: _Source) -> bool:
+        """Place a gang, or have it wait with all that are like it. False where nobody passes it."""
+        lane = source.lane
+        assert lane is not None
+        stands = Standing(turn[2])
+        if stands is Standing.OVER:
+            _, quota = standing(gang, self._index.quotas, self._index.used_of)
+            assert quota is not None
+            self._waiting[lane.key] = (lane, over_quota(gang, quota) if self._explain else None)
+            return True
+        if (source.kind, stands) in self._blocked:
+            self._waiting[lane.key] = (lane, self._blocked[source.kind, stands])
+            return True
+        ends_early = self._ends_before_the_head_starts(gang)
+        if self._place(gang, turn, beside_kept=not ends_early):
+            self._next_after(gang, source)
+            return True
+        because = self._why(gang) if self._explain else None
+        if self._policy.passing is Passing.RESERVED:
+            if not self._kept_for:
+                self._keep_until(gang)
+            elif not ends_early and choose_nodes(
+                gang, self._nodes, self._index.admitted(gang), beside_kept=False
+            ):
+                self._passed.append((gang, because))  # another one like it may end early enough
+                self._next_after(gang, source)
+                return True
+        self._blocked[source.kind, stands] = because
+        self._waiting[lane.key] = (lane, because)
+        if self._policy.passing is Passing.WINDOW and turn[1] == 0:
+            self._keep_for(gang)
+        return self._policy.passing is not Passing.NEVER
+
+    def _next_after(self, gang: Gang, source: _Source) -> None:
+        self._settled.add(gang.id)
+        assert source.lane is not None
+        self._settled_of[source.lane.key] += 1
+        self._push(source)
+
+    def _waits_with_all(self, first: Gang) -> None:
+        """Nobody passes the first that waits."""
+        because = behind(first) if self._explain else None
+        for lane in self._index.lanes.values():
+            self._waiting.setdefault(lane.key, (lane, because))
+
+    # --- placing ----------------------------------------------------------------------------------
+
+    def _place(self, gang: Gang, turn: Turn, *, beside_kept: bool = True) -> bool:
+        admitted = self._index.admitted(gang)
+        chosen = choose_nodes(gang, self._nodes, admitted, beside_kept=beside_kept)
+        if chosen is None:
+            chosen = self._make_room(gang, turn)
+        if chosen is None:
+            return False
+        self._assign(gang, chosen)
+        return True
+
+    def _assign(self, gang: Gang, chosen: list[int]) -> None:
+        nodes = self._nodes
+        assignments = []
+        for worker, at in zip(gang.workers, chosen, strict=False):
+            to = nodes.assign(at, worker, self._now_ms)
+            self._take(at, Hold(worker.replica, worker.needs, to.gpus, to.ports, self._now_ms))
+            assignments.append(to)
+        port = nodes.rendezvous_port(chosen[0], gang.id, self._now_ms)
+        self._take(chosen[0], Hold(gang.id, Needs(), ports=(port,)))
+        self._use(gang, gang.workers[: len(chosen)], 1)
+        self._places[gang.id] = Place(gang.id, tuple(assignments), port)
+
+    def _take(self, at: int, hold: Hold) -> None:
+        self._nodes.take(at, hold)
+        self._undo.append(partial(self._nodes.give, at, hold))
+
+    def _give(self, at: int, hold: Hold) -> None:
+        self._nodes.give(at, hold)
+        self._undo.append(partial(self._nodes.take, at, hold))
+
+    def _use(self, gang: Gang, workers: Iterable[Worker], sign: int) -> None:
+        workers = tuple(workers)
+        self._shares.pop(gang.user, None)
+        for used in self._index.usages(gang):
+            used.add(workers, sign)
+            self._undo.append(partial(used.add, workers, -sign))
+
+    # --- yielding ---------------------------------------------------------------------------------
+
+    def _make_room(self, gang: Gang, turn: Turn) -> list[int] | None:
+        """Have others yield until the gang fits; nobody, if it never does."""
+        admitted = self._index.admitted(gang)
+        given: list[_Part] = []
+        chosen = None
+        short = self._short_of_gpus(gang)
+        for part in self._parts(gang, turn):
+            self._yield(part)
+            given.append(part)
+            short -= sum(w.needs.gpus * w.needs.gpu_millis for w in part.workers)
+            if short <= 0 and (chosen := choose_nodes(gang, self._nodes, admitted)) is not None:
+                break
+        if chosen is None:
+            for part in reversed(given):
+                self._take_back(part)
+            return None
+        needed = []
+        for part in reversed(given):  # who goes first of them goes on, if it need not yield
+            self._take_back(part)
+            without = choose_nodes(gang, self._nodes, admitted)
+            if without is None:
+                self._yield(part)
+                needed.append(part)
+            else:
+                chosen = without
+        for part in needed:
+            self._note(part, gang)
+        return choose_nodes(gang, self._nodes, admitted)
+
+    def _parts(self, gang: Gang, turn: Turn) -> Iterator[_Part]:
+        """What may yield to a gang, in this order: workers that elastic gangs can do without, then
+        gangs of lower priority or, where time is shared, that go after it, then what is lent."""
+        yield from self._surplus(gang)
+        if not gang.may_preempt:
+            return
+        match self._policy.yielding:
+            case Yielding.PRIORITY:
+                for key, running in self._yielding:
+                    if key[0] >= gang.priority:
+                        break
+                    yield from self._whole(running)
+            case Yielding.ORDER:
+                for key, running in self._yielding:
+                    if key >= tuple(-part for part in turn[:-1]):
+                        break
+                    yield from self._whole(running)
+            case Yielding.NEVER:
+                return
+        if self._index.quotas and turn[2] == Standing.WITHIN:
+            for _, running in self._yielding:
+                if running.gang.priority <= gang.priority and self._borrows(running):
+                    yield from self._whole(running)
+
+    @cached_property
+    def _yielding(self) -> list[tuple[tuple[float, ...], Running]]:
+        """What is preemptible and has run for long enough, in the order in which it yields."""
+        ripe = []
+        for id in self._index.preemptible:
+            running = self._index.running[id]
+            if self._ran_ms(running) >= self._policy.min_run_ms:
+                ripe.append(running)
+            else:
+                self._revisit(running.started_at_ms, self._policy.min_run_ms)
+        keys = []
+        for running in ripe:
+            if self._policy.yielding is Yielding.ORDER:
+                turn = self._turn(
+                    running.gang, _Source(_From.YIELDED, kind_of(running.gang), yielded=running)
+                )
+                keys.append((tuple(-part for part in turn[:-1]), running))
+            else:
+                lost = self._lost_ms(running) * running.gang.gpus
+                keys.append(((running.gang.priority, lost), running))
+        return sorted(keys, key=lambda key: (key[0], key[1].gang.id))
+
+    def _surplus(self, gang: Gang) -> Iterator[_Part]:
+        elastic = (self._index.running[id] for id in self._index.elastic)
+        for running in sorted(elastic, key=lambda r: (r.gang.priority, r.gang.id)):
+            if running.gang.priority > gang.priority or running.gang.id in self._evicted:
+                continue
+            holds = self._holds(running)
+            for at, hold in reversed(holds[running.gang.min_workers :]):
+                worker = next(w for w, _ in running.held if w.replica == hold.replica)
+                yield _Part(running, False, ((at, hold),), (worker,))
+
+    def _whole(self, running: Running) -> Iterator[_Part]:
+        if running.gang.id in self._evicted:
+            return
+        holds = self._holds(running)
+        replicas = {hold.replica for _, hold in holds}
+        workers = tuple(worker for worker, _ in running.held if worker.replica in replicas)
+        yield _Part(running, True, holds, workers)
+
+    def _holds(self, running: Running) -> tuple[tuple[int, Hold], ...]:
+        """What it still holds, less what it has to give up already."""
+        if running.gang.id in self._shrunk:
+            running, _ = self._shrunk[running.gang.id]
+        return tuple(self._index.holds(running))
+
+    def _yield(self, part: _Part) -> None:
+        for at, hold in part.holds:
+            self._give(at, hold)
+        self._use(part.running.gang, part.workers, -1)
+
+    def _take_back(self, part: _Part) -> None:
+        for at, hold in part.holds:
+            self._take(at, hold)
+        self._use(part.running.gang, part.workers, 1)
+
+    def _note(self, part: _Part, by: Gang) -> None:
+        """Somebody yields, and may have another turn."""
+        id = part.running.gang.id
+        if part.whole:
+            self._shrunk.pop(id, None)
+            self._evicted[id] = (part.running, by.id)
+            self._push(_Source(_From.YIELDED, kind_of(part.running.gang), yielded=part.running))
+            return
+        running, _ = self._shrunk.get(id, (part.running, by.id))
+        gone = {hold.replica for _, hold in part.holds}
+        held = tuple(item for item in running.held if item[0].replica not in gone)
+        self._shrunk[id] = (replace(running, held=held), by.id)
+
+    def _take_up_again(self, running: Running, turn: Turn) -> None:
+        """Let a gang that had to yield go on where it was, if that is free again; or elsewhere."""
+        gang = running.gang
+        taken: list[tuple[int, Hold]] = []
+        for at, hold in self._index.holds(running):
+            if not self._nodes.can_take(at, hold):
+                break
+            self._take(at, hold)
+            taken.append((at, hold))
+        else:
+            self._use(gang, (worker for worker, _ in running.held), 1)
+            del self._evicted[gang.id]
+            return
+        for at, hold in taken:
+            self._give(at, hold)
+        stands = Standing(turn[2])
+        if (kind_of(gang), stands) not in self._blocked and stands is not Standing.OVER:
+            self._place(gang, turn)
+
+    def _ran_ms(self, running: Running) -> int:
+        return self._now_ms - (running.started_at_ms or self._now_ms)
+
+    def _lost_ms(self, running: Running) -> int:
+        """Of its work, if it yields now."""
+        started = running.started_at_ms or self._now_ms
+        return max(0, self._now_ms - max(started, running.saved_at_ms or 0))
+
+    def _borrows(self, running: Running) -> bool:
+        return any(
+            applies(quota, running.gang) and exceeded(quota, self._index.used_of(quota))
+            for quota in self._index.quotas
+        )
+
+    def _short_of_gpus(self, gang: Gang) -> int:
+        """How many thousandths of a GPU must be given up at least."""
+        size = equal_size(gang)
+        if size is None or not size.needs.gpus:
+            return 0
+        workers = gang.min_workers or len(gang.workers)
+        fitting = int(np.minimum(self._nodes.row(size).copies, workers).sum())
+        return (workers - fitting) * size.needs.gpus * size.needs.gpu_millis
+
+    # --- room that is kept ------------------------------------------------------------------------
+
+    def _keep_for(self, gang: Gang) -> None:
+        if len(self._kept_for) < MAX_KEPT and keep_room(
+            gang, self._nodes, self._index.admitted(gang)
+        ):
+            self._kept_for.append(gang)
+
+    def _keep_until(self, gang: Gang) -> None:
+        self._kept_for.append(gang)
+        running = [r for id, r in self._index.running.items() if id not in self._evicted]
+        self._head_starts_ms = keep_until(
+            gang, self._nodes, self._index.admitted(gang), running, self._now_ms
+        )
+
+    def _ends_before_the_head_starts(self, gang: Gang) -> bool:
+        return (
+            self._head_starts_ms is not None
+            and gang.remaining_ms is not None
+            and self._now_ms + gang.remaining_ms <= self._head_starts_ms
+        )
+
+    # --- the answer -------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        waits = self._waits() if self._explain else ()
+        return Plan(
+            places=tuple(self._places.values()),
+            waits=waits,
+            preempts=tuple(
+                Preempt(id, by, self._lost_ms(running))
+                for id, (running, by) in self._evicted.items()
+            ),
+            resizes=tuple(
+                Resize(id, tuple(to for _, to in running.held), by)
+                for id, (running, by) in self._shrunk.items()
+            ),
+            unmet=self._unmet(),
+            revisit_at_ms=self._revisit_at_ms,
+        )
+
+    def _why(self, gang: Gang) -> Reason:
+        return why_it_waits(gang, self._index, self._kept_for)
+
+    def _waits(self) -> tuple[Wait, ...]:
+        waits: list[tuple[Turn, Wait]] = []
+        for lane, because in self._waiting.values():
+            assert because is not None
+            for user, ranked in lane.by_rank.items():
+                for by, queued_at_ms, id in ranked:
+                    if id not in self._settled:
+                        turn = (-lane.priority, 1, 0, self._share(user), by, queued_at_ms, id)
+                        waits.append((turn, Wait(id, because)))
+        for gang, because in self._passed:
+            assert because is not None
+            turn = (-gang.priority, 1, 0, 0.0, 0.0, gang.queued_at_ms, gang.id)
+            waits.append((turn, Wait(gang.id, because)))
+        return tuple(wait for _, wait in sorted(waits, key=lambda wait: wait[0]))
+
+    def _unmet(self) -> tuple[Unmet, ...]:
+        wanted: Counter[Needs] = Counter()
+        for lane, _ in self._waiting.values():
+            many = len(lane.by_urgency) - self._settled_of[lane.key]
+            for worker in lane.example.workers:
+                wanted[worker.needs] += many
+        return tuple(Unmet(needs, count) for needs, count in wanted.items())
+
+    def _revisit(self, since_ms: int | None, after_ms: int) -> None:
+        at_ms = (since_ms or self._now_ms) + after_ms
+        if self._revisit_at_ms is None or at_ms < self._revisit_at_ms:
+            self._revisit_at_ms = at_ms

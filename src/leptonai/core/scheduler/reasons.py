@@ -4,10 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from leptonai.core.resources import MILLIS, Free, Needs
-from leptonai.core.scheduler.fitting import fit
-from leptonai.core.scheduler.room import Room, copies
-from leptonai.core.scheduler.values import Gang, Holding, NodeView, Reason, WaitCode
+import numpy as np
+
+from leptonai.core.resources import MILLIS, Capacity, Free, Needs
+from leptonai.core.scheduler.fitting import choose_nodes
+from leptonai.core.scheduler.index import Index
+from leptonai.core.scheduler.nodes import WorkerSize, copies_on
+from leptonai.core.scheduler.values import Gang, NodeView, Quota, Reason, WaitCode, Worker
 
 MAX_HOLDERS = 10  # that a reason names
 MIB, GIB = 1 << 20, 1 << 30
@@ -25,29 +28,37 @@ def feasible(gang: Gang, nodes: Iterable[NodeView]) -> Reason | None:
     admitted = [node for node in nodes if gang.admits(node)]
     if not admitted:
         return Reason(WaitCode.NO_NODE, f"there is no node it may use: {_affinity(gang)}", {})
-    rooms = [Room(node) for node in admitted]
+    # Most nodes are like many others.
+    kinds = Counter((node.capacity, node.ports_to - node.ports_from) for node in admitted)
     for worker in gang.workers:
-        if not any(room.copies(worker.needs, len(worker.ports)) for room in rooms):
+        if not any(_copies_when_empty(kind, worker) for kind in kinds):
             return _too_large(worker.needs, admitted)
-    counts = Counter(worker.needs for worker in gang.workers)
+    workers = gang.workers[: gang.min_workers or None]
+    counts = Counter(worker.needs for worker in workers)
+    if gang.apart and len(workers) > len(admitted):
+        return Reason(
+            WaitCode.NO_NODE,
+            f"needs {len(workers)} nodes, one for each worker; it may use {len(admitted)}",
+            {"workers": len(workers), "nodes": len(admitted)},
+        )
     if len(counts) == 1:
-        if fit(gang, rooms) is None:
-            needs, room = (
-                gang.workers[0].needs,
-                sum(
-                    room.copies(gang.workers[0].needs, len(gang.workers[0].ports)) for room in rooms
-                ),
-            )
+        room = sum(
+            many * min(_copies_when_empty(kind, workers[0]), 1 if gang.apart else len(workers))
+            for kind, many in kinds.items()
+        )
+        if room < len(workers):
             return Reason(
                 WaitCode.NO_NODE,
-                f"needs room for {len(gang.workers)} workers with {describe(needs)} each;"
+                f"needs room for {len(workers)} workers with {describe(workers[0].needs)} each;"
                 f" {_these(len(admitted))} have room for {room} when empty",
-                {"workers": len(gang.workers), "room": room},
+                {"workers": len(workers), "room": room},
             )
         return None
     for resource in _RESOURCES:
         needed = sum(resource.needed(needs) * count for needs, count in counts.items())
-        total = sum(resource.free(room.free) for room in rooms)
+        total = sum(
+            many * resource.free(Free.all_of(capacity)) for (capacity, _), many in kinds.items()
+        )
         if needed > total:
             return Reason(
                 WaitCode.NO_NODE,
@@ -56,6 +67,50 @@ def feasible(gang: Gang, nodes: Iterable[NodeView]) -> Reason | None:
                 {"resource": resource.name, "needed": needed, "largest": total},
             )
     return None
+
+
+def _copies_when_empty(kind: tuple[Capacity, int], worker: Worker) -> int:
+    capacity, ports = kind
+    many = copies_on(Free.all_of(capacity), worker.needs)
+    return min(many, max(0, ports - 1) // len(worker.ports)) if worker.ports else many
+
+
+def why_it_waits(gang: Gang, index: Index, kept_for: Sequence[Gang]) -> Reason:
+    """Why a gang cannot be placed on what is left now.
+
+    Args:
+        kept_for: gangs for which room is kept.
+    """
+    views = index.nodes.views
+    if not any(view.schedulable for view in views):
+        return no_usable_nodes(views)
+    if (never := no_node(gang, views)) is not None:
+        return never
+    if kept_for:
+        admitted = index.admitted(gang)
+        without = choose_nodes(gang, index.nodes, admitted, beside_kept=False)
+        by_id = {first.id: first for first in kept_for}
+        for at in without or ():
+            if (kept := index.nodes.kept_for(at)) is not None:
+                return behind(by_id[kept])
+    return no_room(gang, index)
+
+
+def over_quota(gang: Gang, quota: Quota) -> Reason:
+    whose = f"user {quota.user!r}" if quota.user else f"project {quota.project!r}"
+    limits = []
+    if quota.gpus is not None:
+        limits.append(f"{quota.gpus:g} GPUs")
+    if quota.cpu_millis is not None:
+        limits.append(f"{quota.cpu_millis / MILLIS:g} CPUs")
+    text = f"{whose} may hold {' and '.join(limits)}, and would hold more"
+    if quota.borrow and not gang.preemptible:
+        text += "; only what may be preempted can borrow idle room"
+    return Reason(
+        WaitCode.QUOTA,
+        text,
+        {"user" if quota.user else "project": quota.user or quota.project},
+    )
 
 
 def no_usable_nodes(nodes: Sequence[NodeView]) -> Reason:
@@ -84,29 +139,32 @@ def no_node(gang: Gang, nodes: Sequence[NodeView]) -> Reason | None:
     return because
 
 
-def no_room(gang: Gang, rooms: Sequence[Room], holdings: Iterable[Holding]) -> Reason:
+def no_room(gang: Gang, index: Index) -> Reason:
     """Which resource a gang is short of on the nodes it may use, and who holds it."""
+    nodes, admitted = index.nodes, index.admitted(gang)
+    here = np.ones(len(nodes), dtype=np.bool_) if admitted is None else admitted
     needs = max((worker.needs for worker in gang.workers), key=_dominant)
-    here = {room.view.id for room in rooms}
     scarce = min(
         (resource for resource in _RESOURCES if resource.needed(needs)),
-        key=lambda resource: sum(copies(room.open, resource.only(needs)) for room in rooms),
+        key=lambda resource: int(nodes.row(WorkerSize(resource.only(needs), 0)).copies[here].sum()),
         default=_RESOURCES[-1],
     )
     holders = sorted(
-        (-scarce.needed(holding.needs), holding.replica)
-        for holding in holdings
-        if holding.node in here and scarce.needed(holding.needs)
+        (-scarce.needed(hold.needs), hold.replica)
+        for running in index.running.values()
+        for at, hold in index.holds(running)
+        if here[at] and scarce.needed(hold.needs)
     )
-    many = len(gang.workers)
-    room = min(many, sum(room.copies(needs, 0) for room in rooms))
+    many = gang.min_workers or len(gang.workers)
+    room = min(many, int(nodes.row(WorkerSize(needs, 0)).copies[here].sum()))
     if many > 1:
         each = "each" if len({worker.needs for worker in gang.workers}) == 1 else "and less"
         text = (
             f"needs room for {many} workers with {describe(needs)} {each}; there is room for {room}"
         )
     else:
-        most = max((scarce.free(room.open) for room in rooms), default=0)
+        fits = np.flatnonzero(here).tolist()
+        most = max((scarce.free(nodes.free(at)) for at in fits), default=0)
         least = scarce.needed(needs)
         text = f"needs {describe(needs)} on one node; " + (
             f"the most that is free on one is {scarce.words(max(0, most))}"
@@ -200,7 +258,7 @@ def _too_large(needs: Needs, nodes: Sequence[NodeView]) -> Reason:
     """No single node, even empty, holds a worker of this size: says how large the largest is."""
     if needs.gpu_type and needs.gpus:
         types = sorted({node.capacity.gpu_type for node in nodes if node.capacity.gpus})
-        nodes = [node for node in nodes if node.capacity.gpu_type == needs.gpu_type]
+        nodes = [node for node in nodes if needs.takes_gpu(node.capacity.gpu_type)]
         if not nodes:
             there_is = f"there are {', '.join(types)}" if types else "no node has GPUs"
             return Reason(
@@ -210,7 +268,7 @@ def _too_large(needs: Needs, nodes: Sequence[NodeView]) -> Reason:
             )
     for resource in _RESOURCES:
         needed = resource.needed(needs)
-        fits = max(copies(Free.all_of(node.capacity), resource.only(needs)) for node in nodes)
+        fits = max(copies_on(Free.all_of(node.capacity), resource.only(needs)) for node in nodes)
         largest = max(resource.free(Free.all_of(node.capacity)) for node in nodes)
         if needed and not fits:
             return Reason(

@@ -1,0 +1,130 @@
+"""Room that is kept: for a gang that is overdue, or for the first of a queue that may be passed."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from leptonai.core.resources import Free
+from leptonai.core.scheduler.fitting import equal_size
+from leptonai.core.scheduler.nodes import Bools, Ints, Nodes, WorkerSize, copies_on
+from leptonai.core.scheduler.values import Gang, Running
+
+
+def keep_room(gang: Gang, nodes: Nodes, admitted: Bools | None) -> bool:
+    """Close to all others, for an overdue gang, the nodes that went longest without a new start.
+
+    Nothing new starts there from now on, so those nodes stay the ones that went longest without,
+    and what runs on them started before the gang was overdue: when that has ended, the gang starts.
+
+    Returns:
+        False, and keeps nothing, where the gang would not fit even then.
+    """
+    size = equal_size(gang)
+    wanted = gang.min_workers or len(gang.workers)
+    if size is None:
+        return _keep_for_unequal(gang, nodes, admitted)
+    copies = nodes.copies_when_ended(size)
+    if admitted is not None:
+        copies = np.where(admitted, copies, 0)
+    if gang.apart:
+        copies = np.minimum(copies, 1)
+    order = _longest_without_a_start(nodes, copies)
+    enough = int(np.searchsorted(np.cumsum(copies[order]), wanted))
+    if enough == len(order):
+        return False
+    for at in order[: enough + 1].tolist():
+        many = min(wanted, int(copies[at]))
+        nodes.keep(at, gang.id, size.needs, many)
+        wanted -= many
+    return True
+
+
+def _longest_without_a_start(nodes: Nodes, copies: Ints) -> Ints:
+    fitting = np.flatnonzero(copies)
+    order = np.lexsort((fitting, nodes.last_start_ms[fitting]))
+    return fitting[order]
+
+
+def _keep_for_unequal(gang: Gang, nodes: Nodes, admitted: Bools | None) -> bool:
+    sizes = [WorkerSize.of(worker) for worker in gang.workers]
+    fits = sum(nodes.copies_when_ended(size) for size in set(sizes))
+    assert isinstance(fits, np.ndarray)
+    if admitted is not None:
+        fits = np.where(admitted, fits, 0)
+    left = sorted(
+        sizes, key=lambda size: (size.needs.gpus, size.needs.cpu_millis, size.needs.memory_bytes)
+    )
+    keeping: list[tuple[int, WorkerSize]] = []
+    for at in _longest_without_a_start(nodes, fits).tolist():
+        free = nodes.free_when_ended(at)
+        for size in reversed(left.copy()):  # the largest first
+            if copies_on(free, size.needs):
+                gpus = free.choose_gpus(size.needs)
+                assert gpus is not None
+                free = free.take(size.needs, gpus)
+                left.remove(size)
+                keeping.append((at, size))
+                if gang.apart:
+                    break
+        if not left:
+            break
+    if left:
+        return False
+    for at, size in keeping:
+        nodes.keep(at, gang.id, size.needs, 1)
+    return True
+
+
+def keep_until(
+    gang: Gang, nodes: Nodes, admitted: Bools | None, running: Iterable[Running], now_ms: int
+) -> int | None:
+    """Close what the first of a queue needs of the room that is free now, given that it waits for
+    what ends by then: so what ends earlier may still use it (EASY backfill; Lifka 1995).
+
+    Returns:
+        When the gang can start by the estimates of what runs, or None where that is not known.
+    """
+    size = equal_size(gang)
+    if size is None:
+        return None
+    free_now = nodes.row(size).copies
+    if admitted is not None:
+        free_now = np.where(admitted, free_now, 0)
+    after = free_now.copy()
+    wanted, total, at_ms = len(gang.workers), int(free_now.sum()), now_ms
+    rest: dict[int, Free] = {}
+    for ending in sorted(
+        (r for r in running if r.gang.remaining_ms is not None and r.started_at_ms is not None),
+        key=lambda r: (ends_at_ms(r, now_ms), r.gang.id),
+    ):
+        if total >= wanted:
+            break
+        at_ms = ends_at_ms(ending, now_ms)
+        for worker, to in ending.held:
+            at = nodes.at.get(to.node)
+            if at is None or (admitted is not None and not admitted[at]):
+                continue
+            free = rest.get(at) or nodes.free(at)
+            rest[at] = free.give(worker.needs, to.gpus)
+            many = copies_on(rest[at], size.needs)
+            total += many - int(after[at])
+            after[at] = many
+    if total < wanted:
+        return None
+    # As much as possible of what is not free yet, so that little is closed now.
+    becoming = after - free_now
+    wanted -= min(wanted, int(becoming.sum()))
+    for at in np.lexsort((np.arange(len(after)), -free_now)).tolist():
+        if not wanted:
+            break
+        many = min(wanted, int(free_now[at]))
+        if many:
+            nodes.keep(at, gang.id, size.needs, many)
+            wanted -= many
+    return at_ms
+
+
+def ends_at_ms(running: Running, now_ms: int) -> int:
+    """By its estimate; one that has run for longer is about to end."""
+    assert running.started_at_ms is not None and running.gang.remaining_ms is not None
+    return max(now_ms, running.started_at_ms + running.gang.remaining_ms)
