@@ -1,18 +1,21 @@
 """Shares of time made true: who runs on which type of GPU in the next round.
 
 Time is cut into rounds of some minutes. A share of 0.25 then means a quarter of the rounds, on
-whole GPUs, with the whole gang. Each gang has on each of its types a *start tag*: the round by
-which it should have had as many as it has. The smallest tag goes first, so that everybody is behind
-by about the same time, whatever its share; and when switching costs more than was planned for,
-everybody loses the same part. A gang that runs goes on until its tag is `STINT_ROUNDS` later
-than another's, because to stop and to start again costs it time.
+whole GPUs, with the whole gang. Each gang has on each of its types a *tag*: a round that it runs
+moves it on by 1 / share, the time in which one round is its due. The smallest tag goes first, so that
+everybody is behind by about the same time, whatever its share; and when switching costs more than
+was planned for, everybody loses the same part. A gang that runs goes on until its tag is
+`STINT_ROUNDS` later than another's, because to stop and to start again costs it time.
+
+Shares may change between any two rounds: what was owed is still owed. Who is new begins with the
+smallest tag of its type, as if it had had its due until now.
 
 Sources: the tags are those of start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996); rounds
     that follow a linear program's shares are Gavel's (Narayanan et al., OSDI 2020, section 5).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from leptonai.core.scheduler.optimize.shares import Claim, Shares
 
@@ -21,11 +24,9 @@ STINT_ROUNDS = 8  # by which one that runs may get ahead of one that waits: 2 % 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """What was handed out since the shares were decided. New shares start a new one, which keeps
-    only who is running."""
+    """What must be remembered from one round to the next."""
 
-    rounds: int = 0
-    received: Mapping[tuple[str, str], float] = field(default_factory=dict)  # by gang and GPU type
+    tags: Mapping[tuple[str, str], float] = field(default_factory=dict)  # by gang and GPU type
     running: Mapping[str, str] = field(default_factory=dict)  # gang: its type in the last round
 
 
@@ -43,15 +44,17 @@ def next_round(
     >>> ledger, order = Ledger(), ""
     >>> for _ in range(30):
     ...     placed = next_round(jobs, third, {"v100": 1}, ledger)
-    ...     ledger = settle(ledger, placed)
+    ...     ledger = settle(ledger, third, placed)
     ...     order += "".join(placed)
     >>> order, order.count("a")
     ('aaabbbbbbbbbbbbaaaaaabbbbbbbbb', 9)
     """
+    tags = _tags(ledger, shares)
     wanted = [
-        _Wanted(_start_tag(ledger, claim.id, type_, share), claim, type_)
+        _Wanted(tags[claim.id, type_] - stays, claim, type_)
         for claim in claims
-        for type_, share in shares.of.get(claim.id, {}).items()
+        for type_ in shares.of.get(claim.id, {})
+        for stays in [STINT_ROUNDS if ledger.running.get(claim.id) == type_ else 0]
     ]
     wanted.sort(key=lambda one: (one.tag, -one.claim.gpus, one.claim.id, one.type))
     round_ = _Round(gpus)
@@ -59,7 +62,7 @@ def next_round(
         round_.take(one.claim, one.type)
     for type_ in sorted(gpus):
         if round_.left[type_]:
-            _close_gaps(round_, type_, wanted, ledger.rounds)
+            _close_gaps(round_, type_, wanted)
     for one in wanted:
         round_.take(one.claim, one.type)
     spare = [
@@ -75,14 +78,27 @@ def next_round(
     return round_.placed
 
 
-def settle(ledger: Ledger, placed: Mapping[str, str], *, start_cost: float = 0.0) -> Ledger:
+def settle(
+    ledger: Ledger, shares: Shares, placed: Mapping[str, str], *, start_cost: float = 0.0
+) -> Ledger:
     """The ledger after a round. A gang that did not run on this type before lost a part of the
     round, `start_cost`, to load and to warm up: it is owed that again."""
-    received = dict(ledger.received)
+    tags = _tags(ledger, shares)
     for gang, type_ in placed.items():
-        gained = 1.0 if ledger.running.get(gang) == type_ else 1.0 - start_cost
-        received[gang, type_] = received.get((gang, type_), 0.0) + gained
-    return replace(ledger, rounds=ledger.rounds + 1, received=received, running=dict(placed))
+        if (gang, type_) in tags:
+            gained = 1.0 if ledger.running.get(gang) == type_ else 1.0 - start_cost
+            tags[gang, type_] += gained / shares.of[gang][type_]
+    return Ledger(tags=tags, running=dict(placed))
+
+
+def _tags(ledger: Ledger, shares: Shares) -> dict[tuple[str, str], float]:
+    pairs = [(gang, type_) for gang, of in shares.of.items() for type_ in of]
+    first: dict[str, float] = {}
+    for gang, type_ in pairs:
+        if (gang, type_) in ledger.tags:
+            tag = ledger.tags[gang, type_]
+            first[type_] = min(first.get(type_, tag), tag)
+    return {pair: ledger.tags.get(pair, first.get(pair[1], 0.0)) for pair in pairs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +127,11 @@ class _Round:
             self.left[self.placed.pop(claim.id)] += claim.gpus
 
 
-def _start_tag(ledger: Ledger, gang: str, type_: str, share: float) -> float:
-    stays = STINT_ROUNDS if ledger.running.get(gang) == type_ else 0
-    return ledger.received.get((gang, type_), 0.0) / share - stays
-
-
-def _close_gaps(round_: _Round, type_: str, wanted: Sequence[_Wanted], now: int) -> None:
+def _close_gaps(round_: _Round, type_: str, wanted: Sequence[_Wanted]) -> None:
     """Choose again who runs on a type, where wide gangs did not fit into what was left: those that
-    together are worth the most. A GPU is worth the more the later its gang is (squared, so that the
-    latest is not made to wait for the good of many), and to leave it empty
-    is as bad as to give it to one that is a stint ahead.
+    together are worth the most. A GPU is worth the more the later its gang is (squared, so that
+    the latest does not wait for the good of many); to leave it empty is as bad as to give it to
+    one that is a stint ahead of the mean.
 
     Whoever has the most weight together, each time, gets through any load that can be got through
     (Tassiulas and Ephremides 1992). A knapsack, solved exactly.
@@ -130,9 +141,12 @@ def _close_gaps(round_: _Round, type_: str, wanted: Sequence[_Wanted], now: int)
         for one in wanted
         if one.type == type_ and round_.placed.get(one.claim.id, type_) == type_
     ]
+    if not may:
+        return
     for one in may:
         round_.give_back(one.claim)
-    late = [max(now - one.tag + STINT_ROUNDS, 0.01) for one in may]
+    mean = sum(one.tag for one in may) / len(may)
+    late = [max(mean - one.tag + STINT_ROUNDS, 0.01) for one in may]
     sizes = [one.claim.gpus for one in may]
     worth = [size * rounds**2 for size, rounds in zip(sizes, late, strict=True)]
     for at in _knapsack(sizes, worth, round_.left[type_]):

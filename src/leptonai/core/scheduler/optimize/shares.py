@@ -27,7 +27,11 @@ TIME_LIMIT_S = 10.0  # of one linear program
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A gang that wants to run, and how fast it would."""
+    """A gang that wants to run, and how fast it would.
+
+    >>> Claim(id="resnet", gpus=4, rates={"p100": 10.4, "v100": 9.5}).gpus
+    4
+    """
 
     id: str
     gpus: int = 1  # of its whole gang, all of one type
@@ -40,6 +44,10 @@ class Shares:
     """Fractions of the time, which together ask for no more than there is.
 
     `of[gang][type]` is left out where it is 0. Of one gang they add up to at most 1.
+
+    >>> shares = Shares(of={"a": {"k80": 0.5, "v100": 0.25}}, value=1.0, bound=1.0)
+    >>> shares.progress(Claim(id="a", rates={"k80": 2.0, "v100": 8.0}))
+    3.0
     """
 
     of: Mapping[str, Mapping[str, float]]
@@ -55,7 +63,11 @@ class Shares:
 
 def relative(claims: Sequence[Claim]) -> tuple[Claim, ...]:
     """The same gangs with rates between 0 and 1: how fast compared with its best type. So the steps
-    of one job, which may be long, count as much as those of another."""
+    of one job, which may be long, count as much as those of another.
+
+    >>> relative([Claim(id="a", rates={"k80": 2.0, "v100": 8.0})])[0].rates
+    {'k80': 0.25, 'v100': 1.0}
+    """
     return tuple(
         replace(
             claim, rates={type_: rate / _fastest(claim) for type_, rate in claim.rates.items()}
@@ -75,7 +87,12 @@ def fair_share(
     claim: Claim, progress: float, claims: Sequence[Claim], gpus: Mapping[str, int]
 ) -> float:
     """How its progress compares with that of an equal split, for its weight. A gang of n GPUs is
-    due an n-th of the time: GPU time is what is shared."""
+    due an n-th of the time: GPU time is what is shared.
+
+    >>> two = [Claim(id=name, rates={"v100": 8.0}) for name in "ab"]
+    >>> fair_share(two[0], 6.0, two, {"v100": 1})  # an equal share would be half of the time: 4.0
+    1.5
+    """
     return progress * claim.gpus / (claim.weight * equal_rate(claim, claims, gpus))
 
 
