@@ -11,8 +11,9 @@ of gangs of which a speed was never measured (16 and more GPUs, some models) are
 A round is 360 s, as in Gavel; starting, or moving to another type, costs 20 s of it, as measured
 for Shockwave (Zheng et al., NSDI 2023). All gangs stay for all rounds, so what is compared is what
 the linear program promises with what whole GPUs and whole gangs got. The shares of wide gangs are
-small: one of a 20th has 30 turns in 600 rounds (two and a half days), of which one is 3 %. On few GPUs whole gangs do
-not add up to what the linear program makes of parts of them; the clusters for gangs are larger.
+small: one of a 20th has 30 turns in 600 rounds (two and a half days), of which one is 3 %. On few
+GPUs whole gangs do not add up to what the linear program makes of parts of them: the clusters for
+gangs are larger.
 """
 
 import ast
@@ -114,9 +115,7 @@ def draw(
     return claims
 
 
-def realised_sum(
-    claims: Sequence[Claim], gpus: Mapping[str, int], *, rounds: int
-) -> float:
+def realised_sum(claims: Sequence[Claim], gpus: Mapping[str, int], *, rounds: int) -> float:
     """By the linear program's value; a gang's speed counts relative to its best type."""
     compared = relative(claims)
     shares = most_progress(compared, gpus)
@@ -124,9 +123,7 @@ def realised_sum(
     return sum(progress.values()) / shares.bound
 
 
-def realised_least(
-    claims: Sequence[Claim], gpus: Mapping[str, int], *, rounds: int
-) -> float:
+def realised_least(claims: Sequence[Claim], gpus: Mapping[str, int], *, rounds: int) -> float:
     shares = fairest(claims, gpus)
     progress = realise(claims, gpus, shares, rounds=rounds)
     least = min(fair_share(claim, progress[claim.id], claims, gpus) for claim in claims)

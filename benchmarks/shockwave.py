@@ -4,24 +4,25 @@
 
 Prints rows of JSON. The cluster is the one of Shockwave's own simulator (Zheng et al., NSDI 2023):
 
-- Time is cut into rounds of 120 s; a round ends early when all that run in it end. Who runs is decided
-  between rounds. A gang runs with all its GPUs or not at all. GPUs are a pool of one type.
+- Time is cut into rounds of 120 s; a round ends early when all that run in it end. Who runs is
+  decided between rounds. A gang runs with all its GPUs or not at all. GPUs are one pool.
 - A gang that did not run in the round before loses 20 s of a full one.
-- A job is a number of steps at a batch size. In mode `static` the batch stays. With `gns` (gradient
-  noise scale) it doubles after certain epochs, and with `accordion` it is the largest outside of
-  critical regimes, which are certain epochs too. A larger batch means fewer, longer steps for the
-  same number of epochs, and so a shorter job.
-- A job's batch follows at the end of the next round in which it runs.
+- A job is a number of steps at a batch size. In the mode `static` the batch stays. With `gns`
+  (gradient noise scale) it doubles after certain epochs, and with `accordion` it is the largest
+  outside of critical regimes, which are certain epochs too. A larger batch means fewer, longer
+  steps for the same number of epochs, and so mostly a shorter job.
+- The batch follows at the end of the next round in which the job runs.
 
-So a policy may know: what has arrived, how many GPUs it needs, how many steps it has left at its present
-batch, and how many it does a second. It may not know that the batch will change, nor what arrives later.
+So a policy may know what has arrived, how many GPUs it needs, how many steps it has left at its
+present batch, and how many it does a second. It does not know that the batch will change, nor what
+arrives later.
 
 To show that this is the published cluster, two published policies are run on it: OSSP (the least
 time by which what is known can end, shares of the time by a linear program) and Gavel's max-min
-fairness. Where their linear programs have several answers, which one the published solver gave is not known,
-so they agree within some per cent. (Replaying the published schedules of OSSP, max-sum throughput
-and Shockwave round by round gives their makespans to the last digit, and 119 of 120 completion
-times.)
+fairness. Where their linear programs have several answers it is not known which one the published
+solver took, so they agree within some per cent. (Replaying the published schedules of OSSP, max-sum
+throughput and Shockwave round by round gives their makespans to the last digit, and 119 of 120
+completion times.)
 """
 
 import ast
@@ -37,7 +38,9 @@ from leptonai.core.scheduler.draining import critical_from, drain_rank
 
 GPUS = 32
 ROUND_S, START_S = 120.0, 20.0
-SHORT_OF_A_ROUND_S = 5.0  # a round that is shorter by more than this is a last one: no start is paid
+SHORT_OF_A_ROUND_S = (
+    5.0  # a round that is shorter by more than this is a last one: no start is paid
+)
 
 SAMPLES = {  # of an epoch
     "ResNet-18": 50_000,
@@ -91,7 +94,9 @@ NOISE_SCALE = {
     ("Recommendation", 4096, 1): (41,),
 }
 
-Speeds = Mapping[tuple[str, int], float]  # steps a second of a model with its batch, on so many GPUs
+Speeds = Mapping[
+    tuple[str, int], float
+]  # steps a second of a model with its batch, on so many GPUs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ SHOWN = [
         (draining, ("critical_from", "drain_rank")),
     )
     for name in names
-    if name[0].isupper() and not name.isupper() or name.islower()
+    if not name.isupper()  # a number shows itself
 ]
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from leptonai.core.scheduler.optimize.shares import (
     relative,
 )
 from leptonai.core.scheduler.rounds import STINT_ROUNDS, Ledger, next_round, settle
-from leptonai.errors import InvalidRequest, Unsatisfiable
+from leptonai.errors import InvalidRequest, TooLarge, Unsatisfiable
 
 GPUS = {"k80": 2, "v100": 2}
 
@@ -114,6 +115,16 @@ def test_claims_that_make_no_sense_say_where(claims, error, message):
     assert said.value.message == message
 
 
+def test_shares_that_take_too_long_are_refused_with_what_makes_it_quicker(monkeypatch):
+    monkeypatch.setattr("leptonai.core.scheduler.optimize.shares.TIME_LIMIT_S", 0.0)
+    with pytest.raises(TooLarge) as said:
+        fairest([a_claim(f"g{n:03}", v100=1 + n / 300) for n in range(300)], {"k80": 9, "v100": 9})
+    assert (said.value.message, said.value.hint) == (
+        "the shares of 300 kinds of gangs were not found in 0 s",
+        "give gangs that are alike the same rates",
+    )
+
+
 def test_a_price_that_is_missing_is_named():
     with pytest.raises(InvalidRequest, match="there is no price of 'k80'"):
         cheapest([a_claim("a")], GPUS, price={"v100": 1}, at_least=0.1)
@@ -203,7 +214,7 @@ def test_a_gang_that_runs_goes_on_for_a_while():
     claims = [a_claim("a"), a_claim("b")]
     half = Shares(of={name: {"v100": 0.5} for name in "ab"}, value=1, bound=1)
     turns = [next(iter(placed)) for placed in played(claims, half, {"v100": 1}, 100)]
-    changes = sum(one != other for one, other in zip(turns, turns[1:], strict=False))
+    changes = sum(one != other for one, other in pairwise(turns))
     assert changes <= 100 / STINT_ROUNDS
 
 

@@ -6,9 +6,9 @@ the longest gang has had its time, nor before all GPUs together have done the wo
 needs nearly as long as that by itself is *critical*: to let it wait is to let everything wait.
 So critical gangs go first, wide ones before narrow ones, and the others shortest first.
 
-While the bound falls with the work done, gangs that wait become critical one after the other; so it
-says too how long a long gang can be passed by short ones. What arrives later is not known, and raises the bound
-when it does.
+As work is done the bound falls, and gangs that wait become critical one after the other: so a long
+one is passed by short ones only as long as that delays nothing. What arrives later is not known;
+when it arrives it raises the bound.
 """
 
 from collections.abc import Iterable

@@ -2,9 +2,9 @@
 
 Time is cut into rounds of some minutes. A share of 0.25 then means a quarter of the rounds, on
 whole GPUs, with the whole gang. Each gang has on each of its types a *tag*: a round that it runs
-moves it on by 1 / share, the time in which one round is its due. The smallest tag goes first, so that
-everybody is behind by about the same time, whatever its share; and when switching costs more than
-was planned for, everybody loses the same part. A gang that runs goes on until its tag is
+moves it on by 1 / share, the time in which one round is its due. The smallest tag goes first, so
+that everybody is behind by about the same time, whatever its share; and when switching costs more
+than was planned for, everybody loses the same part. A gang that runs goes on until its tag is
 `STINT_ROUNDS` later than another's, because to stop and to start again costs it time.
 
 Shares may change between any two rounds: what was owed is still owed. Who is new begins with the
@@ -16,10 +16,12 @@ Sources: the tags are those of start-time fair queueing (Goyal, Vin and Cheng, S
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from leptonai.core.scheduler.optimize.shares import Claim, Shares
 
 STINT_ROUNDS = 8  # by which one that runs may get ahead of one that waits: 2 % of 400 rounds
+GAP_GPUS = 256  # of gangs that run, and of gangs that wait, that a gap may be closed with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +38,8 @@ def next_round(
     """The type of GPU on which each gang runs; those left out wait. Never more than there are, and
     never a part of a gang. What nobody is due is given to those who wait, where they are quickest.
 
-    With n pairs of a gang and a type, and g GPUs of the most common type: O(n log n), and where
-    gangs of several widths leave a gap O(n g).
+    With n pairs of a gang and a type O(n log n), and for each type where gangs of several widths
+    leave a gap at most GAP_GPUS x GAP_GPUS in arrays.
 
     >>> jobs = [Claim(id="a", rates={"v100": 1.0}), Claim(id="b", rates={"v100": 1.0})]
     >>> third = Shares(of={"a": {"v100": 1 / 3}, "b": {"v100": 2 / 3}}, value=1.0, bound=1.0)
@@ -136,21 +138,26 @@ def _close_gaps(round_: _Round, type_: str, wanted: Sequence[_Wanted]) -> None:
     Whoever has the most weight together, each time, gets through any load that can be got through
     (Tassiulas and Ephremides 1992). A knapsack, solved exactly.
     """
-    may = [
-        one
-        for one in wanted
-        if one.type == type_ and round_.placed.get(one.claim.id, type_) == type_
-    ]
-    if not may:
+    of_type = [one for one in wanted if one.type == type_]
+    runs = [one for one in of_type if round_.placed.get(one.claim.id) == type_]
+    waits = [one for one in of_type if one.claim.id not in round_.placed]
+    if not waits:
         return
+    may = [*_first(runs[::-1]), *_first(waits)]
     for one in may:
         round_.give_back(one.claim)
     mean = sum(one.tag for one in may) / len(may)
     late = [max(mean - one.tag + STINT_ROUNDS, 0.01) for one in may]
     sizes = [one.claim.gpus for one in may]
     worth = [size * rounds**2 for size, rounds in zip(sizes, late, strict=True)]
-    for at in _knapsack(sizes, worth, round_.left[type_]):
+    for at in _knapsack(sizes, worth, round_.left[type_]):  # the room is theirs and the gap
         round_.take(may[at].claim, type_)
+
+
+def _first(ones: Sequence[_Wanted]) -> list[_Wanted]:
+    """Those that a gap is closed with: the nearest to the border between running and waiting."""
+    total = list(accumulate(one.claim.gpus for one in ones))
+    return [one for one, gpus in zip(ones, total, strict=True) if gpus <= GAP_GPUS]
 
 
 def _knapsack(sizes: Sequence[int], worth: Sequence[float], room: int) -> list[int]:

@@ -1,8 +1,8 @@
 """Which task goes where for the most value or the least energy, and a proof of how good that is.
 
 A library of its own: describe a `Model`, call `solve`. Where GPUs of several types are shared over
-time, describe `Claim`s and call `fairest`, `most_progress` or `cheapest`. Needs numpy and scipy when
-it solves, not when it is imported.
+time, describe `Claim`s and call `fairest`, `most_progress` or `cheapest`. Needs numpy and scipy
+when it solves, not when it is imported.
 """
 
 from leptonai.core.scheduler.optimize.model import (
