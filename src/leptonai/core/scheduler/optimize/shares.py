@@ -256,7 +256,7 @@ class _Program:
             method="highs-ipm",  # with thousands of gangs several times faster than the simplex
             options={"time_limit": TIME_LIMIT_S},
         )
-        if done.x is None:
+        if done.status != 0:  # what it has got by then need not be shares at all
             raise TooLarge(
                 f"the shares of {len(self._kinds)} kinds of gangs were not found"
                 f" in {TIME_LIMIT_S:g} s",
