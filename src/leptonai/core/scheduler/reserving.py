@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from leptonai.core.resources import Free
 from leptonai.core.scheduler.fitting import equal_size
 from leptonai.core.scheduler.nodes import Bools, Ints, Nodes, WorkerSize, copies_on
 from leptonai.core.scheduler.values import Gang, Running
@@ -91,7 +92,7 @@ def keep_until(
         free_now = np.where(admitted, free_now, 0)
     after = free_now.copy()
     wanted, total, at_ms = len(gang.workers), int(free_now.sum()), now_ms
-    rest = {}
+    rest: dict[int, Free] = {}
     for ending in sorted(
         (r for r in running if r.gang.remaining_ms is not None and r.started_at_ms is not None),
         key=lambda r: (ends_at_ms(r, now_ms), r.gang.id),

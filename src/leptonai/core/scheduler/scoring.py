@@ -25,4 +25,5 @@ def best_fit(needs: Needs, columns: Columns) -> Floats:
     and work without GPUs keeps away from them."""
     gpus = np.maximum(columns.gpu, 0).sum(axis=1) * (MAX_SHARE / MILLIS)
     cpu = (columns.cpu - needs.cpu_millis) / np.maximum(needs.cpu_millis, MILLIS)
-    return gpus + np.minimum(cpu, MAX_SHARE - 1)
+    score: Floats = gpus + np.minimum(cpu, MAX_SHARE - 1)
+    return score
