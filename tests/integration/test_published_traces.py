@@ -32,6 +32,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 WITHIN = 0.005  # of the reference
+# Many jobs of the ITP traces come in the same second, and the reference does not say which goes
+# first. That makes little difference, but for EASY: from 203.7 to 207.5 ks in five orders of those.
+EASY_WITHIN = 0.02
 
 # Average JCT in seconds, and the share of deadlines met where that was published, too.
 ITP_02 = ("microsoft_itp_2021/cluster02.csv", 96, "s", "")
@@ -43,6 +46,7 @@ REFERENCE = {
     (ITP_02, "easy"): (206_481, 0.269),
     (ITP_02, "sjf"): (36_266, 0.764),
     (ITP_02, "las"): (101_787, 0.756),
+    (ITP_02, "mlfq"): (31_077, None),
     (ITP_02, "edf"): (56_046, 0.776),
     (ITP_02, "srtf"): (29_092, 0.969),
     (ITP_02, "srsf"): (27_915, 0.975),
@@ -50,6 +54,7 @@ REFERENCE = {
     (ITP_03, "easy"): (224_173, 0.217),
     (ITP_03, "sjf"): (71_304, 0.527),
     (ITP_03, "las"): (132_860, 0.583),
+    (ITP_03, "mlfq"): (75_090, None),
     (ITP_03, "edf"): (82_158, 0.721),
     (ITP_03, "srtf"): (46_234, 0.865),
     (ITP_03, "srsf"): (44_728, 0.871),
@@ -75,13 +80,14 @@ LARGEST_DELAY_S = {
 
 @pytest.mark.parametrize(
     ("trace", "policy"),
-    [key for key in REFERENCE if key[1] in QUEUE_POLICIES],
+    [*REFERENCE],
     ids=lambda value: value if isinstance(value, str) else f"{value[0]}{value[3]}",
 )
 def test_a_published_trace_gives_the_reference_numbers(trace, policy):
     measures = simulated(trace, policy)
     jct_s, met = REFERENCE[trace, policy]
-    assert measures["avg_jct_s"] == pytest.approx(jct_s, rel=WITHIN)
+    within = EASY_WITHIN if policy == "easy" else WITHIN
+    assert measures["avg_jct_s"] == pytest.approx(jct_s, rel=within)
     if met is not None:
         assert measures["deadline_met_ratio"] == pytest.approx(met, abs=WITHIN)
     if (trace, policy) in LARGEST_DELAY_S:
