@@ -122,6 +122,7 @@ class _Walk:
         self._shares: dict[str, float] = {}
         self._places: dict[str, Place] = {}
         self._evicted: dict[str, tuple[Running, str]] = {}  # and for whom
+        self._given: set[str] = set()  # replicas that have to yield
         self._shrunk: dict[str, tuple[Running, str]] = {}  # as it will go on, and for whom
         # Room only shrinks along the walk: where one did not fit, none of its kind will.
         self._blocked: dict[tuple[Kind, Standing], Reason | None] = {}
@@ -295,6 +296,7 @@ class _Walk:
     # --- placing ----------------------------------------------------------------------------------
 
     def _place(self, gang: Gang, turn: Turn, *, beside_kept: bool = True) -> bool:
+        gang = self._within_quota(gang, turn)
         admitted = self._index.admitted(gang)
         chosen = choose_nodes(gang, self._nodes, admitted, beside_kept=beside_kept)
         if chosen is None:
@@ -303,6 +305,16 @@ class _Walk:
             return False
         self._assign(gang, chosen)
         return True
+
+    def _within_quota(self, gang: Gang, turn: Turn) -> Gang:
+        """With its least workers, if it is elastic and stands worse with all of them."""
+        if not (self._index.quotas and gang.min_workers):
+            return gang
+        all_of_them = replace(gang, min_workers=0)
+        stands, _ = standing(all_of_them, self._index.quotas, self._index.used_of)
+        return (
+            gang if stands <= turn[2] else replace(gang, workers=gang.workers[: gang.min_workers])
+        )
 
     def _assign(self, gang: Gang, chosen: list[int]) -> None:
         nodes = self._nodes
@@ -423,7 +435,7 @@ class _Walk:
                 yield _Part(running, False, ((at, hold),), (worker,))
 
     def _whole(self, running: Running) -> _Part:
-        holds = self._holds(running)
+        holds = tuple(item for item in self._holds(running) if item[1].replica not in self._given)
         replicas = {hold.replica for _, hold in holds}
         workers = tuple(worker for worker, _ in running.held if worker.replica in replicas)
         return _Part(running, True, holds, workers)
@@ -437,11 +449,13 @@ class _Walk:
     def _yield(self, part: _Part) -> None:
         for at, hold in part.holds:
             self._give(at, hold)
+            self._given.add(hold.replica)
         self._use(part.running.gang, part.workers, -1)
 
     def _take_back(self, part: _Part) -> None:
         for at, hold in part.holds:
             self._take(at, hold)
+            self._given.discard(hold.replica)
         self._use(part.running.gang, part.workers, 1)
 
     def _note(self, part: _Part, by: Gang) -> None:
@@ -451,6 +465,8 @@ class _Walk:
             self._shrunk.pop(id, None)
             self._evicted[id] = (part.running, by.id)
             self._push(_Source(_From.YIELDED, kind_of(part.running.gang), yielded=part.running))
+            return
+        if id in self._evicted:
             return
         running, _ = self._shrunk.get(id, (part.running, by.id))
         gone = {hold.replica for _, hold in part.holds}
@@ -468,6 +484,7 @@ class _Walk:
             taken.append((at, hold))
         else:
             self._use(gang, (worker for worker, _ in running.held), 1)
+            self._given -= {hold.replica for _, hold in taken}
             del self._evicted[gang.id]
             return
         for at, hold in taken:

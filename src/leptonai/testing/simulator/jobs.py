@@ -167,6 +167,11 @@ def with_uniform_deadlines(
     )
 
 
+def as_equals(jobs: Iterable[Job]) -> list[Job]:
+    """As most policies of the literature see jobs: without users and priorities."""
+    return [replace(job, user="", priority=DEFAULT_PRIORITY) for job in jobs]
+
+
 def _job(row: Row, number: int, unit_s: float, most_gpus: int | None) -> Job:
     gpus = row.number("num_gpu", zero=True)
     if gpus == 0:
