@@ -47,6 +47,7 @@ def test_the_json_says_what_was_asked_and_what_came_of_it(measured):
         "gpus_per_node": 8,
         "durations": "exact",
         "preempt_cost_s": 2,
+        "checkpoint_every_s": None,
         "seed": 42,
         "avg_jct_s": 7.5,  # 20, 8, 1, 1
         "median_jct_s": 4.5,

@@ -2,6 +2,7 @@
 policy may know."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -284,6 +285,13 @@ def test_a_job_that_runs_for_longer_than_was_said_does_not_become_the_most_urgen
 @pytest.mark.parametrize("text", ["exact", "unknown", "estimate:0.5"])
 def test_knowledge_of_durations_is_written_as_it_is_read(text):
     assert str(Durations.of(text)) == text
+
+
+def test_the_example_of_the_handbook_prints_what_it_says(capsys):
+    page = Path(__file__).parents[2] / "docs" / "howto" / "simulate.md"
+    program, printed = re.findall(r"^```(?:python|text)\n(.*?)^```", page.read_text(), re.M | re.S)
+    exec(program, {})
+    assert capsys.readouterr().out == printed
 
 
 def random_jobs(count):
