@@ -12,8 +12,8 @@ A round is 360 s, as in Gavel; starting, or moving to another type, costs 20 s o
 for Shockwave (Zheng et al., NSDI 2023). All gangs stay for all rounds, so what is compared is what
 the linear program promises with what whole GPUs and whole gangs got. The shares of wide gangs are
 small: one of a 20th has 30 turns in 600 rounds (two and a half days), of which one is 3 %. On few
-GPUs whole gangs do not add up to what the linear program makes of parts of them: the clusters for
-gangs are larger.
+GPUs the parts of gangs that the linear program hands out are not well made up of whole ones: the
+clusters for gangs are larger.
 """
 
 import ast
