@@ -12,7 +12,6 @@ and ten seeds, about ten minutes a policy.
 import argparse
 import csv
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.traces import trace_folder
 from leptonai.core.scheduler import Choice, NodeView
 from leptonai.testing.simulator.pack import Packed, Pod, read_nodes, read_pods, simulate_pack
 
@@ -53,16 +53,16 @@ def main() -> None:
     print(json.dumps(full() if given.full else quick(), indent=2))
 
 
-def quick(traces: Path | None = None) -> list[Row]:
-    return _rows(traces or _traces(), LISTS[:1], SEEDS[:1])
+def quick() -> list[Row]:
+    return _rows(LISTS[:1], SEEDS[:1])
 
 
-def full(traces: Path | None = None) -> list[Row]:
-    return _rows(traces or _traces(), LISTS, SEEDS)
+def full() -> list[Row]:
+    return _rows(LISTS, SEEDS)
 
 
-def _rows(traces: Path, lists: Sequence[str], seeds: Sequence[int]) -> list[Row]:
-    folder = traces / "alibaba_openb_2023"
+def _rows(lists: Sequence[str], seeds: Sequence[int]) -> list[Row]:
+    folder = trace_folder("alibaba_openb_2023")
     published = _published(folder)
     rows: list[Row] = []
     for choice in (Choice.RANDOM, Choice.BEST_FIT):
@@ -132,15 +132,6 @@ def _published(folder: Path) -> dict[tuple[str, str], float]:
             key = row["workload"].removeprefix("openb_pod_list_"), row["sc_policy"]
             by_run.setdefault(key, []).append(float(row["130"]))
     return {key: mean(values) for key, values in by_run.items()}
-
-
-def _traces() -> Path:
-    if "LEPTON_TRACES" in os.environ:
-        return Path(os.environ["LEPTON_TRACES"])
-    for folder in Path(__file__).resolve().parents:
-        if (folder / "shared" / "traces").is_dir():
-            return folder / "shared" / "traces"
-    raise SystemExit("benchmarks.packing needs the published traces: set LEPTON_TRACES")
 
 
 def _row(what: str, goal: str, measured: float) -> Row:

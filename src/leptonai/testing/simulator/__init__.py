@@ -14,6 +14,7 @@ print(outcome.jct_s, outcome.measures())
 from leptonai.testing.simulator.jobs import (
     Condition,
     Job,
+    as_equals,
     read_jobs,
     with_uniform_deadlines,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Outcome",
     "Packed",
     "Pod",
+    "as_equals",
     "read_jobs",
     "read_nodes",
     "read_pods",
