@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -17,16 +18,11 @@ NODES = "sn,cpu_milli,memory_mib,gpu,model\nb,96000,393216,8,G2\n"
 PODS = "name,cpu_milli,memory_mib,num_gpu,gpu_milli\nwhole,12000,16384,1,1000\n"
 
 # Beside the checkout, or further up where it is a worktree.
-OPENB = next(
-    (
-        found
-        for folder in Path(__file__).parents[2].parents
-        if (found := folder / "shared" / "traces" / "alibaba_openb_2023").is_dir()
-    ),
-    Path("absent"),
-)
+_beside = (folder / "shared" / "traces" for folder in Path(__file__).parents[2].parents)
+TRACES = Path(os.environ.get("LEPTON_TRACES") or next(filter(Path.is_dir, _beside), "absent"))
+OPENB = TRACES / "alibaba_openb_2023"
 with_traces = pytest.mark.skipif(
-    not OPENB.is_dir(), reason="needs the published traces in ../shared/traces"
+    not OPENB.is_dir(), reason="needs the published traces in ../shared/traces or LEPTON_TRACES"
 )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from leptonai.core.resources import Needs
 from leptonai.core.scheduler.fitting import Shape, shape_of
 from leptonai.core.scheduler.nodes import Bools, Hold, Nodes
 from leptonai.core.scheduler.ordering import rank, urgent_at_ms
@@ -28,6 +29,9 @@ class Change:
     gone: tuple[str, ...] = ()  # gangs that neither wait nor run any more
     nodes: tuple[NodeView, ...] = ()  # new, or different
     removed_nodes: tuple[str, ...] = ()
+    # Workers asked for up to now, by size; None: as it was told before. Every node is scored anew
+    # by it, so tell it when it is a different one, say twice as many, and not with each gang.
+    demand: Mapping[Needs, float] | None = None
 
 
 Kind = tuple[Shape, bool, bool]  # and whether it may preempt, and may be preempted
@@ -122,6 +126,9 @@ def advance(index: Index, change: Change) -> Index:
     """The index after a change. The one that is passed in is used up."""
     if change.nodes or change.removed_nodes:
         index = _with_nodes(index, change)
+    if change.demand is not None:
+        policy = index.policy
+        index.nodes.score_by(score_of(policy.choice, change.demand, policy.seed))
     for gang_id in change.gone:
         _forget(index, gang_id)
     for gang in change.queued:

@@ -232,10 +232,10 @@ def simulate_pack(
             look(looks.pop(0)[1])
         began = perf_counter()
         demand[pod.needs] += 1
-        if choice is Choice.RANDOM:
-            index.nodes.score_by(score_of(choice, demand, seed * MAX_ARRIVALS + number))
-        elif number + 1 & number == 0:  # when what is known of the demand has doubled
-            index.nodes.score_by(score_of(choice, demand, seed))
+        if choice is Choice.RANDOM:  # a draw for each pod
+            index.nodes.score_by(score_of(choice, {}, seed * MAX_ARRIVALS + number))
+        elif number + 1 & number == 0:  # what is known of the demand has doubled
+            index = advance(index, Change(demand=demand))
         index, is_placed = _arrive(index, pod, number, any_device)
         seconds += perf_counter() - began
         arrived += pod.gpu_millis
