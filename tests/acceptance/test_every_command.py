@@ -69,6 +69,7 @@ MISTAKES = [  # each fails, and says so in two lines
     "model download nope there",
     "model remove nope",
     "model create -n x /nonexistent",
+    "simulate energy --table /dev/null --deadline 3600",
 ]
 
 

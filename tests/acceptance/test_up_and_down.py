@@ -250,6 +250,7 @@ def test_down_ends_what_runs_and_the_next_up_has_it_ready_to_be_started(platform
     platform.cli("job", "start", job)
     assert client.jobs.wait(job, timeout_s=60).status.state == "Completed"
     client.endpoints.remove("files")
+    eventually(lambda: client.nodes.nodes("local")[0].status.workloads, lambda it: it == [])
 
 
 def test_down_keep_leaves_running_what_runs(platform, tmp_path):
