@@ -117,7 +117,7 @@ class Home:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for part in ("run", "logs", "gateway"):
+            for part in ("run", "logs", "gateway", "attempts", "blobs"):
                 (self.path / part).mkdir(exist_ok=True, mode=0o700)
             probe = self.path / "run" / f"probe.{os.getpid()}"
             probe.write_text("can this be written?")

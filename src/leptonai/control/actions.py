@@ -437,8 +437,12 @@ async def register_artifact(
     labels = asked.metadata.labels or {}
     check_labels(labels)
     await check_tree(world, asked.spec.digest, "spec.digest")
-    if asked.spec.size_bytes < 0:
-        raise InvalidRequest("spec.size_bytes: is negative", hint="Give the size in bytes.")
+    size = await world.blobs.size(asked.spec.digest)
+    if asked.spec.size_bytes != size:
+        raise InvalidRequest(
+            f"spec.size_bytes: {asked.spec.size_bytes}, and the blob has {size}",
+            hint="Give the size of the blob in bytes.",
+        )
     if len(msgspec.json.encode(asked.spec)) > MAX_ATTRIBUTES_BYTES:
         raise TooLarge(
             "spec: is too large", hint="Keep large facts in a file of the artifact itself."
