@@ -151,7 +151,8 @@ async def _run(
 
     url = url_of(options.host, listening.getsockname()[1])
     before = home.config()
-    settled = _settle(before, options)
+    is_new = not (home.config_file.exists() or home.key_file.exists())
+    settled = _settle(before, options, is_new=is_new)
     clock = SystemClock()
     store = await _open_store(home, settled)
     blobs = BlobStore(home.blobs)
@@ -178,6 +179,7 @@ async def _run(
         unseal=lambda secret: sealer.open(secret.workspace, secret.name, secret.ciphertext),
         job_token=lambda job: job_tokens.of(job.workspace, job.id),
         runs_images=engine.runs_images,
+        blobs=blobs if settled.sole_database else None,
     )
     try:
         await _honour_tokens(store, home, options.workspace, clock.now_ms())
@@ -278,10 +280,14 @@ async def _until_stopped(
         task.result()
 
 
-def _settle(before: Settled, options: Options) -> Settled:
+def _settle(before: Settled, options: Options, *, is_new: bool) -> Settled:
     """What is asked now, and what was asked before and not again."""
-    workspaces = tuple(dict.fromkeys((*before.workspaces, options.workspace)))
-    return Settled(workspaces=workspaces, database=options.database or before.database)
+    database = options.database or before.database
+    return Settled(
+        workspaces=tuple(dict.fromkeys((*before.workspaces, options.workspace))),
+        database=database,
+        sole_database=is_new or (before.sole_database and database == before.database),
+    )
 
 
 async def _open_store(home: Home, settled: Settled) -> "Store":

@@ -7,8 +7,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from leptonai.control.loops.retention import EVENTS_KEPT_MS
-from leptonai.control.plane import ControlPlane
+from leptonai.control.loops.retention import COLLECT_EVERY_MS, EVENTS_KEPT_MS
+from leptonai.control.plane import LEASE, ControlPlane
 from leptonai.core.lifecycle.endpoint import new_endpoint, restarted
 from leptonai.core.lifecycle.job import new_job
 from leptonai.core.records import (
@@ -22,7 +22,7 @@ from leptonai.core.records import (
     Replica,
     Secret,
 )
-from leptonai.errors import Conflict, Internal
+from leptonai.errors import Conflict, Internal, StaleEpoch
 from leptonai.ports.store import Put, Query
 from leptonai.spec.containers import Container, EnvVar, SecretReference
 from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
@@ -37,7 +37,10 @@ MINUTE_S = 60
 class World:
     """A control plane, and what it decides over."""
 
-    def __init__(self, store: MemoryStore | None = None, *, home: str = "") -> None:
+    def __init__(
+        self, store: MemoryStore | None = None, *, home: str = "", blobs: "Blobs | None" = None
+    ) -> None:
+        self.blobs = blobs
         self.store, self.clock = store or MemoryStore(), VirtualClock()
         machine = replace(a_machine("n1"), provider_id=home)
         self.engine = FakeEngine([machine], clock=self.clock)
@@ -50,6 +53,7 @@ class World:
             workspace_url=lambda workspace: "",
             unseal=self.unseal,
             job_token=lambda job: "",
+            blobs=blobs,
         )
 
     def unseal(self, secret: Secret) -> str:
@@ -222,5 +226,54 @@ def test_a_store_of_another_machine_is_refused_and_its_control_plane_left_in_cha
         again = World(first.store, home="a")
         await again.plane.start()
         await again.plane.close()
+
+    run(main())
+
+
+# --- blobs ---------------------------------------------------------------------------------------
+
+
+class Blobs:
+    """Stands for the blob store: notes what it is told to keep."""
+
+    def __init__(self) -> None:
+        self.kept: list[set[str]] = []
+
+    async def collect(self, in_use: set[str]) -> int:
+        self.kept.append(set(in_use))
+        return 0
+
+
+DIGEST = "sha256:" + "a" * 64
+
+
+def test_blobs_are_collected_but_not_before_all_that_was_lately_uploaded_has_been_seen():
+    async def main() -> None:
+        world = World(blobs=Blobs())
+        await world.plane.start()
+        await world.submit("j", "print", "hello", workdir=DIGEST)
+        await asyncio.sleep(COLLECT_EVERY_MS / 1000 - MINUTE_S)
+        assert world.blobs.kept == []
+        await asyncio.sleep(2 * MINUTE_S)
+        assert world.blobs.kept == [{DIGEST}]
+        await world.later(DEFAULT_TTL_S)
+        await world.later(ARCHIVE_KEPT_S)
+        assert await world.replicas() == []
+        await asyncio.sleep(COLLECT_EVERY_MS / 1000)
+        assert world.blobs.kept[-1] == set()
+        await world.plane.close()
+
+    run(main())
+
+
+def test_who_decides_no_more_removes_no_blobs():
+    async def main() -> None:
+        world = World(blobs=Blobs())
+        await world.plane.start()
+        await world.store.lease(LEASE)
+        with pytest.raises(StaleEpoch):
+            await world.plane.run()
+        assert world.blobs.kept == []
+        await world.plane.close()
 
     run(main())
