@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +30,7 @@ from leptonai.errors import InvalidRequest, LeptonError, Locked, NotFound, Unava
 from leptonai.gateway_process import GatewayProcess, end_gateway
 from leptonai.home import Home, PlatformState, Settled, replace_file
 from leptonai.listening import bind, url_of
+from leptonai.log_files import keep_bounded
 from leptonai.processes import Process
 from leptonai.spec.names import check_name
 
@@ -217,7 +218,8 @@ async def _run(
             gc.set_threshold(GC_THRESHOLD)
             gc.enable()
 
-        await _until_stopped(make_app(world), listening, plane, gateway, serving)
+        beside = [plane.run(), gateway.supervise(), keep_bounded(home.control_log)]
+        await _until_stopped(make_app(world), listening, plane, beside, serving)
     finally:
         await plane.close()
         await engine.close()
@@ -228,10 +230,10 @@ async def _until_stopped(
     app: Any,
     listening: socket.socket,
     plane: Any,
-    gateway: GatewayProcess,
+    beside: list[Coroutine[Any, Any, None]],
     serving: Callable[[], None],
 ) -> None:
-    """Serve the API, and stop at SIGTERM or SIGINT, or when the plane or the server ends."""
+    """Serve the API, and stop at SIGTERM or SIGINT, or when it or what runs beside it ends."""
     import uvicorn
 
     from leptonai.control.api.connections import BoundedConnection
@@ -265,7 +267,7 @@ async def _until_stopped(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     api = asyncio.create_task(server.serve(sockets=[listening]))
-    others = [asyncio.create_task(plane.run()), asyncio.create_task(gateway.supervise())]
+    others = [asyncio.create_task(each) for each in beside]
     while not server.started and not api.done():  # noqa: ASYNC110 - the server has no event
         await asyncio.sleep(0.001)
     if not api.done():

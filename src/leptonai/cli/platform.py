@@ -205,11 +205,12 @@ def _control_process(
     home: Home, options: dict[str, str | int]
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The control plane as a process of its own, and where it says whether it is ready."""
+    from leptonai.log_files import open_log
     from leptonai.main import OPTIONS_VARIABLE
 
     answers, telling = os.pipe()
     try:
-        with home.control_log.open("ab") as log:
+        with open_log(home.control_log) as log:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "leptonai.main", "--home", str(home.path)),
