@@ -27,7 +27,8 @@ for number in range(lines):
     if number % 3 == 0:
         logging.warning(line)
     elif number % 3 == 1:
-        print(line, flush=True)
+        sys.stdout.write(f"{line}\\n")
+        sys.stdout.flush()
     else:
         os.write(2, f"{line}\\n".encode())
     log_files.exchange_if_full(path)
@@ -50,7 +51,7 @@ def files(path: Path) -> list[Path]:
 
 def numbers(path: Path, name: str) -> list[int]:
     lines = [line.split() for file in files(path) for line in file.read_text().splitlines()]
-    assert all(len(line) == 2 for line in lines)
+    assert [line for line in lines if len(line) != 2] == []
     return [int(number) for who, number in lines if who == name]
 
 
@@ -74,7 +75,7 @@ def test_two_processes_may_share_a_file(tmp_path):
     assert len(files(path)) <= OLDER_LOGS + 1
     for name in ("a", "b"):
         kept = numbers(path, name)
-        assert len(set(kept)) == len(kept) > 0
+        assert len(set(kept)) == len(kept)
 
 
 def test_processes_that_end_at_once_do_not_fill_the_disk(tmp_path, monkeypatch):
