@@ -124,10 +124,7 @@ class TestLocalEngineWithContainers(EngineContract):
         engine = an_image_engine(self.home, self.image)
         await engine.open()
         assert engine.runs_images
-        try:
-            yield engine
-        finally:
-            await engine.close()
+        yield engine
 
     def sleeps(self, seconds: float) -> tuple[str, ...]:
         return ("sleep", str(seconds))
