@@ -41,6 +41,7 @@ class World:
         self, store: MemoryStore | None = None, *, home: str = "", blobs: "Blobs | None" = None
     ) -> None:
         self.blobs = blobs
+        self.hanging: set[int] = set()  # ports where a probe gets no answer
         self.store, self.clock = store or MemoryStore(), VirtualClock()
         machine = replace(a_machine("n1"), provider_id=home)
         self.engine = FakeEngine([machine], clock=self.clock)
@@ -60,6 +61,8 @@ class World:
         raise Internal(f"{secret.name} was sealed with another key")
 
     async def answers(self, host: str, port: int, path: str) -> bool:
+        while port in self.hanging:
+            await asyncio.sleep(1)
         return True
 
     async def submit(self, id: str, *command: str, **spec: object) -> None:
@@ -228,6 +231,26 @@ def test_a_store_of_another_machine_is_refused_and_its_control_plane_left_in_cha
         await again.plane.close()
 
     run(main())
+
+
+def test_a_server_that_keeps_its_probe_waiting_delays_no_other():
+    async def story(world: World) -> None:
+        async def ready() -> dict[str, bool]:
+            return {replica.owner_name: replica.ready for replica in await world.replicas()}
+
+        world.hanging = set(range(1 << 16))
+        await world.serve("hanging", "serve", "0")
+        await asyncio.sleep(1)
+        (replica,) = await world.replicas()
+        world.hanging = {*replica.ports}
+        await world.serve("quick", "serve", "0")
+        await asyncio.sleep(1)
+        assert await ready() == {"hanging": False, "quick": True}
+        world.hanging.clear()
+        await asyncio.sleep(MINUTE_S)
+        assert await ready() == {"hanging": True, "quick": True}
+
+    in_world(story)
 
 
 # --- blobs ---------------------------------------------------------------------------------------
