@@ -55,6 +55,7 @@ def up(detach: bool, output: str, **options: str | int) -> None:
     home = Home.default()
     running = home.state()
     if running is not None:
+        _refuse_another_database(home, str(options["database"]))
         _announce(running, output, "already running")
         return
     home.make()
@@ -65,6 +66,7 @@ def up(detach: bool, output: str, **options: str | int) -> None:
             another = _started_by_another(home)
             if another is None:
                 raise
+            _refuse_another_database(home, str(options["database"]))
             _announce(another, output, "already running")
             return
         except BaseException:
@@ -75,6 +77,16 @@ def up(detach: bool, output: str, **options: str | int) -> None:
             return
         say("Ctrl-C stops the platform; what runs goes on.")
         _stay(process)
+
+
+def _refuse_another_database(home: Home, asked: str) -> None:
+    """Whoever names a database would believe that the platform which runs uses it."""
+    used = home.config().database or f"sqlite:///{home.database}"
+    if asked not in ("", used):
+        raise errors.Conflict(
+            f"the platform that runs in {home.path} uses another database",
+            hint="stop it first: leptonai down; or leave --database out",
+        )
 
 
 @click.command(epilog="Example: leptonai down --keep")
