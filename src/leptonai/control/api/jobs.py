@@ -83,8 +83,10 @@ async def list_replicas(call: Call) -> list[wire.Replica]:
     """Those of the present round; an earlier round's are history."""
     job = await _job(call, BOTH)
     found = await _replicas(call, job)
-    present = [replica for replica in found if replica.round == job.round]
-    return [replica_view(replica) for replica in sorted(present, key=lambda r: (r.index, r.id))]
+    if not call.flag("all_rounds"):
+        found = [replica for replica in found if replica.round == job.round]
+    found = sorted(found, key=lambda replica: (replica.round, replica.index, replica.id))
+    return [replica_view(replica) for replica in found]
 
 
 async def replica_log(call: Call) -> Answer:
@@ -93,7 +95,8 @@ async def replica_log(call: Call) -> Answer:
     if replica is None or replica.parent != f"{OwnerKind.JOB}/{job.id}":
         raise NotFound(
             f"job {job.id} has no replica {call.path['replica'][:100]!r}",
-            hint=f"`leptonai job get {job.id}` shows its replicas.",
+            hint=f"`leptonai job get {job.id}` shows its replicas; with all_rounds=true, "
+            "GET …/replicas tells the earlier ones too.",
         )
     return Answer(
         stream=follow_log(call.world, replica, follow=call.flag("follow", default=True)), media=TEXT
@@ -203,7 +206,7 @@ ROUTES = (
         handler=list_replicas,
         summary="The workers of a job",
         answer=list[wire.Replica],
-        query=(MODE,),
+        query=(MODE, Parameter("all_rounds", bool, "true: also those of earlier rounds, first.")),
     ),
     Route(
         method="GET",
