@@ -23,8 +23,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from msgspec.structs import replace
-
 from leptonai import __version__
 from leptonai.errors import InvalidRequest, LeptonError, Locked, NotFound, Unavailable
 from leptonai.gateway_process import GatewayProcess, end_gateway
@@ -43,7 +41,6 @@ DRAIN_S = 2  # for requests under way when the platform stops
 ENDS_WITHIN_S = 15.0  # a platform that was asked to
 START_OR_STOP_S = 90.0  # longer than any of them takes
 LOOK_AGAIN_S = 0.05
-STOP_WORKLOADS_S = 30.0
 
 log = logging.getLogger("leptonai")
 
@@ -421,49 +418,17 @@ def shut_down(home: Home, *, keep: bool) -> ShutDown:
 
 
 async def _stop_workloads(home: Home) -> int:
-    """End everything that runs: jobs are stopped, endpoints come back with the next start. Returns
-    how many attempts were ended."""
+    """End everything that runs here; returns how many attempts were ended."""
     from leptonai.control.clock import SystemClock
-    from leptonai.control.plane import LEASE, check_whose_store
-    from leptonai.core.records import Job, Phase, Replica
+    from leptonai.control.workloads import stop_workloads
     from leptonai.engines.local import LocalEngine
-    from leptonai.ports.engine import Running, Seen
-    from leptonai.ports.store import Put, Query
 
     store = await _open_store(home, home.config())
     engine = LocalEngine(home.path, fetch_tree=_nothing_starts, clock=SystemClock())
     await engine.open()
     engine.forget_epochs()
     try:
-        await check_whose_store(store, engine)
-        fence = await store.lease(LEASE)
-        active = {Phase.PLACED, Phase.RUNNING}
-        replicas = await store.find(Replica, Query(live=True))
-        busy = {(r.workspace, r.owner_id) for r in replicas if r.phase in active}
-        for job in await store.find(Job, Query(live=True)):
-            if (job.workspace, job.id) in busy:
-                stopped = replace(job, spec=replace(job.spec, stopped=True))
-                await store.commit(Put(stopped), fence=fence)
-        ended = 0
-        deadline = asyncio.get_running_loop().time() + STOP_WORKLOADS_S
-        for machine in await engine.machines():
-            while True:
-                seen = await engine.observe(machine.id)
-                assert isinstance(seen, Seen)
-                running = [id for id, s in seen.attempts.items() if isinstance(s, Running)]
-                ended = max(ended, len(running))
-                if not running:
-                    break
-                if asyncio.get_running_loop().time() > deadline:
-                    raise Unavailable(
-                        f"{len(running)} replicas do not end: {', '.join(sorted(running)[:3])}",
-                        hint="run `leptonai down` again, or look at their processes",
-                    )
-                for id in running:
-                    await engine.stop(machine.id, id, grace_ms=5_000, epoch=fence.epoch)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(engine.changed(), 0.2)
-        return ended
+        return await stop_workloads(store, engine)
     finally:
         await engine.close()
         await store.close()

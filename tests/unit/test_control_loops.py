@@ -9,6 +9,7 @@ import pytest
 
 from leptonai.control.loops.retention import COLLECT_EVERY_MS, EVENTS_KEPT_MS
 from leptonai.control.plane import LEASE, ControlPlane
+from leptonai.control.workloads import stop_workloads
 from leptonai.core.lifecycle.endpoint import new_endpoint, restarted
 from leptonai.core.lifecycle.job import new_job
 from leptonai.core.records import (
@@ -38,13 +39,18 @@ class World:
     """A control plane, and what it decides over."""
 
     def __init__(
-        self, store: MemoryStore | None = None, *, home: str = "", blobs: "Blobs | None" = None
+        self,
+        store: MemoryStore | None = None,
+        engine: FakeEngine | None = None,
+        *,
+        home: str = "",
+        blobs: "Blobs | None" = None,
     ) -> None:
         self.blobs = blobs
         self.hanging: set[int] = set()  # ports where a probe gets no answer
         self.store, self.clock = store or MemoryStore(), VirtualClock()
         machine = replace(a_machine("n1"), provider_id=home)
-        self.engine = FakeEngine([machine], clock=self.clock)
+        self.engine = engine or FakeEngine([machine], clock=self.clock)
         self.plane = ControlPlane(
             self.store,
             self.engine,
@@ -228,6 +234,34 @@ def test_a_store_of_another_machine_is_refused_and_its_control_plane_left_in_cha
         await first.plane.close()
         again = World(first.store, home="a")
         await again.plane.start()
+        await again.plane.close()
+
+    run(main())
+
+
+def test_after_all_was_ended_jobs_stay_stopped_and_endpoints_come_back():
+    async def main() -> None:
+        world = World()
+        await world.plane.start()
+        await world.submit("polite", "sleep", "99999")
+        await world.submit("stubborn", "ignore-term")
+        await world.submit("over", "exit", "0")
+        await world.serve("web", "serve", "1")
+        await asyncio.sleep(MINUTE_S)
+        await world.plane.close()
+        assert await stop_workloads(world.store, world.engine) == 3
+        assert all(run.ended_at_ms is not None for run in world.engine.history)
+        again = World(world.store, world.engine)
+        await again.plane.start()
+        await asyncio.sleep(MINUTE_S)
+        states = {job.id: job.state for job in await again.store.find(Job, Query())}
+        assert states == {
+            "polite": JobState.STOPPED,
+            "stubborn": JobState.STOPPED,
+            "over": JobState.COMPLETED,
+        }
+        (endpoint,) = await again.store.find(Endpoint, Query())
+        assert endpoint.ready_replicas == 1
         await again.plane.close()
 
     run(main())
