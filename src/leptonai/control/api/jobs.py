@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from leptonai.control import actions
+from leptonai.control.actions.jobs import delete_job, find_job, patch_job, submit_job
 from leptonai.control.api.logs import FOLLOW, follow_log
 from leptonai.control.api.paging import PAGING, label_selector, page_of
 from leptonai.control.api.routing import TEXT, Answer, Call, Parameter, Route
@@ -23,9 +23,7 @@ MODE = Parameter("job_query_mode", about=f"One of {', '.join(MODES)}.")
 async def submit(call: Call) -> LeptonJob:
     asked: LeptonJob = await call.json()
     key = call.header("idempotency-key")
-    return job_view(
-        await actions.submit_job(call.world, call.principal, call.workspace, asked, key)
-    )
+    return job_view(await submit_job(call.world, call.principal, call.workspace, asked, key))
 
 
 async def list_jobs(call: Call) -> JobList:
@@ -66,7 +64,7 @@ async def get(call: Call) -> LeptonJob:
 
 async def patch(call: Call) -> LeptonJob:
     return job_view(
-        await actions.patch_job(
+        await patch_job(
             call.world, call.principal, call.workspace, call.path["id"], await call.json()
         )
     )
@@ -74,7 +72,7 @@ async def patch(call: Call) -> LeptonJob:
 
 async def delete(call: Call) -> LeptonJob:
     job = await _job(call, BOTH)
-    deleted = job_view(await actions.delete_job(call.world, call.principal, call.workspace, job.id))
+    deleted = job_view(await delete_job(call.world, call.principal, call.workspace, job.id))
     assert deleted.status is not None
     return replace(deleted, status=replace(deleted.status, state=JobState.DELETING))
 
@@ -117,7 +115,7 @@ async def why(call: Call) -> Explanation:
 
 
 async def _job(call: Call, default_mode: str) -> Job:
-    job = await actions.find_job(call.world, call.principal, call.workspace, call.path["id"])
+    job = await find_job(call.world, call.principal, call.workspace, call.path["id"])
     mode = _mode(call, default_mode)
     archived = job.state is JobState.ARCHIVED
     if (archived and mode == ALIVE) or (not archived and mode == ARCHIVE):
