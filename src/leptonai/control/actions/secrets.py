@@ -15,6 +15,7 @@ from leptonai.spec.names import check_secret_name
 from leptonai.spec.workspace import SecretItem
 
 MAX_SECRETS_A_CALL = 100
+MAX_SECRET_BYTES = 127 << 10  # it becomes a variable, which Linux lets have 128 KiB with its name
 
 
 async def create_secrets(
@@ -32,6 +33,11 @@ async def create_secrets(
         check_secret_name(item.name)
         if item.value is None:
             raise InvalidRequest(f"the secret {item.name} has no value", hint='Give a "value".')
+        if len(item.value.encode(errors="replace")) > MAX_SECRET_BYTES:
+            raise TooLarge(
+                f"the value of the secret {item.name} is too large",
+                hint=f"It may have {MAX_SECRET_BYTES >> 10} KiB: no variable can hold more.",
+            )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InvalidRequest(f"the secret {twice[0]} is given twice", hint="Leave one out.")
