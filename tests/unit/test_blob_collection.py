@@ -5,20 +5,25 @@ import hashlib
 import os
 from pathlib import Path
 
+import msgspec
 import obstore
 import pytest
 
 from leptonai.blobs import BlobStore
+from leptonai.control.loops.retention import COLLECT_EVERY_MS, RetentionLoop
+from leptonai.control.mirror import Mirror
 from leptonai.core.lifecycle.endpoint import advance as advance_endpoint
 from leptonai.core.lifecycle.endpoint import new_endpoint
 from leptonai.core.lifecycle.job import advance as advance_job
 from leptonai.core.lifecycle.job import new_job
 from leptonai.core.records import Dataset, Model, Secret
 from leptonai.core.references import digests_in
+from leptonai.ports.store import Put
 from leptonai.spec.artifacts import ArtifactSpec
 from leptonai.spec.containers import Container
 from leptonai.spec.endpoints import EndpointSpec
 from leptonai.spec.jobs import JobSpec
+from leptonai.stores.memory import MemoryStore
 
 LONG_AGO_S = 1_600_000_000
 
@@ -184,3 +189,36 @@ def test_what_stands_in_any_other_field_counts_too():
         workspace="w", id="s", name="s", created_at_ms=1, labels={"of": WORKDIR}, ciphertext=b""
     )
     assert digests_in(secret) == {WORKDIR}
+
+
+# --- both together -------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ms = 1_700_000_000_000
+
+    def now_ms(self) -> int:
+        return self.ms
+
+
+def test_the_retention_loop_removes_what_no_record_of_its_store_refers_to(tmp_path):
+    async def main():
+        store, clock, blobs = MemoryStore(), Clock(), BlobStore(tmp_path, kept_unused_s=0)
+        for data in (b"workdir", b"model", b"left over"):
+            await put(blobs, data)
+        spec = JobSpec(container=Container(command=["true"]), workdir=WORKDIR)
+        job = new_job(id="j", name="j", spec=spec, **MADE)
+        (_, model) = await store.commit(Put(job), Put(an_artifact(Model)))
+        loop = RetentionLoop(Mirror(), store, await store.lease("control"), clock, blobs)
+
+        async def left() -> set[str]:
+            clock.ms += COLLECT_EVERY_MS
+            await loop.step()
+            return {f"sha256:{path.name}" for path in tmp_path.rglob("*") if path.is_file()}
+
+        assert await left() == {WORKDIR, MODEL}
+        await store.commit(Put(msgspec.structs.replace(model, deleted=True)))
+        assert await left() == {WORKDIR}
+
+    asyncio.run(main())
