@@ -221,24 +221,6 @@ def test_a_job_whose_secret_cannot_be_read_says_so():
     in_world(story)
 
 
-def test_a_store_of_another_machine_is_refused_and_its_control_plane_left_in_charge():
-    async def main() -> None:
-        first = World(home="a")
-        await first.plane.start()
-        other = World(first.store, home="b")
-        with pytest.raises(Conflict, match="this database belongs to the platform in a"):
-            await other.plane.start()
-        await first.submit("j", "exit", "0")
-        await asyncio.sleep(MINUTE_S)
-        assert (await first.job("j")).state is JobState.COMPLETED
-        await first.plane.close()
-        again = World(first.store, home="a")
-        await again.plane.start()
-        await again.plane.close()
-
-    run(main())
-
-
 def test_after_all_was_ended_jobs_stay_stopped_and_endpoints_come_back():
     async def main() -> None:
         world = World()
@@ -287,9 +269,6 @@ def test_a_server_that_keeps_its_probe_waiting_delays_no_other():
     in_world(story)
 
 
-# --- blobs ---------------------------------------------------------------------------------------
-
-
 class Blobs:
     """Stands for the blob store: notes what it is told to keep."""
 
@@ -332,5 +311,23 @@ def test_who_decides_no_more_removes_no_blobs():
             await world.plane.run()
         assert world.blobs.kept == []
         await world.plane.close()
+
+    run(main())
+
+
+def test_a_store_of_another_machine_is_refused_and_its_control_plane_left_in_charge():
+    async def main() -> None:
+        first = World(home="a")
+        await first.plane.start()
+        other = World(first.store, home="b")
+        with pytest.raises(Conflict, match="this database belongs to the platform in a"):
+            await other.plane.start()
+        await first.submit("j", "exit", "0")
+        await asyncio.sleep(MINUTE_S)
+        assert (await first.job("j")).state is JobState.COMPLETED
+        await first.plane.close()
+        again = World(first.store, home="a")
+        await again.plane.start()
+        await again.plane.close()
 
     run(main())
