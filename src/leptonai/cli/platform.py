@@ -81,8 +81,7 @@ def up(detach: bool, output: str, **options: str | int) -> None:
 
 def _refuse_another_database(home: Home, asked: str) -> None:
     """Whoever names a database would believe that the platform which runs uses it."""
-    used = home.config().database or f"sqlite:///{home.database}"
-    if asked not in ("", used):
+    if asked and asked != (home.config().database or f"sqlite:///{home.database}"):
         raise errors.Conflict(
             f"the platform that runs in {home.path} uses another database",
             hint="stop it first: leptonai down; or leave --database out",

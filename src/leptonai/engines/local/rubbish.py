@@ -64,7 +64,7 @@ class Rubbish:
             await self._news.wait()
             self._news.clear()
             while found := self._some():
-                await _run("rm", "-rf", "--one-file-system", "--", *found)
+                await _run("rm", "-rf", "--", *found)
                 left = [path for path in found if os.path.lexists(path)]
                 if not left:
                     pause_s = FIRST_PAUSE_S
