@@ -156,6 +156,7 @@ class _Job:
     preemptions: int = 0
     first_start_ms: int = 0
     end_ms: int = 0
+    admitted: bool = True  # its deadline was promised, or it has none
 
     @property
     def speed(self) -> float:
@@ -352,6 +353,7 @@ class _Run:
             times_s=timeline[:, 0] / 1_000,
             busy_gpus=timeline[:, 1],
             waiting_jobs=timeline[:, 2],
+            admitted=np.array([j.admitted for j in jobs], dtype=np.bool_),
             decisions=self._decisions,
             deciding_s=self._deciding_s,
         )
