@@ -177,6 +177,7 @@ class WaitCode(StrEnum):
     QUOTA = "quota"  # its user or project holds all that it may
     NO_NODE = "no_node"  # no node there is could ever hold it
     NO_NODES = "no_nodes"  # there are no usable nodes at all
+    DEADLINE = "deadline"  # its deadline cannot be promised
 
 
 @dataclass(frozen=True, slots=True)
