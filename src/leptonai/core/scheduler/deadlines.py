@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from leptonai.core.resources import MILLIS
 from leptonai.core.scheduler.elastic import Curve
+from leptonai.core.scheduler.index import Change, Index
 from leptonai.core.scheduler.values import Gang, NodeView, Reason, Running, Snapshot, WaitCode
 
 DAY_MS = 24 * 3_600_000
@@ -191,6 +192,44 @@ def due_from_ms(promises: Promises, gang_id: str) -> int | None:
     """From when on a gang goes before all others of its priority; None: nothing is promised."""
     slots = promises.slots.get(gang_id)
     return slots[0].from_ms if slots else None
+
+
+def keep(
+    index: Index, promises: Promises, now_ms: int, *, restart_ms: int = 0
+) -> tuple[Promises, Change]:
+    """The promises renewed, and what the index has to be told before the next decision: who is due
+    from when on, and who cannot meet its deadline any more."""
+    promises = renew(snapshot_of(index, now_ms), promises, restart_ms=restart_ms)
+    queued, running = [], []
+    for id in sorted(index.dated):
+        runs = index.running.get(id)
+        gang = runs.gang if runs is not None else index.waiting[id]
+        assert gang.deadline is not None
+        ran_ms = now_ms - (runs.started_at_ms or now_ms) if runs is not None else 0
+        deadline = replace(
+            gang.deadline,
+            due_from_ms=due_from_ms(promises, id),
+            lost=not can_be_met(gang, now_ms, ran_ms),
+        )
+        if deadline != gang.deadline:
+            gang = replace(gang, deadline=deadline)
+            if runs is not None:
+                running.append(replace(runs, gang=gang))
+            else:
+                queued.append(gang)
+    return promises, Change(queued=tuple(queued), running=tuple(running))
+
+
+def snapshot_of(index: Index, now_ms: int) -> Snapshot:
+    """As much of an index as deadlines are decided by."""
+    dated = [index.running.get(id) or index.waiting[id] for id in sorted(index.dated)]
+    staying = [r for id, r in index.running.items() if id not in index.dated]
+    return Snapshot(
+        now_ms=now_ms,
+        nodes=index.nodes.views,
+        running=(*staying, *(one for one in dated if isinstance(one, Running))),
+        queue=tuple(one for one in dated if isinstance(one, Gang)),
+    )
 
 
 def leaves_promises(

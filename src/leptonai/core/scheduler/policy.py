@@ -60,6 +60,7 @@ class Policy:
     overdue_after_ms: int | None = OVERDUE_MS
     min_run_ms: int = 0  # a gang that has just started does not yield
     fair: bool = False  # users take turns by weighted use before the order counts
+    promising: bool = False  # room is set aside for deadlines (see `deadlines`)
     seed: int = 0  # of Choice.RANDOM
 
 
@@ -79,4 +80,11 @@ QUEUE_POLICIES: Mapping[str, Policy] = {
     "las": _published(Order.LEAST_ATTAINED, Passing.ALWAYS, Yielding.ORDER),
     "mlfq": _published(Order.FEEDBACK, Passing.ALWAYS, Yielding.ORDER),
     "edf": _published(Order.DEADLINE, Passing.ALWAYS, Yielding.ORDER),
+    "promise": Policy(
+        order=Order.LEAST_WORK,
+        passing=Passing.ALWAYS,
+        yielding=Yielding.ORDER,
+        overdue_after_ms=None,
+        promising=True,
+    ),
 }

@@ -28,6 +28,7 @@ class Outcome:
     busy_gpus: Ints
     waiting_jobs: Ints
 
+    admitted: Bools  # its deadline was promised, or it has none
     decisions: int  # plans made
     deciding_s: float = field(default=0.0)  # time the scheduler took for them, on this machine
 
@@ -88,7 +89,7 @@ class Outcome:
             "makespan_s": self.makespan_s,
             "max_delay_s": float(self.delay_s.max()),
             "deadline_met_ratio": self.deadline_met_ratio,
-            "admitted_ratio": 1.0,
+            "admitted_ratio": float(self.admitted.mean()),
             "utilisation": self.utilisation,
             "preemptions": int(self.preemptions.sum()),
             "decisions": self.decisions,

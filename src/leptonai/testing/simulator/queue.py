@@ -28,6 +28,14 @@ from leptonai.core.scheduler import (
     advance,
     decide,
 )
+from leptonai.core.scheduler.deadlines import (
+    Admitted,
+    Promises,
+    admit,
+    keep,
+    next_due_ms,
+    snapshot_of,
+)
 from leptonai.errors import InvalidRequest
 from leptonai.testing.simulator.jobs import Job
 from leptonai.testing.simulator.outcome import Outcome
@@ -146,6 +154,7 @@ class _Job:
     starts: int = 0
     first_start_ms: int = 0
     end_ms: int = 0
+    admitted: bool = True  # its deadline was promised, or it has none
 
 
 class _Run:
@@ -168,6 +177,8 @@ class _Run:
         self._arrivals = sorted(  # the last is the next
             self._jobs.values(), key=lambda j: (j.job.submitted_ms, j.gang.id), reverse=True
         )
+        self._running: set[str] = set()
+        self._promises = Promises()
         self._ends: list[tuple[int, str, int]] = []  # (when, which, of which start)
         self._now_ms = self._arrivals[-1].job.submitted_ms if self._arrivals else 0
         self._busy = self._waiting = 0
@@ -189,11 +200,13 @@ class _Run:
             assert min(times) >= self._now_ms, (times, self._now_ms)
             self._now_ms = min(times)
             gone = self._end_jobs()
-            queued += self._arrive()
-            plan = self._decide(queued, running, gone)
+            arrived = self._arrive()
+            plan = self._decide(queued, running, gone, arrived)
             queued, running = self._carry_out(plan)
             self._timeline.append((self._now_ms, self._busy, self._waiting))
             revisit_ms = plan.revisit_at_ms if self._waiting or self._busy else None
+            if (due_ms := self._next_due_ms()) is not None:
+                revisit_ms = min(due_ms, revisit_ms or due_ms)
             assert revisit_ms is None or revisit_ms > self._now_ms, (plan, self._now_ms)
             if ended is not None and gone:
                 ended(len(gone))
@@ -232,16 +245,51 @@ class _Run:
         return arrived
 
     def _decide(
-        self, queued: Sequence[Gang], running: Sequence[Running], gone: Sequence[str]
+        self,
+        queued: Sequence[Gang],
+        running: Sequence[Running],
+        gone: Sequence[str],
+        arrived: Sequence[Gang],
     ) -> Plan:
         began = process_time()
         still_running = tuple(each for each in running if each.gang.id not in gone)
         change = Change(queued=tuple(queued), running=still_running, gone=tuple(gone))
         self._index = advance(self._index, change)
+        if self._index.policy.promising:
+            arrived = self._promise(arrived)
+        self._index = advance(self._index, Change(queued=tuple(arrived)))
         plan = decide(self._index, self._now_ms)
         self._deciding_s += process_time() - began
         self._decisions += 1
         return plan
+
+    def _promise(self, arrived: Sequence[Gang]) -> list[Gang]:
+        """Keep what was promised, and answer those that have just been submitted."""
+        cost_ms = self._preempt_cost_ms
+        promises, change = keep(self._index, self._promises, self._now_ms, restart_ms=cost_ms)
+        self._index = advance(self._index, change)
+        answered = []
+        for gang in arrived:
+            if gang.deadline is not None:
+                snapshot = snapshot_of(self._index, self._now_ms)
+                answer = admit(snapshot, gang, promises, restart_ms=cost_ms)
+                promises = answer.promises
+                admitted = isinstance(answer, Admitted)
+                self._jobs[gang.id].admitted = admitted
+                deadline = replace(gang.deadline, hard=admitted)
+                gang = replace(gang, deadline=deadline)
+            self._jobs[gang.id].gang = gang
+            self._index = advance(self._index, Change(queued=(gang,)))
+            answered.append(gang)
+        if answered:
+            promises, change = keep(self._index, promises, self._now_ms, restart_ms=cost_ms)
+            self._index = advance(self._index, change)
+        self._promises = promises
+        return [self._index.waiting[gang.id] for gang in answered]
+
+    def _next_due_ms(self) -> int | None:
+        running = {id: self._jobs[id].job.gpus for id in self._running}
+        return next_due_ms(self._promises, self._now_ms, running)
 
     def _carry_out(self, plan: Plan) -> tuple[list[Gang], list[Running]]:
         """What the scheduler has to be told of it with the next change."""
@@ -279,6 +327,7 @@ class _Run:
             job.first_start_ms = self._now_ms
         job.starts += 1
         job.started_ms = self._now_ms
+        self._running.add(job.gang.id)
         end_ms = self._now_ms + job.overhead_ms + job.job.duration_ms - job.done_ms
         heapq.heappush(self._ends, (end_ms, job.gang.id, job.starts))
         self._busy += job.job.gpus
@@ -290,6 +339,7 @@ class _Run:
         job.done_ms += max(0, ran_ms - job.overhead_ms)
         job.held_ms += ran_ms
         job.started_ms = None
+        self._running.remove(job.gang.id)
         self._busy -= job.job.gpus
 
     def _outcome(self) -> Outcome:
@@ -305,6 +355,7 @@ class _Run:
             times_s=timeline[:, 0] / 1_000,
             busy_gpus=timeline[:, 1],
             waiting_jobs=timeline[:, 2],
+            admitted=np.array([j.admitted for j in jobs], dtype=np.bool_),
             decisions=self._decisions,
             deciding_s=self._deciding_s,
         )
