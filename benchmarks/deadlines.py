@@ -21,7 +21,6 @@ import numpy as np
 from leptonai.core.resources import Capacity, Needs
 from leptonai.core.scheduler.deadlines import (
     Admitted,
-    Promises,
     admit,
     can_be_met,
     due,
@@ -29,6 +28,7 @@ from leptonai.core.scheduler.deadlines import (
     renew,
 )
 from leptonai.core.scheduler.elastic import Claim, Curve, allot
+from leptonai.core.scheduler.promises import Promises
 from leptonai.core.scheduler.values import (
     Assignment,
     Deadline,
@@ -196,7 +196,7 @@ class Policy:
 
 
 def simulate(jobs: Sequence[Job], gpus: int, policy_of: Callable[[int], Policy]) -> Result:
-    """From the first submission to the last end. A job that a policy forgets is not run any more."""
+    """From the first submission to the last end. A job that a policy forgets runs no more."""
     policy = policy_of(gpus)
     coming = sorted(range(len(jobs)), key=lambda k: (-jobs[k].at_ms, -k))
     active: dict[str, State] = {}
@@ -231,7 +231,9 @@ def simulate(jobs: Sequence[Job], gpus: int, policy_of: Callable[[int], Policy])
                 resizes += bool(state.gpus and having.get(id, 0))
                 state.gpus, state.since_ms = having.get(id, 0), now_ms
                 state.left_then = state.left
-    met = {f"{k:06d}" for k, j in enumerate(jobs) if ended.get(f"{k:06d}", 1 << 62) <= j.deadline_ms}
+    met = {
+        f"{k:06d}" for k, j in enumerate(jobs) if ended.get(f"{k:06d}", 1 << 62) <= j.deadline_ms
+    }
     return Result(
         met=len(met) / len(jobs),
         admitted=len(policy.admitted) / len(jobs),

@@ -65,10 +65,14 @@ def _hull(curve: Curve) -> Curve:
     concave hull from 0 on), but always the least: a step over a plateau is taken whole."""
     points = [(0, 0.0)]
     for point in zip(curve.workers, curve.speeds, strict=True):
-        while len(points) > 2 and _slope(points[-2], points[-1]) <= _slope(points[-1], point):
+        while len(points) > 2 and _bends_up(points[-2], points[-1], point):
             points.pop()
         points.append(point)
     return Curve(tuple(many for many, _ in points[1:]), tuple(speed for _, speed in points[1:]))
+
+
+def _bends_up(a: tuple[int, float], b: tuple[int, float], c: tuple[int, float]) -> bool:
+    return _slope(a, b) < _slope(b, c) * (1 - 1e-9)
 
 
 def _slope(a: tuple[int, float], b: tuple[int, float]) -> float:
@@ -134,7 +138,10 @@ def _grow(claims: Sequence[Claim], having: dict[str, int], room: _Room) -> None:
     heapify(steps)
     while steps and room.free > 1e-9:
         _, _, id, to, claim = heappop(steps)
-        if room.take((to - having[id]) * claim.size):
+        fits = having[id] + int((room.free + 1e-9) // claim.size)
+        if fits < to:  # not all of a step over a plateau
+            to = max((many for many in claim.curve.workers if many <= fits), default=0)
+        if to > having[id] and room.take((to - having[id]) * claim.size):
             having[id] = to
             if (step := _step(claim, to)) is not None:
                 heappush(steps, step)

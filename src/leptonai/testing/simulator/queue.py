@@ -30,12 +30,12 @@ from leptonai.core.scheduler import (
 )
 from leptonai.core.scheduler.deadlines import (
     Admitted,
-    Promises,
     admit,
     keep,
     next_due_ms,
     snapshot_of,
 )
+from leptonai.core.scheduler.promises import Promises
 from leptonai.errors import InvalidRequest
 from leptonai.testing.simulator.jobs import Job
 from leptonai.testing.simulator.outcome import Outcome
