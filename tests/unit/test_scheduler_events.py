@@ -12,7 +12,6 @@ import pytest
 
 from leptonai.core.resources import Capacity, Free, Needs
 from leptonai.core.scheduler import (
-    Assignment,
     Change,
     Gang,
     Index,

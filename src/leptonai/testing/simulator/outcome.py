@@ -20,7 +20,8 @@ class Outcome:
     gpus: int
     started_s: Floats  # first
     ended_s: Floats
-    held_s: Floats  # for how long it held its GPUs in all
+    held_s: Floats  # for how long it held any GPUs in all
+    gpu_s: Floats  # GPU time: with how many, too
     preemptions: Ints  # how often it yielded
 
     # The timeline: after each event, until the next.
@@ -39,10 +40,6 @@ class Outcome:
     @property
     def duration_s(self) -> Floats:
         return np.array([job.duration_ms for job in self.jobs], dtype=np.float64) / 1_000
-
-    @property
-    def job_gpus(self) -> Ints:
-        return np.array([job.gpus for job in self.jobs], dtype=np.int64)
 
     @property
     def jct_s(self) -> Floats:
@@ -68,7 +65,7 @@ class Outcome:
     def utilisation(self) -> float:
         """The share of all GPU time between first submission and last end that jobs held."""
         whole = self.gpus * self.makespan_s
-        return float((self.held_s * self.job_gpus).sum() / whole) if whole else 0.0
+        return float(self.gpu_s.sum() / whole) if whole else 0.0
 
     @property
     def deadline_met_ratio(self) -> float | None:
