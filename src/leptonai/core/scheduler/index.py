@@ -65,6 +65,7 @@ class Index:
         self.lanes: dict[LaneKey, Lane] = {}
         self.preemptible: set[str] = set()  # of those running
         self.elastic: set[str] = set()  # of those running: could do with fewer workers
+        self.growable: set[str] = set()  # of those running: could do with more workers
         self.dated: set[str] = set()  # all that have a deadline
         self.used: dict[tuple[str, str], Usage] = {}  # by ("user" | "project", name)
         self._lane_of: dict[str, LaneKey] = {}
@@ -137,6 +138,8 @@ def advance(index: Index, change: Change) -> Index:
             index.preemptible.add(running.gang.id)
         if running.gang.min_workers and len(running.held) > running.gang.min_workers:
             index.elastic.add(running.gang.id)
+        if 0 < running.gang.min_workers <= len(running.held) < len(running.gang.workers):
+            index.growable.add(running.gang.id)
         for at, hold in index.holds(running):
             index.nodes.take(at, hold)
         for used in index.usages(running.gang):
@@ -150,6 +153,7 @@ def _forget(index: Index, gang_id: str) -> None:
     index.dated.discard(gang_id)
     if (running := index.running.pop(gang_id, None)) is not None:
         index.preemptible.discard(gang_id)
+        index.growable.discard(gang_id)
         index.elastic.discard(gang_id)
         for at, hold in index.holds(running):
             index.nodes.give(at, hold)
