@@ -1,6 +1,8 @@
 """What is promised about deadlines, and that promises are kept."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -349,3 +351,12 @@ def test_other_orders_miss_what_promises_meet(policy):
         for name in (policy, "promise")
     }
     assert met == {policy: False, "promise": True}
+
+
+def test_the_example_of_the_handbook_prints_what_the_page_says(capsys):
+    page = Path(__file__).parents[2] / "docs" / "howto" / "deadlines.md"
+    example, printed = re.search(
+        r"```python\n(.*?)```\n\nprints\n\n```text\n(.*?)```", page.read_text(), re.DOTALL
+    ).groups()
+    exec(example, {})
+    assert capsys.readouterr().out == printed

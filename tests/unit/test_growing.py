@@ -25,7 +25,9 @@ def an_elastic_gang(id="wide", *, most=4, least=1, lasts_ms=600 * MINUTE_MS, spe
 
 def running_with(gang, *devices, node="a", ran_ms=10 * MINUTE_MS):
     """A worker for each of these devices."""
-    held = [(w, Assignment(w.replica, node, (d,))) for w, d in zip(gang.workers, devices)]
+    held = [
+        (w, Assignment(w.replica, node, (d,))) for w, d in zip(gang.workers, devices, strict=False)
+    ]
     return Running(gang=gang, held=tuple(held), started_at_ms=A_MOMENT_MS - ran_ms)
 
 
