@@ -1,7 +1,7 @@
 """The calendar of what is promised: which gang has which room, over time."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import ceil, floor, log2
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from leptonai.core.resources import MILLIS
 from leptonai.core.scheduler.elastic import Curve
-from leptonai.core.scheduler.values import Gang, NodeView, Running, Snapshot
+from leptonai.core.scheduler.values import Gang, NodeView, Running, Snapshot, Worker
 
 DAY_MS = 24 * 3_600_000
 REMEMBERED_DAYS = 60  # of what was asked for
@@ -103,30 +103,23 @@ class Work:
     left_ms: float  # at speed 1
     until_ms: int
     width: int  # of a worker: thousandths of a GPU, or of a core if it needs no GPU
-    runs_with: int = 0  # workers
+    on_gpus: bool
 
     @classmethod
     def of(cls, gang: Gang, running: Running | None = None, now_ms: int = 0) -> "Work":
         curve = Curve.of(gang)
-        left_ms, runs_with = float(gang.remaining_ms or 0), 0
+        left_ms = float(gang.remaining_ms or 0)
         if running is not None and running.started_at_ms is not None:
-            runs_with = len(running.held)
-            left_ms -= (now_ms - running.started_at_ms) * curve.speed(runs_with)
-        widths = [w.needs.gpus * w.needs.gpu_millis for w in gang.workers]
-        if not any(widths):
-            widths = [w.needs.cpu_millis for w in gang.workers]
+            left_ms -= (now_ms - running.started_at_ms) * curve.speed(len(running.held))
+        gpus, cores = _width(gang.workers)
         return cls(
             gang,
             curve,
             max(1.0, left_ms),  # one that has run for longer than told is about to end
             gang.deadline.at_ms if gang.deadline else FOREVER_MS,
-            max(1, ceil(sum(widths) / len(widths))),
-            runs_with,
+            gpus or max(1, cores),
+            on_gpus=gpus > 0,
         )
-
-    @property
-    def on_gpus(self) -> bool:
-        return any(worker.needs.gpus for worker in self.gang.workers)
 
     @property
     def gpu_ms(self) -> float:
@@ -228,7 +221,7 @@ class Calendar:
                 break
             speed = work.curve.speed(slot.workers)
             from_ms = max(self.now_ms, slot.from_ms, floor(slot.to_ms - left_ms / speed))
-            rest.append(replace(slot, from_ms=from_ms))
+            rest.append(Slot(from_ms, slot.to_ms, slot.workers))
             left_ms -= (slot.to_ms - from_ms) * speed
         return tuple(reversed(rest))
 
@@ -474,6 +467,15 @@ def _by_workers(work: Work, free: Ints, most: int | None = None) -> tuple[Ints, 
     fits = np.searchsorted(workers * work.width, free, side="right") - 1
     fits = np.clip(fits, 0, len(workers) - 1 if most is None else most + 1)
     return workers[fits], speeds[fits]
+
+
+def _width(workers: Sequence[Worker]) -> tuple[int, int]:
+    """Of one of them, on average and rounded up: GPU and core thousandths."""
+    gpus = cores = 0
+    for worker in workers:
+        gpus += worker.needs.gpus * worker.needs.gpu_millis
+        cores += worker.needs.cpu_millis
+    return -(-gpus // len(workers)), -(-cores // len(workers))
 
 
 def _usable(gang: Gang, node: NodeView) -> bool:
