@@ -63,8 +63,7 @@ def admit(
         return Refused(None, Reason(WaitCode.DEADLINE, text), promises)
     calendar = Calendar(snapshot, promises, restart_ms)
     work = Work.of(gang)
-    if can_be_met(gang, snapshot.now_ms):
-        promises = replace(promises, arrivals=promises.arrivals.and_one(work, snapshot.now_ms))
+    promises = replace(promises, arrivals=promises.arrivals.and_one(work, snapshot.now_ms))
     calendar.arrivals = promises.arrivals
     if calendar.promise(work) or calendar.promise_all_anew(work):
         return Admitted(replace(promises, slots=calendar.slots))

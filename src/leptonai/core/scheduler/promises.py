@@ -41,7 +41,8 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrivals:
-    """How much work with a deadline was asked for: by day and by the size of the gangs."""
+    """How much work with a deadline was asked for: by day and by the size of the gangs. Also what
+    was refused: that runs, too."""
 
     first_ms: int | None = None
     day: int = 0  # of the last row
