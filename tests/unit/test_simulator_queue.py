@@ -116,6 +116,7 @@ def test_the_measures_of_four_jobs():
         "max_delay_s": 6,
         "deadline_met_ratio": None,
         "admitted_ratio": 1,
+        "admitted_met_ratio": None,
         "utilisation": 28 / 32,
         "preemptions": 2,
         "decisions": 7,  # at 0, 1, 2, 3, 4, 7 and 16

@@ -314,6 +314,7 @@ def _rows(policy: str, outcome: Outcome) -> list[tuple[str, str, str]]:
         share("utilisation", "utilisation"),
         share("deadlines met", "deadline_met_ratio"),
         share("admitted", "admitted_ratio"),
+        share("met of the admitted", "admitted_met_ratio"),
         ("preemptions", f"{measures['preemptions']:,}", ""),
         ("decisions a second", f"{measures['decisions_per_s'] or 0.0:,.0f}", ""),
     ]
