@@ -69,6 +69,8 @@ class Index:
         self.lanes: dict[LaneKey, Lane] = {}
         self.preemptible: set[str] = set()  # of those running
         self.elastic: set[str] = set()  # of those running: could do with fewer workers
+        self.growable: set[str] = set()  # of those running: could do with more workers
+        self.dated: set[str] = set()  # all that have a deadline
         self.used: dict[tuple[str, str], Usage] = {}  # by ("user" | "project", name)
         self._lane_of: dict[str, LaneKey] = {}
         self._admitted: dict[Affinity, Bools | None] = {}
@@ -137,10 +139,14 @@ def advance(index: Index, change: Change) -> Index:
         _forget(index, running.gang.id)
     for running in change.running:
         index.running[running.gang.id] = running
+        if running.gang.deadline is not None:
+            index.dated.add(running.gang.id)
         if running.gang.preemptible:
             index.preemptible.add(running.gang.id)
         if running.gang.min_workers and len(running.held) > running.gang.min_workers:
             index.elastic.add(running.gang.id)
+        if 0 < running.gang.min_workers <= len(running.held) < len(running.gang.workers):
+            index.growable.add(running.gang.id)
         for at, hold in index.holds(running):
             index.nodes.take(at, hold)
         for used in index.usages(running.gang):
@@ -151,8 +157,10 @@ def advance(index: Index, change: Change) -> Index:
 
 
 def _forget(index: Index, gang_id: str) -> None:
+    index.dated.discard(gang_id)
     if (running := index.running.pop(gang_id, None)) is not None:
         index.preemptible.discard(gang_id)
+        index.growable.discard(gang_id)
         index.elastic.discard(gang_id)
         for at, hold in index.holds(running):
             index.nodes.give(at, hold)
@@ -171,6 +179,8 @@ def _forget(index: Index, gang_id: str) -> None:
 
 def _enqueue(index: Index, gang: Gang) -> None:
     index.waiting[gang.id] = gang
+    if gang.deadline is not None:
+        index.dated.add(gang.id)
     kind = kind_of(gang)
     whose = (gang.user, gang.project) if index.quotas else ("", "")
     key = (gang.priority, kind, *whose)
