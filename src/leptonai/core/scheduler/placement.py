@@ -215,7 +215,7 @@ class _Walk:
             ran_ms = self._ran_ms(source.yielded)
             urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
             if urgent_at > self._now_ms:
-                by = rank(gang, ran_ms, self._policy)
+                by = rank(gang, ran_ms, self._policy, self._index.gpus)
                 share = self._share(gang.user) if self._policy.fair else 0.0
                 return (-gang.priority, 1, stands, share, by, gang.queued_at_ms, gang.id)
             return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, gang.id)

@@ -17,6 +17,7 @@ from leptonai.core.scheduler import (
     DEFAULT,
     Change,
     Deadline,
+    Experience,
     Gang,
     Index,
     NodeView,
@@ -138,7 +139,8 @@ class _Job:
 
     job: Job
     gang: Gang  # as the scheduler was last shown it
-    told_ms: int | None  # how long it is said to run
+    said_ms: int | None  # how long it is said to run
+    told_ms: int | None  # what the scheduler makes of that
     done_ms: int = 0  # of its work, up to its last stop
     held_ms: int = 0  # that it held its GPUs, up to its last stop
     overhead_ms: int = 0  # before it works on, at its next or last start
@@ -161,7 +163,7 @@ class _Run:
         self._preempt_cost_ms = preempt_cost_ms
         self._jobs = {
             # The order of ids is the order of the rows: it decides between equals.
-            gang.id: _Job(job, gang, told)
+            gang.id: _Job(job, gang, told, told)
             for row, (job, told) in enumerate(zip(jobs, told_ms, strict=True))
             for gang in [_gang(f"{row:08d}", job, told)]
         }
@@ -171,6 +173,7 @@ class _Run:
         self._ends: list[tuple[int, str, int]] = []  # (when, which, of which start)
         self._now_ms = self._arrivals[-1].job.submitted_ms if self._arrivals else 0
         self._busy = self._waiting = 0
+        self._experience = Experience()
         self._decisions = 0
         self._timeline: list[tuple[int, int, int]] = []  # (when, GPUs held, jobs that wait)
         began = perf_counter()
@@ -221,13 +224,18 @@ class _Run:
                 job = self._jobs[id]
                 self._stop(job)
                 job.end_ms = self._now_ms
+                self._experience = self._experience.add(job.job.gpus, job.said_ms, job.done_ms)
                 gone.append(id)
         return gone
 
     def _arrive(self) -> list[Gang]:
         arrived = []
         while self._arrivals and self._arrivals[-1].job.submitted_ms == self._now_ms:
-            arrived.append(self._arrivals.pop().gang)
+            job = self._arrivals.pop()
+            if self._index.policy.correct_estimates and job.said_ms is not None:
+                job.told_ms = self._experience.corrected_ms(job.job.gpus, job.said_ms)
+                job.gang = replace(job.gang, remaining_ms=job.told_ms)
+            arrived.append(job.gang)
         self._waiting += len(arrived)
         return arrived
 
