@@ -93,7 +93,7 @@ OURS = Policy(
     yielding=Yielding.ORDER,
     overdue_after_ms=None,
     correct_estimates=True,
-    min_run_ms=5 * 60_000,
+    min_run_ms=60_000,
 )
 
 # Nothing ever yields: the shortest first, and room is kept ahead for who will be overdue first.

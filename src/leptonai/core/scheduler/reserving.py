@@ -76,10 +76,21 @@ def _keep_for_unequal(gang: Gang, nodes: Nodes, admitted: Bools | None) -> bool:
 
 
 def keep_until(
-    gang: Gang, nodes: Nodes, admitted: Bools | None, running: Iterable[Running], now_ms: int
+    gang: Gang,
+    nodes: Nodes,
+    admitted: Bools | None,
+    running: Iterable[Running],
+    now_ms: int,
+    *,
+    due_ms: int = 0,
 ) -> int | None:
-    """Close what the first of a queue needs of the room that is free now, given that it waits for
-    what ends by then: so what ends earlier may still use it (EASY backfill; Lifka 1995).
+    """Close what a gang needs of the room that is free now, given that it waits for what ends by
+    then: so what ends earlier may still use it (EASY backfill; Lifka 1995).
+
+    Args:
+        due_ms: it need not start before. With a time ahead, most of the room that it needs is
+            still to become free, and little is closed: the cluster drains for it in time, and
+            not only once it is late (slack as in Talby & Feitelson 1999).
 
     Returns:
         When the gang can start by the estimates of what runs, or None where that is not known.
@@ -97,9 +108,11 @@ def keep_until(
         (r for r in running if r.gang.remaining_ms is not None and r.started_at_ms is not None),
         key=lambda r: (ends_at_ms(r, now_ms), r.gang.id),
     ):
-        if total >= wanted:
+        ends_ms = ends_at_ms(ending, now_ms)
+        if total >= wanted and ends_ms > due_ms:
             break
-        at_ms = ends_at_ms(ending, now_ms)
+        if total < wanted:
+            at_ms = ends_ms
         for worker, to in ending.held:
             at = nodes.at.get(to.node)
             if at is None or (admitted is not None and not admitted[at]):
@@ -121,7 +134,7 @@ def keep_until(
         if many:
             nodes.keep(at, gang.id, size.needs, many)
             wanted -= many
-    return at_ms
+    return max(at_ms, due_ms)
 
 
 def ends_at_ms(running: Running, now_ms: int) -> int:
