@@ -14,6 +14,7 @@ print(outcome.jct_s, outcome.measures())
 from leptonai.testing.simulator.jobs import (
     Condition,
     Job,
+    as_equals,
     read_jobs,
     with_uniform_deadlines,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "Durations",
     "Job",
     "Outcome",
+    "as_equals",
     "read_jobs",
     "simulate_queue",
     "with_uniform_deadlines",
