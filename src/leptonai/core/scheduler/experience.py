@@ -60,10 +60,7 @@ class Experience:
         if usual.count < FEWEST:
             usual = self.durations
         doubt = self.errors.variance
-        if not doubt:
-            trust = 1.0
-        else:
-            trust = usual.variance / (usual.variance + doubt)
+        trust = usual.variance / (usual.variance + doubt) if doubt else 1.0
         said = math.log(max(1, estimate_ms)) + self.errors.mean
         believed = trust * said + (1 - trust) * usual.mean
         return round(math.exp(min(believed, math.log(LONGEST_MS))))

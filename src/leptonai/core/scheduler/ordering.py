@@ -7,7 +7,7 @@ that are known beforehand, so nobody has to poll.
 
 import math
 
-from leptonai.core.scheduler.policy import Order, Policy
+from leptonai.core.scheduler.policy import Order, Passing, Policy
 from leptonai.core.scheduler.values import Gang
 
 NEVER_MS = 1 << 62
@@ -28,6 +28,8 @@ def rank(gang: Gang, ran_ms: int, policy: Policy, cluster_gpus: float) -> float:
     """
     match policy.order:
         case Order.ARRIVAL:
+            if policy.passing is not Passing.RESERVED:
+                return 0.0
             # Of those that came at one instant the longest: what is shorter fills more gaps.
             return gang.queued_at_ms * SAME_INSTANT - min(gang.remaining_ms or 0, SAME_INSTANT - 1)
         case Order.SHORTEST:
