@@ -131,7 +131,7 @@ def _work_gpu_ms(gang: Gang, ran_ms: int, policy: Policy) -> float:
     attained_ms = gang.attained_ms + ran_ms
     if gang.remaining_ms is None:
         level = _level(attained_ms * gang.gpus, policy)
-        return policy.first_level_gpu_ms * LEVEL_FACTOR ** (level - 1) if level else 0.0
+        return float(policy.first_level_gpu_ms * LEVEL_FACTOR ** (level - 1)) if level else 0.0
     if gang.remaining_ms > ran_ms:
         return (gang.remaining_ms - ran_ms) * gang.gpus
     return _doubled_ms(gang, attained_ms) / 4 * gang.gpus
