@@ -118,7 +118,7 @@ def _patience_ms(gang: Gang, ran_ms: int, policy: Policy, cluster_gpus: float) -
     size information"; Aalo's levels, Chowdhury & Stoica 2015), with age as the common currency.
     """
     busy_ms = _work_gpu_ms(gang, ran_ms, policy) / cluster_gpus
-    return policy.patience_ms * min(1.0, busy_ms / FULLY_HELD_BACK_MS) ** HELD_BACK_POWER
+    return policy.patience_ms * math.pow(min(1.0, busy_ms / FULLY_HELD_BACK_MS), HELD_BACK_POWER)
 
 
 def _work_gpu_ms(gang: Gang, ran_ms: int, policy: Policy) -> float:
