@@ -62,7 +62,7 @@ class Policy:
     # Who has waited for longer goes before its equals; None: nobody, as in most of the literature.
     overdue_after_ms: int | None = OVERDUE_MS
     # Of Order.ADAPTIVE: no gang goes before one that came so much earlier, however small it is.
-    patience_ms: int = 25 * DAY_MS
+    patience_ms: int = 24 * DAY_MS
     # Who has used less GPU time goes first, if no durations are known.
     first_level_gpu_ms: int = HOUR_MS // 2
     correct_estimates: bool = False  # by what ended jobs teach: see Experience
