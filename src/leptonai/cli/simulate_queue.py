@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from leptonai.testing.simulator.outcome import Outcome
 
 OURS = "ours"
+NOT_PUBLISHED = (OURS, "ours_uninterrupted", "platform", "promise")  # know users and priorities
 BY_DEADLINE = ("edf", "promise")  # no other policy sees a column that nobody named
 MAX_GPUS = 1_000_000
 UNIFORM = "uniform:"
@@ -31,8 +32,8 @@ UNIFORM = "uniform:"
 def _policy_name(text: str) -> str:
     from leptonai.core.scheduler import QUEUE_POLICIES
 
-    if text != OURS and text not in QUEUE_POLICIES:
-        hint = f"use one of {', '.join((OURS, *QUEUE_POLICIES))}"
+    if text not in QUEUE_POLICIES:
+        hint = f"use one of {', '.join(QUEUE_POLICIES)}"
         raise InvalidRequest(f"there is no policy {text!r}", hint=hint)
     return text
 
@@ -199,7 +200,7 @@ def queue(
     scheduler is the platform's own; nothing is run, and nothing is asked of a platform.
     """
     _need_numpy()
-    from leptonai.core.scheduler import DEFAULT, QUEUE_POLICIES
+    from leptonai.core.scheduler import QUEUE_POLICIES
     from leptonai.testing.simulator.jobs import read_jobs, with_uniform_deadlines
     from leptonai.testing.simulator.queue import Cluster, simulate_queue
 
@@ -227,7 +228,7 @@ def queue(
         outcome = simulate_queue(
             _as_seen(jobs, policy, deadlines_seen=deadlines is not None or policy in BY_DEADLINE),
             Cluster(gpus, gpus_per_node),
-            DEFAULT if policy == OURS else QUEUE_POLICIES[policy],
+            QUEUE_POLICIES[policy],
             durations=durations,
             preempt_cost_s=preempt_cost_s,
             checkpoint_every_s=checkpoint_every_s,
@@ -260,7 +261,7 @@ def _as_seen(jobs: Sequence[Job], policy: str, *, deadlines_seen: bool) -> list[
     """Without what the policy is not to know of."""
     from leptonai.testing.simulator.jobs import as_equals
 
-    seen = list(jobs) if policy == OURS else as_equals(jobs)
+    seen = list(jobs) if policy in NOT_PUBLISHED else as_equals(jobs)
     return seen if deadlines_seen else [replace(job, deadline_ms=None) for job in seen]
 
 

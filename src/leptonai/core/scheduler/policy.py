@@ -110,6 +110,7 @@ OURS_UNINTERRUPTED = Policy(
 QUEUE_POLICIES: Mapping[str, Policy] = {
     "ours": OURS,
     "ours_uninterrupted": OURS_UNINTERRUPTED,
+    "platform": DEFAULT,
     "fifo": _published(Order.ARRIVAL, Passing.NEVER, Yielding.NEVER),
     "easy": _published(Order.ARRIVAL, Passing.RESERVED, Yielding.NEVER),
     "sjf": _published(Order.SHORTEST, Passing.ALWAYS, Yielding.NEVER),
