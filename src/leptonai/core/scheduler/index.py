@@ -50,6 +50,10 @@ GroupKey = tuple[object, ...]
 Affinity = tuple[frozenset[str], frozenset[str], frozenset[str]]
 
 
+def affinity_of(gang: Gang) -> Affinity:
+    return (gang.allowed_nodes, gang.allowed_groups, gang.avoided_nodes)
+
+
 class Index:
     def __init__(
         self,
@@ -80,7 +84,7 @@ class Index:
 
     def admitted(self, gang: Gang) -> Bools | None:
         """Which nodes its affinity allows; None: all."""
-        affinity = (gang.allowed_nodes, gang.allowed_groups, gang.avoided_nodes)
+        affinity = affinity_of(gang)
         if affinity not in self._admitted:
             self._admitted[affinity] = (
                 np.array([gang.admits(view) for view in self.nodes.views], dtype=np.bool_)
