@@ -107,15 +107,33 @@ class _Amounts:
         )
 
 
-@dataclass(slots=True)
 class _Kept:
-    """What of a node is closed to all but overdue gangs."""
+    """What of the nodes is closed to all but overdue gangs."""
 
-    by: str  # the first of those gangs
-    cpu: int = 0
-    memory: int = 0
-    disk: int = 0
-    gpus: int = 0
+    def __init__(self, nodes: int) -> None:
+        self.by: dict[int, str] = {}  # by node: the first of those gangs
+        self.cpu, self.memory, self.disk, self.gpus = np.zeros((4, nodes), dtype=np.int64)
+
+    def add(self, at: int, gang: str, needs: Needs, copies: int) -> None:
+        self.by.setdefault(at, gang)
+        self.cpu[at] += copies * needs.cpu_millis
+        self.memory[at] += copies * needs.memory_bytes
+        self.disk[at] += copies * needs.disk_bytes
+        self.gpus[at] += copies * needs.gpus
+
+    def clear(self) -> None:
+        at = list(self.by)
+        self.cpu[at] = self.memory[at] = self.disk[at] = self.gpus[at] = 0
+        self.by.clear()
+
+    def beside(self, of: _Amounts, at: Ints) -> _Amounts:
+        """What is left of these nodes' amounts for others."""
+        return _Amounts(
+            _beside(of.cpu, self.cpu[at]),
+            _beside(of.memory, self.memory[at]),
+            _beside(of.disk, self.disk[at]),
+            _without_the_freest(of.gpu, self.gpus[at]),
+        )
 
 
 class Nodes:
@@ -145,7 +163,7 @@ class Nodes:
         self._ports: list[set[int]] = [set() for _ in self.views]
         self.last_start_ms = np.zeros(len(self.views), dtype=np.int64)  # of what ends by itself
         self._starts: list[dict[str, int]] = [{} for _ in self.views]
-        self._kept: dict[int, _Kept] = {}
+        self._kept = _Kept(len(self.views))
         self._score = score
         self._epoch = 0
         self._rows: dict[tuple[WorkerSize, bool], Row] = {}
@@ -184,15 +202,11 @@ class Nodes:
 
     def keep(self, at: int, gang: str, needs: Needs, copies: int) -> None:
         """Close room for so many workers of a gang to all others."""
-        kept = self._kept.setdefault(at, _Kept(gang))
-        kept.cpu += copies * needs.cpu_millis
-        kept.memory += copies * needs.memory_bytes
-        kept.disk += copies * needs.disk_bytes
-        kept.gpus += copies * needs.gpus
+        self._kept.add(at, gang, needs, copies)
         self._log.append(at)
 
     def keep_nothing(self) -> None:
-        self._log += self._kept
+        self._log += self._kept.by
         self._kept.clear()
 
     def can_take(self, at: int, hold: Hold) -> bool:
@@ -219,7 +233,7 @@ class Nodes:
 
     def row(self, size: WorkerSize, *, beside_kept: bool = True) -> Row:
         """Where workers of this size fit: beside what is kept for others, or in all the rest."""
-        beside_kept = beside_kept and bool(self._kept)
+        beside_kept = beside_kept and bool(self._kept.by)
         now = self._log_from + len(self._log)
         row = self._rows.get((size, beside_kept))
         if row is None:
@@ -253,17 +267,15 @@ class Nodes:
 
     def free(self, at: int, *, beside_kept: bool = True) -> Free:
         """What one node has left."""
-        return self._free_of(self._free, at, beside_kept=beside_kept)
+        return self._free_of(self._free.of(np.array([at])), at, beside_kept=beside_kept)
 
     def free_when_ended(self, at: int) -> Free:
         here = np.array([at])
-        ended = self._free.of(here) + self._ending.of(here)
-        return self._free_of(ended, at, beside_kept=True, row=0)
+        return self._free_of(self._free.of(here) + self._ending.of(here), at, beside_kept=True)
 
     def kept_for(self, at: int) -> str | None:
         """The first overdue gang that room is kept for there."""
-        kept = self._kept.get(at)
-        return kept.by if kept else None
+        return self._kept.by.get(at)
 
     def assign(self, at: int, worker: Worker, now_ms: int) -> Assignment:
         """The GPUs and ports for a worker that fits there."""
@@ -292,13 +304,8 @@ class Nodes:
 
     def _columns(self, at: Ints, *, beside_kept: bool, of: _Amounts | None = None) -> Columns:
         amounts = of or self._free.of(at)
-        if beside_kept and self._kept:
-            for row, here in enumerate(at.tolist()):
-                if (kept := self._kept.get(here)) is not None:
-                    amounts.cpu[row] = _beside(int(amounts.cpu[row]), kept.cpu)
-                    amounts.memory[row] = _beside(int(amounts.memory[row]), kept.memory)
-                    amounts.disk[row] = _beside(int(amounts.disk[row]), kept.disk)
-                    amounts.gpu[row] = _without_the_freest(amounts.gpu[row].tolist(), kept.gpus)
+        if beside_kept and self._kept.by:
+            amounts = self._kept.beside(amounts, at)
         return Columns(
             at=at,
             cpu=amounts.cpu,
@@ -321,21 +328,15 @@ class Nodes:
     def _scored(self, columns: Columns, size: WorkerSize, copies: Ints) -> Floats:
         return np.where(copies > 0, self._score(size.needs, columns), np.inf)
 
-    def _free_of(
-        self, amounts: _Amounts, at: int, *, beside_kept: bool, row: int | None = None
-    ) -> Free:
-        row = at if row is None else row
-        cpu, memory = int(amounts.cpu[row]), int(amounts.memory[row])
-        disk = int(amounts.disk[row])
-        gpus: list[int] = amounts.gpu[row, : self._gpus_total[at]].tolist()
-        if beside_kept and (kept := self._kept.get(at)) is not None:
-            cpu, memory = _beside(cpu, kept.cpu), _beside(memory, kept.memory)
-            disk, gpus = _beside(disk, kept.disk), _without_the_freest(gpus, kept.gpus)
+    def _free_of(self, of: _Amounts, at: int, *, beside_kept: bool) -> Free:
+        """Args: of: of that one node."""
+        if beside_kept and at in self._kept.by:
+            of = self._kept.beside(of, np.array([at]))
         return Free(
-            cpu_millis=cpu,
-            memory_bytes=memory,
-            disk_bytes=disk,
-            gpu_millis=tuple(gpus),
+            cpu_millis=int(of.cpu[0]),
+            memory_bytes=int(of.memory[0]),
+            disk_bytes=int(of.disk[0]),
+            gpu_millis=tuple(of.gpu[0, : self._gpus_total[at]].tolist()),
             gpu_type=self.views[at].capacity.gpu_type,
         )
 
@@ -451,14 +452,14 @@ def _coded(names: Iterable[str]) -> tuple[list[str], Ints]:
     return list(codes), _column(codes[name] for name in names)
 
 
-def _beside(free: int, kept: int) -> int:
-    return max(min(free, 0), free - kept)
+def _beside(free: Ints, kept: Ints) -> Ints:
+    return np.maximum(np.minimum(free, 0), free - kept)
 
 
-def _without_the_freest(gpu_millis: list[int], kept: int) -> list[int]:
-    """With so many devices closed, those with the most left."""
-    if not kept:
-        return gpu_millis
-    by_left = sorted(range(len(gpu_millis)), key=lambda device: (-gpu_millis[device], device))
-    closed = set(by_left[:kept])
-    return [0 if device in closed else left for device, left in enumerate(gpu_millis)]
+def _without_the_freest(gpu: Ints, kept: Ints) -> Ints:
+    """With so many devices of each node closed: those with the most left."""
+    if not kept.any():
+        return gpu
+    freest_first = np.argsort(-gpu, axis=1, kind="stable")
+    turn = np.argsort(freest_first, axis=1, kind="stable")  # of each device among them
+    return np.where(turn < kept[:, None], 0, gpu)
