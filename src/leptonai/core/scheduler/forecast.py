@@ -185,7 +185,7 @@ class _Ahead:
         for running in snapshot.running:
             self._begin(running)
         heapify(self._ends)
-        turns = max(1, len(self._index.groups))
+        turns = max(1, len(self._index.lanes))
         self._decisions = max(MIN_DECISIONS, min(MAX_DECISIONS, MAX_TURNS // turns))
 
     def run(self) -> int | None:

@@ -30,28 +30,26 @@ class Change:
     removed_nodes: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class Group:
-    """Waiting gangs that are alike in all that the walk looks at, but for their turn."""
-
-    priority: int
-    user: str
-    project: str
-    shape: Shape
-    may_preempt: bool
-    preemptible: bool
-    example: Gang
-    # Sorted; each ends in the gang's id.
-    by_rank: list[tuple[float, int, str]] = field(default_factory=list)
-    by_urgency: list[tuple[int, str]] = field(default_factory=list)
-
-
-GroupKey = tuple[object, ...]
+Kind = tuple[Shape, bool, bool]  # and whether it may preempt, and may be preempted
+LaneKey = tuple[int, Kind, str, str]  # priority; user and project where there are quotas
 Affinity = tuple[frozenset[str], frozenset[str], frozenset[str]]
 
 
 def affinity_of(gang: Gang) -> Affinity:
     return (gang.allowed_nodes, gang.allowed_groups, gang.avoided_nodes)
+
+
+@dataclass(slots=True)
+class Lane:
+    """Waiting gangs for which the same holds: where the first of them does not fit, none does."""
+
+    key: LaneKey
+    priority: int
+    kind: Kind
+    example: Gang
+    # Each is sorted and ends in the gang's id.
+    by_urgency: list[tuple[int, str]] = field(default_factory=list)
+    by_rank: dict[str, list[tuple[float, int, str]]] = field(default_factory=dict)  # by user
 
 
 class Index:
@@ -68,11 +66,11 @@ class Index:
         self.nodes = Nodes(nodes, score_of(policy.choice, {}, policy.seed))
         self.running: dict[str, Running] = {}
         self.waiting: dict[str, Gang] = {}
-        self.groups: dict[GroupKey, Group] = {}
+        self.lanes: dict[LaneKey, Lane] = {}
         self.preemptible: set[str] = set()  # of those running
         self.elastic: set[str] = set()  # of those running: could do with fewer workers
         self.used: dict[tuple[str, str], Usage] = {}  # by ("user" | "project", name)
-        self._group_of: dict[str, GroupKey] = {}
+        self._lane_of: dict[str, LaneKey] = {}
         self._admitted: dict[Affinity, Bools | None] = {}
 
     @classmethod
@@ -114,14 +112,14 @@ class Index:
         name = ("user", quota.user) if quota.user else ("project", quota.project)
         return self.used.setdefault(name, Usage())
 
-    def share(self, gang: Gang) -> float:
-        """How much of the cluster its user holds, of the resource that is most, by weight."""
-        used = self.used.get(("user", gang.user))
+    def share(self, user: str) -> float:
+        """How much of the cluster a user holds, of the resource that is most, by weight."""
+        used = self.used.get(("user", user))
         if used is None:
             return 0.0
         gpus, cpu = self.nodes.gpu_millis_total, self.nodes.cpu_millis_total
         share = max(used.gpu_millis / gpus if gpus else 0.0, used.cpu_millis / cpu if cpu else 0.0)
-        return share / self.weights.get(gang.user, 1.0)
+        return share / self.weights.get(user, 1.0)
 
 
 def advance(index: Index, change: Change) -> Index:
@@ -156,26 +154,35 @@ def _forget(index: Index, gang_id: str) -> None:
         for used in index.usages(running.gang):
             used.add((worker for worker, _ in running.held), -1)
     elif (gang := index.waiting.pop(gang_id, None)) is not None:
-        key = index._group_of.pop(gang_id)
-        group = index.groups[key]
-        del group.by_rank[bisect_left(group.by_rank, _by_rank(index, gang))]
-        del group.by_urgency[bisect_left(group.by_urgency, _by_urgency(index, gang))]
-        if not group.by_rank:
-            del index.groups[key]
+        lane = index.lanes[index._lane_of.pop(gang_id)]
+        ranked = lane.by_rank[_turn_taker(index, gang)]
+        del ranked[bisect_left(ranked, _by_rank(index, gang))]
+        if not ranked:
+            del lane.by_rank[_turn_taker(index, gang)]
+        del lane.by_urgency[bisect_left(lane.by_urgency, _by_urgency(index, gang))]
+        if not lane.by_urgency:
+            del index.lanes[lane.key]
 
 
 def _enqueue(index: Index, gang: Gang) -> None:
     index.waiting[gang.id] = gang
-    shape = shape_of(gang)
-    of_user = gang.user if index.policy.fair or index.quotas else ""
-    of_project = gang.project if index.quotas else ""
-    key = (gang.priority, of_user, of_project, shape, gang.may_preempt, gang.preemptible)
-    group = index.groups.get(key)
-    if group is None:
-        group = index.groups[key] = Group(*key, gang)
-    index._group_of[gang.id] = key
-    insort(group.by_rank, _by_rank(index, gang))
-    insort(group.by_urgency, _by_urgency(index, gang))
+    kind = kind_of(gang)
+    whose = (gang.user, gang.project) if index.quotas else ("", "")
+    key = (gang.priority, kind, *whose)
+    lane = index.lanes.get(key)
+    if lane is None:
+        lane = index.lanes[key] = Lane(key, gang.priority, kind, gang)
+    index._lane_of[gang.id] = key
+    insort(lane.by_rank.setdefault(_turn_taker(index, gang), []), _by_rank(index, gang))
+    insort(lane.by_urgency, _by_urgency(index, gang))
+
+
+def kind_of(gang: Gang) -> Kind:
+    return shape_of(gang), gang.may_preempt, gang.preemptible
+
+
+def _turn_taker(index: Index, gang: Gang) -> str:
+    return gang.user if index.policy.fair else ""
 
 
 def _by_rank(index: Index, gang: Gang) -> tuple[float, int, str]:

@@ -3,14 +3,15 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import cached_property, partial
 from heapq import heappop, heappush
 
 import numpy as np
 
 from leptonai.core.resources import Needs
-from leptonai.core.scheduler.fitting import choose_nodes, equal_size, shape_of
-from leptonai.core.scheduler.index import Group, Index
+from leptonai.core.scheduler.fitting import choose_nodes, equal_size
+from leptonai.core.scheduler.index import Index, Kind, Lane, LaneKey, kind_of
 from leptonai.core.scheduler.nodes import Hold
 from leptonai.core.scheduler.ordering import rank, urgent_at_ms
 from leptonai.core.scheduler.policy import DEFAULT, Passing, Policy, Yielding
@@ -75,15 +76,23 @@ def decide(index: Index, now_ms: int, *, explain: bool = False) -> Plan:
 Turn = tuple[int, int, int, float, float, int, str]
 
 
+class _From(Enum):
+    URGENT = auto()  # the gangs of a lane that are urgent
+    LANE = auto()  # the other ones: nobody has looked at them yet
+    USER = auto()  # those of one user
+    YIELDED = auto()  # a gang that had to yield
+
+
 @dataclass(slots=True)
 class _Source:
-    """Where the next gang comes from: a group that waits, or a gang that had to yield."""
+    """Where the next gang comes from."""
 
-    group: Group | None = None
+    of: _From
+    kind: Kind
+    lane: Lane | None = None
+    user: str = ""
+    seen: int = 0  # how many of them had their turn
     yielded: Running | None = None
-    ranked: int = 0  # how far along the group's lists
-    urgent: int = 0
-    settled: int = 0  # how many of the group had their turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +117,14 @@ class _Walk:
         self._heap: list[tuple[Turn, int, _Source]] = []
         self._pushed = 0
         self._settled: set[str] = set()  # gangs of the queue that had their turn
+        self._settled_of: Counter[LaneKey] = Counter()
+        self._shares: dict[str, float] = {}
         self._places: dict[str, Place] = {}
         self._evicted: dict[str, tuple[Running, str]] = {}  # and for whom
         self._shrunk: dict[str, tuple[Running, str]] = {}  # as it will go on, and for whom
         # Room only shrinks along the walk: where one did not fit, none of its kind will.
-        self._blocked: dict[tuple[object, ...], Reason | None] = {}
-        self._waiting: list[tuple[_Source, Reason | None]] = []
+        self._blocked: dict[tuple[Kind, Standing], Reason | None] = {}
+        self._waiting: dict[LaneKey, tuple[Lane, Reason | None]] = {}
         self._passed: list[tuple[Gang, Reason | None]] = []  # waits, but others like it may go
         self._kept_for: list[Gang] = []
         self._held: Held = {}
@@ -124,88 +135,125 @@ class _Walk:
     # --- the walk ---------------------------------------------------------------------------------
 
     def run(self) -> None:
-        for group in self._index.groups.values():
-            self._push(_Source(group))
+        for lane in self._index.lanes.values():
+            self._push(_Source(_From.URGENT, lane.kind, lane))
+            self._push(_Source(_From.LANE, lane.kind, lane))
+        taken_in_turns = self._policy.fair or bool(self._index.quotas)
         while self._heap:
             turn, _, source = heappop(self._heap)
-            gang = self._gang_of(source)
+            if source.of is _From.LANE:
+                self._open(source)
+                continue
+            gang = self._first(source)
             if gang is None:
                 continue
-            if (now := self._turn(gang, source)) != turn:  # others have taken theirs meanwhile
-                self._push(source, now)
+            if taken_in_turns and self._turn(gang, source) != turn:
+                self._push(source)  # others have taken theirs meanwhile
             elif source.yielded is not None:
                 self._take_up_again(source.yielded, turn)
             elif not self._settle(gang, turn, source):
+                self._waits_with_all(gang)
                 break
+
+    def _open(self, source: _Source) -> None:
+        """Let the users of a lane take their turns; unless none of its gangs fits any more."""
+        lane = source.lane
+        assert lane is not None
+        if self._hopeless(lane):
+            self._waiting.setdefault(lane.key, (lane, None))
+            return
+        for user in lane.by_rank:
+            self._push(_Source(_From.USER, lane.kind, lane, user))
+
+    def _hopeless(self, lane: Lane) -> bool:
+        """Nothing of it fits: then there is no need to ask in which order they come."""
+        if self._explain or self._policy.passing in (Passing.NEVER, Passing.RESERVED):
+            return False
+        if self._policy.yielding is not Yielding.NEVER and self._index.preemptible:
+            return False
+        if self._index.elastic:
+            return False
+        admitted = self._index.admitted(lane.example)
+        return choose_nodes(lane.example, self._nodes, admitted) is None
 
     def undo(self) -> None:
         for take_back in reversed(self._undo):
             take_back()
         self._nodes.keep_nothing()
 
-    def _push(self, source: _Source, turn: Turn | None = None) -> None:
-        if turn is None:
-            gang = self._gang_of(source)
-            if gang is None:
-                return
+    def _push(self, source: _Source) -> None:
+        if source.of is _From.LANE:  # before all its gangs that are not urgent
+            assert source.lane is not None
+            turn: Turn = (-source.lane.priority, 1, -1, 0.0, 0.0, 0, "")
+        elif (gang := self._first(source)) is not None:
             turn = self._turn(gang, source)
+        else:
+            return
         self._pushed += 1
         heappush(self._heap, (turn, self._pushed, source))
 
-    def _gang_of(self, source: _Source) -> Gang | None:
-        """The first of a source that has not had its turn: those that are urgent, then by rank."""
+    def _first(self, source: _Source) -> Gang | None:
+        """The first of a source that has not had its turn."""
         if source.yielded is not None:
             return source.yielded.gang
-        group = source.group
-        assert group is not None
-        while source.urgent < len(group.by_urgency):
-            urgent_at, id = group.by_urgency[source.urgent]
-            if urgent_at > self._now_ms:
-                break
-            if id not in self._settled:
-                return self._index.waiting[id]
-            source.urgent += 1
-        while source.ranked < len(group.by_rank):
-            id = group.by_rank[source.ranked][-1]
-            if id not in self._settled:
-                return self._index.waiting[id]
-            source.ranked += 1
+        lane, settled = source.lane, self._settled
+        assert lane is not None
+        urgent = source.of is _From.URGENT
+        line = lane.by_urgency if urgent else lane.by_rank[source.user]
+        while source.seen < len(line):
+            entry = line[source.seen]
+            if urgent and entry[0] > self._now_ms:
+                return None
+            if entry[-1] not in settled:
+                return self._index.waiting[str(entry[-1])]
+            source.seen += 1
         return None
 
     def _turn(self, gang: Gang, source: _Source) -> Turn:
-        ran_ms = 0
+        stands = Standing.WITHIN
+        if self._index.quotas:
+            stands, _ = standing(gang, self._index.quotas, self._index.used_of)
         if source.yielded is not None:
             ran_ms = self._ran_ms(source.yielded)
-        urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
-        borrows = Standing.WITHIN
-        if self._index.quotas:
-            borrows, _ = standing(gang, self._index.quotas, self._index.used_of)
-        share = self._index.share(gang) if self._policy.fair else 0.0
-        if urgent_at <= self._now_ms:
-            return (-gang.priority, 0, borrows, 0.0, urgent_at, gang.queued_at_ms, gang.id)
-        by = rank(gang, ran_ms, self._policy)
-        return (-gang.priority, 1, borrows, share, by, gang.queued_at_ms, gang.id)
+            urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
+            if urgent_at > self._now_ms:
+                by = rank(gang, ran_ms, self._policy)
+                share = self._share(gang.user) if self._policy.fair else 0.0
+                return (-gang.priority, 1, stands, share, by, gang.queued_at_ms, gang.id)
+            return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, gang.id)
+        lane = source.lane
+        assert lane is not None
+        if source.of is _From.URGENT:
+            urgent_at, id = lane.by_urgency[source.seen]
+            return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, id)
+        by, queued_at_ms, id = lane.by_rank[source.user][source.seen]
+        share = self._share(source.user) if self._policy.fair else 0.0
+        return (-gang.priority, 1, stands, share, by, queued_at_ms, id)
+
+    def _share(self, user: str) -> float:
+        share = self._shares.get(user)
+        if share is None:
+            share = self._shares[user] = self._index.share(user)
+        return share
 
     def _settle(self, gang: Gang, turn: Turn, source: _Source) -> bool:
         """Place a gang, or have it wait with all that are like it. False where nobody passes it."""
+        lane = source.lane
+        assert lane is not None
         stands = Standing(turn[2])
-        kind = (shape_of(gang), gang.may_preempt, stands)
         if stands is Standing.OVER:
             _, quota = standing(gang, self._index.quotas, self._index.used_of)
             assert quota is not None
-            self._waiting.append((source, over_quota(gang, quota) if self._explain else None))
+            self._waiting[lane.key] = (lane, over_quota(gang, quota) if self._explain else None)
             return True
-        if kind in self._blocked:
-            self._waiting.append((source, self._blocked[kind]))
+        if (source.kind, stands) in self._blocked:
+            self._waiting[lane.key] = (lane, self._blocked[source.kind, stands])
             return True
         ends_early = self._ends_before_the_head_starts(gang)
         if self._place(gang, turn, beside_kept=not ends_early):
-            self._settle_alone(gang, source)
+            self._next_after(gang, source)
             return True
         because = self._why(gang) if self._explain else None
-        if self._policy.passing is Passing.NEVER:
-            self._waiting.append((source, because))
-            return False
         if self._policy.passing is Passing.RESERVED:
             if not self._kept_for:
                 self._keep_until(gang)
@@ -213,19 +261,25 @@ class _Walk:
                 gang, self._nodes, self._index.admitted(gang), beside_kept=False
             ):
                 self._passed.append((gang, because))  # another one like it may end early enough
-                self._settle_alone(gang, source)
+                self._next_after(gang, source)
                 return True
-        self._blocked[kind] = because
-        self._waiting.append((source, because))
+        self._blocked[source.kind, stands] = because
+        self._waiting[lane.key] = (lane, because)
         if self._policy.passing is Passing.WINDOW and turn[1] == 0:
             self._keep_for(gang)
-        return True
+        return self._policy.passing is not Passing.NEVER
 
-    def _settle_alone(self, gang: Gang, source: _Source) -> None:
-        """And go on with the next of its kind."""
+    def _next_after(self, gang: Gang, source: _Source) -> None:
         self._settled.add(gang.id)
-        source.settled += 1
+        assert source.lane is not None
+        self._settled_of[source.lane.key] += 1
         self._push(source)
+
+    def _waits_with_all(self, first: Gang) -> None:
+        """Nobody passes the first that waits."""
+        because = behind(first) if self._explain else None
+        for lane in self._index.lanes.values():
+            self._waiting.setdefault(lane.key, (lane, because))
 
     # --- placing ----------------------------------------------------------------------------------
 
@@ -261,6 +315,7 @@ class _Walk:
 
     def _use(self, gang: Gang, workers: Iterable[Worker], sign: int) -> None:
         workers = tuple(workers)
+        self._shares.pop(gang.user, None)
         for used in self._index.usages(gang):
             used.add(workers, sign)
             self._undo.append(partial(used.add, workers, -sign))
@@ -333,7 +388,9 @@ class _Walk:
         keys = []
         for running in ripe:
             if self._policy.yielding is Yielding.ORDER:
-                turn = self._turn(running.gang, _Source(yielded=running))
+                turn = self._turn(
+                    running.gang, _Source(_From.YIELDED, kind_of(running.gang), yielded=running)
+                )
                 keys.append((tuple(-part for part in turn[:-1]), running))
             else:
                 lost = self._lost_ms(running) * running.gang.gpus
@@ -380,7 +437,7 @@ class _Walk:
         if part.whole:
             self._shrunk.pop(id, None)
             self._evicted[id] = (part.running, by.id)
-            self._push(_Source(yielded=part.running))
+            self._push(_Source(_From.YIELDED, kind_of(part.running.gang), yielded=part.running))
             return
         running, _ = self._shrunk.get(id, (part.running, by.id))
         gone = {hold.replica for _, hold in part.holds}
@@ -402,8 +459,8 @@ class _Walk:
             return
         for at, hold in taken:
             self._give(at, hold)
-        kind = (shape_of(gang), gang.may_preempt, Standing(turn[2]))
-        if kind not in self._blocked and turn[2] != Standing.OVER:
+        stands = Standing(turn[2])
+        if (kind_of(gang), stands) not in self._blocked and stands is not Standing.OVER:
             self._place(gang, turn)
 
     def _ran_ms(self, running: Running) -> int:
@@ -475,34 +532,24 @@ class _Walk:
 
     def _waits(self) -> tuple[Wait, ...]:
         waits: list[tuple[Turn, Wait]] = []
-        rest = [(source, None) for _, _, source in self._heap]  # nobody passes the first
-        for source, because in [*self._waiting, *rest]:
-            if source.group is None:
-                continue
-            for _, _, id in source.group.by_rank:
-                gang = self._index.waiting[id]
-                if id not in self._settled:
-                    first = because or behind(self._first_waiting)
-                    waits.append((self._turn(gang, source), Wait(id, first)))
+        for lane, because in self._waiting.values():
+            assert because is not None
+            for user, ranked in lane.by_rank.items():
+                for by, queued_at_ms, id in ranked:
+                    if id not in self._settled:
+                        turn = (-lane.priority, 1, 0, self._share(user), by, queued_at_ms, id)
+                        waits.append((turn, Wait(id, because)))
         for gang, because in self._passed:
             assert because is not None
-            waits.append((self._turn(gang, _Source()), Wait(gang.id, because)))
+            turn = (-gang.priority, 1, 0, 0.0, 0.0, gang.queued_at_ms, gang.id)
+            waits.append((turn, Wait(gang.id, because)))
         return tuple(wait for _, wait in sorted(waits, key=lambda wait: wait[0]))
-
-    @property
-    def _first_waiting(self) -> Gang:
-        source, _ = self._waiting[0]
-        gang = self._gang_of(source)
-        assert gang is not None
-        return gang
 
     def _unmet(self) -> tuple[Unmet, ...]:
         wanted: Counter[Needs] = Counter()
-        for source, _ in self._waiting:
-            if source.group is None:
-                continue
-            many = len(source.group.by_rank) - source.settled
-            for worker in source.group.example.workers:
+        for lane, _ in self._waiting.values():
+            many = len(lane.by_urgency) - self._settled_of[lane.key]
+            for worker in lane.example.workers:
                 wanted[worker.needs] += many
         return tuple(Unmet(needs, count) for needs, count in wanted.items())
 
