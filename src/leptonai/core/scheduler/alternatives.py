@@ -265,9 +265,7 @@ class _Asked:
         if place is None:
             return None
         preempts = tuple(each for each in plan.preempts if each.by == changed.id)
-        return Alternative(
-            kind=kind, gang=changed, place=place, preempts=preempts, quota=quota
-        )
+        return Alternative(kind=kind, gang=changed, place=place, preempts=preempts, quota=quota)
 
     def _over_quota(self, gang: Gang) -> bool:
         stands, _ = standing(gang, self._index.quotas, self._index.used_of)

@@ -14,6 +14,7 @@ from enum import IntEnum
 from heapq import heapify, heappop, heappush
 
 from leptonai.core.scheduler.index import Change, Index, advance
+from leptonai.core.scheduler.ordering import urgent_at_ms
 from leptonai.core.scheduler.placement import decide
 from leptonai.core.scheduler.policy import DEFAULT, Policy
 from leptonai.core.scheduler.values import Gang, Plan, Running, Snapshot
@@ -23,8 +24,8 @@ OFF_BY = 2.0  # an estimate may be off by this factor, where nothing is known of
 MAX_DECISIONS = 96  # of one run
 MIN_DECISIONS = 8
 MAX_TURNS = 1_500  # of one run, over all its decisions: each kind of gang that waits has one
-MAX_PLACED = 500  # gangs that one run lets start, before it is cut short
-REACH = 1_000  # times as far ahead as the first half of the decisions does the second half look
+MAX_PLACED = 100  # gangs that one run lets start, before it is cut short
+MAX_AFTER = 100  # gangs that go after the one in question and are looked at
 
 
 class Case(IntEnum):
@@ -115,39 +116,50 @@ def _spread(ascending: Sequence[float]) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """When a gang is expected to start. Only what is known is filled in."""
+    """When a gang is expected to start. None is what is not known."""
 
     expected_at_ms: int | None = None
     earliest_at_ms: int | None = None
-    latest_at_ms: int | None = None  # None: no bound is known
-    after_ms: int | None = None  # not before; how it goes on there was not looked at any more
+    latest_at_ms: int | None = None
     unknown: tuple[str, ...] = ()  # gangs it waits for of which no length is known
     by_estimate: int = 0  # ends that it waits for, by an estimate of the gang itself …
     by_history: int = 0  # … and by how long others like it ran
+    by_pace: bool = False  # expected by how fast the first of those before it start
 
 
 def forecast(
-    snapshot: Snapshot, gang: str, policy: Policy = DEFAULT, history: History | None = None
+    snapshot: Snapshot,
+    gang: str,
+    policy: Policy = DEFAULT,
+    history: History | None = None,
+    *,
+    waits: Sequence[str] = (),
 ) -> Start:
     """When a gang of the queue starts, if nothing arrives that goes before it.
 
     Where all lengths are exact and few things end before, so is the answer. The further ahead it
     lies, the coarser are the steps, and the interval grows by that. Cost: at most three runs of
-    MAX_DECISIONS; fewer, the more kinds of gangs wait.
+    MAX_DECISIONS decisions (fewer, the more kinds of gangs wait) that place up to MAX_PLACED gangs.
+    Where more go before it, the pace at which those start tells when it may be its turn.
+
+    Args:
+        waits: the queue as a plan tells it; by default the forecast finds its order itself.
     """
     history = history or History()
-    expected = _Ahead(snapshot, gang, policy, history, Case.EXPECTED)
+    if not waits:
+        plan = decide(Index.of(snapshot, policy), snapshot.now_ms, explain=True)
+        waits = [*(place.gang for place in plan.places), *(wait.gang for wait in plan.waits)]
+    queue, before = _near(snapshot, gang, policy, waits)
+    near = replace(snapshot, queue=queue)
+    expected = _Ahead(near, gang, policy, history, Case.EXPECTED)
     at_ms = expected.run()
     if at_ms is None:
-        return Start(
-            after_ms=expected.now_ms if expected.cut_short else None,
-            unknown=tuple(sorted(expected.unknown)),
-        )
+        return _unknown(expected, sum(each.gpus for each in before))
     early_ms: int | None = at_ms
     late_ms: int | None = at_ms
     if expected.inexact:
-        early_ms = _Ahead(snapshot, gang, policy, history, Case.EARLY).run()
-        late_ms = _Ahead(snapshot, gang, policy, history, Case.LATE).run()
+        early_ms = _Ahead(near, gang, policy, history, Case.EARLY).run()
+        late_ms = _Ahead(near, gang, policy, history, Case.LATE).run()
     # What ends earlier may let others pass: an early run can be the one that starts it last.
     known = [at for at in (early_ms, at_ms, late_ms) if at is not None]
     return Start(
@@ -158,6 +170,45 @@ def forecast(
         by_estimate=expected.by_estimate,
         by_history=expected.by_history,
     )
+
+
+def _unknown(ahead: "_Ahead", gpus_before: float) -> Start:
+    """The start was not reached."""
+    unknown = tuple(sorted(ahead.unknown))
+    if not ahead.cut_short:
+        return Start(unknown=unknown)
+    passed_ms = ahead.now_ms - ahead.from_ms
+    if not ahead.started_gpus or ahead.started_gpus >= gpus_before:
+        return Start(earliest_at_ms=ahead.now_ms, unknown=unknown)
+    return Start(
+        expected_at_ms=ahead.from_ms + round(passed_ms * gpus_before / ahead.started_gpus),
+        earliest_at_ms=ahead.now_ms,
+        unknown=unknown,
+        by_pace=True,
+        by_estimate=ahead.by_estimate,
+        by_history=ahead.by_history,
+    )
+
+
+def _near(
+    snapshot: Snapshot, gang: str, policy: Policy, waits: Sequence[str]
+) -> tuple[tuple[Gang, ...], list[Gang]]:
+    """The part of the queue that matters to one of its gangs, and all that go before it.
+
+    Those matter that go before it, and the next after it, which may slip past. Where more go before
+    it than a run gets through, only the first of them do, and not even itself.
+    """
+    turn = {id: at for at, id in enumerate(waits)}
+
+    def goes_first(each: Gang) -> tuple[int, bool, int]:
+        urgent_at = urgent_at_ms(each, 0, policy)
+        waited = urgent_at <= snapshot.now_ms
+        return -each.priority, not waited, urgent_at if waited else turn[each.id]
+
+    queue = sorted(snapshot.queue, key=goes_first)
+    at = next(at for at, each in enumerate(queue) if each.id == gang)
+    many = MAX_PLACED if at > MAX_PLACED else at + 1 + MAX_AFTER
+    return tuple(queue[:many]), queue[:at]
 
 
 # --- one run -------------------------------------------------------------------------------------
@@ -173,7 +224,7 @@ class _Ahead:
         self._history = history
         self._case = case
         self._index = Index.of(snapshot, policy)
-        self._from_ms = self.now_ms = snapshot.now_ms
+        self.from_ms = self.now_ms = snapshot.now_ms
         self._ends: list[tuple[int, str, int]] = []  # (when, who, by which of its starts)
         self._starts: dict[str, int] = {}  # how often each has started, here
         self._estimated: dict[str, bool] = {}  # of known length: by an estimate of its own
@@ -182,6 +233,8 @@ class _Ahead:
         self.unknown: set[str] = set()
         self.by_estimate = 0
         self.by_history = 0
+        self.started_gpus = 0.0  # of those that waited
+        self._placed = 0
         for running in snapshot.running:
             self._begin(running)
         heapify(self._ends)
@@ -189,42 +242,63 @@ class _Ahead:
         self._decisions = max(MIN_DECISIONS, min(MAX_DECISIONS, MAX_TURNS // turns))
 
     def run(self) -> int | None:
-        """When the gang starts; None if that is not known."""
-        further = REACH ** (2 / self._decisions) - 1
-        placed = 0
+        """When the gang starts; None if that is not known.
+
+        After half of its decisions it lets more end between two of them, and ever more, so that the
+        last ones get through all that runs.
+        """
+        half = self._decisions // 2
+        growth = max(1.0, len(self._index.running)) ** (1 / half)
+        at_once = 1.0
         for decision in range(self._decisions):
             plan = decide(self._index, self.now_ms)
             if any(place.gang == self._gang for place in plan.places):
                 return self.now_ms
             change = self._carry_out(plan)
-            placed += len(plan.places)
-            at_ms = min(
-                (when for when in (self._next_end_ms(), plan.revisit_at_ms) if when is not None),
-                default=None,
-            )
-            if at_ms is None:
-                return None
-            if placed > MAX_PLACED:
+            if self._placed >= MAX_PLACED:
                 break
-            until_ms = at_ms
-            if 2 * decision >= self._decisions:
-                until_ms += round((at_ms - self._from_ms) * further)
-            gone = self._end(until_ms)
-            last_ms = max((end for end, _ in gone), default=at_ms)
-            self.inexact |= last_ms > at_ms
-            # Several ends at one step: rounded to the side of the case.
-            self.now_ms = max(self.now_ms, at_ms if self._case is Case.EARLY else last_ms)
-            gone_ids = {id for _, id in gone}
+            if decision >= half:
+                at_once *= growth
+            gone = self._end(round(at_once), plan.revisit_at_ms)
+            if gone is None:
+                self.cut_short = self._gang not in self._index.waiting
+                return None
             self._index = advance(
                 self._index,
                 replace(
                     change,
-                    running=tuple(r for r in change.running if r.gang.id not in gone_ids),
-                    gone=tuple(gone_ids),
+                    running=tuple(r for r in change.running if r.gang.id not in gone),
+                    gone=gone,
                 ),
             )
         self.cut_short = True
         return None
+
+    def _end(self, many: int, revisit_at_ms: int | None) -> tuple[str, ...] | None:
+        """Go on to the next end, or to the last of so many ends: who has ended. None: nobody will.
+
+        Args:
+            revisit_at_ms: go on no further than that, if nothing ends before.
+        """
+        at_ms = self._next_end_ms()
+        if revisit_at_ms is not None and (at_ms is None or revisit_at_ms < at_ms):
+            self.now_ms = revisit_at_ms
+            return ()
+        if at_ms is None:
+            return None
+        first_ms = last_ms = at_ms
+        gone: list[str] = []
+        while at_ms is not None and (len(gone) < many or at_ms == last_ms):
+            last_ms = at_ms
+            _, id, _ = heappop(self._ends)
+            gone.append(id)
+            self.by_estimate += self._estimated.get(id) is True
+            self.by_history += self._estimated.get(id) is False
+            at_ms = self._next_end_ms()
+        # Rounded to the side of the case.
+        self.now_ms = max(self.now_ms, first_ms if self._case is Case.EARLY else last_ms)
+        self.inexact |= last_ms > first_ms
+        return tuple(gone)
 
     def _begin(self, running: Running) -> None:
         """Note when it ends."""
@@ -232,7 +306,7 @@ class _Ahead:
         number = self._starts[id] = self._starts.get(id, 0) + 1
         if running.lasting:
             return
-        started_ms = self._from_ms if running.started_at_ms is None else running.started_at_ms
+        started_ms = self.from_ms if running.started_at_ms is None else running.started_at_ms
         ran_ms = max(0, self.now_ms - started_ms)
         lengths = self._history.still_runs_ms(running.gang, ran_ms)
         if lengths is None:
@@ -249,17 +323,6 @@ class _Ahead:
         while self._ends and self._starts.get(self._ends[0][1]) != self._ends[0][2]:
             heappop(self._ends)  # it yielded meanwhile
         return self._ends[0][0] if self._ends else None
-
-    def _end(self, until_ms: int) -> list[tuple[int, str]]:
-        gone = []
-        while (at_ms := self._next_end_ms()) is not None and at_ms <= until_ms:
-            _, id, _ = heappop(self._ends)
-            gone.append((at_ms, id))
-            if self._estimated.get(id):
-                self.by_estimate += 1
-            elif id in self._estimated:
-                self.by_history += 1
-        return gone
 
     def _carry_out(self, plan: Plan) -> Change:
         """What the plan changes, for the index."""
@@ -278,6 +341,8 @@ class _Ahead:
                 lasting=gang.lasting,
             )
             self._begin(placed)
+            self._placed += 1
+            self.started_gpus += gang.gpus
             running.append(placed)
         for resize in plan.resizes:
             known = self._index.running[resize.gang]
@@ -298,4 +363,3 @@ class _Ahead:
         if left_ms is not None:
             left_ms = max(0, left_ms - max(0, ran_ms - lost_ms))
         return replace(gang, attained_ms=gang.attained_ms + ran_ms, remaining_ms=left_ms)
-

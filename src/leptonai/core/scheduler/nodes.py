@@ -268,6 +268,10 @@ class Nodes:
             self._log_from, self._log = now, []
         return row
 
+    def columns(self) -> Columns:
+        """All the nodes, as they are now."""
+        return self._columns(self._all, beside_kept=False)
+
     def forget_rows(self, but: Collection[WorkerSize]) -> None:
         """Rows of sizes that nobody asks for any more."""
         for key in [key for key in self._rows if key[0] not in but]:

@@ -1,4 +1,4 @@
-"""All that can be said of a gang that waits, or would: where and when, why not now, what instead."""
+"""What can be said of a gang that waits, or would: where and when, why not now, what instead."""
 
 from dataclasses import dataclass
 
@@ -36,8 +36,9 @@ def look_ahead(
             return Outlook(
                 place=place, preempts=tuple(each for each in plan.preempts if each.by == gang)
             )
+    waits = [wait.gang for wait in plan.waits]
     return Outlook(
         reason=next(wait.because for wait in plan.waits if wait.gang == gang),
-        start=forecast(snapshot, gang, policy, history),
+        start=forecast(snapshot, gang, policy, history, waits=waits),
         alternatives=tuple(alternatives(index, index.waiting[gang], snapshot.now_ms)),
     )

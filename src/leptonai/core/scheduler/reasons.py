@@ -9,7 +9,7 @@ import numpy as np
 from leptonai.core.resources import MILLIS, Capacity, Free, Needs
 from leptonai.core.scheduler.fitting import choose_nodes
 from leptonai.core.scheduler.index import Affinity, Index, affinity_of
-from leptonai.core.scheduler.nodes import Bools, WorkerSize, copies_on
+from leptonai.core.scheduler.nodes import Bools, Columns, Ints, WorkerSize, copies_on
 from leptonai.core.scheduler.values import Gang, Holder, NodeView, Quota, Reason, WaitCode, Worker
 
 MAX_HOLDERS = 10  # that a reason tells of
@@ -165,8 +165,7 @@ def no_room(gang: Gang, index: Index, held: Held) -> Reason:
             f"needs room for {many} workers with {describe(needs)} {each}; there is room for {room}"
         )
     else:
-        fits = np.flatnonzero(here).tolist()
-        most = max((scarce.free(nodes.free(at)) for at in fits), default=0)
+        most = int(scarce.left(nodes.columns())[here].max(initial=0))
         least = scarce.needed(needs)
         text = f"needs {describe(needs)} on one node; " + (
             f"the most that is free on one is {scarce.words(max(0, most))}"
@@ -190,9 +189,7 @@ def no_room(gang: Gang, index: Index, held: Held) -> Reason:
 def _holders(resource: "_Resource", index: Index, here: Bools) -> tuple[Holder, ...]:
     held: list[Holder] = []
     for id, running in index.running.items():
-        amount = sum(
-            resource.needed(hold.needs) for at, hold in index.holds(running) if here[at]
-        )
+        amount = sum(resource.needed(hold.needs) for at, hold in index.holds(running) if here[at])
         if amount:
             held.append(Holder(id, amount))
     return tuple(sorted(held, key=lambda holder: (-holder.amount, holder.gang)))
@@ -243,6 +240,18 @@ class _Resource:
         if self.name == "gpu_millis":
             return sum(free.gpu_millis)
         return int(getattr(free, self.name))
+
+    def left(self, columns: Columns) -> Ints:
+        match self.name:
+            case "gpu_millis":
+                gpu_millis: Ints = columns.gpu.sum(axis=1)
+                return gpu_millis
+            case "cpu_millis":
+                return columns.cpu
+            case "memory_bytes":
+                return columns.memory
+            case _:
+                return columns.disk
 
     def only(self, needs: Needs) -> Needs:
         """This part of what is needed."""
