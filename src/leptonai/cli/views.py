@@ -12,7 +12,7 @@ from leptonai.cli.output import age, print_table, printable, say
 from leptonai.spec.quantities import show_mib
 
 if TYPE_CHECKING:
-    from leptonai.spec.jobs import Explanation
+    from leptonai.spec.explanations import Explanation
     from leptonai.spec.replicas import LeptonEvent, Replica
 
 

@@ -45,7 +45,8 @@ from leptonai.spec.endpoints import (
     ReadinessReason,
     TerminationReason,
 )
-from leptonai.spec.jobs import Explanation, JobList, JobState, LeptonJob
+from leptonai.spec.explanations import Explanation
+from leptonai.spec.jobs import JobList, JobState, LeptonJob
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from leptonai.control.api.context import World
+from leptonai.control.api.context import MaySee, World
 from leptonai.control.owners import removal
 from leptonai.control.requests import check_labels, check_tree, checked_endpoint, checked_job
 from leptonai.core.access import Action, Principal, Resource
@@ -40,6 +40,7 @@ from leptonai.security.tokens import token_hash
 from leptonai.spec import codec
 from leptonai.spec.artifacts import Artifact
 from leptonai.spec.endpoints import ApiToken, EndpointSpec, LeptonDeployment
+from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import JobSpec, JobState, LeptonJob
 from leptonai.spec.metadata import Metadata, Visibility
 from leptonai.spec.names import check_name, check_secret_name
@@ -68,10 +69,7 @@ async def submit_job(
     The same idempotency key of the same principal gives the same job, however often it is sent.
     """
     require(principal, Action.CREATE, Resource(kind="job", workspace=workspace))
-    name = asked.metadata.name or asked.metadata.id or ""
-    check_name(name, "job")
-    labels = asked.metadata.labels or {}
-    check_labels(labels)
+    name = _name_of_job(asked)
     if len(idempotency_key) > MAX_IDEMPOTENCY_KEY_CHARS:
         raise InvalidRequest(
             "the Idempotency-Key is too long",
@@ -83,22 +81,13 @@ async def submit_job(
         if earlier is not None:
             return earlier
     spec = await checked_job(world, principal, workspace, asked.spec)
+    admitted = False
     for _ in range(ID_TRIES):
-        now_ms = world.clock.now_ms()
-        drawn = secrets.token_bytes(ID_SUFFIX_CHARS)
-        suffix = "".join(ID_ALPHABET[byte % len(ID_ALPHABET)] for byte in drawn)
-        job = job_lifecycle.new_job(
-            workspace=workspace,
-            id=f"{name}-{suffix}",
-            name=name,
-            spec=spec,
-            owner=principal.name,
-            labels=labels,
-            visibility=asked.metadata.visibility or "",
-            now_ms=now_ms,
-            idempotency_key=unique_key,
-        )
-        step = job_lifecycle.advance(job, (), now_ms)
+        step = _first_step(world, principal, workspace, asked, spec, unique_key)
+        now_ms = step.job.created_at_ms
+        if not admitted:
+            await world.advice.admit(step.job, step.replicas)
+            admitted = True
         try:
             written = await world.commit(
                 Put(step.job),
@@ -116,6 +105,65 @@ async def submit_job(
     raise Unavailable(
         f"no free id was found for a job named {name!r}", hint="Send it again, or rename it."
     )
+
+
+async def foresee_job(
+    world: World, principal: Principal, workspace: str, asked: LeptonJob
+) -> tuple[Job, Explanation]:
+    """The job as it would be accepted, and what would become of it. Nothing is written.
+
+    A hard deadline that could not be promised is refused here, too.
+    """
+    require(principal, Action.CREATE, Resource(kind="job", workspace=workspace))
+    _name_of_job(asked)
+    spec = await checked_job(world, principal, workspace, asked.spec)
+    step = _first_step(world, principal, workspace, asked, spec)
+    explanation = await world.advice.foresee(step.job, step.replicas, may_see(principal))
+    return step.job, explanation
+
+
+def may_see(principal: Principal) -> MaySee:
+    """Which other workloads a principal may be told of."""
+
+    def sees(workload: Job | Endpoint) -> bool:
+        if workload.workspace != principal.workspace:
+            return False
+        return may_read(principal, "job" if isinstance(workload, Job) else "endpoint", workload)
+
+    return sees
+
+
+def _name_of_job(asked: LeptonJob) -> str:
+    name = asked.metadata.name or asked.metadata.id or ""
+    check_name(name, "job")
+    check_labels(asked.metadata.labels or {})
+    return name
+
+
+def _first_step(
+    world: World,
+    principal: Principal,
+    workspace: str,
+    asked: LeptonJob,
+    spec: JobSpec,
+    unique_key: str = "",
+) -> job_lifecycle.JobStep:
+    """A new job, under an id that is likely to be free, and its workers."""
+    name, now_ms = _name_of_job(asked), world.clock.now_ms()
+    drawn = secrets.token_bytes(ID_SUFFIX_CHARS)
+    suffix = "".join(ID_ALPHABET[byte % len(ID_ALPHABET)] for byte in drawn)
+    job = job_lifecycle.new_job(
+        workspace=workspace,
+        id=f"{name}-{suffix}",
+        name=name,
+        spec=spec,
+        owner=principal.name,
+        labels=asked.metadata.labels or {},
+        visibility=asked.metadata.visibility or "",
+        now_ms=now_ms,
+        idempotency_key=unique_key,
+    )
+    return job_lifecycle.advance(job, (), now_ms)
 
 
 async def patch_job(
@@ -198,26 +246,8 @@ def _patched_spec(job: Job, patch: dict[str, Any]) -> JobSpec:
 async def create_endpoint(
     world: World, principal: Principal, workspace: str, asked: LeptonDeployment
 ) -> Endpoint:
-    require(principal, Action.CREATE, Resource(kind="endpoint", workspace=workspace))
-    name = asked.metadata.name or asked.metadata.id or ""
-    check_name(name, "endpoint")
-    labels = asked.metadata.labels or {}
-    check_labels(labels)
-    spec, model_digest = await checked_endpoint(world, principal, workspace, asked.spec)
-    spec, token_hashes = _without_literal_tokens(spec, ())
-
-    now_ms = world.clock.now_ms()
-    endpoint = endpoint_lifecycle.new_endpoint(
-        workspace=workspace,
-        name=name,
-        spec=spec,
-        owner=principal.name,
-        labels=labels,
-        visibility=asked.metadata.visibility or "",
-        now_ms=now_ms,
-        token_hashes=token_hashes,
-        model_digest=model_digest,
-    )
+    endpoint = await _new_endpoint(world, principal, workspace, asked)
+    name, now_ms = endpoint.name, endpoint.created_at_ms
     step = endpoint_lifecycle.advance(endpoint, (), now_ms)
     event = _event(endpoint, OwnerKind.ENDPOINT, "Created", f"created by {principal.name}")
     try:
@@ -227,13 +257,54 @@ async def create_endpoint(
             *_told((event, *step.events), now_ms),
         )
     except AlreadyExists as error:
-        raise AlreadyExists(
-            f"there is an endpoint {name!r} already",
-            hint="Update or remove it, or choose another name.",
-            existing_id=error.existing_id,
-        ) from None
+        raise _name_is_taken(name, error.existing_id) from None
     assert isinstance(written[0], Endpoint)
     return written[0]
+
+
+async def foresee_endpoint(
+    world: World, principal: Principal, workspace: str, asked: LeptonDeployment
+) -> tuple[Endpoint, Explanation]:
+    """The endpoint as it would be accepted, and what would become of its first replica. Nothing
+    is written."""
+    endpoint = await _new_endpoint(world, principal, workspace, asked)
+    query = Query(workspace=workspace, unique_key=endpoint.name, limit=1)
+    if await world.store.find(Endpoint, query):
+        raise _name_is_taken(endpoint.name)
+    step = endpoint_lifecycle.advance(endpoint, (), endpoint.created_at_ms)
+    explanation = await world.advice.foresee(step.endpoint, step.replicas, may_see(principal))
+    return endpoint, explanation
+
+
+async def _new_endpoint(
+    world: World, principal: Principal, workspace: str, asked: LeptonDeployment
+) -> Endpoint:
+    require(principal, Action.CREATE, Resource(kind="endpoint", workspace=workspace))
+    name = asked.metadata.name or asked.metadata.id or ""
+    check_name(name, "endpoint")
+    labels = asked.metadata.labels or {}
+    check_labels(labels)
+    spec, model_digest = await checked_endpoint(world, principal, workspace, asked.spec)
+    spec, token_hashes = _without_literal_tokens(spec, ())
+    return endpoint_lifecycle.new_endpoint(
+        workspace=workspace,
+        name=name,
+        spec=spec,
+        owner=principal.name,
+        labels=labels,
+        visibility=asked.metadata.visibility or "",
+        now_ms=world.clock.now_ms(),
+        token_hashes=token_hashes,
+        model_digest=model_digest,
+    )
+
+
+def _name_is_taken(name: str, existing_id: str = "") -> AlreadyExists:
+    return AlreadyExists(
+        f"there is an endpoint {name!r} already",
+        hint="Update or remove it, or choose another name.",
+        existing_id=existing_id,
+    )
 
 
 async def patch_endpoint(
