@@ -88,7 +88,8 @@ class History:
             low, middle, high = (gang.remaining_ms * share - ran_ms for share in self.accuracy)
             # What runs for longer than it was said to goes on for half as long again, by rule of
             # thumb: the same that the order of shortest first takes.
-            return max(0.0, low), middle if middle > 0 else ran_ms / 2, max(high, float(ran_ms))
+            middle = middle if middle > 0 else ran_ms / 2
+            return max(0.0, low), middle, max(high if high > 0 else float(ran_ms), middle)
         size = _size(gang.gpus)
         for alike in (
             self.by_user_and_size.get((gang.user, size), ()),
