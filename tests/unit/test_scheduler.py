@@ -246,7 +246,7 @@ def test_a_waiting_gang_is_told_what_it_is_short_of_and_who_holds_it():
             "needed": 2 << 30,
             "holders": 1,
         },
-        held_by=(Holder("web-0", 3 << 30),),
+        held_by=(Holder("web-0", 13 << 30),),
     )
 
 

@@ -711,9 +711,7 @@ def _submitted(job: LeptonJob) -> LeptonJob:
 def _named(metadata: Metadata) -> Metadata:
     """What is sent of it."""
     name = metadata.name or metadata.id
-    return Metadata(
-        id=name, name=name, labels=metadata.labels, visibility=metadata.visibility
-    )
+    return Metadata(id=name, name=name, labels=metadata.labels, visibility=metadata.visibility)
 
 
 def _post(path: str, body: object, key: str) -> Request:

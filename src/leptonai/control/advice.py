@@ -24,6 +24,7 @@ from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import JobState
 
 AT_ONCE = 1  # answers that are computed at the same time: each takes a core for a while
+MAX_SHORT = 2_000  # waiting gangs, of all of which it is found out at once why they wait
 HISTORY_JOBS = 1_000  # ended last: how long others run is concluded from them
 HISTORY_KEPT_MS = 60_000
 ENDED = (JobState.COMPLETED, JobState.FAILED, JobState.STOPPED, JobState.ARCHIVED)
@@ -64,6 +65,8 @@ class Advice:
         """Why it waits, in a few words; "" if it does not."""
         for replica in self._replicas(workload):
             if replica.phase is Phase.WAITING and replica.goal is Goal.RUN:
+                if self._placement.waiting > MAX_SHORT:
+                    return f"one of {self._placement.waiting} that wait: `why` says more"
                 reason = self._placement.why(f"{replica.workspace}/{replica.gang}")
                 return reason.text if reason else ""
         return ""

@@ -76,6 +76,11 @@ class PlacementLoop:
         return self._why.get(gang)
 
     @property
+    def waiting(self) -> int:
+        """How many gangs wait."""
+        return len(self._index.waiting)
+
+    @property
     def policy(self) -> Policy:
         return self._index.policy
 

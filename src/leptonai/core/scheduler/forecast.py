@@ -23,7 +23,8 @@ MIN_ALIKE = 5  # that ran for longer, before anything is concluded from them
 OFF_BY = 2.0  # an estimate may be off by this factor, where nothing is known of estimates
 MAX_DECISIONS = 96  # of one run
 MIN_DECISIONS = 8
-MAX_TURNS = 1_500  # of one run, over all its decisions: each kind of gang that waits has one
+MAX_TURNS = 1_000  # of one run, over all its decisions: each kind of gang that waits has one
+COARSER = 2  # times fewer decisions has a run for an end of the interval
 MAX_PLACED = 100  # gangs that one run lets start, before it is cut short
 MAX_AFTER = 100  # gangs that go after the one in question and are looked at
 
@@ -240,7 +241,10 @@ class _Ahead:
             self._begin(running)
         heapify(self._ends)
         turns = max(1, len(self._index.lanes))
-        self._decisions = max(MIN_DECISIONS, min(MAX_DECISIONS, MAX_TURNS // turns))
+        decisions = min(MAX_DECISIONS, MAX_TURNS // turns)
+        if case is not Case.EXPECTED:
+            decisions //= COARSER
+        self._decisions = max(MIN_DECISIONS, decisions)
 
     def run(self) -> int | None:
         """When the gang starts; None if that is not known.
