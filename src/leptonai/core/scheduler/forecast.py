@@ -183,8 +183,8 @@ def _unknown(ahead: "_Ahead", gpus_before: float) -> Start:
     if not ahead.started_gpus or ahead.started_gpus >= gpus_before:
         return Start(earliest_at_ms=ahead.now_ms, unknown=unknown)
     return Start(
+        # Small ones slip past, so what the first of them take is no bound.
         expected_at_ms=ahead.from_ms + round(passed_ms * gpus_before / ahead.started_gpus),
-        earliest_at_ms=ahead.now_ms,
         unknown=unknown,
         by_pace=True,
         by_estimate=ahead.by_estimate,
