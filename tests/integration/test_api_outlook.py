@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from api_world import NOW_MS, a_job, a_node, an_endpoint, with_api
 
-from leptonai.control.actions import may_see
 from leptonai.control.advice import Advice
 from leptonai.control.api.app import make_app
 from leptonai.control.loops.placement import PlacementLoop
@@ -14,6 +13,7 @@ from leptonai.core.records import Job, Phase, Replica
 from leptonai.core.resources import Capacity
 from leptonai.errors import DeadlineTooEarly, from_wire
 from leptonai.ports.store import Put, Query
+from leptonai.security.permissions import may_see
 from leptonai.spec.jobs import JobState
 
 GIB = 1 << 30
@@ -41,9 +41,7 @@ class Platform:
         await self.loop.step()
         for replica in await self.api.store.find(Replica, Query()):
             if replica.phase is Phase.PLACED:
-                await self._put(
-                    replica, phase=Phase.RUNNING, started_at_ms=self.api.clock.now_ms()
-                )
+                await self._put(replica, phase=Phase.RUNNING, started_at_ms=self.api.clock.now_ms())
                 job = await self.api.store.get(Job, "ws", replica.owner_id)
                 if job is not None:
                     await self._put(job, state=JobState.RUNNING, started_at_ms=NOW_MS)

@@ -33,9 +33,7 @@ def in_minutes(at_ms: int | None) -> float | None:
 
 
 def interval(start: Start) -> tuple[float | None, ...]:
-    return tuple(
-        map(in_minutes, (start.earliest_at_ms, start.expected_at_ms, start.latest_at_ms))
-    )
+    return tuple(map(in_minutes, (start.earliest_at_ms, start.expected_at_ms, start.latest_at_ms)))
 
 
 def that_runs(minutes: float, gang: Gang) -> Gang:
@@ -351,9 +349,7 @@ def test_what_is_over_its_quota_may_borrow_or_have_the_quota_raised():
     gang = replace(a_gang(cpu=0, gpus=4), user="ana")
     held = a_holding(gpus=2, devices=(0, 1))
     held = replace(held, gang=replace(held.gang, user="ana"))
-    snapshot = replace(
-        a_snapshot(a_node(gpus=8), held, gang), quotas=(Quota(user="ana", gpus=4),)
-    )
+    snapshot = replace(a_snapshot(a_node(gpus=8), held, gang), quotas=(Quota(user="ana", gpus=4),))
     assert proposals(snapshot) == ["gpus", "preemptible", "quota"]
     index = Index.of(snapshot)
     quota = alternatives(index, gang, A_MOMENT_MS)[-1].quota

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from leptonai.blobs import BlobStore
 from leptonai.control.advice import Advice
 from leptonai.control.loops.loop import Loop, run_loop
 from leptonai.control.loops.owners import OwnersLoop
@@ -45,7 +46,9 @@ class ControlPlane:
         unseal: Callable[[Secret], str],
         job_token: Callable[[Job], str],
         runs_images: bool = False,
+        blobs: BlobStore | None = None,
     ) -> None:
+        """Of `blobs`, where given, those that nothing refers to are removed."""
         self.mirror = Mirror()
         self._store = store
         self._engine = engine
@@ -56,6 +59,7 @@ class ControlPlane:
         self._unseal = unseal
         self._job_token = job_token
         self._runs_images = runs_images
+        self._blobs = blobs
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -91,7 +95,7 @@ class ControlPlane:
             replicas,
             ReadinessLoop(mirror, store, fence, clock, self._prober),
             self.routes,
-            RetentionLoop(mirror, store, fence, clock),
+            RetentionLoop(mirror, store, fence, clock, self._blobs),
         ]
         self._tasks = [
             asyncio.create_task(self._follow(), name="follow"),

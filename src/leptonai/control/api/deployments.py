@@ -1,6 +1,13 @@
 """Endpoints, which the wire calls deployments."""
 
-from leptonai.control import actions
+from leptonai.control.actions.endpoints import (
+    create_endpoint,
+    delete_endpoint,
+    find_endpoint,
+    foresee_endpoint,
+    patch_endpoint,
+    restart_endpoint,
+)
 from leptonai.control.api.logs import FOLLOW, follow_log
 from leptonai.control.api.routing import DRY_RUN, TEXT, Answer, Call, Parameter, Route
 from leptonai.control.api.views import (
@@ -14,7 +21,7 @@ from leptonai.control.api.views import (
 from leptonai.core.records import Endpoint, OwnerKind, Phase, Replica
 from leptonai.errors import NotFound
 from leptonai.ports.store import Query
-from leptonai.security.permissions import may_read
+from leptonai.security.permissions import may_read, may_see
 from leptonai.spec import replicas as wire
 from leptonai.spec.endpoints import LeptonDeployment, ReadinessReason, TerminationReason
 from leptonai.spec.explanations import Explanation
@@ -23,13 +30,11 @@ from leptonai.spec.explanations import Explanation
 async def create(call: Call) -> LeptonDeployment:
     asked: LeptonDeployment = await call.json()
     if call.flag("dry_run"):
-        endpoint, explanation = await actions.foresee_endpoint(
+        endpoint, explanation = await foresee_endpoint(
             call.world, call.principal, call.workspace, asked
         )
         return dry_run_of(_view(call, endpoint), explanation)
-    return _view(
-        call, await actions.create_endpoint(call.world, call.principal, call.workspace, asked)
-    )
+    return _view(call, await create_endpoint(call.world, call.principal, call.workspace, asked))
 
 
 async def list_deployments(call: Call) -> list[LeptonDeployment]:
@@ -48,7 +53,7 @@ async def get(call: Call) -> LeptonDeployment:
 async def patch(call: Call) -> LeptonDeployment:
     return _view(
         call,
-        await actions.patch_endpoint(
+        await patch_endpoint(
             call.world,
             call.principal,
             call.workspace,
@@ -62,18 +67,14 @@ async def patch(call: Call) -> LeptonDeployment:
 async def delete(call: Call) -> LeptonDeployment:
     return _view(
         call,
-        await actions.delete_endpoint(
-            call.world, call.principal, call.workspace, call.path["name"]
-        ),
+        await delete_endpoint(call.world, call.principal, call.workspace, call.path["name"]),
     )
 
 
 async def restart(call: Call) -> LeptonDeployment:
     return _view(
         call,
-        await actions.restart_endpoint(
-            call.world, call.principal, call.workspace, call.path["name"]
-        ),
+        await restart_endpoint(call.world, call.principal, call.workspace, call.path["name"]),
     )
 
 
@@ -115,7 +116,7 @@ async def list_events(call: Call) -> list[wire.LeptonEvent]:
 
 async def why(call: Call) -> Explanation:
     endpoint = await _endpoint(call)
-    return await call.world.advice.explain(endpoint, actions.may_see(call.principal))
+    return await call.world.advice.explain(endpoint, may_see(call.principal))
 
 
 def _view(call: Call, endpoint: Endpoint) -> LeptonDeployment:
@@ -123,9 +124,7 @@ def _view(call: Call, endpoint: Endpoint) -> LeptonDeployment:
 
 
 async def _endpoint(call: Call) -> Endpoint:
-    return await actions.find_endpoint(
-        call.world, call.principal, call.workspace, call.path["name"]
-    )
+    return await find_endpoint(call.world, call.principal, call.workspace, call.path["name"])
 
 
 async def _living(call: Call) -> list[Replica]:

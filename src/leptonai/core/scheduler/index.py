@@ -128,8 +128,11 @@ def advance(index: Index, change: Change) -> Index:
         index = _with_nodes(index, change)
     for gang_id in change.gone:
         _forget(index, gang_id)
-    for running in change.running:
+    for gang in change.queued:
+        _forget(index, gang.id)
+    for running in change.running:  # whatever was given up may already be another's
         _forget(index, running.gang.id)
+    for running in change.running:
         index.running[running.gang.id] = running
         if running.gang.preemptible:
             index.preemptible.add(running.gang.id)
@@ -140,7 +143,6 @@ def advance(index: Index, change: Change) -> Index:
         for used in index.usages(running.gang):
             used.add((worker for worker, _ in running.held), 1)
     for gang in change.queued:
-        _forget(index, gang.id)
         _enqueue(index, gang)
     return index
 

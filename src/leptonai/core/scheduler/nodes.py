@@ -112,9 +112,12 @@ class _Amounts:
     gpu: Ints  # [nodes, devices]
 
     def add(self, at: int, needs: Needs, gpus: Iterable[int], sign: int) -> None:
-        self.cpu[at] += sign * needs.cpu_millis
-        self.memory[at] += sign * needs.memory_bytes
-        self.disk[at] += sign * needs.disk_bytes
+        if needs.cpu_millis:
+            self.cpu[at] += sign * needs.cpu_millis
+        if needs.memory_bytes:
+            self.memory[at] += sign * needs.memory_bytes
+        if needs.disk_bytes:
+            self.disk[at] += sign * needs.disk_bytes
         for device in gpus:
             if device < self.gpu.shape[1]:  # else the node shrank under its replicas
                 self.gpu[at, device] += sign * needs.gpu_millis

@@ -1,5 +1,6 @@
 """The scheduler: every queued gang is placed, or told why it waits."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -9,11 +10,11 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from leptonai.core.resources import Needs
+from leptonai.core.resources import MILLIS, Needs
 from leptonai.core.scheduler.fitting import choose_nodes, equal_size
 from leptonai.core.scheduler.index import Index, Kind, Lane, LaneKey, kind_of
 from leptonai.core.scheduler.nodes import Hold
-from leptonai.core.scheduler.ordering import rank, urgent_at_ms
+from leptonai.core.scheduler.ordering import rank, rank_changes_after_ms, urgent_at_ms
 from leptonai.core.scheduler.policy import DEFAULT, Passing, Policy, Yielding
 from leptonai.core.scheduler.quotas import Standing, applies, exceeded, standing
 from leptonai.core.scheduler.reasons import Held, behind, over_quota, why_it_waits
@@ -121,6 +122,7 @@ class _Walk:
         self._shares: dict[str, float] = {}
         self._places: dict[str, Place] = {}
         self._evicted: dict[str, tuple[Running, str]] = {}  # and for whom
+        self._given: set[str] = set()  # replicas that have to yield
         self._shrunk: dict[str, tuple[Running, str]] = {}  # as it will go on, and for whom
         # Room only shrinks along the walk: where one did not fit, none of its kind will.
         self._blocked: dict[tuple[Kind, Standing], Reason | None] = {}
@@ -130,7 +132,6 @@ class _Walk:
         self._held: Held = {}
         self._head_starts_ms: int | None = None  # where passing is RESERVED
         self._undo: list[Callable[[], None]] = []
-        self._revisit_at_ms: int | None = None
 
     # --- the walk ---------------------------------------------------------------------------------
 
@@ -210,17 +211,9 @@ class _Walk:
         return None
 
     def _turn(self, gang: Gang, source: _Source) -> Turn:
-        stands = Standing.WITHIN
-        if self._index.quotas:
-            stands, _ = standing(gang, self._index.quotas, self._index.used_of)
         if source.yielded is not None:
-            ran_ms = self._ran_ms(source.yielded)
-            urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
-            if urgent_at > self._now_ms:
-                by = rank(gang, ran_ms, self._policy)
-                share = self._share(gang.user) if self._policy.fair else 0.0
-                return (-gang.priority, 1, stands, share, by, gang.queued_at_ms, gang.id)
-            return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, gang.id)
+            return self._turn_of_running(source.yielded)
+        stands = self._standing(gang)
         lane = source.lane
         assert lane is not None
         if source.of is _From.URGENT:
@@ -229,6 +222,23 @@ class _Walk:
         by, queued_at_ms, id = lane.by_rank[source.user][source.seen]
         share = self._share(source.user) if self._policy.fair else 0.0
         return (-gang.priority, 1, stands, share, by, queued_at_ms, id)
+
+    def _turn_of_running(self, running: Running) -> Turn:
+        """Were it to ask for its room anew."""
+        gang, ran_ms = running.gang, self._ran_ms(running)
+        stands = self._standing(gang)
+        urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
+        if urgent_at <= self._now_ms:
+            return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, gang.id)
+        by = rank(gang, ran_ms, self._policy)
+        share = self._share(gang.user) if self._policy.fair else 0.0
+        return (-gang.priority, 1, stands, share, by, gang.queued_at_ms, gang.id)
+
+    def _standing(self, gang: Gang) -> Standing:
+        if not self._index.quotas:
+            return Standing.WITHIN
+        stands, _ = standing(gang, self._index.quotas, self._index.used_of)
+        return stands
 
     def _share(self, user: str) -> float:
         share = self._shares.get(user)
@@ -252,6 +262,9 @@ class _Walk:
         ends_early = self._ends_before_the_head_starts(gang)
         if self._place(gang, turn, beside_kept=not ends_early):
             self._next_after(gang, source)
+            if ends_early:  # what it took is free again when the head starts
+                self._nodes.keep_nothing()
+                self._keep_until(self._kept_for.pop())
             return True
         because = self._why(gang) if self._explain else None
         if self._policy.passing is Passing.RESERVED:
@@ -284,6 +297,7 @@ class _Walk:
     # --- placing ----------------------------------------------------------------------------------
 
     def _place(self, gang: Gang, turn: Turn, *, beside_kept: bool = True) -> bool:
+        gang = self._within_quota(gang, turn)
         admitted = self._index.admitted(gang)
         chosen = choose_nodes(gang, self._nodes, admitted, beside_kept=beside_kept)
         if chosen is None:
@@ -292,6 +306,16 @@ class _Walk:
             return False
         self._assign(gang, chosen)
         return True
+
+    def _within_quota(self, gang: Gang, turn: Turn) -> Gang:
+        """With its least workers, if it is elastic and stands worse with all of them."""
+        if not (self._index.quotas and gang.min_workers):
+            return gang
+        all_of_them = replace(gang, min_workers=0)
+        stands, _ = standing(all_of_them, self._index.quotas, self._index.used_of)
+        return (
+            gang if stands <= turn[2] else replace(gang, workers=gang.workers[: gang.min_workers])
+        )
 
     def _assign(self, gang: Gang, chosen: list[int]) -> None:
         nodes = self._nodes
@@ -328,6 +352,8 @@ class _Walk:
         given: list[_Part] = []
         chosen = None
         short = self._short_of_gpus(gang)
+        if short > self._could_yield(gang, turn):
+            return None
         for part in self._parts(gang, turn):
             self._yield(part)
             given.append(part)
@@ -355,47 +381,49 @@ class _Walk:
         """What may yield to a gang, in this order: workers that elastic gangs can do without, then
         gangs of lower priority or, where time is shared, that go after it, then what is lent."""
         yield from self._surplus(gang)
-        if not gang.may_preempt:
+        for running in self._whole_gangs(gang, turn):
+            yield self._whole(running)
+
+    def _could_yield(self, gang: Gang, turn: Turn) -> float:
+        """How many thousandths of GPUs, at most. Most often that is not nearly enough, and then
+        nothing need be tried."""
+        if self._index.elastic:
+            return math.inf
+        return sum(running.gang.gpus for running in self._whole_gangs(gang, turn)) * MILLIS
+
+    def _whole_gangs(self, gang: Gang, turn: Turn) -> Iterator[Running]:
+        if not gang.may_preempt or self._policy.yielding is Yielding.NEVER:
             return
-        match self._policy.yielding:
-            case Yielding.PRIORITY:
-                for key, running in self._yielding:
-                    if key[0] >= gang.priority:
-                        break
-                    yield from self._whole(running)
-            case Yielding.ORDER:
-                for key, running in self._yielding:
-                    if key >= tuple(-part for part in turn[:-1]):
-                        break
-                    yield from self._whole(running)
-            case Yielding.NEVER:
-                return
+        by_order = self._policy.yielding is Yielding.ORDER
+        for key, running in self._yielding:
+            if key[:-1] <= turn[:-1] if by_order else running.gang.priority >= gang.priority:
+                break
+            if running.gang.id not in self._evicted:
+                yield running
         if self._index.quotas and turn[2] == Standing.WITHIN:
             for _, running in self._yielding:
-                if running.gang.priority <= gang.priority and self._borrows(running):
-                    yield from self._whole(running)
+                lent = running.gang.priority <= gang.priority and self._borrows(running)
+                if lent and running.gang.id not in self._evicted:
+                    yield running
 
     @cached_property
-    def _yielding(self) -> list[tuple[tuple[float, ...], Running]]:
+    def _yielding(self) -> list[tuple[tuple[float | str, ...], Running]]:
         """What is preemptible and has run for long enough, in the order in which it yields."""
-        ripe = []
-        for id in self._index.preemptible:
-            running = self._index.running[id]
-            if self._ran_ms(running) >= self._policy.min_run_ms:
-                ripe.append(running)
-            else:
-                self._revisit(running.started_at_ms, self._policy.min_run_ms)
-        keys = []
-        for running in ripe:
-            if self._policy.yielding is Yielding.ORDER:
-                turn = self._turn(
-                    running.gang, _Source(_From.YIELDED, kind_of(running.gang), yielded=running)
-                )
-                keys.append((tuple(-part for part in turn[:-1]), running))
-            else:
-                lost = self._lost_ms(running) * running.gang.gpus
-                keys.append(((running.gang.priority, lost), running))
-        return sorted(keys, key=lambda key: (key[0], key[1].gang.id))
+        running = [self._index.running[id] for id in self._index.preemptible]
+        ripe = [each for each in running if self._ran_ms(each) >= self._policy.min_run_ms]
+        if self._policy.yielding is Yielding.ORDER:
+            return sorted(
+                ((self._turn_of_running(each), each) for each in ripe),
+                key=lambda item: item[0],
+                reverse=True,
+            )
+        return sorted(
+            (
+                ((each.gang.priority, self._lost_ms(each) * each.gang.gpus, each.gang.id), each)
+                for each in ripe
+            ),
+            key=lambda item: item[0],
+        )
 
     def _surplus(self, gang: Gang) -> Iterator[_Part]:
         elastic = (self._index.running[id] for id in self._index.elastic)
@@ -407,13 +435,11 @@ class _Walk:
                 worker = next(w for w, _ in running.held if w.replica == hold.replica)
                 yield _Part(running, False, ((at, hold),), (worker,))
 
-    def _whole(self, running: Running) -> Iterator[_Part]:
-        if running.gang.id in self._evicted:
-            return
-        holds = self._holds(running)
+    def _whole(self, running: Running) -> _Part:
+        holds = tuple(item for item in self._holds(running) if item[1].replica not in self._given)
         replicas = {hold.replica for _, hold in holds}
         workers = tuple(worker for worker, _ in running.held if worker.replica in replicas)
-        yield _Part(running, True, holds, workers)
+        return _Part(running, True, holds, workers)
 
     def _holds(self, running: Running) -> tuple[tuple[int, Hold], ...]:
         """What it still holds, less what it has to give up already."""
@@ -424,11 +450,13 @@ class _Walk:
     def _yield(self, part: _Part) -> None:
         for at, hold in part.holds:
             self._give(at, hold)
+            self._given.add(hold.replica)
         self._use(part.running.gang, part.workers, -1)
 
     def _take_back(self, part: _Part) -> None:
         for at, hold in part.holds:
             self._take(at, hold)
+            self._given.discard(hold.replica)
         self._use(part.running.gang, part.workers, 1)
 
     def _note(self, part: _Part, by: Gang) -> None:
@@ -438,6 +466,8 @@ class _Walk:
             self._shrunk.pop(id, None)
             self._evicted[id] = (part.running, by.id)
             self._push(_Source(_From.YIELDED, kind_of(part.running.gang), yielded=part.running))
+            return
+        if id in self._evicted:
             return
         running, _ = self._shrunk.get(id, (part.running, by.id))
         gone = {hold.replica for _, hold in part.holds}
@@ -455,6 +485,7 @@ class _Walk:
             taken.append((at, hold))
         else:
             self._use(gang, (worker for worker, _ in running.held), 1)
+            self._given -= {hold.replica for _, hold in taken}
             del self._evicted[gang.id]
             return
         for at, hold in taken:
@@ -464,12 +495,14 @@ class _Walk:
             self._place(gang, turn)
 
     def _ran_ms(self, running: Running) -> int:
-        return self._now_ms - (running.started_at_ms or self._now_ms)
+        return self._now_ms - self._started_ms(running)
 
     def _lost_ms(self, running: Running) -> int:
         """Of its work, if it yields now."""
-        started = running.started_at_ms or self._now_ms
-        return max(0, self._now_ms - max(started, running.saved_at_ms or 0))
+        return max(0, self._now_ms - max(self._started_ms(running), running.saved_at_ms or 0))
+
+    def _started_ms(self, running: Running) -> int:
+        return self._now_ms if running.started_at_ms is None else running.started_at_ms
 
     def _borrows(self, running: Running) -> bool:
         return any(
@@ -497,9 +530,15 @@ class _Walk:
     def _keep_until(self, gang: Gang) -> None:
         self._kept_for.append(gang)
         running = [r for id, r in self._index.running.items() if id not in self._evicted]
+        running += map(self._as_running, self._places.values())
         self._head_starts_ms = keep_until(
             gang, self._nodes, self._index.admitted(gang), running, self._now_ms
         )
+
+    def _as_running(self, place: Place) -> Running:
+        gang = self._gang(place.gang)
+        held = tuple(zip(gang.workers, place.assignments, strict=False))
+        return Running(gang=gang, held=held, started_at_ms=self._now_ms)
 
     def _ends_before_the_head_starts(self, gang: Gang) -> bool:
         return (
@@ -524,7 +563,7 @@ class _Walk:
                 for id, (running, by) in self._shrunk.items()
             ),
             unmet=self._unmet(),
-            revisit_at_ms=self._revisit_at_ms,
+            revisit_at_ms=self._revisit_at_ms(),
         )
 
     def _why(self, gang: Gang) -> Reason:
@@ -553,7 +592,25 @@ class _Walk:
                 wanted[worker.needs] += many
         return tuple(Unmet(needs, count) for needs, count in wanted.items())
 
-    def _revisit(self, since_ms: int | None, after_ms: int) -> None:
-        at_ms = (since_ms or self._now_ms) + after_ms
-        if self._revisit_at_ms is None or at_ms < self._revisit_at_ms:
-            self._revisit_at_ms = at_ms
+    def _revisit_at_ms(self) -> int | None:
+        """When something that runs may first have to yield to what waits, though nothing happened:
+        it has run for long enough, or others go before it by then."""
+        somebody_waits = self._waiting or self._passed or self._evicted.keys() - self._places.keys()
+        if self._policy.yielding is Yielding.NEVER or not somebody_waits:
+            return None
+        running = self._index.running
+        run_on = [running[id] for id in self._index.preemptible if id not in self._evicted]
+        ran = [(each.gang, self._ran_ms(each)) for each in run_on]
+        ran += [(gang, 0) for gang in map(self._gang, self._places) if gang.preemptible]
+        times = []
+        for gang, ran_ms in ran:
+            if ran_ms < self._policy.min_run_ms:
+                times.append(self._policy.min_run_ms - ran_ms)
+            if self._policy.yielding is Yielding.ORDER:
+                after_ms = rank_changes_after_ms(gang, ran_ms, self._policy)
+                if after_ms is not None:
+                    times.append(after_ms)
+        return self._now_ms + min(times) if times else None
+
+    def _gang(self, id: str) -> Gang:
+        return self._index.waiting.get(id) or self._index.running[id].gang

@@ -79,15 +79,14 @@ class Gang:
     remaining_ms: int | None = None  # from its next or last start, by estimate
     speedup: tuple[float, ...] = ()  # with 1, 2, … workers; empty: in proportion
     lasting: bool = False  # once it runs it does not end by itself: a server, not a job
+    # Of all its workers; what needs none counts as one where work is weighed by GPUs.
+    gpus: float = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert self.workers, self.id
         assert 0 <= self.min_workers <= len(self.workers), self
-
-    @property
-    def gpus(self) -> float:
-        """Of all its workers; what needs none counts as one where work is weighed by GPUs."""
-        return sum(w.needs.gpus * w.needs.gpu_millis for w in self.workers) / MILLIS or 1.0
+        gpus = sum(w.needs.gpus * w.needs.gpu_millis for w in self.workers) / MILLIS
+        object.__setattr__(self, "gpus", gpus or 1.0)
 
     def admits(self, node: NodeView) -> bool:
         """Whether its affinity lets it use this node."""

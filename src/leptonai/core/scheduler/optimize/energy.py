@@ -96,7 +96,17 @@ class TooLate:
 def choose(
     settings: Mapping[Workload, Sequence[Setting]], deadline_s: float
 ) -> tuple[Chosen | TooLate, ...]:
-    """Equal energies are decided by time, then by the smaller batch, limit and name."""
+    """Equal energies are decided by time, then by the smaller batch, limit and name.
+
+    >>> slow, fast = (
+    ...     Setting(batch_size=32, optimizer="sgd", power_limit_w=limit, power_w=limit, epochs=1,
+    ...             time_s=time_s)
+    ...     for limit, time_s in ((100, 90), (200, 60))
+    ... )  # fmt: skip
+    >>> [chosen] = choose({Workload("cifar", "resnet", "v100"): [slow, fast]}, deadline_s=80)
+    >>> chosen.setting.power_limit_w, chosen.setting.energy_j
+    (200, 12000)
+    """
     return tuple(
         _choose(workload, found, deadline_s) for workload, found in sorted(settings.items())
     )
@@ -138,7 +148,7 @@ def read_settings(
         for row in read_table(lines, source=source, columns=POWER_COLUMNS):
             gpu = row.text("gpu") if "gpu" in row.cells else gpu_of_file
             workload = Workload(row.text("dataset"), row.text("network"), gpu)
-            batch_size, optimizer = _whole(row, "batch_size"), row.text("optimizer")
+            batch_size, optimizer = row.whole("batch_size"), row.text("optimizer")
             limit_w = row.number("power_limit")
             _once(seen, (workload, batch_size, optimizer, limit_w), row)
             known = settings.setdefault(workload, [])
@@ -171,7 +181,7 @@ def read_training(
     seen: dict[tuple[object, ...], Row] = {}
     for row in read_table(lines, source=source, columns=TRAINING_COLUMNS):
         trained = row.text("dataset"), row.text("network")
-        way = _whole(row, "batch_size"), row.text("optimizer"), row.text("learning_rate")
+        way = row.whole("batch_size"), row.text("optimizer"), row.text("learning_rate")
         target = f"{row.number('target_metric'):g}"
         _once(seen, (trained, way, row.text("run"), target), row)
         # "nan" is how the published table says that a run never got there.
@@ -222,13 +232,6 @@ def _ease(ways: Iterable[Sequence[float]]) -> tuple[int, float]:
 
 def _name(setting: Setting) -> tuple[int, float, str, str]:
     return setting.batch_size, setting.power_limit_w, setting.optimizer, setting.learning_rate
-
-
-def _whole(row: Row, column: str) -> int:
-    number = row.number(column)
-    if not number.is_integer():
-        raise row.wrong(f"{column} is {number:g}", expected="a whole number")
-    return int(number)
 
 
 def _once(seen: dict[tuple[object, ...], Row], key: tuple[object, ...], row: Row) -> None:
