@@ -127,7 +127,7 @@ async def test_who_waits_is_told_why_who_holds_it_until_when_and_what_would_star
     }
     interval = (start["earliest_at"], start["expected_at"], start["latest_at"])
     assert tuple(map(minutes, interval)) == (30, 60, 120)
-    assert start["because"] == "it waits for the end of 1 job that gave an estimate"
+    assert start["because"] == "after the end of 1 job with an estimate"
 
 
 @with_platform
@@ -152,7 +152,7 @@ async def test_nobody_is_told_the_name_of_what_they_may_not_read(platform):
     assert "hidden" not in str(why)
     assert why["start"]["expected_at"] is None
     assert why["start"]["because"] == (
-        "nobody knows how long another's job will run: a job can say so with --estimate"
+        "nothing says how long another's job will run; a job can, with --estimate"
     )
     admins = await platform.why(waiting)
     assert admins["held_by"][0]["name"].startswith("hidden-")

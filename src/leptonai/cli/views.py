@@ -114,7 +114,7 @@ def _print_outlook(explanation: Explanation) -> None:
         print_table(("HELD", "BY", "NAME"), rows)
     assert explanation.start is not None
     click.echo()
-    click.echo(printable(f"Starts {start_text(explanation.start, int(time.time() * 1_000))}"))
+    click.echo(printable(start_text(explanation.start, int(time.time() * 1_000))))
     if explanation.alternatives:
         click.echo("\nWould start it now:")
         for number, each in enumerate(explanation.alternatives, 1):
@@ -123,18 +123,22 @@ def _print_outlook(explanation: Explanation) -> None:
 
 
 def start_text(start: EstimatedStart, now_ms: int) -> str:
-    """ "in about 2h (between 40m and 5h): …"."""
+    """ "Starts in about 2h (between 40m and 5h): …"."""
 
     def ahead(at_ms: int) -> str:
         return span((at_ms - now_ms) / 1_000)
 
     early, expected, late = start.earliest_at, start.expected_at, start.latest_at
     if expected is None:
-        text = f"not within {ahead(early)}" if early is not None else "nobody knows when"
+        text = (
+            "Nobody knows when it starts"
+            if early is None
+            else f"Does not start within {ahead(early)}"
+        )
     elif early == expected == late:
-        text = f"in {ahead(expected)}"
+        text = f"Starts in {ahead(expected)}"
     else:
-        text = f"in about {ahead(expected)}"
+        text = f"Starts in about {ahead(expected)}"
         if early is not None and late is not None:
             text += f" (between {ahead(early)} and {ahead(late)})"
         elif early is not None:

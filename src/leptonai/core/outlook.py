@@ -97,21 +97,21 @@ def _start(start: Start, name_of: NameOf, now_ms: int) -> wire.EstimatedStart:
 def _basis(start: Start, name_of: NameOf) -> str:
     unknown = _names([str(name_of(gang)) for gang in start.unknown])
     if start.expected_at_ms is None and unknown:
-        return f"nobody knows how long {unknown} will run: a job can say so with --estimate"
+        return f"nothing says how long {unknown} will run; a job can, with --estimate"
     if start.expected_at_ms is None:
         if start.earliest_at_ms is not None:
             return "what comes after that was not looked at any more"
         return "what it waits for does not end by itself"
     parts = []
     if start.by_estimate:
-        parts.append(f"{_count(start.by_estimate, 'job')} that gave an estimate")
+        parts.append(f"{_count(start.by_estimate, 'job')} with an estimate")
     if start.by_history:
-        parts.append(f"{_count(start.by_history, 'job')} like which others have run before")
-    text = f"it waits for the end of {' and '.join(parts)}" if parts else "there is room soon"
+        parts.append(f"{_count(start.by_history, 'job')} like earlier ones")
+    text = f"after the end of {' and '.join(parts)}" if parts else "once it is its turn"
     if start.by_pace:
         text = "many go before it: concluded from how fast the first of them start"
     if unknown and start.latest_at_ms is None:
-        text += f"; nobody knows how long {unknown} will run"
+        text += f"; nothing says how long {unknown} will run"
     return text
 
 
@@ -235,9 +235,9 @@ def _more_quota(quota: Quota) -> str:
     whose = f"user {quota.user}" if quota.user else f"project {quota.project}"
     limits = []
     if quota.gpus is not None:
-        limits.append(f"{quota.gpus:g} GPUs")
+        limits.append(amount_words("gpu_millis", round(quota.gpus * MILLIS)))
     if quota.cpu_millis is not None:
-        limits.append(f"{quota.cpu_millis / MILLIS:g} CPUs")
+        limits.append(amount_words("cpu_millis", quota.cpu_millis))
     return f"have an admin raise the quota of {whose} to {' and '.join(limits)}"
 
 
