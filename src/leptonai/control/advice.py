@@ -17,13 +17,14 @@ from leptonai.core.records import Endpoint, Goal, Job, OwnerKind, Phase, Replica
 from leptonai.core.scheduler.forecast import Ended, History, Start
 from leptonai.core.scheduler.outlook import Outlook, look_ahead
 from leptonai.core.scheduler.values import Gang, Reason, Snapshot
-from leptonai.errors import DeadlineTooEarly
+from leptonai.errors import DeadlineTooEarly, TooManyRequests
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Query, Store
 from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import JobState
 
 AT_ONCE = 1  # answers that are computed at the same time: each takes a core for a while
+MAX_ASKED = 64  # answers that are computed or wait for their turn
 MAX_SHORT = 2_000  # waiting gangs, of all of which it is found out at once why they wait
 HISTORY_JOBS = 1_000  # ended last: how long others run is concluded from them
 HISTORY_KEPT_MS = 60_000
@@ -39,6 +40,7 @@ class Advice:
         self._store = store
         self._clock = clock
         self._turn = asyncio.Semaphore(AT_ONCE)
+        self._asked = 0
         self._history: tuple[int, History] | None = None  # and since when
 
     # --- what waits -------------------------------------------------------------------------------
@@ -59,6 +61,7 @@ class Advice:
             if outlook.reason is not None:
                 plain = self._plain(workload, replicas, outlook.reason)
                 return explained(plain, outlook, queued[gang_id], self._names(may_see), now_ms)
+            return self._plain(workload, replicas, self._placement.why(gang_id))
         return self._plain(workload, replicas, None)
 
     def short(self, workload: Job | Endpoint) -> str:
@@ -119,11 +122,19 @@ class Advice:
     # --- inside -----------------------------------------------------------------------------------
 
     async def _look_ahead(self, snapshot: Snapshot, gang: str) -> Outlook:
-        history = await self._known()
-        async with self._turn:
-            return await asyncio.to_thread(
-                look_ahead, snapshot, gang, self._placement.policy, history
+        if self._asked == MAX_ASKED:
+            raise TooManyRequests(
+                f"{MAX_ASKED} others are asking the scheduler already", hint="Ask again shortly."
             )
+        self._asked += 1
+        try:
+            history = await self._known()
+            async with self._turn:
+                return await asyncio.to_thread(
+                    look_ahead, snapshot, gang, self._placement.policy, history
+                )
+        finally:
+            self._asked -= 1
 
     async def _known(self) -> History:
         """How long the jobs that ended last had run."""
