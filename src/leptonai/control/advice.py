@@ -56,13 +56,14 @@ class Advice:
         waiting = [r for r in replicas if r.goal is Goal.RUN and r.phase is Phase.WAITING]
         snapshot = self._placement.snapshot()
         queued = {gang.id: gang for gang in snapshot.queue}
+        about_to: Reason | None = None  # start, if anything is to be said of that
         for gang_id in sorted({f"{r.workspace}/{r.gang}" for r in waiting} & set(queued)):
             outlook = await self._look_ahead(snapshot, gang_id)
             if outlook.reason is not None:
                 plain = self._plain(workload, replicas, outlook.reason)
                 return explained(plain, outlook, queued[gang_id], self._names(may_see), now_ms)
-            return self._plain(workload, replicas, self._placement.why(gang_id))
-        return self._plain(workload, replicas, None)
+            about_to = about_to or self._placement.why(gang_id)
+        return self._plain(workload, replicas, about_to)
 
     def short(self, workload: Job | Endpoint) -> str:
         """Why it waits, in a few words; "" if it does not."""
