@@ -109,7 +109,7 @@ def _basis(start: Start, name_of: NameOf) -> str:
         parts.append(f"{_count(start.by_history, 'job')} like earlier ones")
     text = f"after the end of {' and '.join(parts)}" if parts else "once it is its turn"
     if start.by_pace:
-        text = "many go before it: concluded from how fast the first of them start"
+        text = "many go before it: concluded, roughly, from how much work they are"
     if unknown and start.latest_at_ms is None:
         text += f"; nothing says how long {unknown} will run"
     return text

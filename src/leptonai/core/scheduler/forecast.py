@@ -7,13 +7,17 @@ Nobody knows what will be asked for meanwhile, so the answer holds as long as no
 goes first.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
 
+import numpy as np
+
 from leptonai.core.scheduler.index import Change, Index, advance
+from leptonai.core.scheduler.nodes import Floats
 from leptonai.core.scheduler.ordering import urgent_at_ms
 from leptonai.core.scheduler.placement import decide
 from leptonai.core.scheduler.policy import DEFAULT, Policy
@@ -25,7 +29,7 @@ MAX_DECISIONS = 96  # of one run
 MIN_DECISIONS = 8
 MAX_TURNS = 1_000  # of one run, over all its decisions: each kind of gang that waits has one
 COARSER = 2  # times fewer decisions has a run for an end of the interval
-MAX_PLACED = 100  # gangs that one run lets start, before it is cut short
+MAX_PLACED = 100  # gangs that one run lets start; where more go before, nothing is run ahead
 MAX_AFTER = 100  # gangs that go after the one in question and are looked at
 
 
@@ -126,7 +130,7 @@ class Start:
     unknown: tuple[str, ...] = ()  # gangs it waits for of which no length is known
     by_estimate: int = 0  # ends that it waits for, by an estimate of the gang itself …
     by_history: int = 0  # … and by how long others like it ran
-    by_pace: bool = False  # expected by how fast the first of those before it start
+    by_pace: bool = False  # roughly: by how much work there is before it
 
 
 def forecast(
@@ -142,7 +146,7 @@ def forecast(
     Where all lengths are exact and few things end before, so is the answer. The further ahead it
     lies, the coarser are the steps, and the interval grows by that. Cost: at most three runs of
     MAX_DECISIONS decisions (fewer, the more kinds of gangs wait) that place up to MAX_PLACED gangs.
-    Where more go before it, the pace at which those start tells when it may be its turn.
+    Where more go before it, the work that they are tells when it may be its turn.
 
     Args:
         waits: the queue as a plan tells it; by default the forecast finds its order itself.
@@ -151,12 +155,17 @@ def forecast(
     if not waits:
         plan = decide(Index.of(snapshot, policy), snapshot.now_ms, explain=True)
         waits = [*(place.gang for place in plan.places), *(wait.gang for wait in plan.waits)]
-    queue, before = _near(snapshot, gang, policy, waits)
-    near = replace(snapshot, queue=queue)
+    queue = _in_turn(snapshot, policy, waits)
+    at = next(at for at, each in enumerate(queue) if each.id == gang)
+    if at > MAX_PLACED:
+        return _by_pace(snapshot, queue[:at], history)
+    near = replace(snapshot, queue=queue[: at + 1 + MAX_AFTER])
     expected = _Ahead(near, gang, policy, history, Case.EXPECTED)
     at_ms = expected.run()
+    if at_ms is None and expected.cut_short:
+        return _by_pace(snapshot, queue[:at], history, after_ms=expected.now_ms)
     if at_ms is None:
-        return _unknown(expected, sum(each.gpus for each in before))
+        return Start(unknown=tuple(sorted(expected.unknown)))
     early_ms: int | None = at_ms
     late_ms: int | None = at_ms
     if expected.inexact:
@@ -174,32 +183,8 @@ def forecast(
     )
 
 
-def _unknown(ahead: "_Ahead", gpus_before: float) -> Start:
-    """The start was not reached."""
-    unknown = tuple(sorted(ahead.unknown))
-    if not ahead.cut_short:
-        return Start(unknown=unknown)
-    passed_ms = ahead.now_ms - ahead.from_ms
-    if not ahead.started_gpus or ahead.started_gpus >= gpus_before:
-        return Start(earliest_at_ms=ahead.now_ms, unknown=unknown)
-    return Start(
-        # Small ones slip past, so what the first of them take is no bound.
-        expected_at_ms=ahead.from_ms + round(passed_ms * gpus_before / ahead.started_gpus),
-        unknown=unknown,
-        by_pace=True,
-        by_estimate=ahead.by_estimate,
-        by_history=ahead.by_history,
-    )
-
-
-def _near(
-    snapshot: Snapshot, gang: str, policy: Policy, waits: Sequence[str]
-) -> tuple[tuple[Gang, ...], list[Gang]]:
-    """The part of the queue that matters to one of its gangs, and all that go before it.
-
-    Those matter that go before it, and the next after it, which may slip past. Where more go before
-    it than a run gets through, only the first of them do, and not even itself.
-    """
+def _in_turn(snapshot: Snapshot, policy: Policy, waits: Sequence[str]) -> tuple[Gang, ...]:
+    """The queue, who goes first first."""
     turn = {id: at for at, id in enumerate(waits)}
 
     def goes_first(each: Gang) -> tuple[int, bool, int]:
@@ -207,10 +192,60 @@ def _near(
         waited = urgent_at <= snapshot.now_ms
         return -each.priority, not waited, urgent_at if waited else turn[each.id]
 
-    queue = sorted(snapshot.queue, key=goes_first)
-    at = next(at for at, each in enumerate(queue) if each.id == gang)
-    many = MAX_PLACED if at > MAX_PLACED else at + 1 + MAX_AFTER
-    return tuple(queue[:many]), queue[:at]
+    return tuple(sorted(snapshot.queue, key=goes_first))
+
+
+def _by_pace(
+    snapshot: Snapshot, before: Sequence[Gang], history: History, *, after_ms: int = 0
+) -> Start:
+    """When there is room, were all work fluid: as soon as what runs and what goes before, each for
+    as long as it lasts, takes less than what is held now. Rough, but of constant cost."""
+    now_ms = snapshot.now_ms
+    gpus: list[float] = []
+    lasts_ms: list[float] = []
+    unknown: list[str] = []
+    known = {True: 0, False: 0}  # by an estimate, or by history
+    started = [(r.gang, r.started_at_ms, r.lasting) for r in snapshot.running]
+    for gang, started_at_ms, lasting in [
+        *started,
+        *((each, None, each.lasting) for each in before),
+    ]:
+        ran_ms = 0 if started_at_ms is None else max(0, now_ms - started_at_ms)
+        lengths = None if lasting else history.still_runs_ms(gang, ran_ms)
+        if lengths is not None:
+            known[gang.remaining_ms is not None] += 1
+        elif not lasting:
+            unknown.append(gang.id)
+        gpus.append(gang.gpus)
+        lasts_ms.append(math.inf if lengths is None else lengths[Case.EXPECTED])
+    held, last = np.array(gpus), np.array(lasts_ms)
+    room_ms = _room_after_ms(held, last, float(held[: len(started)].sum()))
+    if room_ms is None:
+        return Start(earliest_at_ms=after_ms or None, unknown=tuple(sorted(unknown)))
+    return Start(
+        expected_at_ms=max(after_ms, now_ms + round(room_ms)),
+        by_pace=True,
+        by_estimate=known[True],
+        by_history=known[False],
+    )
+
+
+def _room_after_ms(held: Floats, last: Floats, capacity: float) -> float | None:
+    """When work of these widths and lengths, each taken up to then, first takes less than the
+    capacity up to then; None: never."""
+    order = np.argsort(last)
+    held, last = held[order], last[order]
+    finite = np.isfinite(last)
+    still = float(held.sum())  # of what has not ended
+    taken, at_ms = 0.0, 0.0
+    for width, end_ms in zip(held[finite].tolist(), last[finite].tolist(), strict=True):
+        after = taken + still * (end_ms - at_ms)
+        if after < capacity * end_ms:
+            break
+        taken, at_ms, still = after, end_ms, still - width
+    if capacity <= still:
+        return None
+    return max(at_ms, (taken - still * at_ms) / (capacity - still))
 
 
 # --- one run -------------------------------------------------------------------------------------
@@ -226,7 +261,7 @@ class _Ahead:
         self._history = history
         self._case = case
         self._index = Index.of(snapshot, policy)
-        self.from_ms = self.now_ms = snapshot.now_ms
+        self._from_ms = self.now_ms = snapshot.now_ms
         self._ends: list[tuple[int, str, int]] = []  # (when, who, by which of its starts)
         self._starts: dict[str, int] = {}  # how often each has started, here
         self._estimated: dict[str, bool] = {}  # of known length: by an estimate of its own
@@ -235,7 +270,6 @@ class _Ahead:
         self.unknown: set[str] = set()
         self.by_estimate = 0
         self.by_history = 0
-        self.started_gpus = 0.0  # of those that waited
         self._placed = 0
         for running in snapshot.running:
             self._begin(running)
@@ -266,7 +300,6 @@ class _Ahead:
                 at_once *= growth
             gone = self._end(round(at_once), plan.revisit_at_ms)
             if gone is None:
-                self.cut_short = self._gang not in self._index.waiting
                 return None
             self._index = advance(
                 self._index,
@@ -311,7 +344,7 @@ class _Ahead:
         number = self._starts[id] = self._starts.get(id, 0) + 1
         if running.lasting:
             return
-        started_ms = self.from_ms if running.started_at_ms is None else running.started_at_ms
+        started_ms = self._from_ms if running.started_at_ms is None else running.started_at_ms
         ran_ms = max(0, self.now_ms - started_ms)
         lengths = self._history.still_runs_ms(running.gang, ran_ms)
         if lengths is None:
@@ -347,7 +380,6 @@ class _Ahead:
             )
             self._begin(placed)
             self._placed += 1
-            self.started_gpus += gang.gpus
             running.append(placed)
         for resize in plan.resizes:
             known = self._index.running[resize.gang]
