@@ -17,7 +17,6 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 
 from leptonai.core.scheduler.index import Change, Index, advance
-from leptonai.core.scheduler.nodes import Floats
 from leptonai.core.scheduler.ordering import urgent_at_ms
 from leptonai.core.scheduler.placement import decide
 from leptonai.core.scheduler.policy import DEFAULT, Policy
@@ -30,6 +29,7 @@ MIN_DECISIONS = 8
 MAX_TURNS = 1_000  # of one run, over all its decisions: each kind of gang that waits has one
 COARSER = 2  # times fewer decisions has a run for an end of the interval
 MAX_PLACED = 100  # gangs that one run lets start; where more go before, nothing is run ahead
+MAX_AHEAD_MS = 10 * 366 * 86_400_000  # what starts later is not expected to start
 MAX_AFTER = 100  # gangs that go after the one in question and are looked at
 
 
@@ -198,54 +198,50 @@ def _in_turn(snapshot: Snapshot, policy: Policy, waits: Sequence[str]) -> tuple[
 def _by_pace(
     snapshot: Snapshot, before: Sequence[Gang], history: History, *, after_ms: int = 0
 ) -> Start:
-    """When there is room, were all work fluid: as soon as what runs and what goes before, each for
-    as long as it lasts, takes less than what is held now. Rough, but of constant cost."""
-    now_ms = snapshot.now_ms
-    gpus: list[float] = []
-    lasts_ms: list[float] = []
+    """When all that goes before has started, were work fluid: it starts evenly over the time until
+    then, and takes, with what runs now, all the GPUs that are held now. Rough, but cheap."""
     unknown: list[str] = []
     known = {True: 0, False: 0}  # by an estimate, or by history
-    started = [(r.gang, r.started_at_ms, r.lasting) for r in snapshot.running]
-    for gang, started_at_ms, lasting in [
-        *started,
-        *((each, None, each.lasting) for each in before),
-    ]:
-        ran_ms = 0 if started_at_ms is None else max(0, now_ms - started_at_ms)
+
+    def lasts_ms(gang: Gang, ran_ms: int, lasting: bool) -> float:
         lengths = None if lasting else history.still_runs_ms(gang, ran_ms)
         if lengths is not None:
             known[gang.remaining_ms is not None] += 1
-        elif not lasting:
+            return lengths[Case.EXPECTED]
+        if not lasting:
             unknown.append(gang.id)
-        gpus.append(gang.gpus)
-        lasts_ms.append(math.inf if lengths is None else lengths[Case.EXPECTED])
-    held, last = np.array(gpus), np.array(lasts_ms)
-    room_ms = _room_after_ms(held, last, float(held[: len(started)].sum()))
-    if room_ms is None:
+        return math.inf
+
+    now_ms = snapshot.now_ms
+    held = np.array([running.gang.gpus for running in snapshot.running])
+    left_ms = np.array(
+        [
+            lasts_ms(r.gang, 0 if r.started_at_ms is None else now_ms - r.started_at_ms, r.lasting)
+            for r in snapshot.running
+        ]
+    )
+    wide = np.array([gang.gpus for gang in before])
+    length_ms = np.array([lasts_ms(gang, 0, gang.lasting) for gang in before])
+
+    def is_room_after(time_ms: float) -> bool:
+        running = (held * np.minimum(left_ms, time_ms)).sum()
+        # Of a length l that starts anywhere in t: l - l²/2t, or t/2 if it outlasts t.
+        ended = np.minimum(length_ms, time_ms)
+        started = (wide * (ended - ended * ended / (2 * time_ms))).sum()
+        return bool(running + started < held.sum() * time_ms)
+
+    if not is_room_after(MAX_AHEAD_MS):
         return Start(earliest_at_ms=after_ms or None, unknown=tuple(sorted(unknown)))
+    early, late = 0.0, float(MAX_AHEAD_MS)
+    while late - early > max(1_000.0, late / 100):
+        middle = (early + late) / 2
+        early, late = (early, middle) if is_room_after(middle) else (middle, late)
     return Start(
-        expected_at_ms=max(after_ms, now_ms + round(room_ms)),
+        expected_at_ms=max(after_ms, now_ms + round(late)),
         by_pace=True,
         by_estimate=known[True],
         by_history=known[False],
     )
-
-
-def _room_after_ms(held: Floats, last: Floats, capacity: float) -> float | None:
-    """When work of these widths and lengths, each taken up to then, first takes less than the
-    capacity up to then; None: never."""
-    order = np.argsort(last)
-    held, last = held[order], last[order]
-    finite = np.isfinite(last)
-    still = float(held.sum())  # of what has not ended
-    taken, at_ms = 0.0, 0.0
-    for width, end_ms in zip(held[finite].tolist(), last[finite].tolist(), strict=True):
-        after = taken + still * (end_ms - at_ms)
-        if after < capacity * end_ms:
-            break
-        taken, at_ms, still = after, end_ms, still - width
-    if capacity <= still:
-        return None
-    return max(at_ms, (taken - still * at_ms) / (capacity - still))
 
 
 # --- one run -------------------------------------------------------------------------------------
