@@ -12,6 +12,7 @@ import json
 import random
 import resource
 import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -69,7 +70,8 @@ def measure(nodes: int = NODES, waiting: int = WAITING) -> dict[str, Any]:
         for number in range(nodes)
     )
     began = time.perf_counter()
-    index = Index.of(Snapshot(now_ms=NOW_MS, nodes=cluster, queue=queue))
+    demand = Counter(worker.needs for gang in queue for worker in gang.workers)
+    index = Index.of(Snapshot(now_ms=NOW_MS, nodes=cluster, queue=queue, demand=demand))
     learned = time.perf_counter()
     plan = decide(index, NOW_MS)
     decided = time.perf_counter()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from leptonai.testing.simulator.outcome import Outcome
 
 OURS = "ours"
+BY_DEADLINE = ("edf", "promise")  # no other policy sees a column that nobody named
 MAX_GPUS = 1_000_000
 UNIFORM = "uniform:"
 
@@ -114,7 +115,7 @@ leptonai simulate queue --jobs pai.csv --gpus 512 --time-unit h \\
     default=OURS,
     show_default=True,
     help="Or fifo, easy, sjf, srtf, srsf, las, mlfq, edf, as published: without users and "
-    "priorities.",
+    "priorities; or promise, which admits deadlines that can be met, and keeps them.",
 )
 @click.option(
     "--durations",
@@ -141,7 +142,7 @@ leptonai simulate queue --jobs pai.csv --gpus 512 --time-unit h \\
     "--deadlines",
     type=Parsed("column", _deadlines),
     help="Where the deadlines are; or uniform:LOW,HIGH for submission + U x duration. Without, a "
-    "column `deadline` is only measured, and no policy but edf sees it.",
+    "column `deadline` is only measured, and no policy but edf and promise sees it.",
 )
 @click.option(
     "--column",
@@ -219,12 +220,12 @@ def queue(
     )
     if isinstance(deadlines, tuple):
         jobs = with_uniform_deadlines(jobs, *deadlines, seed=seed)
-    if policy == "edf" and all(job.deadline_ms is None for job in jobs):
+    if policy in BY_DEADLINE and all(job.deadline_ms is None for job in jobs):
         hint = "name a column with --deadlines, or use --deadlines uniform:1.2,3"
-        raise InvalidRequest(f"edf goes by deadlines, and {file} has none", hint=hint)
+        raise InvalidRequest(f"{policy} goes by deadlines, and {file} has none", hint=hint)
     with _progress(len(jobs)) as ended:
         outcome = simulate_queue(
-            _as_seen(jobs, policy, deadlines_seen=deadlines is not None or policy == "edf"),
+            _as_seen(jobs, policy, deadlines_seen=deadlines is not None or policy in BY_DEADLINE),
             Cluster(gpus, gpus_per_node),
             DEFAULT if policy == OURS else QUEUE_POLICIES[policy],
             durations=durations,
@@ -314,6 +315,7 @@ def _rows(policy: str, outcome: Outcome) -> list[tuple[str, str, str]]:
         share("utilisation", "utilisation"),
         share("deadlines met", "deadline_met_ratio"),
         share("admitted", "admitted_ratio"),
+        share("met of the admitted", "admitted_met_ratio"),
         ("preemptions", f"{measures['preemptions']:,}", ""),
         ("decisions a second", f"{measures['decisions_per_s'] or 0.0:,.0f}", ""),
     ]

@@ -1,5 +1,6 @@
 """Where waiting gangs go: a pure function from a snapshot to a plan."""
 
+from leptonai.core.scheduler.experience import Experience
 from leptonai.core.scheduler.index import Change, Index, advance
 from leptonai.core.scheduler.placement import decide, schedule
 from leptonai.core.scheduler.policy import (
@@ -44,6 +45,7 @@ __all__ = [
     "Change",
     "Choice",
     "Deadline",
+    "Experience",
     "Gang",
     "Holder",
     "Index",

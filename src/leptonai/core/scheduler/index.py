@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from leptonai.core.resources import MILLIS, Needs
 from leptonai.core.scheduler.fitting import Shape, shape_of
 from leptonai.core.scheduler.nodes import Bools, Hold, Nodes
 from leptonai.core.scheduler.ordering import rank, urgent_at_ms
-from leptonai.core.scheduler.policy import DEFAULT, Policy
+from leptonai.core.scheduler.policy import DEFAULT, Order, Policy
 from leptonai.core.scheduler.quotas import Usage
 from leptonai.core.scheduler.scoring import score_of
 from leptonai.core.scheduler.values import Gang, NodeView, Quota, Running, Snapshot
@@ -28,6 +29,9 @@ class Change:
     gone: tuple[str, ...] = ()  # gangs that neither wait nor run any more
     nodes: tuple[NodeView, ...] = ()  # new, or different
     removed_nodes: tuple[str, ...] = ()
+    # Workers asked for up to now, by size; None: as it was told before. Every node is scored anew
+    # by it, so tell it when it is a different one, say twice as many, and not with each gang.
+    demand: Mapping[Needs, float] | None = None
 
 
 Kind = tuple[Shape, bool, bool]  # and whether it may preempt, and may be preempted
@@ -69,6 +73,8 @@ class Index:
         self.lanes: dict[LaneKey, Lane] = {}
         self.preemptible: set[str] = set()  # of those running
         self.elastic: set[str] = set()  # of those running: could do with fewer workers
+        self.growable: set[str] = set()  # of those running: could do with more workers
+        self.dated: set[str] = set()  # all that have a deadline
         self.used: dict[tuple[str, str], Usage] = {}  # by ("user" | "project", name)
         self._lane_of: dict[str, LaneKey] = {}
         self._admitted: dict[Affinity, Bools | None] = {}
@@ -79,6 +85,11 @@ class Index:
         if snapshot.demand:
             index.nodes.score_by(score_of(policy.choice, snapshot.demand, policy.seed))
         return advance(index, Change(queued=snapshot.queue, running=snapshot.running))
+
+    @property
+    def gpus(self) -> float:
+        """Of the whole cluster; where there are none, each node counts as one."""
+        return self.nodes.gpu_millis_total / MILLIS or float(len(self.nodes)) or 1.0
 
     def admitted(self, gang: Gang) -> Bools | None:
         """Which nodes its affinity allows; None: all."""
@@ -126,6 +137,9 @@ def advance(index: Index, change: Change) -> Index:
     """The index after a change. The one that is passed in is used up."""
     if change.nodes or change.removed_nodes:
         index = _with_nodes(index, change)
+    if change.demand is not None:
+        policy = index.policy
+        index.nodes.score_by(score_of(policy.choice, change.demand, policy.seed))
     for gang_id in change.gone:
         _forget(index, gang_id)
     for gang in change.queued:
@@ -134,10 +148,14 @@ def advance(index: Index, change: Change) -> Index:
         _forget(index, running.gang.id)
     for running in change.running:
         index.running[running.gang.id] = running
+        if running.gang.deadline is not None:
+            index.dated.add(running.gang.id)
         if running.gang.preemptible:
             index.preemptible.add(running.gang.id)
         if running.gang.min_workers and len(running.held) > running.gang.min_workers:
             index.elastic.add(running.gang.id)
+        if 0 < running.gang.min_workers <= len(running.held) < len(running.gang.workers):
+            index.growable.add(running.gang.id)
         for at, hold in index.holds(running):
             index.nodes.take(at, hold)
         for used in index.usages(running.gang):
@@ -148,8 +166,10 @@ def advance(index: Index, change: Change) -> Index:
 
 
 def _forget(index: Index, gang_id: str) -> None:
+    index.dated.discard(gang_id)
     if (running := index.running.pop(gang_id, None)) is not None:
         index.preemptible.discard(gang_id)
+        index.growable.discard(gang_id)
         index.elastic.discard(gang_id)
         for at, hold in index.holds(running):
             index.nodes.give(at, hold)
@@ -168,6 +188,8 @@ def _forget(index: Index, gang_id: str) -> None:
 
 def _enqueue(index: Index, gang: Gang) -> None:
     index.waiting[gang.id] = gang
+    if gang.deadline is not None:
+        index.dated.add(gang.id)
     kind = kind_of(gang)
     whose = (gang.user, gang.project) if index.quotas else ("", "")
     key = (gang.priority, kind, *whose)
@@ -188,7 +210,7 @@ def _turn_taker(index: Index, gang: Gang) -> str:
 
 
 def _by_rank(index: Index, gang: Gang) -> tuple[float, int, str]:
-    return rank(gang, 0, index.policy), gang.queued_at_ms, gang.id
+    return rank(gang, 0, index.policy, index.gpus), gang.queued_at_ms, gang.id
 
 
 def _by_urgency(index: Index, gang: Gang) -> tuple[int, str]:
@@ -205,4 +227,9 @@ def _with_nodes(index: Index, change: Change) -> Index:
     for running in index.running.values():
         for at, hold in index.holds(running):
             index.nodes.take(at, hold)
+    if index.policy.order is Order.ADAPTIVE:  # ranks by the size of the cluster
+        index.lanes.clear()
+        index._lane_of.clear()
+        for gang in sorted(index.waiting.values(), key=lambda gang: _by_rank(index, gang)):
+            _enqueue(index, gang)
     return index

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leptonai.core.resources import MILLIS, Free, Needs
-from leptonai.core.scheduler.values import ANY_PORT, Assignment, NodeView, Worker
+from leptonai.core.scheduler.values import ANY_PORT, Assignment, NodeView, Power, Worker
 
 UNBOUNDED = 1 << 30  # workers that need nothing fit without end
 MAX_LOG = 100_000  # changes of nodes that rows may lag behind before they are computed anew
@@ -52,6 +52,10 @@ class Columns:
         self.disk = amounts.disk  # bytes left
         self.gpu = amounts.gpu
 
+    def only(self, rows: Ints) -> "Columns":
+        amounts = _Amounts(self.cpu, self.memory, self.disk, self.gpu)
+        return Columns(self._nodes, self.at[rows], amounts.of(rows))
+
     @property
     def cpu_total(self) -> Ints:
         return self._nodes.total.cpu[self.at]
@@ -65,6 +69,16 @@ class Columns:
         return self._nodes.gpus_total[self.at]
 
     @property
+    def cpu_most(self) -> int:
+        """Of any one node, in millis."""
+        return self._nodes.cpu_most
+
+    @property
+    def gpus_most(self) -> int:
+        """Of any one node."""
+        return int(self._nodes.total.gpu.shape[1])
+
+    @property
     def gpu_type(self) -> Ints:
         """An index into gpu_types."""
         return self._nodes.gpu_type[self.at]
@@ -74,10 +88,50 @@ class Columns:
         return self._nodes.gpu_types
 
     @property
+    def power(self) -> "Powers":
+        """Of these nodes; what is not known is nothing."""
+        return self._nodes.powers.of(self.at)
+
+    @property
     def views(self) -> Sequence[NodeView]:
         """All the nodes: look up by `at`."""
         return self._nodes.views
 
+
+@dataclass(frozen=True, slots=True)
+class Powers:
+    """What nodes draw, in watts: `Power` as columns."""
+
+    idle: Floats  # with nothing placed
+    by_socket: Floats  # more for each socket in use
+    by_gpu: Floats  # more for each GPU in use
+    cpu_millis_per_socket: Ints
+
+    @classmethod
+    def of_views(cls, views: Sequence[NodeView]) -> "Powers":
+        powers = [view.power or NO_POWER for view in views]
+        sockets = [
+            -(-view.capacity.cpu_millis // power.cpu_millis_per_socket)
+            for view, power in zip(views, powers, strict=True)
+        ]
+        idle = [
+            sockets * power.cpu_idle + view.capacity.gpus * power.gpu_idle
+            for sockets, view, power in zip(sockets, views, powers, strict=True)
+        ]
+        return cls(
+            np.array(idle, dtype=np.float64),
+            np.array([power.cpu_busy - power.cpu_idle for power in powers], dtype=np.float64),
+            np.array([power.gpu_busy - power.gpu_idle for power in powers], dtype=np.float64),
+            _column(power.cpu_millis_per_socket for power in powers),
+        )
+
+    def of(self, at: Ints) -> "Powers":
+        return Powers(
+            self.idle[at], self.by_socket[at], self.by_gpu[at], self.cpu_millis_per_socket[at]
+        )
+
+
+NO_POWER = Power(cpu_idle=0.0, cpu_busy=0.0, cpu_millis_per_socket=1)
 
 # How good a place each of these nodes is for a worker that fits there; smaller is better.
 Score = Callable[[Needs, Columns], Floats]
@@ -151,7 +205,9 @@ class Nodes:
             _devices([capacity.gpus for capacity in capacities]),
         )
         self.cpu_millis_total = int(self.total.cpu.sum())
+        self.cpu_most = int(self.total.cpu.max(initial=0))
         self.gpu_millis_total = int(self.total.gpu.sum())
+        self.powers = Powers.of_views(self.views)
         self.gpus_total = _column(capacity.gpus for capacity in capacities)
         self._free = self.total.of(self._all)  # a copy
         self._ending = self.total.of(self._all)  # held by what ends by itself
@@ -364,7 +420,14 @@ class Nodes:
         return np.where(self._usable[columns.at], np.minimum(copies, by_ports), 0)
 
     def _scored(self, columns: Columns, size: WorkerSize, copies: Ints) -> Floats:
-        return np.where(copies > 0, self._score(size.needs, columns), np.inf)
+        """Only where it fits: what does not is no place, and late in a day most nodes are full."""
+        fits = np.flatnonzero(copies)
+        if len(fits) == len(copies):
+            return self._score(size.needs, columns)
+        score = np.full(len(copies), np.inf)
+        if len(fits):
+            score[fits] = self._score(size.needs, columns.only(fits))
+        return score
 
     def _free_of(self, amounts: _Amounts, row: int, at: int) -> Free:
         return Free(

@@ -11,6 +11,7 @@ from heapq import heappop, heappush
 import numpy as np
 
 from leptonai.core.resources import MILLIS, Needs
+from leptonai.core.scheduler.elastic import PAYS_BACK, Claim, Curve, allot
 from leptonai.core.scheduler.fitting import choose_nodes, equal_size
 from leptonai.core.scheduler.index import Index, Kind, Lane, LaneKey, kind_of
 from leptonai.core.scheduler.nodes import Hold
@@ -128,9 +129,11 @@ class _Walk:
         self._blocked: dict[tuple[Kind, Standing], Reason | None] = {}
         self._waiting: dict[LaneKey, tuple[Lane, Reason | None]] = {}
         self._passed: list[tuple[Gang, Reason | None]] = []  # waits, but others like it may go
+        self._grown: dict[str, Running] = {}  # as it will go on
         self._kept_for: list[Gang] = []
         self._held: Held = {}
         self._head_starts_ms: int | None = None  # where passing is RESERVED
+        self._head_due_ms = 0
         self._undo: list[Callable[[], None]] = []
 
     # --- the walk ---------------------------------------------------------------------------------
@@ -139,6 +142,8 @@ class _Walk:
         for lane in self._index.lanes.values():
             self._push(_Source(_From.URGENT, lane.kind, lane))
             self._push(_Source(_From.LANE, lane.kind, lane))
+        if self._plans_ahead:
+            self._keep_until_due()
         taken_in_turns = self._policy.fair or bool(self._index.quotas)
         while self._heap:
             turn, _, source = heappop(self._heap)
@@ -155,6 +160,8 @@ class _Walk:
             elif not self._settle(gang, turn, source):
                 self._waits_with_all(gang)
                 break
+        if self._index.growable:
+            self._grow()
 
     def _open(self, source: _Source) -> None:
         """Let the users of a lane take their turns; unless none of its gangs fits any more."""
@@ -230,7 +237,7 @@ class _Walk:
         urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
         if urgent_at <= self._now_ms:
             return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, gang.id)
-        by = rank(gang, ran_ms, self._policy)
+        by = rank(gang, ran_ms, self._policy, self._index.gpus)
         share = self._share(gang.user) if self._policy.fair else 0.0
         return (-gang.priority, 1, stands, share, by, gang.queued_at_ms, gang.id)
 
@@ -260,16 +267,21 @@ class _Walk:
             self._waiting[lane.key] = (lane, self._blocked[source.kind, stands])
             return True
         ends_early = self._ends_before_the_head_starts(gang)
-        if self._place(gang, turn, beside_kept=not ends_early):
+        is_head = self._plans_ahead and self._kept_for[:1] == [gang]
+        if self._place(gang, turn, beside_kept=not (ends_early or is_head)):
             self._next_after(gang, source)
-            if ends_early:  # what it took is free again when the head starts
+            if is_head:
                 self._nodes.keep_nothing()
-                self._keep_until(self._kept_for.pop())
+                self._kept_for.clear()
+                self._keep_until_due()
+            elif ends_early:  # what it took is free again when the head starts
+                self._nodes.keep_nothing()
+                self._keep_until(self._kept_for.pop(), self._head_due_ms)
             return True
         because = self._why(gang) if self._explain else None
         if self._policy.passing is Passing.RESERVED:
             if not self._kept_for:
-                self._keep_until(gang)
+                self._keep_until(gang, due_ms=0)
             elif not ends_early and choose_nodes(
                 gang, self._nodes, self._index.admitted(gang), beside_kept=False
             ):
@@ -278,7 +290,8 @@ class _Walk:
                 return True
         self._blocked[source.kind, stands] = because
         self._waiting[lane.key] = (lane, because)
-        if self._policy.passing is Passing.WINDOW and turn[1] == 0:
+        may_keep = self._policy.passing in (Passing.WINDOW, Passing.RESERVED)
+        if may_keep and turn[1] == 0 and self._head_starts_ms is None:
             self._keep_for(gang)
         return self._policy.passing is not Passing.NEVER
 
@@ -519,6 +532,81 @@ class _Walk:
         fitting = int(np.minimum(self._nodes.row(size).copies, workers).sum())
         return (workers - fitting) * size.needs.gpus * size.needs.gpu_millis
 
+    # --- growing ----------------------------------------------------------------------------------
+
+    def _grow(self) -> None:
+        """Let elastic gangs have what is left, where it saves them more than the restart costs.
+
+        Nobody else is worse off by that: what they have above their least is the first to yield.
+        """
+        growing = [
+            self._index.running[id]
+            for id in sorted(self._index.growable)
+            if id not in self._evicted and id not in self._shrunk
+        ]
+        ripe = [r for r in growing if self._ran_ms(r) >= self._policy.min_run_ms]
+        claims = [self._claim(running) for running in ripe]
+        free = max((self._room_for(running.gang) for running in ripe), default=0.0)
+        free += sum(claim.has * claim.size for claim in claims)
+        having = allot(claims, free, restart_ms=self._policy.restart_ms)
+        most_first = sorted(ripe, key=lambda r: (-having[r.gang.id], r.gang.id))
+        for running in most_first:
+            self._add_workers(running, having[running.gang.id] - len(running.held))
+
+    def _claim(self, running: Running) -> Claim:
+        gang, ran_ms = running.gang, self._ran_ms(running)
+        has, curve = len(running.held), Curve.of(gang)
+        left_ms = float(gang.attained_ms + ran_ms)  # not known: as long again as until now
+        if gang.remaining_ms is not None:
+            left_ms = gang.remaining_ms - ran_ms * curve.speed(has)
+        return Claim(
+            id=gang.id,
+            curve=curve,
+            size=gang.gpus / len(gang.workers),
+            left_ms=max(1.0, left_ms),
+            has=has,
+            promised=has,
+            turn=-gang.priority,
+        )
+
+    def _room_for(self, gang: Gang) -> float:
+        """In GPUs, of workers like its own."""
+        size = equal_size(gang)
+        if size is None:
+            return 0.0
+        return float(self._nodes.row(size).copies.sum()) * gang.gpus / len(gang.workers)
+
+    def _add_workers(self, running: Running, many: int) -> None:
+        gang = running.gang
+        held = {worker.replica for worker, _ in running.held}
+        more = tuple(worker for worker in gang.workers if worker.replica not in held)[:many]
+        if not more or gang.apart:
+            return
+        adding = replace(gang, workers=more, min_workers=1)
+        if self._index.quotas:
+            stands, _ = standing(
+                replace(adding, min_workers=0), self._index.quotas, self._index.used_of
+            )
+            if stands is not Standing.WITHIN:
+                return
+        chosen = choose_nodes(adding, self._nodes, self._index.admitted(gang))
+        if chosen is None or not self._pays(running, len(chosen)):
+            return
+        added = []
+        for worker, at in zip(more, chosen, strict=False):
+            to = self._nodes.assign(at, worker, self._now_ms)
+            self._take(at, Hold(worker.replica, worker.needs, to.gpus, to.ports, self._now_ms))
+            added.append((worker, to))
+        self._use(gang, more[: len(added)], 1)
+        self._grown[gang.id] = replace(running, held=(*running.held, *added))
+
+    def _pays(self, running: Running, more: int) -> bool:
+        claim = self._claim(running)
+        saved_ms = claim.left_ms * (
+            1 / claim.curve.speed(claim.has) - 1 / claim.curve.speed(claim.has + more)
+        )
+        return saved_ms > PAYS_BACK * self._policy.restart_ms
+
     # --- room that is kept ------------------------------------------------------------------------
 
     def _keep_for(self, gang: Gang) -> None:
@@ -527,12 +615,30 @@ class _Walk:
         ):
             self._kept_for.append(gang)
 
-    def _keep_until(self, gang: Gang) -> None:
+    @property
+    def _plans_ahead(self) -> bool:
+        """Whether room is kept for who is due before that is late."""
+        policy = self._policy
+        return policy.passing is Passing.RESERVED and policy.overdue_after_ms is not None
+
+    def _keep_until_due(self) -> None:
+        """Keep room for who is overdue first of those that had no turn yet."""
+        firsts = [
+            next((entry for entry in lane.by_urgency if entry[1] not in self._settled), None)
+            for lane in self._index.lanes.values()
+        ]
+        first = min((entry for entry in firsts if entry is not None), default=None)
+        if first is not None:
+            due_ms, id = first
+            self._keep_until(self._index.waiting[id], due_ms)
+
+    def _keep_until(self, gang: Gang, due_ms: int) -> None:
         self._kept_for.append(gang)
+        self._head_due_ms = due_ms
         running = [r for id, r in self._index.running.items() if id not in self._evicted]
         running += map(self._as_running, self._places.values())
         self._head_starts_ms = keep_until(
-            gang, self._nodes, self._index.admitted(gang), running, self._now_ms
+            gang, self._nodes, self._index.admitted(gang), running, self._now_ms, due_ms=due_ms
         )
 
     def _as_running(self, place: Place) -> Running:
@@ -558,9 +664,15 @@ class _Walk:
                 Preempt(id, by, self._lost_ms(running))
                 for id, (running, by) in self._evicted.items()
             ),
-            resizes=tuple(
-                Resize(id, tuple(to for _, to in running.held), by)
-                for id, (running, by) in self._shrunk.items()
+            resizes=(
+                *(
+                    Resize(id, tuple(to for _, to in running.held), by)
+                    for id, (running, by) in self._shrunk.items()
+                ),
+                *(
+                    Resize(id, tuple(to for _, to in running.held))
+                    for id, running in self._grown.items()
+                ),
             ),
             unmet=self._unmet(),
             revisit_at_ms=self._revisit_at_ms(),

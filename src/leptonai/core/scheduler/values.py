@@ -51,6 +51,8 @@ class Deadline:
     at_ms: int
     hard: bool = False  # hard: was admitted because it can be met
     value: float = 1.0  # of meeting it
+    due_from_ms: int | None = None  # from then on it goes before its equals; else it is not met
+    lost: bool = False  # cannot be met any more: goes after its equals that can
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +179,7 @@ class WaitCode(StrEnum):
     QUOTA = "quota"  # its user or project holds all that it may
     NO_NODE = "no_node"  # no node there is could ever hold it
     NO_NODES = "no_nodes"  # there are no usable nodes at all
+    DEADLINE = "deadline"  # its deadline cannot be promised
 
 
 @dataclass(frozen=True, slots=True)

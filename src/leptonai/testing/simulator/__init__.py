@@ -19,6 +19,13 @@ from leptonai.testing.simulator.jobs import (
     with_uniform_deadlines,
 )
 from leptonai.testing.simulator.outcome import Outcome
+from leptonai.testing.simulator.pack import (
+    Packed,
+    Pod,
+    read_nodes,
+    read_pods,
+    simulate_pack,
+)
 from leptonai.testing.simulator.queue import (
     EXACT,
     UNKNOWN,
@@ -35,8 +42,13 @@ __all__ = [
     "Durations",
     "Job",
     "Outcome",
+    "Packed",
+    "Pod",
     "as_equals",
     "read_jobs",
+    "read_nodes",
+    "read_pods",
+    "simulate_pack",
     "simulate_queue",
     "with_uniform_deadlines",
 ]

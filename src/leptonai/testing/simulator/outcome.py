@@ -29,6 +29,7 @@ class Outcome:
     busy_gpus: Ints
     waiting_jobs: Ints
 
+    admitted: Bools  # its deadline was promised, or it has none
     decisions: int  # plans made
     deciding_s: float = field(default=0.0)  # time the scheduler took for them, on this machine
 
@@ -69,11 +70,7 @@ class Outcome:
     @property
     def deadline_met_ratio(self) -> float | None:
         """Of the jobs that have a deadline; None where none has."""
-        deadline_s = self.deadline_s
-        has = ~np.isnan(deadline_s)
-        if not has.any():
-            return None
-        return float((self.ended_s[has] <= deadline_s[has]).mean())
+        return self._met_ratio(np.ones(len(self.jobs), dtype=np.bool_))
 
     def measures(self) -> dict[str, float | int | None]:
         """The numbers of `leptonai simulate queue`, by name."""
@@ -85,9 +82,15 @@ class Outcome:
             "makespan_s": self.makespan_s,
             "max_delay_s": float(self.delay_s.max()),
             "deadline_met_ratio": self.deadline_met_ratio,
-            "admitted_ratio": 1.0,
+            "admitted_ratio": float(self.admitted.mean()),
+            "admitted_met_ratio": self._met_ratio(self.admitted),
             "utilisation": self.utilisation,
             "preemptions": int(self.preemptions.sum()),
             "decisions": self.decisions,
             "decisions_per_s": self.decisions / self.deciding_s if self.deciding_s else None,
         }
+
+    def _met_ratio(self, among: Bools) -> float | None:
+        deadline_s = self.deadline_s
+        has = among & ~np.isnan(deadline_s)
+        return float((self.ended_s[has] <= deadline_s[has]).mean()) if has.any() else None

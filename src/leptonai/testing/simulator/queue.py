@@ -19,6 +19,7 @@ from leptonai.core.scheduler import (
     Assignment,
     Change,
     Deadline,
+    Experience,
     Gang,
     Index,
     NodeView,
@@ -30,6 +31,14 @@ from leptonai.core.scheduler import (
     advance,
     decide,
 )
+from leptonai.core.scheduler.deadlines import (
+    Admitted,
+    admit,
+    keep,
+    next_due_ms,
+    snapshot_of,
+)
+from leptonai.core.scheduler.promises import Promises
 from leptonai.errors import InvalidRequest
 from leptonai.testing.simulator.jobs import Job
 from leptonai.testing.simulator.outcome import Outcome
@@ -146,7 +155,8 @@ class _Job:
 
     job: Job
     gang: Gang  # as the scheduler was last shown it
-    told_ms: int | None  # how long it is said to run
+    said_ms: int | None  # how long it is said to run
+    told_ms: int | None  # what the scheduler is told of that
     done_ms: float = 0.0  # of its work, up to its last stop
     held_ms: int = 0  # how long it held any GPUs, up to its last stop
     gpu_ms: int = 0  # … times how many
@@ -156,6 +166,7 @@ class _Job:
     preemptions: int = 0
     first_start_ms: int = 0
     end_ms: int = 0
+    admitted: bool = True  # its deadline was promised, or it has none
 
     @property
     def speed(self) -> float:
@@ -191,7 +202,7 @@ class _Run:
         self._checkpoint_every_ms = checkpoint_every_ms
         self._jobs = {
             # The order of ids is the order of the rows: it decides between equals.
-            gang.id: _Job(job, gang, told)
+            gang.id: _Job(job, gang, told, told)
             for row, (job, told) in enumerate(zip(jobs, told_ms, strict=True))
             for gang in [_gang(f"{row:08d}", job, told)]
         }
@@ -201,10 +212,13 @@ class _Run:
         self._ends: list[tuple[int, str, int]] = []  # (when, which, of which start)
         self._now_ms = self._arrivals[-1].job.submitted_ms if self._arrivals else 0
         self._busy = self._waiting = 0
+        self._experience = Experience()
         # What the scheduler has not been told yet.
+        self._arrived: dict[str, Gang] = {}
         self._queued: dict[str, Gang] = {}
         self._running: dict[str, Running] = {}
         self._gone: list[str] = []
+        self._promises = Promises()
         self._decisions = 0
         self._timeline: list[tuple[int, int, int]] = []  # (when, GPUs held, jobs that wait)
         began = process_time()
@@ -228,6 +242,8 @@ class _Run:
             self._carry_out(plan)
             self._timeline.append((self._now_ms, self._busy, self._waiting))
             revisit_ms = plan.revisit_at_ms if self._waiting or self._busy else None
+            if self._index.policy.promising and (due_ms := self._next_due_ms()) is not None:
+                revisit_ms = min(due_ms, revisit_ms or due_ms)
             assert revisit_ms is None or revisit_ms > self._now_ms, (plan, self._now_ms)
         assert self._waiting == 0, "the scheduler left jobs waiting in an empty cluster"
         return self._outcome()
@@ -252,30 +268,67 @@ class _Run:
                 job = self._jobs[id]
                 self._stop(job)
                 job.end_ms = self._now_ms
+                ran_ms = round(job.done_ms)
+                self._experience = self._experience.add(job.job.gpus, job.said_ms, ran_ms)
                 self._running.pop(id, None)
                 self._gone.append(id)
 
     def _arrive(self) -> None:
         while self._arrivals and self._arrivals[-1].job.submitted_ms == self._now_ms:
-            gang = self._arrivals.pop().gang
-            self._queued[gang.id] = gang
+            job = self._arrivals.pop()
+            if self._index.policy.correct_estimates and job.said_ms is not None:
+                job.told_ms = self._experience.corrected_ms(job.job.gpus, job.said_ms)
+                job.gang = replace(job.gang, remaining_ms=job.told_ms)
+            self._arrived[job.gang.id] = job.gang
             self._waiting += 1
 
     def _decide(self) -> Plan:
         if self._checkpoint_every_ms is not None:
             self._tell_of_checkpoints(self._checkpoint_every_ms)
+        arrived = tuple(self._arrived.values())
         change = Change(
             queued=tuple(self._queued.values()),
             running=tuple(self._running.values()),
             gone=tuple(self._gone),
         )
-        self._queued, self._running, self._gone = {}, {}, []
+        self._arrived, self._queued, self._running, self._gone = {}, {}, {}, []
         began = process_time()
         self._index = advance(self._index, change)
+        if self._index.policy.promising:
+            self._promise(arrived)
+        else:
+            self._index = advance(self._index, Change(queued=arrived))
         plan = decide(self._index, self._now_ms)
         self._deciding_s += process_time() - began
         self._decisions += 1
         return plan
+
+    def _promise(self, arrived: Sequence[Gang]) -> None:
+        """Keep what was promised, and answer those that have just been submitted."""
+        cost_ms = self._preempt_cost_ms
+        promises, change = keep(self._index, self._promises, self._now_ms, restart_ms=cost_ms)
+        self._index = advance(self._index, change)
+        for gang in arrived:
+            if gang.deadline is not None:
+                snapshot = snapshot_of(self._index, self._now_ms)
+                answer = admit(snapshot, gang, promises, restart_ms=cost_ms)
+                promises = answer.promises
+                self._jobs[gang.id].admitted = isinstance(answer, Admitted)
+                hard = replace(gang.deadline, hard=isinstance(answer, Admitted))
+                self._jobs[gang.id].gang = gang = replace(gang, deadline=hard)
+            self._index = advance(self._index, Change(queued=(gang,)))
+        if arrived:
+            promises, change = keep(self._index, promises, self._now_ms, restart_ms=cost_ms)
+            self._index = advance(self._index, change)
+        self._promises = promises
+
+    def _next_due_ms(self) -> int | None:
+        has = {
+            id: len(running.held)
+            for id in self._promises.slots
+            if (running := self._jobs[id].running) is not None
+        }
+        return next_due_ms(self._promises, self._now_ms, has)
 
     def _tell_of_checkpoints(self, every_ms: int) -> None:
         for id, job in self._jobs.items():
@@ -352,6 +405,7 @@ class _Run:
             times_s=timeline[:, 0] / 1_000,
             busy_gpus=timeline[:, 1],
             waiting_jobs=timeline[:, 2],
+            admitted=np.array([j.admitted for j in jobs], dtype=np.bool_),
             decisions=self._decisions,
             deciding_s=self._deciding_s,
         )
