@@ -70,6 +70,15 @@ ROWS = (
     Row("… p99", "gateway", "gateway.p99_ms", "ms", "≤ 20"),
     Row("a no-op photon's cost of a request", "photon", "async_handler_cpu_us", "µs CPU"),
     Row("… of a bare ASGI app", "photon", "bare_cpu_us", "µs CPU"),
+    Row(
+        "`job why`, 1,000 running and 1,000 waiting, p50",
+        "explanations",
+        "why_cpu_ms_p50",
+        "CPU ms",
+        "≤ 200",
+    ),
+    Row("… longest pause of the event loop meanwhile", "explanations", "loop_gap_ms", "ms", "≤ 50"),
+    Row("… expected by true wait, p50", "explanations", "expected_by_true_wait_p50", ""),
 )
 
 

@@ -8,6 +8,7 @@
     │   ├── NotFound             404
     │   ├── Conflict             409
     │   │   ├── AlreadyExists        the name is taken
+    │   │   ├── DeadlineTooEarly     a hard deadline; `data` says which could be promised
     │   │   ├── Locked               another process runs, starts or ends the platform of this home
     │   │   └── VersionConflict      somebody else changed it in between: read it again
     │   ├── TooLarge             413
@@ -19,11 +20,12 @@
     │   └── StorageFull          507  the disk is full; nothing was written
     └── Internal             500  tell us
 
-Between processes an error travels as data, ``{"code", "message", "hint"}``, and `from_wire` turns
-it back into the same class.
+Between processes an error travels as data, ``{"code", "message", "hint"}``, with ``"data"`` where
+there is more to compute with, and `from_wire` turns it back into the same class.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class LeptonError(Exception):
@@ -37,10 +39,12 @@ class LeptonError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.data: Mapping[str, int | str] = {}
 
-    def wire(self) -> dict[str, str]:
+    def wire(self) -> dict[str, Any]:
         """The body of an error answer."""
-        return {"code": self.code, "message": self.message, "hint": self.hint}
+        body: dict[str, Any] = {"code": self.code, "message": self.message, "hint": self.hint}
+        return {**body, "data": dict(self.data)} if self.data else body
 
 
 class RequestError(LeptonError):
@@ -73,6 +77,13 @@ class AlreadyExists(Conflict):
     def __init__(self, message: str, *, hint: str = "", existing_id: str = "") -> None:
         super().__init__(message, hint=hint)
         self.existing_id = existing_id  # of the record that holds the name
+
+
+class DeadlineTooEarly(Conflict):
+    """Where a later deadline could be met, `data["earliest_ms"]` is the first that could: of the
+    end, in milliseconds since 1970."""
+
+    code = "DeadlineTooEarly"
 
 
 class Locked(Conflict):
@@ -125,7 +136,10 @@ def from_wire(status: int, body: object) -> LeptonError:
     # The most general of this module: a status means the same whatever else is imported.
     by_status = {kind.status: kind for kind in reversed(kinds) if kind.__module__ == __name__}
     kind = by_code.get(str(fields.get("code"))) or by_status.get(status, Internal)
-    return kind(message, hint=hint)
+    error = kind(message, hint=hint)
+    data = fields.get("data")
+    error.data = data if isinstance(data, dict) else {}
+    return error
 
 
 def _below(kind: type[LeptonError]) -> list[type[LeptonError]]:

@@ -191,7 +191,7 @@ async def _run(
             authenticator=Authenticator(store, clock, job_tokens),
             audit=AuditLog(home.audit_log),
             routes=plane.routes,
-            explain=plane.explain,
+            advice=plane.advice,
             notice=plane.mirror.notice,
             config=Config(
                 workspaces=settled.workspaces, url=url, gateway_url=gateway.url, version=__version__

@@ -61,7 +61,7 @@ def test_a_full_machine_is_left_to_the_most_urgent_and_then_to_the_first(
         why = waits_for_room(platform, id)
         assert why["state"] == "Queueing"
         assert re.search(r"needs .* CPUs?.* on one node; the most that is free", why["because"])
-        assert any(holder in held_by for held_by in why["data"]["held_by"])
+        assert [each["name"] for each in why["held_by"]] == [holder]
     assert "CPU" in platform.cli("job", "log", waiting["low"]).stderr, "no log yet, and why"
 
     go.touch()
@@ -93,6 +93,35 @@ def test_a_gang_starts_with_all_its_workers_or_with_none(platform, client, cores
     go.touch()
     assert client.jobs.wait(gang, timeout_s=60).status.state == "Completed"
     assert sorted(path.name for path in here.iterdir()) == ["0", "1", "2"]
+
+
+def test_who_asks_before_is_told_where_and_when_and_nothing_is_created(
+    platform, client, cores, tmp_path
+):
+    ask = ("job", "create", "-n", "asked", "--cpu", f"{int(cores * 1_000)}m", "--dry-run")
+    told = platform.cli(*ask, "--", "true").stdout
+    assert re.match(r"asked would start now: there is room for it now: on \S+\n", told)
+
+    go = tmp_path / "go"
+    estimated = ("--estimate", "1h", "--", "sh", "-c", HOLD, str(go))
+    holder = created(platform, "holder", cores / 2, *estimated)
+    eventually(lambda: state(client, holder), lambda seen: seen == "Running")
+    told = platform.cli(*ask, "--", "true").stdout
+    assert told.startswith("asked would wait: needs ")
+    assert re.search(rf"job +{holder}", told), told
+    assert re.search(r"Starts in about (59m|1h) \(between (29|30)m and (119m|1h59m|2h)\): ", told)
+    assert re.search(r"Would start it now:\n  1\. ask for .* CPU instead of .*   --cpu ", told)
+    assert "asked" not in platform.cli("job", "list").stdout
+
+    late = platform.cli(
+        *("job", "create", "-n", "late", "--cpu", f"{int(cores * 1_000)}m"),
+        *("--estimate", "1h", "--hard-deadline", "+90m", "--", "true"),
+        check=False,
+    )
+    assert late.returncode == 1
+    assert late.stderr.startswith("error: the deadline cannot be met: this could be done in 2 h")
+    go.touch()
+    assert client.jobs.wait(holder, timeout_s=60).status.state == "Completed"
 
 
 def test_a_gang_for_which_there_is_never_room_is_refused(platform, cores):

@@ -6,6 +6,7 @@ from leptonai.core.scheduler import (
     ANY_PORT,
     OVERDUE_MS,
     Gang,
+    Holder,
     Plan,
     Reason,
     Snapshot,
@@ -237,16 +238,15 @@ def test_a_waiting_gang_is_told_what_it_is_short_of_and_who_holds_it():
     )
     assert why(snapshot) == Reason(
         WaitCode.CAPACITY,
-        "needs room for 2 workers with 1 CPU, 2 GiB each; there is room for 1"
-        " (memory is held by web-0)",
+        "needs room for 2 workers with 1 CPU, 2 GiB each; there is room for 1",
         {
             "workers": 2,
             "room": 1,
             "resource": "memory_bytes",
             "needed": 2 << 30,
-            "held_by": ["web-0"],
             "holders": 1,
         },
+        held_by=(Holder("web-0", 13 << 30),),
     )
 
 
@@ -255,7 +255,7 @@ def test_a_single_worker_is_told_the_most_that_is_free_on_one_node():
         a_node("a", cpu=4), a_node("b", cpu=2), a_holding(node="a", cpu=3), a_gang(cpu=4)
     )
     assert why(snapshot).text == (
-        "needs 4 CPUs on one node; the most that is free on one is 2 CPUs (CPU is held by server-0)"
+        "needs 4 CPUs on one node; the most that is free on one is 2 CPUs"
     )
 
 
@@ -298,8 +298,8 @@ def test_smaller_gangs_pass_one_that_waits_for_more_room_until_it_is_overdue():
     assert codes_of(plan(OVERDUE)) == {"big": "capacity", "small": "behind"}
     assert plan(OVERDUE).waits[1].because == Reason(
         WaitCode.BEHIND,
-        "waits behind 'big', which came first and needs the same room",
-        {"behind": "big", "behind_name": "big"},
+        "waits behind another that goes first and needs the same room",
+        behind="big",
     )
 
 

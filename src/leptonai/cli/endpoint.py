@@ -22,7 +22,13 @@ from leptonai.cli.session import (
     resource_options,
     variables,
 )
-from leptonai.cli.views import print_events, print_explanation, print_replicas, resources_text
+from leptonai.cli.views import (
+    print_dry_run,
+    print_events,
+    print_explanation,
+    print_replicas,
+    resources_text,
+)
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -67,6 +73,7 @@ leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Read the endpoint from a JSON file; flags override it.",
 )
+@click.option("--dry-run", is_flag=True, help="Only say where and when it would start.")
 @click.option("--wait", is_flag=True, help="Return when it is ready.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Wait at most so many seconds.")
 @output_option
@@ -92,6 +99,7 @@ def create(
     priority: str | None,
     label_texts: tuple[str, ...],
     file: Path | None,
+    dry_run: bool,
     wait: bool,
     timeout: float | None,
     output: str,
@@ -127,6 +135,13 @@ def create(
     )
     directory = existing_directory(workdir) if workdir is not None else None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        if dry_run:
+            would_be = client.endpoints.dry_run(asked)
+            if output == "json":
+                print_json(would_be)
+            elif would_be.explanation is not None:
+                print_dry_run(would_be.metadata.name or "", would_be.explanation)
+            return
         if directory is not None:
             asked = _with_workdir(asked, client.trees.push(directory))
         made = client.endpoints.create(asked)

@@ -26,7 +26,13 @@ from leptonai.cli.session import (
     resource_options,
     variables,
 )
-from leptonai.cli.views import print_events, print_explanation, print_replicas, resources_text
+from leptonai.cli.views import (
+    print_dry_run,
+    print_events,
+    print_explanation,
+    print_replicas,
+    resources_text,
+)
 from leptonai.spec.quantities import duration_s, moment_s
 
 if TYPE_CHECKING:
@@ -55,6 +61,7 @@ leptonai job why hello""",
     example="""\
 leptonai job create -n hello -- echo hi
 leptonai job create -n train --gpu 1 --memory 16GiB --workdir . -- python train.py
+leptonai job create -n train --gpu 8 --estimate 2h --dry-run -- python train.py
 leptonai job create -n ddp --num-workers 2 --cpu 1 --memory 2GiB --priority high -- \\
     torchrun train.py
 leptonai job create -n again -f spec.json         # {"container": {"command": ["echo", "hi"]}}""",
@@ -70,7 +77,15 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
     "--ttl", type=Parsed("duration", duration_s), help="Archive it so long after its end: 3d."
 )
 @click.option("--start-at", metavar="TIME", help="Not before: +90m, or 2030-01-31T08:00.")
+@click.option(
+    "--estimate", type=Parsed("duration", duration_s), help="It runs so long: 30m, 2h. Helps all."
+)
 @click.option("--deadline", metavar="TIME", help="Should be done by then; the queue minds it.")
+@click.option(
+    "--hard-deadline",
+    metavar="TIME",
+    help="Refuse it unless it can be done by then. Needs --estimate.",
+)
 @click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="To find it by.")
 @click.option(
     "--include-workspace-token",
@@ -85,6 +100,7 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Read the job from a JSON file; flags override it.",
 )
+@click.option("--dry-run", is_flag=True, help="Only say where and when it would start.")
 @click.option("--follow", is_flag=True, help="Print its log until it ends; fail if it fails.")
 @click.option("--wait", is_flag=True, help="Return when it has ended; fail if it failed.")
 @output_option
@@ -106,10 +122,13 @@ def create(
     max_job_failure_retry: int | None,
     ttl: int | None,
     start_at: str | None,
+    estimate: int | None,
     deadline: str | None,
+    hard_deadline: str | None,
     label_texts: tuple[str, ...],
     include_workspace_token: bool | None,
     file: Path | None,
+    dry_run: bool,
     follow: bool,
     wait: bool,
     output: str,
@@ -124,7 +143,12 @@ def create(
 
     if follow and output == "json":
         raise click.UsageError("--follow prints a log, which is no JSON: use --wait")
+    if dry_run and (follow or wait):
+        raise click.UsageError("--dry-run creates nothing to --follow or to --wait for")
+    if deadline and hard_deadline:
+        raise click.UsageError("--deadline and --hard-deadline exclude each other")
     now_s = time.time()
+    due = hard_deadline or deadline
     asked = job_of(
         read_job(file),
         name=name,
@@ -144,12 +168,22 @@ def create(
             max_job_failure_retry=max_job_failure_retry,
             ttl_seconds_after_finished=ttl,
             time_schedule=TimeSchedule(start_at=moment_s(start_at, now_s)) if start_at else None,
-            deadline=Deadline(at=moment_s(deadline, now_s)) if deadline else None,
+            estimated_seconds=estimate,
+            deadline=Deadline(at=moment_s(due, now_s), hard=hard_deadline is not None)
+            if due
+            else None,
             include_workspace_token=include_workspace_token,
         ),
     )
     directory = existing_directory(workdir) if workdir is not None else None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        if dry_run:
+            would_be = client.jobs.dry_run(asked)
+            if output == "json":
+                print_json(would_be)
+            elif would_be.explanation is not None:
+                print_dry_run(would_be.metadata.name or "", would_be.explanation)
+            return
         if directory is not None:
             asked = _with_workdir(asked, client.trees.push(directory))
         made = client.jobs.create(asked)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from leptonai.cli.output import age, print_table, printable, say
+from leptonai.cli.output import age, print_table, printable, say, span
 from leptonai.spec.quantities import show_mib
 
 if TYPE_CHECKING:
-    from leptonai.spec.jobs import Explanation
+    from leptonai.spec.explanations import EstimatedStart, Explanation
     from leptonai.spec.replicas import LeptonEvent, Replica
 
 
@@ -78,10 +79,97 @@ def print_replicas(replicas: Sequence[Replica]) -> None:
 
 
 def print_explanation(explanation: Explanation) -> None:
+    """Why, who holds it, until when, and what would change that."""
     click.echo(printable(f"{explanation.state}: {explanation.because}"))
-    for name, value in explanation.data.items():
-        shown = ", ".join(value) if isinstance(value, list) else str(value)
-        click.echo(printable(f"  {name}: {shown}"))
+    if explanation.start is None:
+        for name, value in explanation.data.items():
+            shown = ", ".join(value) if isinstance(value, list) else str(value)
+            click.echo(printable(f"  {name}: {shown}"))
+        return
+    _print_outlook(explanation)
+
+
+def print_dry_run(name: str, explanation: Explanation) -> None:
+    if explanation.places:
+        click.echo(printable(f"{name} would start now: {explanation.because}"))
+        rows = [
+            (str(place.worker), place.node, ", ".join(map(str, place.gpus)))
+            for place in explanation.places
+        ]
+        click.echo()
+        print_table(("WORKER", "NODE", "GPUS"), rows)
+        return
+    click.echo(printable(f"{name} would wait: {explanation.because}"))
+    if explanation.start is not None:
+        _print_outlook(explanation)
+
+
+def _print_outlook(explanation: Explanation) -> None:
+    if explanation.held_by:
+        click.echo()
+        rows = [
+            (holder.holds, holder.kind, holder.name or "(of somebody else)")
+            for holder in explanation.held_by
+        ]
+        print_table(("HELD", "BY", "NAME"), rows)
+    assert explanation.start is not None
+    click.echo()
+    click.echo(printable(start_text(explanation.start, int(time.time() * 1_000))))
+    if explanation.alternatives:
+        click.echo("\nWould start it now:")
+        for number, each in enumerate(explanation.alternatives, 1):
+            flags = flags_text(each.spec)
+            click.echo(printable(f"  {number}. {each.text}" + (f"   {flags}" if flags else "")))
+
+
+def start_text(start: EstimatedStart, now_ms: int) -> str:
+    """ "Starts in about 2h (between 40m and 5h): …"."""
+
+    def ahead(at_ms: int) -> str:
+        return span((at_ms - now_ms) / 1_000)
+
+    early, expected, late = start.earliest_at, start.expected_at, start.latest_at
+    if expected is None:
+        text = (
+            "Nobody knows when it starts"
+            if early is None
+            else f"Does not start within {ahead(early)}"
+        )
+    elif early == expected == late:
+        text = f"Starts in {ahead(expected)}"
+    else:
+        text = f"Starts in about {ahead(expected)}"
+        if early is not None and late is not None:
+            text += f" (between {ahead(early)} and {ahead(late)})"
+        elif early is not None:
+            text += f" (not within {ahead(early)})"
+    return f"{text}: {start.because}"
+
+
+def flags_text(spec: Mapping[str, Any]) -> str:
+    """The options of `create` that ask for this change; "" where there are none."""
+    flags = []
+    fields = {
+        **spec,
+        **(spec.get("resource_requirement") or {}),
+        **(spec.get("queue_config") or {}),
+    }
+    for field, flag in _FLAGS.items():
+        if field in fields:
+            value = fields[field]
+            text = f"{value}MiB" if field == "memory" else value
+            flags.append(f"{flag} {text:g}" if isinstance(text, float) else f"{flag} {text}")
+    return " ".join(flags)
+
+
+_FLAGS = {
+    "accelerator_type": "--gpu-type",
+    "accelerator_num": "--gpu",
+    "cpu": "--cpu",
+    "memory": "--memory",
+    "completions": "--num-workers",
+    "priority_class": "--priority",
+}
 
 
 def _milliseconds(iso: str) -> int | None:

@@ -45,7 +45,8 @@ from leptonai.spec.endpoints import (
     ReadinessReason,
     TerminationReason,
 )
-from leptonai.spec.jobs import Explanation, JobList, JobState, LeptonJob
+from leptonai.spec.explanations import Explanation
+from leptonai.spec.jobs import JobList, JobState, LeptonJob
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
@@ -139,17 +140,15 @@ class AsyncJobs:
             InvalidRequest, Unsatisfiable: nothing was created.
             Unavailable: the platform does not answer; the job may exist.
         """
-        body = LeptonJob(
-            metadata=Metadata(
-                id=job.metadata.name or job.metadata.id,
-                name=job.metadata.name or job.metadata.id,
-                labels=job.metadata.labels,
-                visibility=job.metadata.visibility,
-            ),
-            spec=job.spec,
-        )
         return await self._calls.read(
-            _post("/jobs", body, idempotency_key or _new_key()), LeptonJob
+            _post("/jobs", _submitted(job), idempotency_key or _new_key()), LeptonJob
+        )
+
+    async def dry_run(self, job: LeptonJob) -> LeptonJob:
+        """The job as it would be created, and in its `explanation` where it would start now, or
+        why it would wait, until when, and what would start it now. Nothing is created."""
+        return await self._calls.read(
+            _post("/jobs?dry_run=true", _submitted(job), _new_key()), LeptonJob
         )
 
     async def get(self, id: str) -> LeptonJob:
@@ -294,18 +293,17 @@ class AsyncEndpoints:
         """Raises:
         AlreadyExists: the name is taken.
         """
-        name = endpoint.metadata.name or endpoint.metadata.id
-        body = LeptonDeployment(
-            metadata=Metadata(
-                id=name,
-                name=name,
-                labels=endpoint.metadata.labels,
-                visibility=endpoint.metadata.visibility,
-            ),
-            spec=endpoint.spec,
-        )
+        body = LeptonDeployment(metadata=_named(endpoint.metadata), spec=endpoint.spec)
         return await self._calls.read(
             _post("/deployments", body, idempotency_key or _new_key()), LeptonDeployment
+        )
+
+    async def dry_run(self, endpoint: LeptonDeployment) -> LeptonDeployment:
+        """The endpoint as it would be created, and in its `explanation` what would become of its
+        first replica. Nothing is created."""
+        body = LeptonDeployment(metadata=_named(endpoint.metadata), spec=endpoint.spec)
+        return await self._calls.read(
+            _post("/deployments?dry_run=true", body, _new_key()), LeptonDeployment
         )
 
     async def get(self, name: str) -> LeptonDeployment:
@@ -708,6 +706,16 @@ def _new_key() -> str:
 
 def _get(*parts: str, **query: Parameter) -> Request:
     return Request(method="GET", path=path_of(*parts, **query))
+
+
+def _submitted(job: LeptonJob) -> LeptonJob:
+    return LeptonJob(metadata=_named(job.metadata), spec=job.spec)
+
+
+def _named(metadata: Metadata) -> Metadata:
+    """What is sent of it."""
+    name = metadata.name or metadata.id
+    return Metadata(id=name, name=name, labels=metadata.labels, visibility=metadata.visibility)
 
 
 def _post(path: str, body: object, key: str) -> Request:

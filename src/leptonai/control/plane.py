@@ -11,6 +11,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from leptonai.blobs import BlobStore
+from leptonai.control.advice import Advice
 from leptonai.control.loops.loop import Loop, run_loop
 from leptonai.control.loops.owners import OwnersLoop
 from leptonai.control.loops.placement import PlacementLoop
@@ -20,13 +21,11 @@ from leptonai.control.loops.retention import RetentionLoop
 from leptonai.control.loops.routes import RoutesLoop
 from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
-from leptonai.core.explain import explain_endpoint, explain_job
-from leptonai.core.records import Endpoint, Job, Node, NodeState, OwnerKind, Secret
+from leptonai.core.records import Job, Node, NodeState, Secret
 from leptonai.errors import Conflict, StaleEpoch, TryLater
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import Engine, Machine
 from leptonai.ports.store import Fence, Put, Query, Store
-from leptonai.spec.jobs import Explanation
 
 LEASE = "control"
 FOLLOW_AGAIN_S = 1.0  # after the store did not answer
@@ -75,6 +74,7 @@ class ControlPlane:
         await self._register(self.fence)
         mirror, store, clock, fence = self.mirror, self._store, self._clock, self.fence
         self.placement = PlacementLoop(mirror, store, fence, clock)
+        self.advice = Advice(mirror, self.placement, store, clock)
         self.routes = RoutesLoop(mirror, clock)
         owners = Owners(mirror, store, fence, clock)
         replicas = ReplicasLoop(
@@ -102,17 +102,6 @@ class ControlPlane:
             asyncio.create_task(self._relay(replicas), name="engine"),
             *(asyncio.create_task(run_loop(loop, clock), name=loop.name) for loop in loops),
         ]
-
-    def explain(self, workload: Job | Endpoint) -> Explanation:
-        """Why it is where it is, as the loops see it now."""
-        kind = OwnerKind.JOB if isinstance(workload, Job) else OwnerKind.ENDPOINT
-        replicas = self.mirror.replicas_of(workload.workspace, f"{kind}/{workload.id}")
-        reasons = [self.placement.why(f"{r.workspace}/{r.gang}") for r in replicas]
-        waiting = [reason for reason in reasons if reason is not None]
-        if isinstance(workload, Job):
-            first = waiting[0] if waiting else None
-            return explain_job(workload, replicas, first, self._clock.now_ms())
-        return explain_endpoint(workload, replicas, waiting)
 
     async def run(self) -> None:
         """Until cancelled, or until another control plane has taken over (StaleEpoch)."""

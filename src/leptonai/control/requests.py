@@ -37,6 +37,7 @@ MAX_LABELS = 64
 MAX_AFFINITY = 1_000
 MAX_ALLOWLIST = 1_000
 MAX_TTL_S = 10 * 366 * 86_400
+MAX_RUN_S = 10 * 366 * 86_400
 LATEST_TIME_S = 32_503_680_000  # the year 3000: a later time is one in milliseconds
 PRIORITIES = {"low": (1000, 3000), "mid": (4000, 6000), "high": (7000, 9000)}
 WORKSPACE_TOKEN = "WORKSPACE_TOKEN"  # noqa: S105 - the name of a reference, not a token
@@ -60,6 +61,12 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
         _check_seconds("spec.time_schedule.start_at", spec.time_schedule.start_at, LATEST_TIME_S)
     if spec.deadline:
         _check_seconds("spec.deadline.at", spec.deadline.at, LATEST_TIME_S)
+        if spec.deadline.hard and spec.estimated_seconds is None:
+            raise InvalidRequest(
+                "spec.deadline.hard: nobody knows how long the job runs",
+                hint="Give estimated_seconds, too: how long it runs once it has started.",
+            )
+    _check_seconds("spec.estimated_seconds", spec.estimated_seconds, MAX_RUN_S)
     _check_priority(spec.queue_config)
     _check_storage(spec.mounts, spec.storage_attachments, spec.reservation_config)
     await _check_envs(world, principal, workspace, spec.envs or [])

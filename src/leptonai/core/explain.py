@@ -6,7 +6,8 @@ from leptonai.core.lifecycle.job import start_at_ms
 from leptonai.core.lifecycle.replica import describe_end
 from leptonai.core.records import Endpoint, Goal, Job, Phase, Replica
 from leptonai.core.scheduler import Reason
-from leptonai.spec.jobs import Explanation, JobState
+from leptonai.spec.explanations import Explanation
+from leptonai.spec.jobs import JobState
 
 
 def explain_job(

@@ -1,7 +1,9 @@
 """Access decisions as the routes apply them."""
 
+from collections.abc import Callable
+
 from leptonai.core.access import Action, Deny, Kind, Principal, Resource, decide
-from leptonai.core.records import Record
+from leptonai.core.records import Endpoint, Job, Record
 from leptonai.errors import Forbidden
 from leptonai.spec.metadata import Visibility
 
@@ -18,6 +20,16 @@ def require(principal: Principal, action: Action, resource: Resource) -> None:
 
 def may_read(principal: Principal, kind: Kind, record: Record) -> bool:
     return not isinstance(decide(principal, Action.READ, resource_of(kind, record)), Deny)
+
+
+def may_see(principal: Principal) -> Callable[[Job | Endpoint], bool]:
+    """Which other workloads a principal may be told of."""
+
+    def sees(workload: Job | Endpoint) -> bool:
+        kind: Kind = "job" if isinstance(workload, Job) else "endpoint"
+        return workload.workspace == principal.workspace and may_read(principal, kind, workload)
+
+    return sees
 
 
 def resource_of(kind: Kind, record: Record) -> Resource:

@@ -18,6 +18,7 @@ from leptonai.spec.containers import (
     StorageAttachment,
     UserSecurityContext,
 )
+from leptonai.spec.explanations import Explanation
 from leptonai.spec.metadata import Metadata, Wire
 
 DEFAULT_PORT = 40_000  # of an endpoint that names none
@@ -193,6 +194,7 @@ class LeptonDeployment(Wire, frozen=True):
     metadata: Metadata
     spec: EndpointSpec = field(default_factory=EndpointSpec)
     status: EndpointStatus | None = None
+    explanation: Explanation | None = None  # an extension: of a dry run
 
 
 class ReadinessReason(

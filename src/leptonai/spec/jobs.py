@@ -17,6 +17,7 @@ from leptonai.spec.containers import (
     StorageAttachment,
     UserSecurityContext,
 )
+from leptonai.spec.explanations import Explanation
 from leptonai.spec.metadata import Metadata, Wire
 
 MAX_WORKERS = 10_000
@@ -54,7 +55,7 @@ class Deadline(Wire, frozen=True):
 
 
 class JobSpec(Wire, frozen=True):
-    """What is asked. `cpu` … `accelerator_num`, `deadline`, `workdir` and
+    """What is asked. `cpu` … `accelerator_num`, `deadline`, `estimated_seconds`, `workdir` and
     `include_workspace_token` extend the published format."""
 
     container: Container = field(default_factory=Container)
@@ -85,6 +86,7 @@ class JobSpec(Wire, frozen=True):
     time_schedule: TimeSchedule | None = None
     segment_config: SegmentConfig | None = None
     deadline: Deadline | None = None
+    estimated_seconds: Annotated[int, Meta(ge=1)] | None = None  # that it will run, once started
     workdir: str | None = None  # digest of an uploaded tree: the working directory of every worker
     include_workspace_token: bool | None = None  # give the workers a token that ends with the job
 
@@ -111,16 +113,8 @@ class LeptonJob(Wire, frozen=True):
     metadata: Metadata
     spec: JobSpec = field(default_factory=JobSpec)
     status: JobStatus | None = None
+    explanation: Explanation | None = None  # an extension: of a dry run
 
 
 class JobList(Wire, frozen=True, omit_defaults=False):
     jobs: list[LeptonJob]
-
-
-class Explanation(Wire, frozen=True, omit_defaults=False):
-    """Why a workload is where it is: the answer of `why`."""
-
-    state: str
-    code: str  # stable, for programs: "capacity", "running", …
-    because: str  # for people
-    data: dict[str, float | int | str | list[str]] = field(default_factory=dict)

@@ -6,7 +6,13 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from leptonai.control.actions.committing import event_of, insisting, patched_metadata, remove, told
+from leptonai.control.actions.committing import (
+    event_of,
+    insisting,
+    patched_metadata,
+    remove,
+    told,
+)
 from leptonai.control.api.context import World
 from leptonai.control.requests import check_labels, checked_endpoint
 from leptonai.core.access import Action, Principal, Resource
@@ -14,36 +20,19 @@ from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.records import Endpoint, OwnerKind, TokenHash
 from leptonai.errors import AlreadyExists, InvalidRequest, NotFound
 from leptonai.ports.store import Put, Query
-from leptonai.security.permissions import may_read, require, resource_of
+from leptonai.security.permissions import may_read, may_see, require, resource_of
 from leptonai.security.tokens import token_hash
 from leptonai.spec import codec
 from leptonai.spec.endpoints import ApiToken, EndpointSpec, LeptonDeployment
+from leptonai.spec.explanations import Explanation
 from leptonai.spec.names import check_name
 
 
 async def create_endpoint(
     world: World, principal: Principal, workspace: str, asked: LeptonDeployment
 ) -> Endpoint:
-    require(principal, Action.CREATE, Resource(kind="endpoint", workspace=workspace))
-    name = asked.metadata.name or asked.metadata.id or ""
-    check_name(name, "endpoint")
-    labels = asked.metadata.labels or {}
-    check_labels(labels)
-    spec, model_digest = await checked_endpoint(world, principal, workspace, asked.spec)
-    spec, token_hashes = _without_literal_tokens(spec, ())
-
-    now_ms = world.clock.now_ms()
-    endpoint = endpoint_lifecycle.new_endpoint(
-        workspace=workspace,
-        name=name,
-        spec=spec,
-        owner=principal.name,
-        labels=labels,
-        visibility=asked.metadata.visibility or "",
-        now_ms=now_ms,
-        token_hashes=token_hashes,
-        model_digest=model_digest,
-    )
+    endpoint = await _new_endpoint(world, principal, workspace, asked)
+    name, now_ms = endpoint.name, endpoint.created_at_ms
     step = endpoint_lifecycle.advance(endpoint, (), now_ms)
     event = event_of(endpoint, OwnerKind.ENDPOINT, "Created", f"created by {principal.name}")
     try:
@@ -53,13 +42,54 @@ async def create_endpoint(
             *told((event, *step.events), now_ms),
         )
     except AlreadyExists as error:
-        raise AlreadyExists(
-            f"there is an endpoint {name!r} already",
-            hint="Update or remove it, or choose another name.",
-            existing_id=error.existing_id,
-        ) from None
+        raise _name_is_taken(name, error.existing_id) from None
     assert isinstance(written[0], Endpoint)
     return written[0]
+
+
+async def foresee_endpoint(
+    world: World, principal: Principal, workspace: str, asked: LeptonDeployment
+) -> tuple[Endpoint, Explanation]:
+    """The endpoint as it would be accepted, and what would become of its first replica. Nothing
+    is written."""
+    endpoint = await _new_endpoint(world, principal, workspace, asked)
+    query = Query(workspace=workspace, unique_key=endpoint.name, limit=1)
+    if await world.store.find(Endpoint, query):
+        raise _name_is_taken(endpoint.name)
+    step = endpoint_lifecycle.advance(endpoint, (), endpoint.created_at_ms)
+    explanation = await world.advice.foresee(step.endpoint, step.replicas, may_see(principal))
+    return endpoint, explanation
+
+
+async def _new_endpoint(
+    world: World, principal: Principal, workspace: str, asked: LeptonDeployment
+) -> Endpoint:
+    require(principal, Action.CREATE, Resource(kind="endpoint", workspace=workspace))
+    name = asked.metadata.name or asked.metadata.id or ""
+    check_name(name, "endpoint")
+    labels = asked.metadata.labels or {}
+    check_labels(labels)
+    spec, model_digest = await checked_endpoint(world, principal, workspace, asked.spec)
+    spec, token_hashes = _without_literal_tokens(spec, ())
+    return endpoint_lifecycle.new_endpoint(
+        workspace=workspace,
+        name=name,
+        spec=spec,
+        owner=principal.name,
+        labels=labels,
+        visibility=asked.metadata.visibility or "",
+        now_ms=world.clock.now_ms(),
+        token_hashes=token_hashes,
+        model_digest=model_digest,
+    )
+
+
+def _name_is_taken(name: str, existing_id: str = "") -> AlreadyExists:
+    return AlreadyExists(
+        f"there is an endpoint {name!r} already",
+        hint="Update or remove it, or choose another name.",
+        existing_id=existing_id,
+    )
 
 
 async def patch_endpoint(

@@ -6,7 +6,13 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from leptonai.control.actions.committing import insisting, patched_metadata, put, remove, told
+from leptonai.control.actions.committing import (
+    insisting,
+    patched_metadata,
+    put,
+    remove,
+    told,
+)
 from leptonai.control.api.context import World
 from leptonai.control.requests import check_labels, checked_job
 from leptonai.core.access import Action, Principal, Resource
@@ -14,8 +20,9 @@ from leptonai.core.lifecycle import job as job_lifecycle
 from leptonai.core.records import Job, OwnerKind
 from leptonai.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, Unavailable
 from leptonai.ports.store import Put, Query
-from leptonai.security.permissions import may_read, require, resource_of
+from leptonai.security.permissions import may_read, may_see, require, resource_of
 from leptonai.spec import codec
+from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import JobSpec, JobState, LeptonJob
 from leptonai.spec.names import check_name
 
@@ -33,10 +40,7 @@ async def submit_job(
     The same idempotency key of the same principal gives the same job, however often it is sent.
     """
     require(principal, Action.CREATE, Resource(kind="job", workspace=workspace))
-    name = asked.metadata.name or asked.metadata.id or ""
-    check_name(name, "job")
-    labels = asked.metadata.labels or {}
-    check_labels(labels)
+    name = _name_of_job(asked)
     if len(idempotency_key) > MAX_IDEMPOTENCY_KEY_CHARS:
         raise InvalidRequest(
             "the Idempotency-Key is too long",
@@ -48,22 +52,13 @@ async def submit_job(
         if earlier is not None:
             return earlier
     spec = await checked_job(world, principal, workspace, asked.spec)
+    admitted = False
     for _ in range(ID_TRIES):
-        now_ms = world.clock.now_ms()
-        drawn = secrets.token_bytes(ID_SUFFIX_CHARS)
-        suffix = "".join(ID_ALPHABET[byte % len(ID_ALPHABET)] for byte in drawn)
-        job = job_lifecycle.new_job(
-            workspace=workspace,
-            id=f"{name}-{suffix}",
-            name=name,
-            spec=spec,
-            owner=principal.name,
-            labels=labels,
-            visibility=asked.metadata.visibility or "",
-            now_ms=now_ms,
-            idempotency_key=unique_key,
-        )
-        step = job_lifecycle.advance(job, (), now_ms)
+        step = _first_step(world, principal, workspace, asked, spec, unique_key)
+        now_ms = step.job.created_at_ms
+        if not admitted:
+            await world.advice.admit(step.job, step.replicas)
+            admitted = True
         try:
             written = await world.commit(
                 Put(step.job),
@@ -81,6 +76,54 @@ async def submit_job(
     raise Unavailable(
         f"no free id was found for a job named {name!r}", hint="Send it again, or rename it."
     )
+
+
+async def foresee_job(
+    world: World, principal: Principal, workspace: str, asked: LeptonJob
+) -> tuple[Job, Explanation]:
+    """The job as it would be accepted, and what would become of it. Nothing is written.
+
+    A hard deadline that could not be promised is refused here, too.
+    """
+    require(principal, Action.CREATE, Resource(kind="job", workspace=workspace))
+    _name_of_job(asked)
+    spec = await checked_job(world, principal, workspace, asked.spec)
+    step = _first_step(world, principal, workspace, asked, spec)
+    explanation = await world.advice.foresee(step.job, step.replicas, may_see(principal))
+    return step.job, explanation
+
+
+def _name_of_job(asked: LeptonJob) -> str:
+    name = asked.metadata.name or asked.metadata.id or ""
+    check_name(name, "job")
+    check_labels(asked.metadata.labels or {})
+    return name
+
+
+def _first_step(
+    world: World,
+    principal: Principal,
+    workspace: str,
+    asked: LeptonJob,
+    spec: JobSpec,
+    unique_key: str = "",
+) -> job_lifecycle.JobStep:
+    """A new job, under an id that is likely to be free, and its workers."""
+    name, now_ms = _name_of_job(asked), world.clock.now_ms()
+    drawn = secrets.token_bytes(ID_SUFFIX_CHARS)
+    suffix = "".join(ID_ALPHABET[byte % len(ID_ALPHABET)] for byte in drawn)
+    job = job_lifecycle.new_job(
+        workspace=workspace,
+        id=f"{name}-{suffix}",
+        name=name,
+        spec=spec,
+        owner=principal.name,
+        labels=asked.metadata.labels or {},
+        visibility=asked.metadata.visibility or "",
+        now_ms=now_ms,
+        idempotency_key=unique_key,
+    )
+    return job_lifecycle.advance(job, (), now_ms)
 
 
 async def patch_job(

@@ -209,7 +209,8 @@ class _Exchange:
             headers = (("www-authenticate", "Bearer"),)
         elif error.retry:
             headers = (("retry-after", str(RETRY_AFTER_S)),)
-        body = {name: plain(text) for name, text in error.wire().items()}
+        body = error.wire()
+        body = {**body, **{name: plain(body[name]) for name in ("code", "message", "hint")}}
         await self.send(
             Answer(status=error.status, body=msgspec.json.encode(body), headers=headers)
         )

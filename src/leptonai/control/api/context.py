@@ -1,12 +1,12 @@
 """What the routes stand on, handed to them by whoever starts them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from leptonai.blobs import BlobStore
 from leptonai.control.api.measures import Measures
-from leptonai.core.records import Endpoint, Job, Record
+from leptonai.core.records import Endpoint, Job, Record, Replica
 from leptonai.core.routing import RouteTable
 from leptonai.monitoring.audit import AuditLog
 from leptonai.ports.clock import Clock
@@ -14,7 +14,9 @@ from leptonai.ports.engine import Engine
 from leptonai.ports.store import Change, Store
 from leptonai.security.secrets import Sealer
 from leptonai.security.tokens import Authenticator
-from leptonai.spec.jobs import Explanation
+from leptonai.spec.explanations import Explanation
+
+MaySee = Callable[[Job | Endpoint], bool]
 
 
 class RouteFeed(Protocol):
@@ -32,8 +34,38 @@ class Config:
     build_time: str = ""
 
 
-def _explain_nothing(workload: Job | Endpoint) -> Explanation | None:
-    return None
+class Adviser(Protocol):
+    """What the scheduler says: see `leptonai.control.advice`."""
+
+    async def explain(self, workload: Job | Endpoint, may_see: MaySee) -> Explanation: ...
+    def short(self, workload: Job | Endpoint) -> str: ...
+    async def foresee(
+        self, workload: Job | Endpoint, replicas: Sequence[Replica], may_see: MaySee
+    ) -> Explanation: ...
+    async def admit(self, job: Job, replicas: Sequence[Replica]) -> None: ...
+
+
+class NoScheduler:
+    """Where nothing is placed: for tests of routes."""
+
+    async def explain(self, workload: Job | Endpoint, may_see: MaySee) -> Explanation:
+        state = workload.state
+        return Explanation(
+            state=state,
+            code=state.lower().replace(" ", "_"),
+            because=workload.message or f"it is {state.lower()}",
+        )
+
+    def short(self, workload: Job | Endpoint) -> str:
+        return ""
+
+    async def foresee(
+        self, workload: Job | Endpoint, replicas: Sequence[Replica], may_see: MaySee
+    ) -> Explanation:
+        return await self.explain(workload, may_see)
+
+    async def admit(self, job: Job, replicas: Sequence[Replica]) -> None:
+        return None
 
 
 def _ignore(records: Iterable[Record]) -> None:
@@ -51,7 +83,7 @@ class World:
     audit: AuditLog
     routes: RouteFeed
     config: Config
-    explain: Callable[[Job | Endpoint], Explanation | None] = _explain_nothing
+    advice: Adviser = field(default_factory=NoScheduler)
     notice: Callable[[Iterable[Record]], None] = _ignore  # told of every commit: wakes the loops
     measures: Measures = field(default_factory=Measures)
 

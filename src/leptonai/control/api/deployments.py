@@ -4,12 +4,14 @@ from leptonai.control.actions.endpoints import (
     create_endpoint,
     delete_endpoint,
     find_endpoint,
+    foresee_endpoint,
     patch_endpoint,
     restart_endpoint,
 )
 from leptonai.control.api.logs import FOLLOW, follow_log
-from leptonai.control.api.routing import TEXT, Answer, Call, Parameter, Route
+from leptonai.control.api.routing import DRY_RUN, TEXT, Answer, Call, Parameter, Route
 from leptonai.control.api.views import (
+    dry_run_of,
     endpoint_view,
     event_view,
     readiness_of,
@@ -19,14 +21,19 @@ from leptonai.control.api.views import (
 from leptonai.core.records import Endpoint, OwnerKind, Phase, Replica
 from leptonai.errors import NotFound
 from leptonai.ports.store import Query
-from leptonai.security.permissions import may_read
+from leptonai.security.permissions import may_read, may_see
 from leptonai.spec import replicas as wire
 from leptonai.spec.endpoints import LeptonDeployment, ReadinessReason, TerminationReason
-from leptonai.spec.jobs import Explanation
+from leptonai.spec.explanations import Explanation
 
 
 async def create(call: Call) -> LeptonDeployment:
     asked: LeptonDeployment = await call.json()
+    if call.flag("dry_run"):
+        endpoint, explanation = await foresee_endpoint(
+            call.world, call.principal, call.workspace, asked
+        )
+        return dry_run_of(_view(call, endpoint), explanation)
     return _view(call, await create_endpoint(call.world, call.principal, call.workspace, asked))
 
 
@@ -109,12 +116,7 @@ async def list_events(call: Call) -> list[wire.LeptonEvent]:
 
 async def why(call: Call) -> Explanation:
     endpoint = await _endpoint(call)
-    state = endpoint.state
-    return call.world.explain(endpoint) or Explanation(
-        state=state,
-        code=state.lower().replace(" ", "_"),
-        because=endpoint.message or f"it is {state.lower()}",
-    )
+    return await call.world.advice.explain(endpoint, may_see(call.principal))
 
 
 def _view(call: Call, endpoint: Endpoint) -> LeptonDeployment:
@@ -152,6 +154,7 @@ ROUTES = (
         summary="Create an endpoint",
         body=LeptonDeployment,
         answer=LeptonDeployment,
+        query=(DRY_RUN,),
     ),
     Route(
         method="GET",

@@ -2,18 +2,25 @@
 
 from msgspec.structs import replace
 
-from leptonai.control.actions.jobs import delete_job, find_job, patch_job, submit_job
+from leptonai.control.actions.jobs import (
+    delete_job,
+    find_job,
+    foresee_job,
+    patch_job,
+    submit_job,
+)
 from leptonai.control.api.logs import FOLLOW, follow_log
 from leptonai.control.api.paging import PAGING, label_selector, page_of
-from leptonai.control.api.routing import TEXT, Answer, Call, Parameter, Route
-from leptonai.control.api.views import event_view, job_view, replica_view
+from leptonai.control.api.routing import DRY_RUN, TEXT, Answer, Call, Parameter, Route
+from leptonai.control.api.views import dry_run_of, event_view, job_view, replica_view
 from leptonai.core.access import Role
 from leptonai.core.records import Job, OwnerKind, Replica
 from leptonai.errors import NotFound
 from leptonai.ports.store import Query
-from leptonai.security.permissions import may_read
+from leptonai.security.permissions import may_read, may_see
 from leptonai.spec import replicas as wire
-from leptonai.spec.jobs import Explanation, JobList, JobState, LeptonJob
+from leptonai.spec.explanations import Explanation
+from leptonai.spec.jobs import JobList, JobState, LeptonJob
 
 ALIVE, ARCHIVE, BOTH = "alive_only", "archive_only", "alive_and_archive"
 MODES = (ALIVE, ARCHIVE, BOTH)
@@ -22,6 +29,9 @@ MODE = Parameter("job_query_mode", about=f"One of {', '.join(MODES)}.")
 
 async def submit(call: Call) -> LeptonJob:
     asked: LeptonJob = await call.json()
+    if call.flag("dry_run"):
+        job, explanation = await foresee_job(call.world, call.principal, call.workspace, asked)
+        return dry_run_of(job_view(job), explanation)
     key = call.header("idempotency-key")
     return job_view(await submit_job(call.world, call.principal, call.workspace, asked, key))
 
@@ -55,11 +65,11 @@ async def list_jobs(call: Call) -> JobList:
     )
     everything = sees_all and selects is None and not groups
     found = await page_of(call, Job, query, None if everything else shown)
-    return JobList(jobs=[job_view(job) for job in found])
+    return JobList(jobs=[_view(call, job) for job in found])
 
 
 async def get(call: Call) -> LeptonJob:
-    return job_view(await _job(call, BOTH))
+    return _view(call, await _job(call, BOTH))
 
 
 async def patch(call: Call) -> LeptonJob:
@@ -109,9 +119,15 @@ async def list_events(call: Call) -> list[wire.LeptonEvent]:
 
 async def why(call: Call) -> Explanation:
     job = await _job(call, BOTH)
-    return call.world.explain(job) or Explanation(
-        state=job.state, code=job.state.lower(), because=job.message or f"it is {job.state.lower()}"
-    )
+    return await call.world.advice.explain(job, may_see(call.principal))
+
+
+def _view(call: Call, job: Job) -> LeptonJob:
+    """With the reason why it waits, in a few words."""
+    view = job_view(job)
+    if job.state is not JobState.QUEUEING or view.status is None or view.status.message:
+        return view
+    return replace(view, status=replace(view.status, message=call.world.advice.short(job)))
 
 
 async def _job(call: Call, default_mode: str) -> Job:
@@ -156,6 +172,7 @@ ROUTES = (
         summary="Submit a job; an Idempotency-Key header makes it safe to send again",
         body=LeptonJob,
         answer=LeptonJob,
+        query=(DRY_RUN,),
     ),
     Route(
         method="GET",

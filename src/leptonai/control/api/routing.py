@@ -36,6 +36,14 @@ class Parameter:
     most: int | None = None
 
 
+DRY_RUN = Parameter(
+    "dry_run",
+    kind=bool,
+    about="Only say where it would start now, or why it would wait, for how long, and what would "
+    "start it now: in `explanation`.",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a handler answers where plain JSON with status 200 will not do."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -38,6 +39,7 @@ from leptonai.spec.endpoints import (
     ReadinessReason,
     TerminationReason,
 )
+from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import LeptonJob
 from leptonai.spec.metadata import Metadata, Visibility
 from leptonai.spec.workspace import SecretItem
@@ -57,6 +59,15 @@ def metadata_of(record: Record) -> Metadata:
         labels=record.labels or None,
         visibility=Visibility(record.visibility) if record.visibility else None,
     )
+
+
+W = TypeVar("W", LeptonJob, LeptonDeployment)
+
+
+def dry_run_of(view: W, explanation: Explanation) -> W:
+    """As it would be, but for the id, which it has not been given."""
+    metadata = replace(view.metadata, id=None, version=None, created_at=None, last_modified_at=None)
+    return replace(view, metadata=metadata, status=None, explanation=explanation)
 
 
 def job_view(job: Job) -> LeptonJob:

@@ -31,6 +31,7 @@ from leptonai.core.scheduler import (
     Policy,
     Reason,
     Running,
+    Snapshot,
     Worker,
     advance,
     decide,
@@ -73,6 +74,27 @@ class PlacementLoop:
             plan = decide(self._index, self._clock.now_ms(), explain=True)
             self._why = {wait.gang: wait.because for wait in plan.waits}
         return self._why.get(gang)
+
+    @property
+    def waiting(self) -> int:
+        """How many gangs wait."""
+        return len(self._index.waiting)
+
+    @property
+    def policy(self) -> Policy:
+        return self._index.policy
+
+    def snapshot(self) -> Snapshot:
+        """The cluster and its queue as they stand, as a value that anybody may keep."""
+        index = self._index
+        return Snapshot(
+            now_ms=self._clock.now_ms(),
+            nodes=index.nodes.views,
+            running=tuple(index.running.values()),
+            queue=tuple(index.waiting.values()),
+            quotas=index.quotas,
+            weights=index.weights,
+        )
 
     async def step(self) -> int | None:
         await self._make_sure()
@@ -181,6 +203,7 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:
     if first.owner_kind is OwnerKind.JOB:
         job = mirror.jobs.get((first.workspace, first.owner_id))
     deadline = job.spec.deadline if job else None
+    estimate = job.spec.estimated_seconds if job else None
     return Gang(
         id=id,
         name=first.owner_name,
@@ -194,6 +217,8 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:
         allowed_nodes=frozenset(first.program.allowed_nodes),
         allowed_groups=frozenset(first.program.allowed_groups),
         deadline=Deadline(at_ms=1000 * deadline.at, hard=deadline.hard) if deadline else None,
+        remaining_ms=None if estimate is None else 1000 * estimate,
+        lasting=first.owner_kind is OwnerKind.ENDPOINT,
     )
 
 

@@ -39,6 +39,10 @@ LaneKey = tuple[int, Kind, str, str]  # priority; user and project where there a
 Affinity = tuple[frozenset[str], frozenset[str], frozenset[str]]
 
 
+def affinity_of(gang: Gang) -> Affinity:
+    return (gang.allowed_nodes, gang.allowed_groups, gang.avoided_nodes)
+
+
 @dataclass(slots=True)
 class Lane:
     """Waiting gangs for which the same holds: where the first of them does not fit, none does."""
@@ -89,7 +93,7 @@ class Index:
 
     def admitted(self, gang: Gang) -> Bools | None:
         """Which nodes its affinity allows; None: all."""
-        affinity = (gang.allowed_nodes, gang.allowed_groups, gang.avoided_nodes)
+        affinity = affinity_of(gang)
         if affinity not in self._admitted:
             self._admitted[affinity] = (
                 np.array([gang.admits(view) for view in self.nodes.views], dtype=np.bool_)

@@ -18,7 +18,7 @@ from leptonai.core.scheduler.nodes import Hold
 from leptonai.core.scheduler.ordering import rank, rank_changes_after_ms, urgent_at_ms
 from leptonai.core.scheduler.policy import DEFAULT, Passing, Policy, Yielding
 from leptonai.core.scheduler.quotas import Standing, applies, exceeded, standing
-from leptonai.core.scheduler.reasons import behind, over_quota, why_it_waits
+from leptonai.core.scheduler.reasons import Held, behind, over_quota, why_it_waits
 from leptonai.core.scheduler.reserving import keep_room, keep_until
 from leptonai.core.scheduler.values import (
     Gang,
@@ -131,6 +131,7 @@ class _Walk:
         self._passed: list[tuple[Gang, Reason | None]] = []  # waits, but others like it may go
         self._grown: dict[str, Running] = {}  # as it will go on
         self._kept_for: list[Gang] = []
+        self._held: Held = {}
         self._head_starts_ms: int | None = None  # where passing is RESERVED
         self._head_due_ms = 0
         self._undo: list[Callable[[], None]] = []
@@ -678,7 +679,7 @@ class _Walk:
         )
 
     def _why(self, gang: Gang) -> Reason:
-        return why_it_waits(gang, self._index, self._kept_for)
+        return why_it_waits(gang, self._index, self._kept_for, self._held)
 
     def _waits(self) -> tuple[Wait, ...]:
         waits: list[tuple[Turn, Wait]] = []

@@ -8,11 +8,11 @@ import numpy as np
 
 from leptonai.core.resources import MILLIS, Capacity, Free, Needs
 from leptonai.core.scheduler.fitting import choose_nodes
-from leptonai.core.scheduler.index import Index
-from leptonai.core.scheduler.nodes import WorkerSize, copies_on
-from leptonai.core.scheduler.values import Gang, NodeView, Quota, Reason, WaitCode, Worker
+from leptonai.core.scheduler.index import Affinity, Index, affinity_of
+from leptonai.core.scheduler.nodes import Bools, Columns, Ints, WorkerSize, copies_on
+from leptonai.core.scheduler.values import Gang, Holder, NodeView, Quota, Reason, WaitCode, Worker
 
-MAX_HOLDERS = 10  # that a reason names
+MAX_HOLDERS = 10  # that a reason tells of
 MIB, GIB = 1 << 20, 1 << 30
 
 
@@ -75,11 +75,16 @@ def _copies_when_empty(kind: tuple[Capacity, int], worker: Worker) -> int:
     return min(many, max(0, ports - 1) // len(worker.ports)) if worker.ports else many
 
 
-def why_it_waits(gang: Gang, index: Index, kept_for: Sequence[Gang]) -> Reason:
+# Who holds how much, by resource and by what a gang may use: the same for many gangs that wait.
+Held = dict[tuple[str, Affinity], tuple[Holder, ...]]
+
+
+def why_it_waits(gang: Gang, index: Index, kept_for: Sequence[Gang], held: Held) -> Reason:
     """Why a gang cannot be placed on what is left now.
 
     Args:
         kept_for: gangs for which room is kept.
+        held: what earlier calls found of the same nodes and running gangs; is added to.
     """
     views = index.nodes.views
     if not any(view.schedulable for view in views):
@@ -93,7 +98,7 @@ def why_it_waits(gang: Gang, index: Index, kept_for: Sequence[Gang]) -> Reason:
         for at in without or ():
             if (kept := index.nodes.kept_for(at)) is not None:
                 return behind(by_id[kept])
-    return no_room(gang, index)
+    return no_room(gang, index, held)
 
 
 def over_quota(gang: Gang, quota: Quota) -> Reason:
@@ -139,7 +144,7 @@ def no_node(gang: Gang, nodes: Sequence[NodeView]) -> Reason | None:
     return because
 
 
-def no_room(gang: Gang, index: Index) -> Reason:
+def no_room(gang: Gang, index: Index, held: Held) -> Reason:
     """Which resource a gang is short of on the nodes it may use, and who holds it."""
     nodes, admitted = index.nodes, index.admitted(gang)
     here = np.ones(len(nodes), dtype=np.bool_) if admitted is None else admitted
@@ -149,12 +154,9 @@ def no_room(gang: Gang, index: Index) -> Reason:
         key=lambda resource: int(nodes.row(WorkerSize(resource.only(needs), 0)).copies[here].sum()),
         default=_RESOURCES[-1],
     )
-    holders = sorted(
-        (-scarce.needed(hold.needs), hold.replica)
-        for running in index.running.values()
-        for at, hold in index.holds(running)
-        if here[at] and scarce.needed(hold.needs)
-    )
+    key = scarce.name, affinity_of(gang)
+    if key not in held:
+        held[key] = _holders(scarce, index, here)
     many = gang.min_workers or len(gang.workers)
     room = min(many, int(nodes.row(WorkerSize(needs, 0)).copies[here].sum()))
     if many > 1:
@@ -163,16 +165,13 @@ def no_room(gang: Gang, index: Index) -> Reason:
             f"needs room for {many} workers with {describe(needs)} {each}; there is room for {room}"
         )
     else:
-        fits = np.flatnonzero(here).tolist()
-        most = max((scarce.free(nodes.free(at)) for at in fits), default=0)
+        most = int(scarce.left(nodes.columns())[here].max(initial=0))
         least = scarce.needed(needs)
         text = f"needs {describe(needs)} on one node; " + (
             f"the most that is free on one is {scarce.words(max(0, most))}"
             if most < least
             else "no node has all of it free at once"
         )
-    if holders:
-        text += f" ({scarce.title} is held by {_names([replica for _, replica in holders])})"
     return Reason(
         WaitCode.CAPACITY,
         text,
@@ -181,18 +180,32 @@ def no_room(gang: Gang, index: Index) -> Reason:
             "room": room,
             "resource": scarce.name,
             "needed": scarce.needed(needs),
-            "held_by": [replica for _, replica in holders[:MAX_HOLDERS]],
-            "holders": len(holders),
+            "holders": len(held[key]),
         },
+        held_by=held[key][:MAX_HOLDERS],
     )
+
+
+def _holders(resource: "_Resource", index: Index, here: Bools) -> tuple[Holder, ...]:
+    held: list[Holder] = []
+    for id, running in index.running.items():
+        amount = sum(resource.needed(hold.needs) for at, hold in index.holds(running) if here[at])
+        if amount:
+            held.append(Holder(id, amount))
+    return tuple(sorted(held, key=lambda holder: (-holder.amount, holder.gang)))
+
+
+def amount_words(resource: str, amount: int) -> str:
+    """ "8 GPUs": so much of a resource, by its name in a reason's data."""
+    return next(each for each in _RESOURCES if each.name == resource).words(amount)
 
 
 def behind(first: Gang) -> Reason:
     """It would fit, in room that is kept for an overdue gang."""
     return Reason(
         WaitCode.BEHIND,
-        f"waits behind {first.name!r}, which came first and needs the same room",
-        {"behind": first.id, "behind_name": first.name},
+        "waits behind another that goes first and needs the same room",
+        behind=first.id,
     )
 
 
@@ -227,6 +240,18 @@ class _Resource:
         if self.name == "gpu_millis":
             return sum(free.gpu_millis)
         return int(getattr(free, self.name))
+
+    def left(self, columns: Columns) -> Ints:
+        match self.name:
+            case "gpu_millis":
+                gpu_millis: Ints = columns.gpu.sum(axis=1)
+                return gpu_millis
+            case "cpu_millis":
+                return columns.cpu
+            case "memory_bytes":
+                return columns.memory
+            case _:
+                return columns.disk
 
     def only(self, needs: Needs) -> Needs:
         """This part of what is needed."""

@@ -80,6 +80,7 @@ class Gang:
     attained_ms: int = 0  # it has run so long already, before it last started
     remaining_ms: int | None = None  # from its next or last start, by estimate
     speedup: tuple[float, ...] = ()  # with 1, 2, … workers; empty: in proportion
+    lasting: bool = False  # once it runs it does not end by itself: a server, not a job
     # Of all its workers; what needs none counts as one where work is weighed by GPUs.
     gpus: float = field(init=False, compare=False, repr=False)
 
@@ -182,12 +183,25 @@ class WaitCode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has what is short."""
+
+    gang: str
+    amount: int  # of the resource, in its smallest unit
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
-    """Why something waits: in words for people, and as data for programs."""
+    """Why something waits: in words for people, and as data for programs.
+
+    The words name no other gang: not everybody may know of every other. `held_by` and `behind` do.
+    """
 
     code: WaitCode
     text: str
     data: Mapping[str, float | int | str | list[str]] = field(default_factory=dict)
+    held_by: tuple[Holder, ...] = ()  # those who hold most of it first
+    behind: str = ""  # the gang for which the room is kept
 
 
 @dataclass(frozen=True, slots=True)
