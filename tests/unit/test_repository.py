@@ -22,6 +22,7 @@ HEAVY = {
     "alembic",
     "cryptography",
     "httpx",
+    "matplotlib",
     "numpy",
     "obstore",
     "rich",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from leptonai.cli.files import csv_file, lines_of
 from leptonai.cli.groups import Group
 from leptonai.cli.output import print_json, print_table, say, span
 from leptonai.cli.session import Parsed, output_option
+from leptonai.cli.simulate_queue import queue
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ simulate = Group(
     help="Ask what a policy would do with a published or recorded workload. Needs no platform.",
     example="leptonai simulate energy --table summary_power_v100.csv --deadline 3600",
 )
+simulate.add_command(queue)
 
 
 def _seconds(text: str) -> float:
@@ -41,9 +43,6 @@ def _target(text: str) -> tuple[str, float]:
     except ValueError:
         hint = "use DATASET=METRIC, as in cifar100=0.6"
         raise InvalidRequest(f"{text!r} names no target", hint=hint) from None
-
-
-csv_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @simulate.does(
@@ -92,8 +91,8 @@ def energy(
         raise click.UsageError("--target needs --train")
     training = None
     if train is not None:
-        training = models.read_training(_lines(train), source=str(train), targets=dict(targets))
-    settings = models.read_settings({str(table): _lines(table) for table in tables}, training)
+        training = models.read_training(lines_of(train), source=str(train), targets=dict(targets))
+    settings = models.read_settings({str(table): lines_of(table) for table in tables}, training)
     outcomes = models.choose(settings, deadline)
     models.require_any(outcomes, deadline)
     goals = training.targets if training else {}
@@ -112,16 +111,6 @@ def energy(
     for outcome in outcomes:
         if isinstance(outcome, models.TooLate):
             say(f"cannot be met: {outcome}")
-
-
-def _lines(file: Path) -> list[str]:
-    content = file.read_bytes()
-    try:
-        return io.StringIO(content.decode("utf-8-sig"), newline="").readlines()
-    except UnicodeDecodeError as wrong:
-        line = content.count(b"\n", 0, wrong.start) + 1
-        what = f"{file}:{line}: the text is not UTF-8"
-        raise InvalidRequest(what, hint="expected comma-separated values in UTF-8") from wrong
 
 
 def _facts(outcome: Chosen | TooLate, target: str) -> dict[str, Any]:

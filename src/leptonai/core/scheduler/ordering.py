@@ -1,9 +1,14 @@
 """Who goes first among the gangs of one priority."""
 
+import math
+
 from leptonai.core.scheduler.policy import HOUR_MS, Order, Policy
 from leptonai.core.scheduler.values import Gang
 
 NEVER_MS = 1 << 62
+LONG_GPU_MS = 8 * HOUR_MS  # of GPU time attained: then all that has less goes first
+FIRST_LEVEL_GPU_MS = HOUR_MS // 2  # of multi-level feedback …
+LEVEL_FACTOR = 4  # … each further level is so much longer
 
 
 def rank(gang: Gang, ran_ms: int, policy: Policy) -> float:
@@ -22,19 +27,30 @@ def rank(gang: Gang, ran_ms: int, policy: Policy) -> float:
         case Order.DEADLINE:
             return gang.deadline.at_ms if gang.deadline else NEVER_MS
         case Order.LEAST_ATTAINED:
-            return float((gang.attained_ms + ran_ms) * gang.gpus >= 8 * HOUR_MS)
+            return float((gang.attained_ms + ran_ms) * gang.gpus >= LONG_GPU_MS)
         case Order.FEEDBACK | Order.ADAPTIVE:
             return float(_level((gang.attained_ms + ran_ms) * gang.gpus))
 
 
 def urgent_at_ms(gang: Gang, ran_ms: int, policy: Policy) -> int:
     """When it begins to go before all others of its priority: it has waited for too long."""
+    if policy.overdue_after_ms is None:
+        return NEVER_MS
     return gang.queued_at_ms + gang.attained_ms + ran_ms + policy.overdue_after_ms
 
 
-def rank_changes_at_ms(gang: Gang, ran_ms: int, policy: Policy) -> int | None:
-    """How long until a running gang's rank jumps by itself, if it does; slow drift is no change."""
-    return None
+def rank_changes_after_ms(gang: Gang, ran_ms: int, policy: Policy) -> int | None:
+    """How long until the rank of a running gang jumps by itself, so that others may go before it.
+    A remaining time that shrinks lets nobody else go before it: that is no change."""
+    attained_ms = gang.attained_ms + ran_ms
+    match policy.order:
+        case Order.LEAST_ATTAINED:
+            upto = LONG_GPU_MS
+        case Order.FEEDBACK | Order.ADAPTIVE:
+            upto = FIRST_LEVEL_GPU_MS * LEVEL_FACTOR ** _level(attained_ms * gang.gpus)
+        case _:
+            return None
+    return max(0, math.ceil(upto / gang.gpus) - attained_ms) or None
 
 
 def _remaining_ms(gang: Gang, ran_ms: int) -> float:
@@ -45,7 +61,7 @@ def _remaining_ms(gang: Gang, ran_ms: int) -> float:
 
 
 def _level(attained_gpu_ms: float) -> int:
-    level, upto = 0, 0.5 * HOUR_MS
+    level, upto = 0, FIRST_LEVEL_GPU_MS
     while attained_gpu_ms >= upto:
-        level, upto = level + 1, upto * 4
+        level, upto = level + 1, upto * LEVEL_FACTOR
     return level

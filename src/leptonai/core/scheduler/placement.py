@@ -12,7 +12,7 @@ from leptonai.core.resources import Needs
 from leptonai.core.scheduler.fitting import choose_nodes, equal_size
 from leptonai.core.scheduler.index import Index, Kind, Lane, LaneKey, kind_of
 from leptonai.core.scheduler.nodes import Hold
-from leptonai.core.scheduler.ordering import rank, urgent_at_ms
+from leptonai.core.scheduler.ordering import rank, rank_changes_after_ms, urgent_at_ms
 from leptonai.core.scheduler.policy import DEFAULT, Passing, Policy, Yielding
 from leptonai.core.scheduler.quotas import Standing, applies, exceeded, standing
 from leptonai.core.scheduler.reasons import behind, over_quota, why_it_waits
@@ -121,7 +121,6 @@ class _Walk:
         self._kept_for: list[Gang] = []
         self._head_starts_ms: int | None = None  # where passing is RESERVED
         self._undo: list[Callable[[], None]] = []
-        self._revisit_at_ms: int | None = None
 
     # --- the walk ---------------------------------------------------------------------------------
 
@@ -232,6 +231,9 @@ class _Walk:
         ends_early = self._ends_before_the_head_starts(gang)
         if self._place(gang, turn, beside_kept=not ends_early):
             self._next_after(gang, source)
+            if ends_early:  # what it took is free again when the head starts
+                self._nodes.keep_nothing()
+                self._keep_until(self._kept_for.pop())
             return True
         because = self._why(gang) if self._explain else None
         if self._policy.passing is Passing.RESERVED:
@@ -358,15 +360,11 @@ class _Walk:
     @cached_property
     def _yielding(self) -> list[tuple[tuple[float, ...], Running]]:
         """What is preemptible and has run for long enough, in the order in which it yields."""
-        ripe = []
+        keys = []
         for id in self._index.preemptible:
             running = self._index.running[id]
-            if self._ran_ms(running) >= self._policy.min_run_ms:
-                ripe.append(running)
-            else:
-                self._revisit(running.started_at_ms, self._policy.min_run_ms)
-        keys = []
-        for running in ripe:
+            if self._ran_ms(running) < self._policy.min_run_ms:
+                continue
             if self._policy.yielding is Yielding.ORDER:
                 turn = self._turn(running.gang, _Source(kind_of(running.gang), yielded=running))
                 keys.append((tuple(-part for part in turn[:-1]), running))
@@ -442,12 +440,14 @@ class _Walk:
             self._place(gang, turn)
 
     def _ran_ms(self, running: Running) -> int:
-        return self._now_ms - (running.started_at_ms or self._now_ms)
+        return self._now_ms - self._started_ms(running)
 
     def _lost_ms(self, running: Running) -> int:
         """Of its work, if it yields now."""
-        started = running.started_at_ms or self._now_ms
-        return max(0, self._now_ms - max(started, running.saved_at_ms or 0))
+        return max(0, self._now_ms - max(self._started_ms(running), running.saved_at_ms or 0))
+
+    def _started_ms(self, running: Running) -> int:
+        return self._now_ms if running.started_at_ms is None else running.started_at_ms
 
     def _borrows(self, running: Running) -> bool:
         return any(
@@ -475,9 +475,15 @@ class _Walk:
     def _keep_until(self, gang: Gang) -> None:
         self._kept_for.append(gang)
         running = [r for id, r in self._index.running.items() if id not in self._evicted]
+        running += map(self._as_running, self._places.values())
         self._head_starts_ms = keep_until(
             gang, self._nodes, self._index.admitted(gang), running, self._now_ms
         )
+
+    def _as_running(self, place: Place) -> Running:
+        gang = self._gang(place.gang)
+        held = tuple(zip(gang.workers, place.assignments, strict=False))
+        return Running(gang=gang, held=held, started_at_ms=self._now_ms)
 
     def _ends_before_the_head_starts(self, gang: Gang) -> bool:
         return (
@@ -502,7 +508,7 @@ class _Walk:
                 for id, (running, by) in self._shrunk.items()
             ),
             unmet=self._unmet(),
-            revisit_at_ms=self._revisit_at_ms,
+            revisit_at_ms=self._revisit_at_ms(),
         )
 
     def _why(self, gang: Gang) -> Reason:
@@ -531,7 +537,25 @@ class _Walk:
                 wanted[worker.needs] += many
         return tuple(Unmet(needs, count) for needs, count in wanted.items())
 
-    def _revisit(self, since_ms: int | None, after_ms: int) -> None:
-        at_ms = (since_ms or self._now_ms) + after_ms
-        if self._revisit_at_ms is None or at_ms < self._revisit_at_ms:
-            self._revisit_at_ms = at_ms
+    def _revisit_at_ms(self) -> int | None:
+        """When something that runs may first have to yield to what waits, though nothing happened:
+        it has run for long enough, or others go before it by then."""
+        somebody_waits = self._waiting or self._passed or self._evicted.keys() - self._places.keys()
+        if self._policy.yielding is Yielding.NEVER or not somebody_waits:
+            return None
+        running = self._index.running
+        run_on = [running[id] for id in self._index.preemptible if id not in self._evicted]
+        ran = [(each.gang, self._ran_ms(each)) for each in run_on]
+        ran += [(gang, 0) for gang in map(self._gang, self._places) if gang.preemptible]
+        times = []
+        for gang, ran_ms in ran:
+            if ran_ms < self._policy.min_run_ms:
+                times.append(self._policy.min_run_ms - ran_ms)
+            if self._policy.yielding is Yielding.ORDER:
+                after_ms = rank_changes_after_ms(gang, ran_ms, self._policy)
+                if after_ms is not None:
+                    times.append(after_ms)
+        return self._now_ms + min(times) if times else None
+
+    def _gang(self, id: str) -> Gang:
+        return self._index.waiting.get(id) or self._index.running[id].gang

@@ -56,7 +56,8 @@ class Policy:
     passing: Passing = Passing.WINDOW
     yielding: Yielding = Yielding.PRIORITY
     choice: Choice = Choice.OURS
-    overdue_after_ms: int = OVERDUE_MS  # who has waited for longer goes before its equals
+    # Who has waited for longer goes before its equals; None: nobody, as in most of the literature.
+    overdue_after_ms: int | None = OVERDUE_MS
     min_run_ms: int = 0  # a gang that has just started does not yield
     fair: bool = False  # users take turns by weighted use before the order counts
     seed: int = 0  # of Choice.RANDOM
@@ -64,13 +65,18 @@ class Policy:
 
 DEFAULT = Policy(fair=True, min_run_ms=60_000)
 
+
+def _published(order: Order, passing: Passing, yielding: Yielding) -> Policy:
+    return Policy(order=order, passing=passing, yielding=yielding, overdue_after_ms=None)
+
+
 QUEUE_POLICIES: Mapping[str, Policy] = {
-    "fifo": Policy(order=Order.ARRIVAL, passing=Passing.NEVER, yielding=Yielding.NEVER),
-    "easy": Policy(order=Order.ARRIVAL, passing=Passing.RESERVED, yielding=Yielding.NEVER),
-    "sjf": Policy(order=Order.SHORTEST, passing=Passing.ALWAYS, yielding=Yielding.NEVER),
-    "srtf": Policy(order=Order.SHORTEST, passing=Passing.ALWAYS, yielding=Yielding.ORDER),
-    "srsf": Policy(order=Order.LEAST_WORK, passing=Passing.ALWAYS, yielding=Yielding.ORDER),
-    "las": Policy(order=Order.LEAST_ATTAINED, passing=Passing.ALWAYS, yielding=Yielding.ORDER),
-    "mlfq": Policy(order=Order.FEEDBACK, passing=Passing.ALWAYS, yielding=Yielding.ORDER),
-    "edf": Policy(order=Order.DEADLINE, passing=Passing.ALWAYS, yielding=Yielding.ORDER),
+    "fifo": _published(Order.ARRIVAL, Passing.NEVER, Yielding.NEVER),
+    "easy": _published(Order.ARRIVAL, Passing.RESERVED, Yielding.NEVER),
+    "sjf": _published(Order.SHORTEST, Passing.ALWAYS, Yielding.NEVER),
+    "srtf": _published(Order.SHORTEST, Passing.ALWAYS, Yielding.ORDER),
+    "srsf": _published(Order.LEAST_WORK, Passing.ALWAYS, Yielding.ORDER),
+    "las": _published(Order.LEAST_ATTAINED, Passing.ALWAYS, Yielding.ORDER),
+    "mlfq": _published(Order.FEEDBACK, Passing.ALWAYS, Yielding.ORDER),
+    "edf": _published(Order.DEADLINE, Passing.ALWAYS, Yielding.ORDER),
 }

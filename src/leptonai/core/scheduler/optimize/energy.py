@@ -138,7 +138,7 @@ def read_settings(
         for row in read_table(lines, source=source, columns=POWER_COLUMNS):
             gpu = row.text("gpu") if "gpu" in row.cells else gpu_of_file
             workload = Workload(row.text("dataset"), row.text("network"), gpu)
-            batch_size, optimizer = _whole(row, "batch_size"), row.text("optimizer")
+            batch_size, optimizer = row.whole("batch_size"), row.text("optimizer")
             limit_w = row.number("power_limit")
             _once(seen, (workload, batch_size, optimizer, limit_w), row)
             known = settings.setdefault(workload, [])
@@ -171,7 +171,7 @@ def read_training(
     seen: dict[tuple[object, ...], Row] = {}
     for row in read_table(lines, source=source, columns=TRAINING_COLUMNS):
         trained = row.text("dataset"), row.text("network")
-        way = _whole(row, "batch_size"), row.text("optimizer"), row.text("learning_rate")
+        way = row.whole("batch_size"), row.text("optimizer"), row.text("learning_rate")
         target = f"{row.number('target_metric'):g}"
         _once(seen, (trained, way, row.text("run"), target), row)
         # "nan" is how the published table says that a run never got there.
@@ -222,13 +222,6 @@ def _ease(ways: Iterable[Sequence[float]]) -> tuple[int, float]:
 
 def _name(setting: Setting) -> tuple[int, float, str, str]:
     return setting.batch_size, setting.power_limit_w, setting.optimizer, setting.learning_rate
-
-
-def _whole(row: Row, column: str) -> int:
-    number = row.number(column)
-    if not number.is_integer():
-        raise row.wrong(f"{column} is {number:g}", expected="a whole number")
-    return int(number)
 
 
 def _once(seen: dict[tuple[object, ...], Row], key: tuple[object, ...], row: Row) -> None:
