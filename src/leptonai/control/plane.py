@@ -70,9 +70,9 @@ class ControlPlane:
         await self.mirror.load(self._store)
         await self._register(self.fence)
         mirror, store, clock, fence = self.mirror, self._store, self._clock, self.fence
-        self.placement = PlacementLoop(mirror, store, fence, clock)
-        self.routes = RoutesLoop(mirror, clock)
         owners = Owners(mirror, store, fence, clock)
+        self.placement = PlacementLoop(mirror, store, owners, fence, clock)
+        self.routes = RoutesLoop(mirror, clock)
         replicas = ReplicasLoop(
             mirror,
             store,

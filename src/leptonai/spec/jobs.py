@@ -54,7 +54,7 @@ class Deadline(Wire, frozen=True):
 
 
 class JobSpec(Wire, frozen=True):
-    """What is asked. `cpu` … `accelerator_num`, `deadline`, `workdir` and
+    """What is asked. `cpu` … `accelerator_num`, `min_workers`, `deadline`, `workdir` and
     `include_workspace_token` extend the published format."""
 
     container: Container = field(default_factory=Container)
@@ -68,6 +68,7 @@ class JobSpec(Wire, frozen=True):
     shared_memory_size: Annotated[int, Meta(ge=0)] | None = None  # MiB
     completions: Workers | None = None
     parallelism: Workers | None = None
+    min_workers: Workers | None = None  # elastic: any number from this to `completions` will do
     max_failure_retry: Retries | None = None  # of each worker
     max_job_failure_retry: Retries | None = None  # of the whole gang
     envs: list[EnvVar] | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from leptonai.core.resources import Needs
 from leptonai.core.scheduler.fitting import Shape, shape_of
 from leptonai.core.scheduler.nodes import Bools, Hold, Nodes
 from leptonai.core.scheduler.ordering import rank, urgent_at_ms
@@ -28,6 +29,9 @@ class Change:
     gone: tuple[str, ...] = ()  # gangs that neither wait nor run any more
     nodes: tuple[NodeView, ...] = ()  # new, or different
     removed_nodes: tuple[str, ...] = ()
+    quotas: tuple[Quota, ...] | None = None  # all there are now; None: as before
+    weights: Mapping[str, float] | None = None  # likewise
+    demand: Mapping[Needs, float] | None = None  # likewise
 
 
 Kind = tuple[Shape, bool, bool]  # and whether it may preempt, and may be preempted
@@ -58,6 +62,7 @@ class Index:
     ) -> None:
         self.policy = policy
         self.quotas = quotas
+        self._quotas_of = _by_whose(quotas)
         self.weights = dict(weights or {})
         self.nodes = Nodes(nodes, score_of(policy.choice, {}, policy.seed))
         self.running: dict[str, Running] = {}
@@ -65,6 +70,7 @@ class Index:
         self.lanes: dict[LaneKey, Lane] = {}
         self.preemptible: set[str] = set()  # of those running
         self.elastic: set[str] = set()  # of those running: could do with fewer workers
+        self.leaving: set[str] = set()  # of those running: some of their replicas are about to end
         self.used: dict[tuple[str, str], Usage] = {}  # by ("user" | "project", name)
         self._lane_of: dict[str, LaneKey] = {}
         self._admitted: dict[Affinity, Bools | None] = {}
@@ -72,9 +78,10 @@ class Index:
     @classmethod
     def of(cls, snapshot: Snapshot, policy: Policy = DEFAULT) -> "Index":
         index = cls(snapshot.nodes, policy, snapshot.quotas, snapshot.weights)
-        if snapshot.demand:
-            index.nodes.score_by(score_of(policy.choice, snapshot.demand, policy.seed))
-        return advance(index, Change(queued=snapshot.queue, running=snapshot.running))
+        change = Change(
+            queued=snapshot.queue, running=snapshot.running, demand=snapshot.demand or None
+        )
+        return advance(index, change)
 
     def admitted(self, gang: Gang) -> Bools | None:
         """Which nodes its affinity allows; None: all."""
@@ -101,11 +108,14 @@ class Index:
             extra = ()
 
     def usages(self, gang: Gang) -> list[Usage]:
-        names = (("user", gang.user), ("project", gang.project))
-        return [self.used.setdefault(name, Usage()) for name in names if name[1]]
+        return [self.used.setdefault(name, Usage()) for name in _whose(gang) if name[1]]
+
+    def quotas_of(self, gang: Gang) -> list[Quota]:
+        """Those that apply to it."""
+        return [quota for name in _whose(gang) for quota in self._quotas_of.get(name, ())]
 
     def used_of(self, quota: Quota) -> Usage:
-        name = ("user", quota.user) if quota.user else ("project", quota.project)
+        name = _whose_quota(quota)
         return self.used.setdefault(name, Usage())
 
     def share(self, user: str) -> float:
@@ -122,15 +132,25 @@ def advance(index: Index, change: Change) -> Index:
     """The index after a change. The one that is passed in is used up."""
     if change.nodes or change.removed_nodes:
         index = _with_nodes(index, change)
+    if change.demand is not None:
+        score = score_of(index.policy.choice, change.demand, index.policy.seed)
+        index.nodes.score_by(score)
+    if change.weights is not None:
+        index.weights = dict(change.weights)
+    if change.quotas is not None:
+        _with_quotas(index, change.quotas)
     for gang_id in change.gone:
         _forget(index, gang_id)
     for running in change.running:
         _forget(index, running.gang.id)
         index.running[running.gang.id] = running
-        if running.gang.preemptible:
-            index.preemptible.add(running.gang.id)
-        if running.gang.min_workers and len(running.held) > running.gang.min_workers:
-            index.elastic.add(running.gang.id)
+        if running.leaving:
+            index.leaving.add(running.gang.id)
+        else:
+            if running.gang.preemptible:
+                index.preemptible.add(running.gang.id)
+            if 0 < running.gang.min_workers < len(running.held):
+                index.elastic.add(running.gang.id)
         for at, hold in index.holds(running):
             index.nodes.take(at, hold)
         for used in index.usages(running.gang):
@@ -145,6 +165,7 @@ def _forget(index: Index, gang_id: str) -> None:
     if (running := index.running.pop(gang_id, None)) is not None:
         index.preemptible.discard(gang_id)
         index.elastic.discard(gang_id)
+        index.leaving.discard(gang_id)
         for at, hold in index.holds(running):
             index.nodes.give(at, hold)
         for used in index.usages(running.gang):
@@ -200,3 +221,28 @@ def _with_nodes(index: Index, change: Change) -> Index:
         for at, hold in index.holds(running):
             index.nodes.take(at, hold)
     return index
+
+
+def _with_quotas(index: Index, quotas: tuple[Quota, ...]) -> None:
+    """What waits is sorted anew: lanes are by user and project only where there are quotas."""
+    waiting = list(index.waiting.values())
+    for gang in waiting:
+        _forget(index, gang.id)
+    index.quotas, index._quotas_of = quotas, _by_whose(quotas)
+    for gang in waiting:
+        _enqueue(index, gang)
+
+
+def _by_whose(quotas: Iterable[Quota]) -> dict[tuple[str, str], list[Quota]]:
+    by_whose: dict[tuple[str, str], list[Quota]] = {}
+    for quota in quotas:
+        by_whose.setdefault(_whose_quota(quota), []).append(quota)
+    return by_whose
+
+
+def _whose_quota(quota: Quota) -> tuple[str, str]:
+    return ("user", quota.user) if quota.user else ("project", quota.project)
+
+
+def _whose(gang: Gang) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("user", gang.user), ("project", gang.project)

@@ -1,20 +1,21 @@
 """The scheduler: every queued gang is placed, or told why it waits."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import cached_property, partial
 from heapq import heappop, heappush
 
 import numpy as np
 
-from leptonai.core.resources import Needs
+from leptonai.core.resources import Free, Needs
 from leptonai.core.scheduler.fitting import choose_nodes, equal_size
 from leptonai.core.scheduler.index import Index, Kind, Lane, LaneKey, kind_of
 from leptonai.core.scheduler.nodes import Hold
 from leptonai.core.scheduler.ordering import rank, rank_changes_after_ms, urgent_at_ms
 from leptonai.core.scheduler.policy import DEFAULT, Passing, Policy, Yielding
-from leptonai.core.scheduler.quotas import Standing, applies, exceeded, standing
+from leptonai.core.scheduler.quotas import Standing, exceeded, standing
 from leptonai.core.scheduler.reasons import behind, over_quota, why_it_waits
 from leptonai.core.scheduler.reserving import keep_room, keep_until
 from leptonai.core.scheduler.values import (
@@ -22,6 +23,7 @@ from leptonai.core.scheduler.values import (
     Place,
     Plan,
     Preempt,
+    Quota,
     Reason,
     Resize,
     Running,
@@ -40,9 +42,10 @@ def schedule(snapshot: Snapshot, policy: Policy = DEFAULT) -> Plan:
     Larger priorities go first; among equals those that have waited for longer than the policy
     allows, in the order they came; then what is within its quota before what borrows; then, where
     users take turns, the user who holds the least; then the policy's order; then the longer queued
-    and the smaller id. A gang is placed whole or waits. It takes room that is free, else the
-    room of elastic gangs above their least, else that of preemptible gangs that yield to it: and
-    nobody yields unless the gang starts by that.
+    and the smaller id. A gang is placed whole or waits. It takes room that is free, else room that
+    others are about to leave, else the room of elastic gangs above their least, else that of
+    preemptible gangs that yield to it: and nobody yields unless the gang starts by that. A place
+    that is not free yet says whose end it comes `after`; until then nobody else is given it.
 
     No gang starves: once it is overdue, those behind it get no room on the nodes that are kept
     for it, which are those that went longest without a new start. So if it is the most urgent
@@ -87,12 +90,19 @@ class _Source:
     yielded: Running | None = None
 
 
+class _What(Enum):
+    LEAVING = auto()
+    SURPLUS = auto()
+    WHOLE = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What a running gang may have to give up: all it holds, or one worker above its least."""
+    """What a running gang may give up: what is about to end in any case, one worker above its
+    least, or all it holds."""
 
     running: Running
-    whole: bool
+    what: _What
     holds: tuple[tuple[int, Hold], ...]
     workers: tuple[Worker, ...]
 
@@ -114,6 +124,11 @@ class _Walk:
         self._places: dict[str, Place] = {}
         self._evicted: dict[str, tuple[Running, str]] = {}  # and for whom
         self._shrunk: dict[str, tuple[Running, str]] = {}  # as it will go on, and for whom
+        self._left: set[str] = set()  # gangs whose leaving replicas' room has been given to another
+        # Of nodes where room is given before it is free: what is really free there, and whose end
+        # the rest comes after.
+        self._free_now: dict[int, Free] = {}
+        self._after: dict[int, set[str]] = {}
         # Room only shrinks along the walk: where one did not fit, none of its kind will.
         self._blocked: dict[tuple[Kind, Standing], Reason | None] = {}
         self._waiting: dict[LaneKey, tuple[Lane, Reason | None]] = {}
@@ -156,7 +171,7 @@ class _Walk:
             return False
         if self._policy.yielding is not Yielding.NEVER and self._index.preemptible:
             return False
-        if self._index.elastic:
+        if self._index.elastic or self._index.leaving:
             return False
         admitted = self._index.admitted(lane.example)
         return choose_nodes(lane.example, self._nodes, admitted) is None
@@ -191,7 +206,7 @@ class _Walk:
     def _turn(self, gang: Gang, source: _Source) -> Turn:
         stands = Standing.WITHIN
         if self._index.quotas:
-            stands, _ = standing(gang, self._index.quotas, self._index.used_of)
+            stands, _ = self._standing(gang)
         if source.yielded is not None:
             ran_ms = self._ran_ms(source.yielded)
             urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
@@ -209,6 +224,9 @@ class _Walk:
         share = self._share(source.user) if self._policy.fair else 0.0
         return (-gang.priority, 1, stands, share, by, queued_at_ms, id)
 
+    def _standing(self, gang: Gang) -> tuple[Standing, Quota | None]:
+        return standing(gang, self._index.quotas_of(gang), self._index.used_of)
+
     def _share(self, user: str) -> float:
         share = self._shares.get(user)
         if share is None:
@@ -221,7 +239,7 @@ class _Walk:
         assert lane is not None
         stands = Standing(turn[2])
         if stands is Standing.OVER:
-            _, quota = standing(gang, self._index.quotas, self._index.used_of)
+            _, quota = self._standing(gang)
             assert quota is not None
             self._waiting[lane.key] = (lane, over_quota(gang, quota) if self._explain else None)
             return True
@@ -277,15 +295,33 @@ class _Walk:
 
     def _assign(self, gang: Gang, chosen: list[int]) -> None:
         nodes = self._nodes
+        holds = []
         assignments = []
         for worker, at in zip(gang.workers, chosen, strict=False):
             to = nodes.assign(at, worker, self._now_ms)
-            self._take(at, Hold(worker.replica, worker.needs, to.gpus, to.ports, self._now_ms))
+            hold = Hold(worker.replica, worker.needs, to.gpus, to.ports, self._now_ms)
+            self._take(at, hold)
+            holds.append((at, hold))
             assignments.append(to)
         port = nodes.rendezvous_port(chosen[0], gang.id, self._now_ms)
         self._take(chosen[0], Hold(gang.id, Needs(), ports=(port,)))
         self._use(gang, gang.workers[: len(chosen)], 1)
-        self._places[gang.id] = Place(gang.id, tuple(assignments), port)
+        after = self._waits_for(holds)
+        self._places[gang.id] = Place(gang.id, tuple(assignments), port, after)
+
+    def _waits_for(self, holds: Iterable[tuple[int, Hold]]) -> tuple[str, ...]:
+        """The gangs that must leave before all this is really free; () if it is."""
+        after: set[str] = set()
+        free_now: dict[int, Free] = {}
+        for at, hold in holds:
+            if at in self._free_now:
+                left = free_now.get(at, self._free_now[at]).take(hold.needs, hold.gpus)
+                free_now[at] = left
+                if min(left.cpu_millis, left.memory_bytes, left.disk_bytes, *left.gpu_millis) < 0:
+                    after |= self._after[at]
+        if not after:
+            self._free_now |= free_now
+        return tuple(sorted(after))
 
     def _take(self, at: int, hold: Hold) -> None:
         self._nodes.take(at, hold)
@@ -311,6 +347,10 @@ class _Walk:
         chosen = None
         short = self._short_of_gpus(gang)
         for part in self._parts(gang, turn):
+            if part.running.gang.id in self._index.elastic and part.what is _What.WHOLE:
+                for surplus in [g for g in given if g.running.gang.id == part.running.gang.id]:
+                    self._take_back(surplus)
+                    given.remove(surplus)
             self._yield(part)
             given.append(part)
             short -= sum(w.needs.gpus * w.needs.gpu_millis for w in part.workers)
@@ -329,13 +369,27 @@ class _Walk:
                 needed.append(part)
             else:
                 chosen = without
+        self._mark_not_free(needed)
         for part in needed:
             self._note(part, gang)
         return choose_nodes(gang, self._nodes, admitted)
 
+    def _mark_not_free(self, parts: Iterable[_Part]) -> None:
+        """What has just been given up is still held: only who starts later may have it."""
+        unmarked = {at for part in parts for at, _ in part.holds} - self._free_now.keys()
+        for at in unmarked:
+            self._free_now[at] = self._nodes.free(at, beside_kept=False)
+        for part in parts:
+            for at, hold in part.holds:
+                self._after.setdefault(at, set()).add(part.running.gang.id)
+                if at in unmarked:
+                    self._free_now[at] = self._free_now[at].take(hold.needs, hold.gpus)
+
     def _parts(self, gang: Gang, turn: Turn) -> Iterator[_Part]:
-        """What may yield to a gang, in this order: workers that elastic gangs can do without, then
-        gangs of lower priority or, where time is shared, that go after it, then what is lent."""
+        """What may yield to a gang, in this order: what is about to end in any case, workers that
+        elastic gangs can do without, gangs of lower priority or, where time is shared, that go
+        after it, what is lent."""
+        yield from self._leaving()
         yield from self._surplus(gang)
         if not gang.may_preempt:
             return
@@ -373,29 +427,39 @@ class _Walk:
                 keys.append(((running.gang.priority, lost), running))
         return sorted(keys, key=lambda key: (key[0], key[1].gang.id))
 
+    def _leaving(self) -> Iterator[_Part]:
+        for id in sorted(self._index.leaving - self._left):
+            running = self._index.running[id]
+            yield self._part(running, _What.LEAVING, running.leaving)
+
     def _surplus(self, gang: Gang) -> Iterator[_Part]:
         elastic = (self._index.running[id] for id in self._index.elastic)
         for running in sorted(elastic, key=lambda r: (r.gang.priority, r.gang.id)):
             if running.gang.priority > gang.priority or running.gang.id in self._evicted:
                 continue
-            holds = self._holds(running)
-            for at, hold in reversed(holds[running.gang.min_workers :]):
-                worker = next(w for w, _ in running.held if w.replica == hold.replica)
-                yield _Part(running, False, ((at, hold),), (worker,))
+            if running.gang.id in self._shrunk:
+                running, _ = self._shrunk[running.gang.id]
+            for worker, _ in reversed(running.held[running.gang.min_workers :]):
+                yield self._part(running, _What.SURPLUS, {worker.replica})
 
     def _whole(self, running: Running) -> Iterator[_Part]:
         if running.gang.id in self._evicted:
             return
-        holds = self._holds(running)
-        replicas = {hold.replica for _, hold in holds}
-        workers = tuple(worker for worker, _ in running.held if worker.replica in replicas)
-        yield _Part(running, True, holds, workers)
-
-    def _holds(self, running: Running) -> tuple[tuple[int, Hold], ...]:
-        """What it still holds, less what it has to give up already."""
-        if running.gang.id in self._shrunk:
+        if running.gang.id in self._shrunk:  # less what it has to give up already
             running, _ = self._shrunk[running.gang.id]
-        return tuple(self._index.holds(running))
+        yield self._part(running, _What.WHOLE, {worker.replica for worker, _ in running.held})
+
+    def _part(self, running: Running, what: _What, replicas: Collection[str]) -> _Part:
+        holds = tuple((at, hold) for at, hold in self._holds(running) if hold.replica in replicas)
+        there = {hold.replica for _, hold in holds}
+        workers = tuple(worker for worker, _ in running.held if worker.replica in there)
+        return _Part(running, what, holds, workers)
+
+    def _holds(self, running: Running) -> Iterator[tuple[int, Hold]]:
+        """Without the ports: those are free only when it has ended, and whoever starts here by
+        then finds others."""
+        for at, hold in self._index.holds(running):
+            yield at, replace(hold, ports=()) if hold.ports else hold
 
     def _yield(self, part: _Part) -> None:
         for at, hold in part.holds:
@@ -410,7 +474,10 @@ class _Walk:
     def _note(self, part: _Part, by: Gang) -> None:
         """Somebody yields, and may have another turn."""
         id = part.running.gang.id
-        if part.whole:
+        if part.what is _What.LEAVING:
+            self._left.add(id)
+            return
+        if part.what is _What.WHOLE:
             self._shrunk.pop(id, None)
             self._evicted[id] = (part.running, by.id)
             self._push(_Source(kind_of(part.running.gang), yielded=part.running))
@@ -424,7 +491,7 @@ class _Walk:
         """Let a gang that had to yield go on where it was, if that is free again; or elsewhere."""
         gang = running.gang
         taken: list[tuple[int, Hold]] = []
-        for at, hold in self._index.holds(running):
+        for at, hold in self._holds(running):
             if not self._nodes.can_take(at, hold):
                 break
             self._take(at, hold)
@@ -451,8 +518,8 @@ class _Walk:
 
     def _borrows(self, running: Running) -> bool:
         return any(
-            applies(quota, running.gang) and exceeded(quota, self._index.used_of(quota))
-            for quota in self._index.quotas
+            exceeded(quota, self._index.used_of(quota))
+            for quota in self._index.quotas_of(running.gang)
         )
 
     def _short_of_gpus(self, gang: Gang) -> int:
