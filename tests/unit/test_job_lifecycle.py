@@ -75,7 +75,7 @@ class Life:
         self.advance()
 
     def give_way(self, *keeps: str) -> None:
-        step = give_way(self.job, self.replicas.values(), "gives way", self.now_ms, keeps=keeps)
+        step = give_way(self.job, self.replicas.values(), self.now_ms, why="gives way", keeps=keeps)
         self.reasons += [event.reason for event in step.events]
         self.job = step.job
         self.replicas |= {r.id: r for r in step.replicas}

@@ -38,7 +38,7 @@ class Owners:
         async with lock:  # our own loops take turns, rather than in vain
             return await self._advance(key, {replica.id: replica for replica in news})
 
-    async def give_way(self, key: Key, why: str, keeps: Collection[str] = ()) -> None:
+    async def give_way(self, key: Key, *, why: str, to: str, keeps: Collection[str] = ()) -> None:
         """Have a job's workers end for now: see `lifecycle.job.give_way`.
 
         Raises:
@@ -51,7 +51,7 @@ class Owners:
                 return  # removed: its workers are ending in any case
             replicas = self._mirror.replicas_of(job.workspace, f"{OwnerKind.JOB}/{job.id}")
             now_ms = self._clock.now_ms()
-            step = job_lifecycle.give_way(job, replicas, why, now_ms, keeps=keeps)
+            step = job_lifecycle.give_way(job, replicas, now_ms, why=why, to=to, keeps=keeps)
             if step.job != job:
                 await self._write(step.job, step.replicas, step.events, now_ms)
 

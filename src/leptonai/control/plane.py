@@ -21,6 +21,7 @@ from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
 from leptonai.core.explain import explain_endpoint, explain_job
 from leptonai.core.records import Endpoint, Job, Node, NodeState, OwnerKind, Secret
+from leptonai.core.scheduler.policy import DEFAULT, Policy
 from leptonai.errors import Conflict, StaleEpoch, TryLater
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import Engine, Machine
@@ -46,6 +47,7 @@ class ControlPlane:
         unseal: Callable[[Secret], str],
         job_token: Callable[[Job], str],
         runs_images: bool = False,
+        policy: Policy = DEFAULT,
     ) -> None:
         self.mirror = Mirror()
         self._store = store
@@ -57,6 +59,7 @@ class ControlPlane:
         self._unseal = unseal
         self._job_token = job_token
         self._runs_images = runs_images
+        self._policy = policy
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -71,7 +74,7 @@ class ControlPlane:
         await self._register(self.fence)
         mirror, store, clock, fence = self.mirror, self._store, self._clock, self.fence
         owners = Owners(mirror, store, fence, clock)
-        self.placement = PlacementLoop(mirror, store, owners, fence, clock)
+        self.placement = PlacementLoop(mirror, store, owners, fence, clock, self._policy)
         self.routes = RoutesLoop(mirror, clock)
         replicas = ReplicasLoop(
             mirror,

@@ -213,6 +213,7 @@ class Job(Record, tag="job", tag_field="kind", frozen=True, kw_only=True):
     # Why its workers stop for now: it gives way to another, or goes on with other workers. When
     # they have ended it starts again by itself. "": they do not.
     giving_way: str = ""
+    gave_way_to: str = ""  # "workspace/gang", until it starts again: that one is to go before it
     queued_at_ms: int = 0
     attained_ms: int = 0  # its workers ran so long since it was queued, before they last started
     saved_at_ms: int | None = None  # of the last checkpoint that it told us of

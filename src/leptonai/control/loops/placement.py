@@ -81,6 +81,7 @@ class PlacementLoop:
         # Kept up from step to step: a step costs what changed, not all that waits.
         self._gangs: dict[str, dict[str, Replica]] = {}  # by gang, by replica: waiting or holding
         self._index = Index((), policy)
+        self._promised: set[str] = set()  # gangs that others have given way to
         self._demand = Demand()
         self._why: dict[str, Reason] | None = None  # None: to be asked of the index
         self._unsure: set[Key] = set()  # replicas whose placement may or may not be on disk
@@ -126,7 +127,8 @@ class PlacementLoop:
         return plan.revisit_at_ms
 
     async def _give_way(self, preempt: Preempt) -> None:
-        await self._owners.give_way(self._job(preempt.gang), f"gives way to {self._to(preempt)}")
+        why = f"gives way to {self._to(preempt)}"
+        await self._owners.give_way(self._job(preempt.gang), why=why, to=preempt.by)
 
     async def _resize(self, resize: Resize) -> None:
         """It starts again from its checkpoint: with fewer workers where some of its were, or with
@@ -137,7 +139,7 @@ class PlacementLoop:
             why = f"goes on with {workers} workers and gives way to {self._to(resize)}"
         else:
             keeps, why = set(), f"goes on with {workers} workers"
-        await self._owners.give_way(self._job(resize.gang), why, keeps)
+        await self._owners.give_way(self._job(resize.gang), why=why, to=resize.by, keeps=keeps)
 
     def _job(self, gang: str) -> Key:
         replica = next(iter(self._gangs[gang].values()))
@@ -188,19 +190,23 @@ class PlacementLoop:
             elif isinstance(record, records.Quota):
                 quotas = True
             elif isinstance(record, Job):
-                gang = f"{record.workspace}/job/{record.id}/{record.round}"
-                if gang in self._gangs:
-                    gangs.add(gang)
+                gangs.add(f"{record.workspace}/job/{record.id}/{record.round}")
+                if record.gave_way_to:
+                    gangs.add(record.gave_way_to)
+                    self._promised.add(record.gave_way_to)
         queued, running, gone = [], [], []
         for gang in sorted(gangs):
-            members = self._gangs.get(gang, {})
-            holding = [replica for replica in members.values() if replica.holds_capacity]
+            replicas = list(self._gangs.get(gang, {}).values())
+            holding = [replica for replica in replicas if replica.holds_capacity]
+            if holding or not replicas:
+                self._promised.discard(gang)
             if holding:
                 running.append(running_of(gang, holding, self._mirror))
-            elif members and len(members) == next(iter(members.values())).gang_size:
-                # Until then the rest is still on its way here.
-                queued.append(gang_of(gang, list(members.values()), self._mirror))
-            else:
+            elif replicas and len(replicas) == replicas[0].gang_size:
+                waiting = gang_of(gang, replicas, self._mirror)
+                promised = gang in self._promised
+                queued.append(dataclasses.replace(waiting, promised=promised))
+            else:  # over, or the rest is still on its way here
                 gone.append(gang)
         change = Change(
             queued=tuple(queued),
@@ -266,8 +272,8 @@ class PlacementLoop:
 
 
 def _matters(record: Record) -> bool:
-    """Of a job only its checkpoints: what else changes is told by its replicas."""
-    return not isinstance(record, Job) or record.saved_at_ms is not None
+    """Of a job only its checkpoints and to whom it gave way: the rest is told by its replicas."""
+    return not isinstance(record, Job) or record.saved_at_ms is not None or record.gave_way_to != ""
 
 
 def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:

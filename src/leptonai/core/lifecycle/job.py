@@ -120,12 +120,19 @@ def advance(job: Job, replicas: Iterable[Replica], now_ms: int) -> JobStep:
 
 
 def give_way(
-    job: Job, replicas: Iterable[Replica], why: str, now_ms: int, *, keeps: Collection[str] = ()
+    job: Job,
+    replicas: Iterable[Replica],
+    now_ms: int,
+    *,
+    why: str,
+    to: str = "",
+    keeps: Collection[str] = (),
 ) -> JobStep:
     """Have its workers end for now, because another needs their room or it can use more.
 
     Args:
         why: for people.
+        to: "workspace/gang" of the other.
         keeps: ids of replicas in whose places it goes on; none: it queues for all of them again.
     """
     gang = sorted((r for r in replicas if r.round == job.round), key=lambda r: r.index)
@@ -133,7 +140,7 @@ def give_way(
     if not gang or not running or job.giving_way or job.spec.stopped is True:
         return JobStep(job)
     staying = [replace(r, stays=True) if r.id in keeps else r for r in gang]
-    step = _give_way(replace(job, giving_way=why), staying, now_ms)
+    step = _give_way(replace(job, giving_way=why, gave_way_to=to), staying, now_ms)
     event = _event(job, "Resized" if keeps else "Preempted", why, Severity.WARNING)
     return JobStep(step.job, step.replicas, (event, *step.events))
 
@@ -214,6 +221,7 @@ def _progress(job: Job, gang: list[Replica], after: list[Replica], events: list[
         _counted(job, after),
         state=state,
         message=message,
+        gave_way_to="" if state is not job.state else job.gave_way_to,
         started_at_ms=job.started_at_ms or (min(started) if started else None),
     )
     if state is JobState.RUNNING and job.state is not JobState.RUNNING:
@@ -365,6 +373,7 @@ def _settle(
         message=message,
         exit_code=exit_code,
         giving_way="",
+        gave_way_to="",
         started_at_ms=job.started_at_ms or (min(starts) if starts else None),
         finished_at_ms=max([*ends, job.created_at_ms]) if ends else now_ms,
     )

@@ -34,6 +34,8 @@ def rank(gang: Gang, ran_ms: int, policy: Policy) -> float:
 
 def urgent_at_ms(gang: Gang, ran_ms: int, policy: Policy) -> int:
     """When it begins to go before all others of its priority: it has waited for too long."""
+    if gang.promised:
+        return 0
     if policy.overdue_after_ms is None:
         return NEVER_MS
     return gang.queued_at_ms + gang.attained_ms + ran_ms + policy.overdue_after_ms

@@ -391,25 +391,22 @@ class _Walk:
         after it, what is lent."""
         yield from self._leaving()
         yield from self._surplus(gang)
-        if not gang.may_preempt:
+        if not gang.may_preempt or self._policy.yielding is Yielding.NEVER:
             return
-        match self._policy.yielding:
-            case Yielding.PRIORITY:
-                for key, running in self._yielding:
-                    if key[0] >= gang.priority:
-                        break
-                    yield from self._whole(running)
-            case Yielding.ORDER:
-                for key, running in self._yielding:
-                    if key >= tuple(-part for part in turn[:-1]):
-                        break
-                    yield from self._whole(running)
-            case Yielding.NEVER:
+        by_order = self._policy.yielding is Yielding.ORDER
+        limit = tuple(-part for part in turn[:-1]) if by_order else (gang.priority,)
+        reclaims = bool(self._index.quotas) and turn[2] == Standing.WITHIN
+        lent = []
+        for key, running in self._yielding:
+            if key < limit:
+                yield from self._whole(running)
+            elif not reclaims:
                 return
-        if self._index.quotas and turn[2] == Standing.WITHIN:
-            for _, running in self._yielding:
-                if running.gang.priority <= gang.priority and self._borrows(running):
-                    yield from self._whole(running)
+            elif running.gang.priority <= gang.priority:
+                lent.append(running)
+        for running in lent:
+            if self._borrows(running):
+                yield from self._whole(running)
 
     @cached_property
     def _yielding(self) -> list[tuple[tuple[float, ...], Running]]:
@@ -478,7 +475,6 @@ class _Walk:
             self._left.add(id)
             return
         if part.what is _What.WHOLE:
-            self._shrunk.pop(id, None)
             self._evicted[id] = (part.running, by.id)
             self._push(_Source(kind_of(part.running.gang), yielded=part.running))
             return
@@ -573,6 +569,7 @@ class _Walk:
             resizes=tuple(
                 Resize(id, tuple(to for _, to in running.held), by)
                 for id, (running, by) in self._shrunk.items()
+                if id not in self._evicted
             ),
             unmet=self._unmet(),
             revisit_at_ms=self._revisit_at_ms(),

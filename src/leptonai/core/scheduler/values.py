@@ -74,6 +74,7 @@ class Gang:
     apart: bool = False  # each worker on a node of its own
     preemptible: bool = False
     may_preempt: bool = True
+    promised: bool = False  # others have given way to it: goes before all of its priority
     deadline: Deadline | None = None
     attained_ms: int = 0  # it has run so long already, before it last started
     remaining_ms: int | None = None  # from its next or last start, by estimate
