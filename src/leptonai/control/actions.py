@@ -20,11 +20,13 @@ from leptonai.core.records import (
     Job,
     Model,
     OwnerKind,
+    Quota,
     Record,
     Secret,
     Severity,
     TokenHash,
 )
+from leptonai.core.resources import MILLIS
 from leptonai.errors import (
     AlreadyExists,
     Conflict,
@@ -42,7 +44,8 @@ from leptonai.spec.artifacts import Artifact
 from leptonai.spec.endpoints import ApiToken, EndpointSpec, LeptonDeployment
 from leptonai.spec.jobs import JobSpec, JobState, LeptonJob
 from leptonai.spec.metadata import Metadata, Visibility
-from leptonai.spec.names import check_name, check_secret_name
+from leptonai.spec.names import check_label, check_name, check_secret_name
+from leptonai.spec.quotas import QuotaSpec
 from leptonai.spec.workspace import SecretItem
 
 MAX_TRIES = 16  # of a change that others keep overtaking
@@ -190,6 +193,25 @@ def _patched_spec(job: Job, patch: dict[str, Any]) -> JobSpec:
             hint="Submit a new job with the changed spec.",
         )
     return spec
+
+
+async def note_checkpoint(world: World, principal: Principal, workspace: str, id: str) -> Job:
+    """It can go on from what it has just saved: so much less is lost if it has to give way."""
+
+    async def change() -> Job:
+        job = await find_job(world, principal, workspace, id)
+        require(
+            principal,
+            Action.UPDATE,
+            Resource(kind="checkpoint", workspace=workspace, id=job.id, owner=job.owner),
+        )
+        if job.state not in (JobState.STARTING, JobState.RUNNING, JobState.STOPPING):
+            raise Conflict(
+                f"job {id} is {job.state.value}, and does not run", hint="Only what runs saves."
+            )
+        return await _put(world, replace(job, saved_at_ms=world.clock.now_ms()))
+
+    return await _insisting(change)
 
 
 # --- endpoints -----------------------------------------------------------------------------------
@@ -357,6 +379,73 @@ def _without_literal_tokens(
     if spec.api_tokens is None:
         return spec, ()
     return replace(spec, api_tokens=shown), tuple(hashes)
+
+
+# --- quotas --------------------------------------------------------------------------------------
+
+
+async def set_quota(
+    world: World,
+    principal: Principal,
+    workspace: str,
+    name: str,
+    spec: QuotaSpec,
+    *,
+    of_project: bool,
+) -> Quota:
+    require(principal, Action.UPDATE, Resource(kind="quota", workspace=workspace))
+    check_label("project" if of_project else "user", name)
+
+    async def change() -> Quota:
+        now_ms = world.clock.now_ms()
+        fresh = Quota(
+            workspace=workspace,
+            id=secrets.token_hex(8),
+            name=name,
+            created_at_ms=now_ms,
+            owner=principal.name,
+            of_project=of_project,
+        )
+        before = await _same_quota(world, fresh) or fresh
+        after = replace(
+            before,
+            modified_at_ms=now_ms,
+            gpus=spec.gpus,
+            cpu_millis=None if spec.cpu is None else round(spec.cpu * MILLIS),
+            borrow=spec.borrow,
+            weight=spec.weight,
+        )
+        try:
+            return await _put(world, after)
+        except AlreadyExists as error:  # somebody else made it meanwhile
+            raise VersionConflict(error.message, hint=error.hint) from None
+
+    return await _insisting(change)
+
+
+async def delete_quota(
+    world: World, principal: Principal, workspace: str, name: str, *, of_project: bool
+) -> None:
+    require(principal, Action.DELETE, Resource(kind="quota", workspace=workspace))
+
+    async def change() -> None:
+        meant = Quota(workspace=workspace, id="", name=name, created_at_ms=0, of_project=of_project)
+        found = await _same_quota(world, meant)
+        if found is None:
+            whose = "project" if of_project else "user"
+            raise NotFound(
+                f"{whose} {name[:100]!r} has no quota", hint="`leptonai quota list` shows them."
+            )
+        await world.commit(Delete(found))
+
+    await _insisting(change)
+
+
+async def _same_quota(world: World, quota: Quota) -> Quota | None:
+    """The one there is of the same user or project."""
+    same = Query(workspace=quota.workspace, unique_key=quota.unique_key, limit=1)
+    found = await world.store.find(Quota, same)
+    return found[0] if found else None
 
 
 # --- secrets -------------------------------------------------------------------------------------

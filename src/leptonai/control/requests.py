@@ -55,6 +55,11 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             f"spec.parallelism: {spec.parallelism} differs from completions, {spec.completions}",
             hint="The workers of a job run all at once: give both the same number, or one.",
         )
+    if spec.min_workers and spec.min_workers > spec.workers:
+        raise InvalidRequest(
+            f"spec.min_workers: {spec.min_workers} is more than completions, {spec.workers}",
+            hint="Raise completions, or lower min_workers.",
+        )
     _check_seconds("spec.ttl_seconds_after_finished", spec.ttl_seconds_after_finished, MAX_TTL_S)
     if spec.time_schedule:
         _check_seconds("spec.time_schedule.start_at", spec.time_schedule.start_at, LATEST_TIME_S)
@@ -78,7 +83,7 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
         gpus=spec.accelerator_num,
     )
     program = Program(command=(), needs=requested.needs)
-    _check_feasible(program, spec.workers, spec.affinity, nodes)
+    _check_feasible(program, spec.min_workers or spec.workers, spec.affinity, nodes)
     return spec
 
 

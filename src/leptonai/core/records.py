@@ -349,10 +349,8 @@ class Token(Record, tag="token", tag_field="kind", frozen=True, kw_only=True):
 
 
 class Quota(Record, tag="quota", tag_field="kind", frozen=True, kw_only=True):
-    """What a user or a project of a workspace is guaranteed, and how much a user's turns count.
-
-    Its name is that of the user or project; its id says which of the two it is.
-    """
+    """What a user or a project of a workspace is guaranteed, and how much a user's turns count. Its
+    name is that of the user or project."""
 
     of_project: bool = False  # else of a user
     gpus: float | None = None  # None: not limited
@@ -361,8 +359,8 @@ class Quota(Record, tag="quota", tag_field="kind", frozen=True, kw_only=True):
     weight: float = 1.0  # of a user, where users take turns
 
     @property
-    def live(self) -> bool:
-        return True
+    def unique_key(self) -> str | None:
+        return f"{'project' if self.of_project else 'user'}:{self.name}"
 
 
 class Dataset(Record, tag="dataset", tag_field="kind", frozen=True, kw_only=True):

@@ -79,6 +79,12 @@ async def delete(call: Call) -> LeptonJob:
     return replace(deleted, status=replace(deleted.status, state=JobState.DELETING))
 
 
+async def note_checkpoint(call: Call) -> LeptonJob:
+    return job_view(
+        await actions.note_checkpoint(call.world, call.principal, call.workspace, call.path["id"])
+    )
+
+
 async def list_replicas(call: Call) -> list[wire.Replica]:
     """Those of the present round; an earlier round's are history."""
     job = await _job(call, BOTH)
@@ -196,6 +202,13 @@ ROUTES = (
         summary="Stop and forget a job",
         answer=LeptonJob,
         query=(MODE,),
+    ),
+    Route(
+        method="PUT",
+        path="/jobs/{id}/checkpoint",
+        handler=note_checkpoint,
+        summary="A running job has just saved all it needs to go on from here; its own token may",
+        answer=LeptonJob,
     ),
     Route(
         method="GET",
