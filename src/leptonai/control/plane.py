@@ -6,7 +6,7 @@ and that one goes on.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
@@ -34,6 +34,10 @@ FOLLOW_AGAIN_S = 1.0  # after the store did not answer
 log = logging.getLogger("leptonai.control")
 
 
+async def _at_once() -> None:
+    return None
+
+
 class ControlPlane:
     def __init__(
         self,
@@ -48,7 +52,12 @@ class ControlPlane:
         job_token: Callable[[Job], str],
         runs_images: bool = False,
         policy: Policy = DEFAULT,
+        before_placing: Callable[[], Awaitable[None]] = _at_once,
     ) -> None:
+        """
+        Args:
+            before_placing: what the first placement waits for.
+        """
         self.mirror = Mirror()
         self._store = store
         self._engine = engine
@@ -60,6 +69,7 @@ class ControlPlane:
         self._job_token = job_token
         self._runs_images = runs_images
         self._policy = policy
+        self._before_placing = before_placing
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -90,7 +100,6 @@ class ControlPlane:
         )
         loops: list[Loop] = [
             OwnersLoop(mirror, owners, clock),
-            self.placement,
             replicas,
             ReadinessLoop(mirror, store, fence, clock, self._prober),
             self.routes,
@@ -99,6 +108,7 @@ class ControlPlane:
         self._tasks = [
             asyncio.create_task(self._follow(), name="follow"),
             asyncio.create_task(self._relay(replicas), name="engine"),
+            asyncio.create_task(self._place(), name=self.placement.name),
             *(asyncio.create_task(run_loop(loop, clock), name=loop.name) for loop in loops),
         ]
 
@@ -128,6 +138,10 @@ class ControlPlane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _place(self) -> None:
+        await self._before_placing()
+        await run_loop(self.placement, self._clock)
 
     async def _follow(self) -> None:
         """Keep the mirror up to date; a database that was away for a while ends nothing."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from leptonai.control.api.context import World
+from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.records import Model, Node, NodeState, Program, Secret
-from leptonai.core.scheduler.reasons import feasible
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
 from leptonai.core.shapes import gpu_type_of, resources_of
 from leptonai.errors import InvalidRequest, NotFound, Unsatisfiable
@@ -319,7 +319,7 @@ def _check_feasible(
         allowed_nodes=frozenset(allowed_nodes),
         allowed_groups=frozenset(allowed_groups),
     )
-    reason = feasible(gang, [node_view(node) for node in nodes])
+    reason = scheduler.feasible(gang, [node_view(node) for node in nodes])
     if reason is not None and reason.code is WaitCode.NO_NODE:
         raise Unsatisfiable(
             f"this could never run here: {reason.text}",

@@ -3,13 +3,14 @@
 import asyncio
 import dataclasses
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import TypedDict
 
 from msgspec.structs import replace
 
 from leptonai.control.mirror import Key, Mirror, Watch
 from leptonai.control.owners import Owners
-from leptonai.core import records
+from leptonai.core import records, scheduler
 from leptonai.core.lifecycle.job import replica_id
 from leptonai.core.records import (
     EndReason,
@@ -22,28 +23,22 @@ from leptonai.core.records import (
     Record,
     Replica,
 )
-from leptonai.core.scheduler import (
+from leptonai.core.scheduler.demand import Demand
+from leptonai.core.scheduler.policy import DEFAULT, Policy
+from leptonai.core.scheduler.values import (
     ANY_PORT,
-    DEFAULT,
     Assignment,
-    Change,
     Deadline,
     Gang,
-    Index,
     NodeView,
     Place,
-    Policy,
     Preempt,
     Quota,
     Reason,
     Resize,
     Running,
     Worker,
-    advance,
-    decide,
 )
-from leptonai.core.scheduler.demand import Demand
-from leptonai.core.scheduler.reasons import clearing
 from leptonai.errors import TryLater, VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Delete, Fence, Put, Store
@@ -80,20 +75,24 @@ class PlacementLoop:
         self._clock = clock
         # Kept up from step to step: a step costs what changed, not all that waits.
         self._gangs: dict[str, dict[str, Replica]] = {}  # by gang, by replica: waiting or holding
-        self._index = Index((), policy)
+        self._policy = policy
         self._promised: set[str] = set()  # gangs that others have given way to
         self._demand = Demand()
         self._why: dict[str, Reason] | None = None  # None: to be asked of the index
         self._unsure: set[Key] = set()  # replicas whose placement may or may not be on disk
 
+    @cached_property
+    def _index(self) -> "scheduler.Index":
+        return scheduler.Index((), self._policy)
+
     def why(self, gang: str) -> Reason | None:
         """Why a gang waits, as things stand."""
         if self._why is None:
-            plan = decide(self._index, self._clock.now_ms(), explain=True)
+            plan = scheduler.decide(self._index, self._clock.now_ms(), explain=True)
             self._why = {wait.gang: wait.because for wait in plan.waits}
             for place in plan.places:
                 if place.after:
-                    self._why[place.gang] = clearing(place, self._index)
+                    self._why[place.gang] = scheduler.clearing(place, self._index)
         return self._why.get(gang)
 
     async def step(self) -> int | None:
@@ -107,7 +106,7 @@ class PlacementLoop:
         self._learn(self.watch.take())
         if not self._index.waiting:
             return None
-        plan = decide(self._index, self._clock.now_ms())
+        plan = scheduler.decide(self._index, self._clock.now_ms())
         # All of them have ended before the next plan is made.
         written = await asyncio.gather(
             *(self._give_way(preempt) for preempt in plan.preempts),
@@ -208,7 +207,7 @@ class PlacementLoop:
                 queued.append(dataclasses.replace(waiting, promised=promised))
             else:  # over, or the rest is still on its way here
                 gone.append(gang)
-        change = Change(
+        change = scheduler.Change(
             queued=tuple(queued),
             running=tuple(running),
             gone=tuple(gone),
@@ -216,8 +215,8 @@ class PlacementLoop:
             **self._changed_nodes(nodes),
             **(self._quotas() if quotas else {}),
         )
-        if change != Change():
-            self._index = advance(self._index, change)
+        if change != scheduler.Change():
+            self._index = scheduler.advance(self._index, change)
         self._why = None
 
     def _changed_nodes(self, seen: dict[str, NodeView]) -> _NodeChange:
