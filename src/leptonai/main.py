@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -167,6 +168,17 @@ async def _run(
     sealer, job_tokens = Sealer(key), JobTokens(key)
     if settled != before:  # written now that it has proved good: what fails is not kept
         home.write_config(settled)
+    serves = asyncio.Event()
+
+    async def load_scheduler() -> None:
+        """It brings numpy, which takes longer to load than all the rest: not before we answer."""
+        await serves.wait()
+        await asyncio.to_thread(import_module, "leptonai.core.scheduler.placement")
+        gc.collect()
+        gc.freeze()  # what start-up made stays: the collector need not look at it again
+        gc.set_threshold(GC_THRESHOLD)
+        gc.enable()
+
     plane = ControlPlane(
         store,
         engine,
@@ -178,6 +190,7 @@ async def _run(
         job_token=lambda job: job_tokens.of(job.workspace, job.id),
         runs_images=engine.runs_images,
         blobs=blobs if settled.sole_database else None,
+        before_placing=load_scheduler,
     )
     try:
         await _honour_tokens(store, home, options.workspace, clock.now_ms())
@@ -210,10 +223,7 @@ async def _run(
         def serving() -> None:
             home.write_state(state)
             ready(state)
-            gc.collect()
-            gc.freeze()  # what start-up made stays: the collector need not look at it again
-            gc.set_threshold(GC_THRESHOLD)
-            gc.enable()
+            serves.set()
 
         beside = [plane.run(), gateway.supervise(), keep_bounded(home.control_log)]
         await _until_stopped(make_app(world), listening, plane, beside, serving)

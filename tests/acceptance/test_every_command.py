@@ -19,6 +19,7 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "workspace current": dict,
     "node list": list,
     "node shapes": list,
+    "quota list": list,
     "secret list": list,
     "job list": list,
     "job get hello": dict,
@@ -58,6 +59,8 @@ MISTAKES = [  # each fails, and says so in two lines
     "endpoint remove nope",
     "endpoint create -n x --model nope",
     "endpoint create -n files --command true",
+    "quota set --gpus 1",
+    "quota remove --user nope",
     "secret remove nope",
     "secret create hello",
     "dataset get nope",
@@ -104,6 +107,7 @@ def filled(platform, empty, tmp_path_factory):
     platform.cli("endpoint", "create", "-n", "files", "--command", server, "--wait")
     platform.cli("dataset", "create", "-n", "data", str(folder))
     platform.cli("model", "create", "-n", "net", str(folder))
+    platform.cli("quota", "set", "--user", "ann", "--gpus", "1")
     platform.cli("secret", "create", "KEY", stdin="value")
     return platform
 

@@ -217,6 +217,37 @@ def test_the_flags_of_a_job_arrive_on_the_wire(lepton, server):
     }
 
 
+def test_a_job_that_shares_says_so_in_its_spec_and_its_labels(lepton, server):
+    options = "--preemptible --priority low --project vision --num-workers 4 --min-workers 2"
+    _, out, _ = lepton(*words(f"job create -n x -o json {options} -- true"))
+    made = json.loads(out)
+    assert made["metadata"]["labels"] == {"project": "vision"}
+    assert made["spec"] == {
+        "container": {"command": ["true"]},
+        "completions": 4,
+        "parallelism": 4,
+        "intra_job_communication": True,
+        "min_workers": 2,
+        "queue_config": {"priority_class": "low-2000", "can_be_preempted": True},
+    }
+
+
+def test_quotas_are_set_listed_and_removed_for_users_and_projects(lepton, server):
+    assert lepton(*words("quota list"))[2] == "no quotas: everybody may use what is free\n"
+    assert lepton(*words("quota set --user ann --gpus 4 --weight 2"))[0] == 0
+    assert lepton(*words("quota set --project vision --cpu 1.5 --no-borrow"))[0] == 0
+    assert lepton(*words("quota list"))[1].split("\n") == [
+        "OF       NAME    GPUS    CPUS      BORROWS  WEIGHT",
+        "user     ann     0 of 4  0         yes      2",
+        "project  vision  0       0 of 1.5  no       1",
+        "",
+    ]
+    removed = lepton(*words("quota remove --project vision"))[1]
+    assert removed == "removed the quota of project vision\n"
+    assert lepton(*words("quota set --user a --project b"))[0] == 2
+    assert [*server.quotas] == [("users", "ann")]
+
+
 def test_a_job_from_a_file_is_overridden_by_flags_and_may_be_what_get_printed(
     lepton, server, tmp_path
 ):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from leptonai.testing.simulation.faults import Odds
+from leptonai.testing.simulation.faults import CALM, Odds
 from leptonai.testing.simulation.simulator import SimulationFailed, simulate
 
 SEEDS = int(os.environ.get("LEPTON_SIM_SEEDS", "200"))
@@ -19,6 +19,18 @@ def test_nothing_runs_twice_nothing_is_lost_and_everything_ends(first: int) -> N
     outcomes = [simulate(seed) for seed in range(first, first + SEEDS_A_TEST)]
     assert sum(outcome.jobs for outcome in outcomes) > 50
     assert sum(outcome.deaths for outcome in outcomes) > 10
+
+
+PEACEFUL_SEEDS = max(20, SEEDS // 5)
+
+
+@pytest.mark.parametrize("first", range(FIRST_SEED, FIRST_SEED + PEACEFUL_SEEDS, SEEDS_A_TEST))
+def test_where_nothing_goes_wrong_whoever_others_give_way_to_starts_as_soon_as_they_have_ended(
+    first: int,
+) -> None:
+    outcomes = [simulate(seed, odds=CALM) for seed in range(first, first + SEEDS_A_TEST)]
+    assert sum(outcome.gave_way for outcome in outcomes) > 10
+    assert sum(outcome.deaths for outcome in outcomes) == 0
 
 
 def test_a_seed_replays_exactly_also_in_another_process() -> None:

@@ -4,7 +4,18 @@ from hypothesis import strategies as st
 
 from leptonai.core.access import Action, Allow, Deny, Principal, Resource, Role, decide
 
-KINDS = ("workspace", "token", "job", "endpoint", "node", "secret", "dataset", "model", "blob")
+KINDS = (
+    "workspace",
+    "token",
+    "job",
+    "endpoint",
+    "node",
+    "quota",
+    "secret",
+    "dataset",
+    "model",
+    "blob",
+)
 PLATFORM = ("route", "metrics", "schema")
 
 
@@ -35,6 +46,15 @@ TABLE = [
     ("member", "delete", a("endpoint", **OWN), True),
     ("member", "delete", a("model", **OTHERS), False),
     ("member", "delete", a("node", **OWN), False),
+    ("member", "read", a("quota"), True),
+    ("member", "create", a("quota"), False),
+    ("member", "update", a("quota"), False),
+    ("member", "delete", a("quota", **OWN), False),
+    ("admin", "update", a("quota"), True),
+    ("member", "update", a("checkpoint", **OWN), True),
+    ("member", "update", a("checkpoint", **OTHERS), False),
+    ("workload", "update", a("checkpoint", id="mine", owner="ben"), True),
+    ("workload", "update", a("checkpoint", id="other", **OWN), False),
     ("member", "use", a("secret", **HIDDEN), False),
     ("member", "use", a("secret", **OTHERS), True),
     ("member", "use", a("secret", owner="ana", private=True), True),

@@ -20,12 +20,14 @@ from leptonai.core.records import (
     Endpoint,
     Job,
     Phase,
+    Quota,
     Replica,
     Secret,
 )
+from leptonai.core.scheduler import WaitCode
 from leptonai.errors import Conflict, Internal, StaleEpoch
 from leptonai.ports.store import Put, Query
-from leptonai.spec.containers import Container, EnvVar, SecretReference
+from leptonai.spec.containers import Container, EnvVar, QueueConfig, SecretReference
 from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
 from leptonai.spec.jobs import JobSpec, JobState
 from leptonai.stores.memory import MemoryStore
@@ -49,7 +51,7 @@ class World:
         self.blobs = blobs
         self.hanging: set[int] = set()  # ports where a probe gets no answer
         self.store, self.clock = store or MemoryStore(), VirtualClock()
-        machine = replace(a_machine("n1"), provider_id=home)
+        machine = replace(a_machine("n1", cpu_millis=4000), provider_id=home)
         self.engine = engine or FakeEngine([machine], clock=self.clock)
         self.plane = ControlPlane(
             self.store,
@@ -71,13 +73,13 @@ class World:
             await asyncio.sleep(1)
         return True
 
-    async def submit(self, id: str, *command: str, **spec: object) -> None:
+    async def submit(self, id: str, *command: str, user: str = "ada", **spec: object) -> None:
         job = new_job(
             workspace="default",
             id=id,
             name=id,
             spec=JobSpec(container=Container(command=list(command)), **spec),
-            owner="ada",
+            owner=user,
             labels={},
             visibility="",
             now_ms=self.clock.now_ms(),
@@ -331,3 +333,139 @@ def test_a_store_of_another_machine_is_refused_and_its_control_plane_left_in_cha
         await again.plane.close()
 
     run(main())
+
+
+# --- giving way -----------------------------------------------------------------------------------
+
+CAN_BE_PREEMPTED = QueueConfig(priority_class="low-1000", can_be_preempted=True)
+URGENT = QueueConfig(priority_class="high-9000")
+
+
+def test_an_urgent_job_takes_the_place_of_one_that_can_be_preempted_which_comes_back():
+    async def story(world: World) -> None:
+        await world.submit("victim", "sleep", "600", cpu=4, queue_config=CAN_BE_PREEMPTED)
+        await asyncio.sleep(2 * MINUTE_S)
+        await world.submit("urgent", "sleep", "60", cpu=4, queue_config=URGENT)
+        await asyncio.sleep(MINUTE_S / 2)
+        victim, urgent = await world.job("victim"), await world.job("urgent")
+        assert (urgent.state, victim.state, victim.message) == (
+            JobState.RUNNING,
+            JobState.QUEUEING,
+            "gives way to urgent (priority 9000)",
+        )
+        assert victim.attained_ms >= 119_000
+        assert victim.queued_at_ms == victim.created_at_ms
+        await asyncio.sleep(20 * MINUTE_S)
+        victim = await world.job("victim")
+        assert (victim.state, victim.failures, victim.round) == (JobState.COMPLETED, 0, 1)
+        events = await world.store.events("default", kind="job", id="victim")
+        assert [event.reason for event in events] == [
+            "Queued",
+            "Running",
+            "Preempted",
+            "Queued",
+            "Running",
+            "Completed",
+        ]
+
+    in_world(story)
+
+
+def test_a_job_that_has_just_started_or_cannot_be_preempted_is_waited_for():
+    async def story(world: World) -> None:
+        firm = QueueConfig(priority_class="low-1000")
+        await world.submit("firm", "sleep", "600", cpu=2, queue_config=firm)
+        await world.submit("soft", "sleep", "600", cpu=2, queue_config=CAN_BE_PREEMPTED)
+        await asyncio.sleep(1)
+        await world.submit("urgent", "sleep", "1", cpu=2, queue_config=URGENT)
+        await asyncio.sleep(MINUTE_S / 2)
+        before = [(await world.job(id)).state for id in ("firm", "soft", "urgent")]
+        await asyncio.sleep(MINUTE_S)
+        after = [(await world.job(id)).round for id in ("firm", "soft", "urgent")]
+        assert before == [JobState.RUNNING, JobState.RUNNING, JobState.QUEUEING]
+        assert after == [0, 1, 0]
+        assert (await world.job("urgent")).state is JobState.COMPLETED
+
+    in_world(story)
+
+
+def test_while_a_victim_takes_its_time_the_queue_says_so_and_nobody_else_is_stopped():
+    async def story(world: World) -> None:
+        for id in ("a", "b"):
+            await world.submit(id, "ignore-term", cpu=2, queue_config=CAN_BE_PREEMPTED)
+        await asyncio.sleep(2 * MINUTE_S)
+        await world.submit("urgent", "sleep", "600", cpu=2, queue_config=URGENT)
+        await asyncio.sleep(5)  # of the ten seconds that it is given
+        states = sorted([(await world.job(id)).state for id in ("a", "b")])
+        assert states == [JobState.RUNNING, JobState.STOPPING]
+        why = world.plane.placement.why("default/job/urgent/0")
+        assert why is not None
+        assert why.code is WaitCode.CLEARING
+        await asyncio.sleep(10)
+        assert (await world.job("urgent")).state is JobState.RUNNING
+
+    in_world(story)
+
+
+def test_what_is_lent_is_reclaimed_by_whom_it_is_guaranteed_to():
+    async def story(world: World) -> None:
+        for user in ("ada", "bob"):
+            await world.store.commit(
+                Put(
+                    Quota(workspace="default", id=user, name=user, created_at_ms=1, cpu_millis=2000)
+                )
+            )
+        soft = QueueConfig(can_be_preempted=True)
+        for number in range(4):
+            await world.submit(f"ada-{number}", "sleep", "9000", cpu=1, queue_config=soft)
+        await world.submit("firm", "sleep", "9000", cpu=1)
+        await asyncio.sleep(2 * MINUTE_S)
+        firm = world.plane.placement.why("default/job/firm/0")
+        assert firm is not None
+        assert firm.code is WaitCode.QUOTA
+        await world.submit("bob-0", "sleep", "9000", cpu=2, user="bob")
+        await asyncio.sleep(MINUTE_S)
+        running = [j.id for j in await world.store.find(Job, Query(states=(JobState.RUNNING,)))]
+        assert len([id for id in running if id.startswith("ada")]) == 2
+        assert "bob-0" in running
+
+    in_world(story)
+
+
+def test_an_elastic_job_starts_with_what_there_is_and_shrinks_before_others_wait():
+    async def story(world: World) -> None:
+        await world.submit("one", "sleep", "60", cpu=1)
+        await asyncio.sleep(1)
+        elastic = {"cpu": 1, "completions": 4, "min_workers": 1}
+        await world.submit("elastic", "sleep", "600", **elastic)
+        await asyncio.sleep(1)
+        sizes = [len([r for r in await world.replicas() if r.owner_id == "elastic"])]
+        await world.submit("two", "sleep", "60", cpu=2)
+        await asyncio.sleep(30)
+        gang = [r for r in await world.replicas() if r.owner_id == "elastic" and r.round == 1]
+        sizes.append(len(gang))
+        assert sizes == [3, 1]
+        assert (gang[0].phase, gang[0].gang_size) == (Phase.RUNNING, 1)
+        assert (await world.job("two")).state is JobState.RUNNING
+        await asyncio.sleep(20 * MINUTE_S)
+        job = await world.job("elastic")
+        assert (job.state, job.succeeded, job.failures) == (JobState.COMPLETED, 1, 0)
+
+    in_world(story)
+
+
+def test_the_victim_is_the_one_that_has_lost_least_since_its_last_checkpoint():
+    async def story(world: World) -> None:
+        for id in ("saved", "unsaved"):
+            await world.submit(id, "sleep", "9000", cpu=2, queue_config=CAN_BE_PREEMPTED)
+        await asyncio.sleep(10 * MINUTE_S)
+        job = await world.job("saved")
+        saved = msgspec.structs.replace(job, saved_at_ms=world.clock.now_ms())
+        await world.store.commit(Put(saved))
+        await asyncio.sleep(1)
+        await world.submit("urgent", "sleep", "600", cpu=2, queue_config=URGENT)
+        await asyncio.sleep(MINUTE_S)
+        rounds = {id: (await world.job(id)).round for id in ("saved", "unsaved")}
+        assert rounds == {"saved": 1, "unsaved": 0}
+
+    in_world(story)

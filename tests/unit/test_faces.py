@@ -36,6 +36,11 @@ def test_a_photon_can_be_written_without_a_web_server_installed() -> None:
     assert imported_by("from leptonai import Photon") & {"torch", "numpy", "uvicorn"} == set()
 
 
+def test_a_platform_that_starts_does_not_wait_for_numpy() -> None:
+    parts = "leptonai.main, leptonai.control.plane, leptonai.control.api.app, leptonai.stores"
+    assert "numpy" not in imported_by(f"import {parts}")
+
+
 def test_the_names_are_the_same_things_everywhere() -> None:
     import lepton_ai
     import leptonai

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from leptonai.core.lifecycle.job import advance, new_job, status_of
+from leptonai.core.lifecycle.job import advance, give_way, new_job, status_of
 from leptonai.core.lifecycle.replica import SeenEnded, SeenRunning, ended, observed
 from leptonai.core.records import EndReason, Goal, Job, Phase, Replica, Termination
 from leptonai.spec.containers import Container, QueueConfig
@@ -72,6 +72,13 @@ class Life:
             finished_at_ms=self.now_ms + 5,
         )
         self._set(observed(self.gang[index], SeenEnded(how), self.now_ms))
+        self.advance()
+
+    def give_way(self, *keeps: str) -> None:
+        step = give_way(self.job, self.replicas.values(), self.now_ms, why="gives way", keeps=keeps)
+        self.reasons += [event.reason for event in step.events]
+        self.job = step.job
+        self.replicas |= {r.id: r for r in step.replicas}
         self.advance()
 
     def ask(self, *, stopped: bool) -> None:
@@ -223,9 +230,102 @@ def test_priority_comes_from_the_queue_config():
     assert [r.priority for r in life.gang] == [8000]
 
 
+def test_a_job_that_gives_way_keeps_its_turn_and_queues_again_with_what_it_ran_counted():
+    life = Life(a_job(completions=2))
+    life.place()
+    life.run()
+    life.wait(60_000)
+    life.give_way()
+    during = (life.job.state, life.job.message, [r.goal for r in life.gang])
+    assert during == (JobState.STOPPING, "gives way", [Goal.STOP, Goal.STOP])
+    started = life.now_ms - 60_000
+    for index in (0, 1):
+        how = Termination(
+            reason=EndReason.STOPPED, started_at_ms=started, finished_at_ms=life.now_ms + 700
+        )
+        life._set(observed(life.gang[index], SeenEnded(how), life.now_ms))
+    assert [r.holds_capacity for r in life.gang] == [False, False]
+    life.advance()
+    job = life.job
+    assert (job.state, job.round, job.queued_at_ms, job.attained_ms, job.failures) == (
+        JobState.QUEUEING,
+        1,
+        NOW,
+        60_700,
+        0,
+    )
+    assert [(past.state, past.message) for past in job.history] == [(JobState.STOPPED, "gives way")]
+    assert [r.phase for r in life.gang] == [Phase.WAITING, Phase.WAITING]
+    assert life.reasons == ["Queued", "Running", "Preempted", "Queued"]
+
+
+def test_a_job_that_has_done_its_work_when_it_should_give_way_is_not_run_again():
+    life = Life(a_job())
+    life.place()
+    life.run()
+    life.give_way()
+    life.end(0)
+    assert (life.job.state, life.job.giving_way) == (JobState.COMPLETED, "")
+
+
+def test_a_person_who_stops_a_job_that_gives_way_has_it_stay_stopped():
+    life = Life(a_job())
+    life.place()
+    life.run()
+    life.give_way()
+    life.ask(stopped=True)
+    life.end(0, 143, EndReason.STOPPED)
+    assert (life.job.state, life.job.giving_way) == (JobState.STOPPED, "")
+
+
+def test_a_job_that_shrinks_goes_on_in_the_places_that_it_keeps():
+    life = Life(a_job(completions=3, min_workers=1))
+    life.place()
+    life.run()
+    first, second, _ = life.gang
+    life.give_way(first.id, second.id)
+    assert [r.leaving for r in life.gang] == [False, False, True]
+    for index in range(2):
+        life.end(index, 143, EndReason.STOPPED)
+    assert [r.holds_capacity for r in life.gang] == [True, True, True]
+    life.end(2, 143, EndReason.STOPPED)
+    assert [(r.phase, r.node, r.gang_size, r.round) for r in life.gang] == [
+        (Phase.PLACED, "n1", 2, 1),
+        (Phase.PLACED, "n1", 2, 1),
+    ]
+    assert life.job.state is JobState.STARTING
+    life.run()
+    life.end(0)
+    life.end(1)
+    assert (life.job.state, life.job.succeeded) == (JobState.COMPLETED, 2)
+
+
+def test_a_job_whose_node_was_lost_while_it_shrank_queues_for_room():
+    life = Life(a_job(completions=2, min_workers=1))
+    life.place()
+    life.run()
+    life.give_way(life.gang[0].id)
+    life.end(0, reason=EndReason.NODE_LOST)
+    life.end(1, 143, EndReason.STOPPED)
+    assert life.job.state is JobState.QUEUEING
+    assert [r.phase for r in life.gang] == [Phase.WAITING, Phase.WAITING]
+
+
+def test_only_what_runs_gives_way_and_only_once():
+    life = Life(a_job())
+    life.give_way()
+    life.place()
+    life.run()
+    life.give_way()
+    life.give_way()
+    assert life.reasons == ["Queued", "Running", "Preempted"]
+
+
 happenings = st.lists(
     st.tuples(
-        st.sampled_from(["place", "run", "end", "fail", "lose", "stop", "start", "wait"]),
+        st.sampled_from(
+            ["place", "run", "end", "fail", "lose", "stop", "start", "wait", "yield", "shrink"]
+        ),
         st.integers(0, 2),
     ),
     max_size=40,
@@ -259,7 +359,7 @@ def test_whatever_happens_a_job_comes_to_an_end_once_its_workers_do(
         life.wait(120_000)
         life.place()
         life.run()
-        for index in range(workers):
+        for index in range(len(life.gang)):
             happen(life, "end", index)
     assert life.job.state in (JobState.COMPLETED, JobState.FAILED)
     assert all(r.phase is Phase.DONE for r in life.gang)
@@ -273,6 +373,10 @@ def happen(life: Life, what: str, index: int) -> None:
             life.run()
         case "wait":
             life.wait(5_000)
+        case "yield":
+            life.give_way()
+        case "shrink":
+            life.give_way(*(r.id for r in life.gang[: index + 1]))
         case "stop" | "start":
             life.ask(stopped=what == "stop")
         case _ if life.gang:
@@ -281,7 +385,7 @@ def happen(life: Life, what: str, index: int) -> None:
                 "fail": (3, EndReason.EXITED),
                 "lose": (None, EndReason.LOST),
             }
-            life.end(index, *ends[what])
+            life.end(index % len(life.gang), *ends[what])
 
 
 def check(life: Life) -> None:

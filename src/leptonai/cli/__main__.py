@@ -30,6 +30,7 @@ root = LazyGroup(
         "dataset": ("leptonai.cli.artifact:dataset", "Register and fetch data."),
         "model": ("leptonai.cli.artifact:model", "Register and fetch trained models."),
         "node": ("leptonai.cli.node:node", "See the machines and what is free on them."),
+        "quota": ("leptonai.cli.quota:quota", "Guarantee users and projects a part of it all."),
         "secret": ("leptonai.cli.secret:secret", "Keep values that workloads need."),
         "simulate": (
             "leptonai.cli.simulate:simulate",

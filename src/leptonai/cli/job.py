@@ -68,9 +68,21 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
 )
 @click.option("-n", "--name", help="Lower-case letters, digits and dashes; the id is made of it.")
 @click.option("--num-workers", type=click.IntRange(min=1), help="Workers that run together.")
+@click.option(
+    "--min-workers",
+    type=click.IntRange(min=1),
+    help="Elastic: fewer will do, down to so many. Each change is a restart.",
+)
 @resource_options
 @environment_options
 @priority_option
+@click.option(
+    "--preemptible",
+    is_flag=True,
+    default=None,
+    help="More urgent jobs may take its place: it is stopped, and starts again by itself.",
+)
+@click.option("--project", metavar="NAME", help="Whose quota it counts against; label `project`.")
 @click.option("--max-failure-retry", type=click.IntRange(min=0), help="Of each worker.")
 @click.option("--max-job-failure-retry", type=click.IntRange(min=0), help="Of all the workers.")
 @click.option(
@@ -108,6 +120,7 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
 def create(
     name: str | None,
     num_workers: int | None,
+    min_workers: int | None,
     resource_shape: str | None,
     cpu: float | None,
     memory: int | None,
@@ -118,6 +131,8 @@ def create(
     secrets: tuple[str, ...],
     workdir: str | None,
     priority: str | None,
+    preemptible: bool | None,
+    project: str | None,
     max_failure_retry: int | None,
     max_job_failure_retry: int | None,
     ttl: int | None,
@@ -152,11 +167,12 @@ def create(
     asked = job_of(
         read_job(file),
         name=name,
-        labels=labels(label_texts),
+        labels=labels((*label_texts, *([f"project={project}"] if project else []))),
         command=command,
         image=container_image,
         workers=num_workers,
         priority=priority,
+        preemptible=preemptible,
         envs=variables(envs, secrets),
         overrides=given(
             resource_shape=resource_shape,
@@ -164,6 +180,7 @@ def create(
             memory=memory,
             accelerator_num=gpu,
             accelerator_type=gpu_type,
+            min_workers=min_workers,
             max_failure_retry=max_failure_retry,
             max_job_failure_retry=max_job_failure_retry,
             ttl_seconds_after_finished=ttl,

@@ -74,6 +74,7 @@ def job_of(
     priority: str | None,
     envs: Sequence[EnvVar],
     overrides: Mapping[str, object],
+    preemptible: bool | None = None,
 ) -> LeptonJob:
     """Raises:
     InvalidRequest: it has no name or no command.
@@ -93,9 +94,11 @@ def job_of(
         changes |= {"completions": workers, "parallelism": workers}
     if (changes.get("completions") or spec.workers) > 1:
         changes["intra_job_communication"] = True
-    if priority is not None:
+    asked = {"priority_class": priority, "can_be_preempted": preemptible}
+    given = {field: value for field, value in asked.items() if value is not None}
+    if given:
         queue = spec.queue_config or QueueConfig()
-        changes["queue_config"] = msgspec.structs.replace(queue, priority_class=priority)
+        changes["queue_config"] = msgspec.structs.replace(queue, **given)
     if envs:
         changes["envs"] = merged_variables(spec.envs, envs)
     return LeptonJob(

@@ -49,6 +49,7 @@ from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import JobList, JobState, LeptonJob
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape
+from leptonai.spec.quotas import Quota, QuotaSpec
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
 from leptonai.spec.workspace import SecretItem, WorkspaceInfo
 
@@ -96,6 +97,7 @@ class AsyncLeptonClient:
         self.jobs = AsyncJobs(self._calls)
         self.endpoints = AsyncEndpoints(self._calls)
         self.nodes = AsyncNodes(self._calls)
+        self.quotas = AsyncQuotas(self._calls)
         self.secrets = AsyncSecrets(self._calls)
         self.trees = AsyncTrees(self._calls)
         self.datasets = AsyncArtifacts(self._calls, self.trees, "datasets")
@@ -181,6 +183,14 @@ class AsyncJobs:
     async def start(self, id: str) -> None:
         """Let a stopped job run again, from its beginning."""
         await self._calls.ask(_patch(merge_patch(spec={"stopped": False}), "jobs", id))
+
+    async def note_checkpoint(self, id: str) -> None:
+        """Say that it has just saved all it needs to go on from here.
+
+        A job that has to give way to another is chosen by how little it loses. Its own token
+        (`include_workspace_token`) may do this, with the id in LEPTON_JOB_NAME.
+        """
+        await self._calls.ask(Request(method="PUT", path=path_of("jobs", id, "checkpoint")))
 
     async def remove(self, id: str) -> None:
         """Stop it if it runs, and forget it with its logs."""
@@ -409,6 +419,24 @@ class AsyncNodes:
 
     async def shapes(self) -> list[Shape]:
         return await self._calls.read(_get("shapes"), list[Shape])
+
+
+class AsyncQuotas:
+    """What users and projects are guaranteed. `kind` is "user" or "project"."""
+
+    def __init__(self, calls: "_AsyncCalls") -> None:
+        self._calls = calls
+
+    async def set(self, kind: str, name: str, spec: QuotaSpec) -> Quota:
+        """In place of the one there was. For admins."""
+        path = path_of("quotas", f"{kind}s", name)
+        return await self._calls.read(Request(method="PUT", path=path, body=encode(spec)), Quota)
+
+    async def remove(self, kind: str, name: str) -> None:
+        await self._calls.ask(_delete("quotas", f"{kind}s", name))
+
+    async def list(self) -> Sequence[Quota]:
+        return await self._calls.read(_get("quotas"), list[Quota])
 
 
 class AsyncSecrets:

@@ -48,6 +48,7 @@ from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import JobList, JobState, LeptonJob
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape
+from leptonai.spec.quotas import Quota, QuotaSpec
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
 from leptonai.spec.workspace import SecretItem, WorkspaceInfo
 
@@ -95,6 +96,7 @@ class LeptonClient:
         self.jobs = Jobs(self._calls)
         self.endpoints = Endpoints(self._calls)
         self.nodes = Nodes(self._calls)
+        self.quotas = Quotas(self._calls)
         self.secrets = Secrets(self._calls)
         self.trees = Trees(self._calls)
         self.datasets = Artifacts(self._calls, self.trees, "datasets")
@@ -180,6 +182,14 @@ class Jobs:
     def start(self, id: str) -> None:
         """Let a stopped job run again, from its beginning."""
         self._calls.ask(_patch(merge_patch(spec={"stopped": False}), "jobs", id))
+
+    def note_checkpoint(self, id: str) -> None:
+        """Say that it has just saved all it needs to go on from here.
+
+        A job that has to give way to another is chosen by how little it loses. Its own token
+        (`include_workspace_token`) may do this, with the id in LEPTON_JOB_NAME.
+        """
+        self._calls.ask(Request(method="PUT", path=path_of("jobs", id, "checkpoint")))
 
     def remove(self, id: str) -> None:
         """Stop it if it runs, and forget it with its logs."""
@@ -408,6 +418,24 @@ class Nodes:
 
     def shapes(self) -> list[Shape]:
         return self._calls.read(_get("shapes"), list[Shape])
+
+
+class Quotas:
+    """What users and projects are guaranteed. `kind` is "user" or "project"."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def set(self, kind: str, name: str, spec: QuotaSpec) -> Quota:
+        """In place of the one there was. For admins."""
+        path = path_of("quotas", f"{kind}s", name)
+        return self._calls.read(Request(method="PUT", path=path, body=encode(spec)), Quota)
+
+    def remove(self, kind: str, name: str) -> None:
+        self._calls.ask(_delete("quotas", f"{kind}s", name))
+
+    def list(self) -> Sequence[Quota]:
+        return self._calls.read(_get("quotas"), list[Quota])
 
 
 class Secrets:

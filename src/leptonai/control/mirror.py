@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from leptonai.core.records import Endpoint, Job, Node, OwnerKind, Record, Replica, Token
+from leptonai.core.records import Endpoint, Job, Node, OwnerKind, Quota, Record, Replica, Token
 from leptonai.errors import Conflict
 from leptonai.ports.store import Change, Fence, Query, Store
 
 Key = tuple[str, str]  # workspace, id
-LIVE_KINDS: tuple[type[Record], ...] = (Job, Endpoint, Replica, Node, Token)
+LIVE_KINDS: tuple[type[Record], ...] = (Job, Endpoint, Replica, Node, Token, Quota)
 
 
 class Watch:
@@ -45,6 +45,7 @@ class Mirror:
         self.replicas: dict[Key, Replica] = {}
         self.nodes: dict[Key, Node] = {}
         self.tokens: dict[Key, Token] = {}
+        self.quotas: dict[Key, Quota] = {}
         self._children: dict[Key, dict[str, Replica]] = {}
         self._gone: dict[tuple[type[Record], Key], int] = {}  # dropped at which seq
         self._watches: list[Watch] = []
@@ -160,6 +161,7 @@ class Mirror:
             Replica: self.replicas,
             Node: self.nodes,
             Token: self.tokens,
+            Quota: self.quotas,
         }
         return tables[kind]
 

@@ -1,7 +1,7 @@
 """Jobs and endpoints, with their replicas: what is to be written together."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
@@ -10,7 +10,7 @@ from leptonai.control.mirror import Key, Mirror
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.lifecycle import job as job_lifecycle
 from leptonai.core.lifecycle.replica import abandon
-from leptonai.core.records import Endpoint, Job, OwnerKind, Record, Replica
+from leptonai.core.records import Endpoint, Event, Job, OwnerKind, Record, Replica
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Change, Delete, Emit, Fence, Put, Query, Store
 
@@ -38,6 +38,23 @@ class Owners:
         async with lock:  # our own loops take turns, rather than in vain
             return await self._advance(key, {replica.id: replica for replica in news})
 
+    async def give_way(self, key: Key, *, why: str, to: str, keeps: Collection[str] = ()) -> None:
+        """Have a job's workers end for now: see `lifecycle.job.give_way`.
+
+        Raises:
+            VersionConflict: as `advance`.
+        """
+        lock = self._locks.setdefault((OwnerKind.JOB, key), asyncio.Lock())
+        async with lock:
+            job = self._mirror.jobs.get(key)
+            if job is None:
+                return  # removed: its workers are ending in any case
+            replicas = self._mirror.replicas_of(job.workspace, f"{OwnerKind.JOB}/{job.id}")
+            now_ms = self._clock.now_ms()
+            step = job_lifecycle.give_way(job, replicas, now_ms, why=why, to=to, keeps=keeps)
+            if step.job != job:
+                await self._write(step.job, step.replicas, step.events, now_ms)
+
     async def _advance(self, key: OwnerKey, news: dict[str, Replica]) -> int | None:
         kind, (workspace, id) = key
         now_ms = self._clock.now_ms()
@@ -63,14 +80,23 @@ class Owners:
         changed = news | {replica.id: replica for replica in step.replicas}
         if after != before or changed:
             # The owner is always written along, so that nothing is made for one that was removed.
-            await self._mirror.commit(
-                self._store,
-                Put(after),
-                *(Put(replica) for replica in changed.values()),
-                *(Emit(replace(event, at_ms=now_ms)) for event in step.events),
-                fence=self._fence,
-            )
+            await self._write(after, changed.values(), step.events, now_ms)
         return step.wake_at_ms
+
+    async def _write(
+        self,
+        owner: Job | Endpoint,
+        replicas: Iterable[Replica],
+        events: Iterable[Event],
+        now_ms: int,
+    ) -> None:
+        await self._mirror.commit(
+            self._store,
+            Put(owner),
+            *map(Put, replicas),
+            *(Emit(replace(event, at_ms=now_ms)) for event in events),
+            fence=self._fence,
+        )
 
 
 async def removal(store: Store, owner: Job | Endpoint, now_ms: int) -> list[Change]:

@@ -6,7 +6,7 @@ and that one goes on.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
@@ -22,6 +22,7 @@ from leptonai.control.loops.routes import RoutesLoop
 from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
 from leptonai.core.records import Job, Node, NodeState, Secret
+from leptonai.core.scheduler.policy import DEFAULT, Policy
 from leptonai.errors import Conflict, StaleEpoch, TryLater
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import Engine, Machine
@@ -31,6 +32,10 @@ LEASE = "control"
 FOLLOW_AGAIN_S = 1.0  # after the store did not answer
 
 log = logging.getLogger("leptonai.control")
+
+
+async def _at_once() -> None:
+    return None
 
 
 class ControlPlane:
@@ -47,8 +52,14 @@ class ControlPlane:
         job_token: Callable[[Job], str],
         runs_images: bool = False,
         blobs: BlobStore | None = None,
+        policy: Policy = DEFAULT,
+        before_placing: Callable[[], Awaitable[None]] = _at_once,
     ) -> None:
-        """Of `blobs`, where given, those that nothing refers to are removed."""
+        """
+        Args:
+            blobs: where given, those that nothing refers to are removed.
+            before_placing: what the first placement waits for.
+        """
         self.mirror = Mirror()
         self._store = store
         self._engine = engine
@@ -60,6 +71,8 @@ class ControlPlane:
         self._job_token = job_token
         self._runs_images = runs_images
         self._blobs = blobs
+        self._policy = policy
+        self._before_placing = before_placing
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -73,10 +86,10 @@ class ControlPlane:
         await self.mirror.load(self._store)
         await self._register(self.fence)
         mirror, store, clock, fence = self.mirror, self._store, self._clock, self.fence
-        self.placement = PlacementLoop(mirror, store, fence, clock)
+        owners = Owners(mirror, store, fence, clock)
+        self.placement = PlacementLoop(mirror, store, owners, fence, clock, self._policy)
         self.advice = Advice(mirror, self.placement, store, clock)
         self.routes = RoutesLoop(mirror, clock)
-        owners = Owners(mirror, store, fence, clock)
         replicas = ReplicasLoop(
             mirror,
             store,
@@ -91,7 +104,6 @@ class ControlPlane:
         )
         loops: list[Loop] = [
             OwnersLoop(mirror, owners, clock),
-            self.placement,
             replicas,
             ReadinessLoop(mirror, store, fence, clock, self._prober),
             self.routes,
@@ -100,6 +112,7 @@ class ControlPlane:
         self._tasks = [
             asyncio.create_task(self._follow(), name="follow"),
             asyncio.create_task(self._relay(replicas), name="engine"),
+            asyncio.create_task(self._place(), name=self.placement.name),
             *(asyncio.create_task(run_loop(loop, clock), name=loop.name) for loop in loops),
         ]
 
@@ -118,6 +131,10 @@ class ControlPlane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _place(self) -> None:
+        await self._before_placing()
+        await run_loop(self.placement, self._clock)
 
     async def _follow(self) -> None:
         """Keep the mirror up to date; a database that was away for a while ends nothing."""

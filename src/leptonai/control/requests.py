@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from leptonai.control.api.context import World
+from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.records import Model, Node, NodeState, Program, Secret
-from leptonai.core.scheduler.reasons import feasible
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
 from leptonai.core.shapes import gpu_type_of, resources_of
 from leptonai.errors import InvalidRequest, NotFound, Unsatisfiable
@@ -56,6 +56,11 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             f"spec.parallelism: {spec.parallelism} differs from completions, {spec.completions}",
             hint="The workers of a job run all at once: give both the same number, or one.",
         )
+    if spec.min_workers and spec.min_workers > spec.workers:
+        raise InvalidRequest(
+            f"spec.min_workers: {spec.min_workers} is more than completions, {spec.workers}",
+            hint="Raise completions, or lower min_workers.",
+        )
     _check_seconds("spec.ttl_seconds_after_finished", spec.ttl_seconds_after_finished, MAX_TTL_S)
     if spec.time_schedule:
         _check_seconds("spec.time_schedule.start_at", spec.time_schedule.start_at, LATEST_TIME_S)
@@ -85,7 +90,7 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
         gpus=spec.accelerator_num,
     )
     program = Program(command=(), needs=requested.needs)
-    _check_feasible(program, spec.workers, spec.affinity, nodes)
+    _check_feasible(program, spec.min_workers or spec.workers, spec.affinity, nodes)
     return spec
 
 
@@ -321,7 +326,7 @@ def _check_feasible(
         allowed_nodes=frozenset(allowed_nodes),
         allowed_groups=frozenset(allowed_groups),
     )
-    reason = feasible(gang, [node_view(node) for node in nodes])
+    reason = scheduler.feasible(gang, [node_view(node) for node in nodes])
     if reason is not None and reason.code is WaitCode.NO_NODE:
         raise Unsatisfiable(
             f"this could never run here: {reason.text}",

@@ -35,8 +35,10 @@ Kind = Literal[
     "workspace",
     "token",
     "job",
+    "checkpoint",
     "endpoint",
     "node",
+    "quota",
     "secret",
     "dataset",
     "model",
@@ -73,7 +75,7 @@ Decision = Allow | Deny
 
 _PLATFORM: frozenset[Kind] = frozenset({"route", "metrics", "schema"})
 _ARTIFACTS: frozenset[Kind] = frozenset({"dataset", "model", "blob"})
-_SHARED: frozenset[Kind] = frozenset({"workspace", "node", "blob"})
+_SHARED: frozenset[Kind] = frozenset({"workspace", "node", "quota", "blob"})
 
 
 def decide(principal: Principal, action: Action, resource: Resource) -> Decision:
@@ -109,7 +111,7 @@ def _platform(principal: Principal, action: Action, kind: Kind) -> Decision:
 def _member(principal: Principal, action: Action, resource: Resource) -> Decision:
     owns = resource.owner != "" and resource.owner == principal.name
     if action is Action.CREATE:
-        if resource.kind in ("node", "workspace", "token"):
+        if resource.kind in ("node", "quota", "workspace", "token"):
             return Deny(f"only an admin may create a {resource.kind}")
         return Allow()
     if action in (Action.READ, Action.USE):
@@ -127,6 +129,10 @@ def _workload(principal: Principal, action: Action, resource: Resource) -> Decis
         if resource.private and not owns and action is Action.READ:
             return Deny(f"this {resource.kind} is private to its owner")
         return Allow()
+    if resource.kind == "checkpoint" and action is Action.UPDATE:
+        if resource.id and resource.id == principal.job:
+            return Allow()
+        return Deny("a job's own token speaks for no other job")
     if resource.kind in ("job", "log") and action is Action.READ:
         if resource.id and resource.id == principal.job:
             return Allow()

@@ -136,6 +136,7 @@ class Replica(Record, tag="replica", tag_field="kind", frozen=True, kw_only=True
     gang: str  # replicas of one gang start together or not at all
     gang_size: int = 1
     priority: int = 5000
+    project: str = ""
     program: Program
     phase: Phase = Phase.WAITING
     goal: Goal = Goal.RUN
@@ -147,6 +148,7 @@ class Replica(Record, tag="replica", tag_field="kind", frozen=True, kw_only=True
     rendezvous_port: int = 0  # of its gang's worker 0: fresh in every attempt of the gang
     started_at_ms: int | None = None
     stop_asked_at_ms: int | None = None
+    stays: bool = False  # its stop is a restart in its place, which is kept until then
     ready: bool = False
     ready_at_ms: int | None = None
     terminations: tuple[Termination, ...] = ()  # newest last
@@ -179,9 +181,16 @@ class Replica(Record, tag="replica", tag_field="kind", frozen=True, kw_only=True
         """A worker that failed keeps its place until its job has decided on a restart."""
         if self.node == "" or self.phase is Phase.DONE:
             return False
+        if self.phase is Phase.ENDED and self.goal is Goal.STOP:
+            return self.stays
         end = self.last_end
         succeeded = self.phase is Phase.ENDED and end is not None and end.succeeded
         return not (succeeded and self.owner_kind is OwnerKind.JOB)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether what it holds is about to be free."""
+        return self.goal is Goal.STOP and not self.stays
 
     @property
     def attempt_id(self) -> str:
@@ -201,7 +210,13 @@ class Job(Record, tag="job", tag_field="kind", frozen=True, kw_only=True):
     failures: int = 0  # of the whole gang since it was last started by a person
     restarts: int = 0  # of single workers in this round
     not_before_ms: int = 0
+    # Why its workers stop for now: it gives way to another, or goes on with other workers. When
+    # they have ended it starts again by itself. "": they do not.
+    giving_way: str = ""
+    gave_way_to: str = ""  # "workspace/gang", until it starts again: that one is to go before it
     queued_at_ms: int = 0
+    attained_ms: int = 0  # its workers ran so long since it was queued, before they last started
+    saved_at_ms: int | None = None  # of the last checkpoint that it told us of
     started_at_ms: int | None = None
     finished_at_ms: int | None = None
     exit_code: int | None = None
@@ -333,6 +348,21 @@ class Token(Record, tag="token", tag_field="kind", frozen=True, kw_only=True):
         return self.sha256
 
 
+class Quota(Record, tag="quota", tag_field="kind", frozen=True, kw_only=True):
+    """What a user or a project of a workspace is guaranteed, and how much a user's turns count. Its
+    name is that of the user or project."""
+
+    of_project: bool = False  # else of a user
+    gpus: float | None = None  # None: not limited
+    cpu_millis: int | None = None
+    borrow: bool = True  # may hold more while it is idle, with what can be preempted
+    weight: float = 1.0  # of a user, where users take turns
+
+    @property
+    def unique_key(self) -> str | None:
+        return f"{'project' if self.of_project else 'user'}:{self.name}"
+
+
 class Dataset(Record, tag="dataset", tag_field="kind", frozen=True, kw_only=True):
     spec: ArtifactSpec
     number: int  # 1 is the first version
@@ -361,7 +391,7 @@ class Model(Record, tag="model", tag_field="kind", frozen=True, kw_only=True):
         return False
 
 
-AnyRecord = Replica | Job | Endpoint | Node | Secret | Token | Dataset | Model
+AnyRecord = Replica | Job | Endpoint | Node | Secret | Token | Quota | Dataset | Model
 
 
 class Severity(StrEnum):

@@ -55,8 +55,8 @@ class Deadline(Wire, frozen=True):
 
 
 class JobSpec(Wire, frozen=True):
-    """What is asked. `cpu` … `accelerator_num`, `deadline`, `estimated_seconds`, `workdir` and
-    `include_workspace_token` extend the published format."""
+    """What is asked. `cpu` … `accelerator_num`, `min_workers`, `deadline`, `estimated_seconds`,
+    `workdir` and `include_workspace_token` extend the published format."""
 
     container: Container = field(default_factory=Container)
     resource_shape: str | None = None
@@ -69,6 +69,7 @@ class JobSpec(Wire, frozen=True):
     shared_memory_size: Annotated[int, Meta(ge=0)] | None = None  # MiB
     completions: Workers | None = None
     parallelism: Workers | None = None
+    min_workers: Workers | None = None  # elastic: any number from this to `completions` will do
     max_failure_retry: Retries | None = None  # of each worker
     max_job_failure_retry: Retries | None = None  # of the whole gang
     envs: list[EnvVar] | None = None

@@ -38,6 +38,7 @@ class WorkspaceServer:
         self.jobs: dict[str, Json] = {}
         self.endpoints: dict[str, Json] = {}
         self.secrets: dict[str, Json] = {}
+        self.quotas: dict[tuple[str, str], Json] = {}  # by "users" or "projects", and name
         self.blobs: dict[str, bytes] = {}
         self.artifacts: dict[str, list[Json]] = {"datasets": [], "models": []}
         self.replicas: dict[str, list[Json]] = {}  # by job id or endpoint name
@@ -136,6 +137,18 @@ class WorkspaceServer:
             case ("DELETE", "usersecrets", name):
                 if self.secrets.pop(name, None) is None:
                     raise Refused(404, "NotFound", f"there is no secret {name}")
+                return {}
+            case ("GET", "quotas"):
+                return [
+                    {"kind": kind[:-1], "name": name, "spec": spec, "used": {}}
+                    for (kind, name), spec in self.quotas.items()
+                ]
+            case ("PUT", "quotas", kind, name):
+                self.quotas[kind, name] = json.loads(body)
+                return {"kind": kind[:-1], "name": name, "spec": json.loads(body), "used": {}}
+            case ("DELETE", "quotas", kind, name):
+                if self.quotas.pop((kind, name), None) is None:
+                    raise Refused(404, "NotFound", f"{name} has no quota")
                 return {}
             case ("PUT", "blobs", digest):
                 assert digest == "sha256:" + hashlib.sha256(body).hexdigest()

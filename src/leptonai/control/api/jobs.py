@@ -6,6 +6,7 @@ from leptonai.control.actions.jobs import (
     delete_job,
     find_job,
     foresee_job,
+    note_checkpoint,
     patch_job,
     submit_job,
 )
@@ -85,6 +86,12 @@ async def delete(call: Call) -> LeptonJob:
     deleted = job_view(await delete_job(call.world, call.principal, call.workspace, job.id))
     assert deleted.status is not None
     return replace(deleted, status=replace(deleted.status, state=JobState.DELETING))
+
+
+async def checkpoint(call: Call) -> LeptonJob:
+    return job_view(
+        await note_checkpoint(call.world, call.principal, call.workspace, call.path["id"])
+    )
 
 
 async def list_replicas(call: Call) -> list[wire.Replica]:
@@ -214,6 +221,13 @@ ROUTES = (
         summary="Stop and forget a job",
         answer=LeptonJob,
         query=(MODE,),
+    ),
+    Route(
+        method="PUT",
+        path="/jobs/{id}/checkpoint",
+        handler=checkpoint,
+        summary="A running job has just saved all it needs to go on from here; its own token may",
+        answer=LeptonJob,
     ),
     Route(
         method="GET",

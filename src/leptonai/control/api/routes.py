@@ -9,6 +9,7 @@ from leptonai.control.api import (
     logs,
     nodes,
     platform,
+    quotas,
     secrets,
     workspace,
 )
@@ -20,6 +21,7 @@ ROUTES: tuple[Route, ...] = (
     *logs.ROUTES,
     *workspace.ROUTES,
     *nodes.ROUTES,
+    *quotas.ROUTES,
     *secrets.ROUTES,
     *artifacts.ROUTES,
     *blobs.ROUTES,

@@ -1,12 +1,17 @@
 """The queue: takes a snapshot of the cluster, has it scheduled, and writes the placements down."""
 
 import asyncio
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import TypedDict
 
 from msgspec.structs import replace
 
 from leptonai.control.mirror import Key, Mirror, Watch
+from leptonai.control.owners import Owners
+from leptonai.core import records, scheduler
+from leptonai.core.lifecycle.job import replica_id
 from leptonai.core.records import (
     EndReason,
     Goal,
@@ -18,32 +23,37 @@ from leptonai.core.records import (
     Record,
     Replica,
 )
-from leptonai.core.scheduler import (
+from leptonai.core.scheduler.demand import Demand
+from leptonai.core.scheduler.policy import DEFAULT, Policy
+from leptonai.core.scheduler.values import (
     ANY_PORT,
-    DEFAULT,
     Assignment,
-    Change,
     Deadline,
     Gang,
-    Index,
     NodeView,
     Place,
-    Policy,
+    Preempt,
+    Quota,
     Reason,
+    Resize,
     Running,
     Snapshot,
     Worker,
-    advance,
-    decide,
 )
 from leptonai.errors import TryLater, VersionConflict
 from leptonai.ports.clock import Clock
-from leptonai.ports.store import Fence, Put, Store
+from leptonai.ports.store import Delete, Fence, Put, Store
+from leptonai.spec.containers import QueueConfig
 
 
 class _NodeChange(TypedDict, total=False):
     nodes: tuple[NodeView, ...]
     removed_nodes: tuple[str, ...]
+
+
+class _QuotaChange(TypedDict, total=False):
+    quotas: tuple[Quota, ...]
+    weights: dict[str, float]
 
 
 class PlacementLoop:
@@ -53,26 +63,37 @@ class PlacementLoop:
         self,
         mirror: Mirror,
         store: Store,
+        owners: Owners,
         fence: Fence,
         clock: Clock,
         policy: Policy = DEFAULT,
     ) -> None:
-        self.watch: Watch = mirror.watch(Replica, Node)
+        self.watch: Watch = mirror.watch(Replica, Node, Job, records.Quota, only=_matters)
         self._mirror = mirror
         self._store = store
+        self._owners = owners
         self._fence = fence
         self._clock = clock
         # Kept up from step to step: a step costs what changed, not all that waits.
         self._gangs: dict[str, dict[str, Replica]] = {}  # by gang, by replica: waiting or holding
-        self._index = Index((), policy)
+        self._policy = policy
+        self._promised: set[str] = set()  # gangs that others have given way to
+        self._demand = Demand()
         self._why: dict[str, Reason] | None = None  # None: to be asked of the index
         self._unsure: set[Key] = set()  # replicas whose placement may or may not be on disk
+
+    @cached_property
+    def _index(self) -> "scheduler.Index":
+        return scheduler.Index((), self._policy)
 
     def why(self, gang: str) -> Reason | None:
         """Why a gang waits, as things stand."""
         if self._why is None:
-            plan = decide(self._index, self._clock.now_ms(), explain=True)
+            plan = scheduler.decide(self._index, self._clock.now_ms(), explain=True)
             self._why = {wait.gang: wait.because for wait in plan.waits}
+            for place in plan.places:
+                if place.after:
+                    self._why[place.gang] = scheduler.clearing(place, self._index)
         return self._why.get(gang)
 
     @property
@@ -97,21 +118,61 @@ class PlacementLoop:
         )
 
     async def step(self) -> int | None:
+        """Carry out what can be done now of a plan.
+
+        A place that comes after the end of others is left alone: they are asked to stop, which is
+        on record, and once they hold nothing a later plan finds the room free. Until then every
+        plan keeps it for whom it is meant.
+        """
         await self._make_sure()
         self._learn(self.watch.take())
         if not self._index.waiting:
             return None
-        plan = decide(self._index, self._clock.now_ms())
+        plan = scheduler.decide(self._index, self._clock.now_ms())
         # All of them have ended before the next plan is made.
         written = await asyncio.gather(
-            *(self._place(place) for place in plan.places), return_exceptions=True
+            *(self._give_way(preempt) for preempt in plan.preempts),
+            *(self._resize(resize) for resize in plan.resizes),
+            *(
+                self._place(place)
+                for place in plan.places
+                if not place.after and place.gang in self._index.waiting
+            ),
+            return_exceptions=True,
         )
         for result in written:
-            if isinstance(result, BaseException):
+            if isinstance(result, BaseException) and not isinstance(result, VersionConflict):
                 raise result
-        if not all(written):
+        if any(isinstance(result, VersionConflict) for result in written):
             raise VersionConflict("some gangs changed while they were placed")
         return plan.revisit_at_ms
+
+    async def _give_way(self, preempt: Preempt) -> None:
+        why = f"gives way to {self._to(preempt)}"
+        await self._owners.give_way(self._job(preempt.gang), why=why, to=preempt.by)
+
+    async def _resize(self, resize: Resize) -> None:
+        """It starts again from its checkpoint: with fewer workers where some of its were, or with
+        as many as there is room for."""
+        workers = len(resize.assignments)
+        keeps = {to.replica.partition("/")[2] for to in resize.assignments}
+        if workers < len(self._index.running[resize.gang].held):
+            why = f"goes on with {workers} workers and gives way to {self._to(resize)}"
+        else:
+            keeps, why = set(), f"goes on with {workers} workers"
+        await self._owners.give_way(self._job(resize.gang), why=why, to=resize.by, keeps=keeps)
+
+    def _job(self, gang: str) -> Key:
+        replica = next(iter(self._gangs[gang].values()))
+        return replica.workspace, replica.owner_id
+
+    def _to(self, yields: Preempt | Resize) -> str:
+        """Who needs the room, for people; who of another workspace is nobody's business."""
+        running = self._index.running.get(yields.by)
+        gang = self._index.waiting.get(yields.by) or (running.gang if running else None)
+        if gang is None or gang.id.partition("/")[0] != yields.gang.partition("/")[0]:
+            return "another workload"
+        return f"{gang.name} (priority {gang.priority})"
 
     async def _make_sure(self) -> None:
         """A plan that overlooks a placement gives its room away twice: look what was written."""
@@ -121,19 +182,25 @@ class PlacementLoop:
             replica = await self._store.get(Replica, workspace, id)
             if replica is not None:
                 self._mirror.notice([replica])
+            elif (known := self._mirror.replicas.get((workspace, id))) is not None:
+                self._mirror.forget(known)
             self._unsure.discard((workspace, id))
 
-    def _learn(self, records: Iterable[Record]) -> None:
+    def _learn(self, changed: Iterable[Record]) -> None:
         """Bring the index up to what changed. Gangs and replicas are named "workspace/id" there."""
         gangs: set[str] = set()
         nodes: dict[str, NodeView] = {}
-        for record in records:
+        quotas = False
+        for record in changed:
             if isinstance(record, Replica):
                 gang = f"{record.workspace}/{record.gang}"
                 gangs.add(gang)
                 members = self._gangs.setdefault(gang, {})
                 waits = record.phase is Phase.WAITING and record.goal is Goal.RUN
-                if waits or record.holds_capacity:
+                there = (record.workspace, record.id) in self._mirror.replicas
+                if there and (waits or record.holds_capacity):
+                    if record.id not in members:
+                        self._demand.ask(record.program.needs, record.created_at_ms)
                     members[record.id] = record
                 else:
                     members.pop(record.id, None)
@@ -141,25 +208,37 @@ class PlacementLoop:
                         del self._gangs[gang]
             elif isinstance(record, Node):
                 nodes[record.id] = _node(record)
+            elif isinstance(record, records.Quota):
+                quotas = True
+            elif isinstance(record, Job):
+                gangs.add(f"{record.workspace}/job/{record.id}/{record.round}")
+                if record.gave_way_to:
+                    gangs.add(record.gave_way_to)
+                    self._promised.add(record.gave_way_to)
         queued, running, gone = [], [], []
         for gang in sorted(gangs):
-            members = self._gangs.get(gang, {})
-            holding = [replica for replica in members.values() if replica.holds_capacity]
+            replicas = list(self._gangs.get(gang, {}).values())
+            holding = [replica for replica in replicas if replica.holds_capacity]
+            if holding or not replicas:
+                self._promised.discard(gang)
             if holding:
                 running.append(running_of(gang, holding, self._mirror))
-            elif members and len(members) == next(iter(members.values())).gang_size:
-                # Until then the rest is still on its way here.
-                queued.append(gang_of(gang, list(members.values()), self._mirror))
-            else:
+            elif replicas and len(replicas) == replicas[0].gang_size:
+                waiting = gang_of(gang, replicas, self._mirror)
+                promised = gang in self._promised
+                queued.append(dataclasses.replace(waiting, promised=promised))
+            else:  # over, or the rest is still on its way here
                 gone.append(gang)
-        change = Change(
+        change = scheduler.Change(
             queued=tuple(queued),
             running=tuple(running),
             gone=tuple(gone),
+            demand=self._demand.news(),
             **self._changed_nodes(nodes),
+            **(self._quotas() if quotas else {}),
         )
-        if change != Change():
-            self._index = advance(self._index, change)
+        if change != scheduler.Change():
+            self._index = scheduler.advance(self._index, change)
         self._why = None
 
     def _changed_nodes(self, seen: dict[str, NodeView]) -> _NodeChange:
@@ -172,8 +251,20 @@ class PlacementLoop:
             "removed_nodes": tuple(id for id in known if id not in there),
         }
 
-    async def _place(self, place: Place) -> bool:
-        """Write down a whole gang's placement; False if one of its replicas changed meanwhile."""
+    def _quotas(self) -> _QuotaChange:
+        records = sorted(self._mirror.quotas.values(), key=lambda r: (r.workspace, r.id))
+        return {
+            "quotas": tuple(map(quota_of, records)),
+            "weights": {f"{r.workspace}/{r.name}": r.weight for r in records if not r.of_project},
+        }
+
+    async def _place(self, place: Place) -> None:
+        """Write down a whole gang's placement. What an elastic one has no room for is removed: it
+        has that many workers until it starts again.
+
+        Raises:
+            VersionConflict: one of its replicas changed meanwhile.
+        """
         members = {f"{r.workspace}/{r.id}": r for r in self._gangs[place.gang].values()}
         placed = [
             replace(
@@ -183,25 +274,37 @@ class PlacementLoop:
                 gpus=assignment.gpus,
                 ports=assignment.ports,
                 rendezvous_port=place.rendezvous_port,
+                gang_size=len(place.assignments),
             )
             for assignment in place.assignments
         ]
+        for assignment in place.assignments:
+            del members[assignment.replica]
+        left = list(members.values())
         try:
-            await self._mirror.commit(self._store, *map(Put, placed), fence=self._fence)
-        except VersionConflict:
-            return False
+            await self._mirror.commit(
+                self._store, *map(Put, placed), *map(Delete, left), fence=self._fence
+            )
         except TryLater:
-            self._unsure |= {(replica.workspace, replica.id) for replica in placed}
+            self._unsure |= {(replica.workspace, replica.id) for replica in (*placed, *left)}
             raise
-        return True
+        for replica in left:
+            self._mirror.forget(replica)
+
+
+def _matters(record: Record) -> bool:
+    """Of a job only its checkpoints and to whom it gave way: the rest is told by its replicas."""
+    return not isinstance(record, Job) or record.saved_at_ms is not None or record.gave_way_to != ""
 
 
 def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:
+    """Users and projects are named "workspace/name": those of two workspaces are strangers."""
     replicas = sorted(replicas, key=lambda r: r.index)
     first = replicas[0]
-    job: Job | None = None
-    if first.owner_kind is OwnerKind.JOB:
-        job = mirror.jobs.get((first.workspace, first.owner_id))
+    key = (first.workspace, first.owner_id)
+    job = mirror.jobs.get(key) if first.owner_kind is OwnerKind.JOB else None
+    owner = job or mirror.endpoints.get(key)
+    queue = (owner.spec.queue_config if owner else None) or QueueConfig()
     deadline = job.spec.deadline if job else None
     estimate = job.spec.estimated_seconds if job else None
     return Gang(
@@ -211,14 +314,19 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:
             Worker(replica=f"{r.workspace}/{r.id}", needs=r.program.needs, ports=_wished_ports(r))
             for r in replicas
         ),
+        min_workers=(job.spec.min_workers or 0) if job else 0,
         priority=first.priority,
         queued_at_ms=job.queued_at_ms if job else first.created_at_ms,
-        user=first.owner,
+        user=f"{first.workspace}/{first.owner}",
+        project=f"{first.workspace}/{first.project}" if first.project else "",
         allowed_nodes=frozenset(first.program.allowed_nodes),
         allowed_groups=frozenset(first.program.allowed_groups),
+        preemptible=job is not None and queue.can_be_preempted is True,
+        may_preempt=queue.can_preempt is not False,
         deadline=Deadline(at_ms=1000 * deadline.at, hard=deadline.hard) if deadline else None,
         remaining_ms=None if estimate is None else 1000 * estimate,
         lasting=first.owner_kind is OwnerKind.ENDPOINT,
+        attained_ms=job.attained_ms if job else 0,
     )
 
 
@@ -235,20 +343,46 @@ def running_of(id: str, replicas: list[Replica], mirror: Mirror) -> Running:
     Args:
         replicas: those of the gang that hold something.
     """
+    replicas = sorted(replicas, key=lambda r: r.index)
+    first = replicas[0]
+    key = (first.workspace, first.owner_id)
+    job = mirror.jobs.get(key) if first.owner_kind is OwnerKind.JOB else None
     gang = gang_of(id, replicas, mirror)
-    by_name = {f"{r.workspace}/{r.id}": r for r in replicas}
-    held = []
-    for worker in gang.workers:
-        replica = by_name[worker.replica]
-        to = Assignment(worker.replica, replica.node, replica.gpus, replica.ports)
-        held.append((worker, to))
+    held = tuple(
+        (worker, Assignment(worker.replica, replica.node, replica.gpus, replica.ports))
+        for worker, replica in zip(gang.workers, replicas, strict=True)
+    )
+    if len(replicas) < first.gang_size:  # some have ended: the rest is no gang to resize
+        gang = dataclasses.replace(gang, min_workers=0)
+    elif job is not None and gang.min_workers:
+        more = range(first.gang_size, job.spec.workers)
+        gang = dataclasses.replace(gang, workers=gang.workers + tuple(_further(job, first, more)))
     started = [r.started_at_ms for r in replicas if r.started_at_ms is not None]
     return Running(
         gang=gang,
-        held=tuple(held),
-        rendezvous_port=replicas[0].rendezvous_port,
+        held=held,
+        rendezvous_port=first.rendezvous_port,
         started_at_ms=min(started, default=None),
-        lasting=replicas[0].owner_kind is OwnerKind.ENDPOINT,
+        saved_at_ms=job.saved_at_ms if job else None,
+        lasting=first.owner_kind is OwnerKind.ENDPOINT,
+        leaving=frozenset(f"{r.workspace}/{r.id}" for r in replicas if r.leaving),
+    )
+
+
+def _further(job: Job, first: Replica, indices: Iterable[int]) -> Iterator[Worker]:
+    """The workers that an elastic job could have beside those it has."""
+    for index in indices:
+        yield Worker(replica=f"{job.workspace}/{replica_id(job, index)}", needs=first.program.needs)
+
+
+def quota_of(record: records.Quota) -> Quota:
+    whose = f"{record.workspace}/{record.name}"
+    return Quota(
+        user="" if record.of_project else whose,
+        project=whose if record.of_project else "",
+        gpus=record.gpus,
+        cpu_millis=record.cpu_millis,
+        borrow=record.borrow,
     )
 
 

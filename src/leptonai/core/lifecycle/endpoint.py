@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from leptonai.core.lifecycle.backoff import backoff_ms
-from leptonai.core.lifecycle.program import priority_of, program_of_endpoint, replica_suffix
+from leptonai.core.lifecycle.program import (
+    PROJECT_LABEL,
+    priority_of,
+    program_of_endpoint,
+    replica_suffix,
+)
 from leptonai.core.lifecycle.replica import describe_end, done, next_attempt, stop
 from leptonai.core.records import (
     Endpoint,
@@ -214,6 +219,7 @@ def _new_replica(endpoint: Endpoint, siblings: list[Replica], now_ms: int) -> Re
         revision=endpoint.revision,
         gang=f"endpoint/{id}",
         priority=priority_of(endpoint.spec.queue_config),
+        project=endpoint.labels.get(PROJECT_LABEL, ""),
         program=program_of_endpoint(endpoint),
     )
 

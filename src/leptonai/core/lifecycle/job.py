@@ -6,17 +6,27 @@
                   ▲  ▲                     │
                   │  └──── PendingRetry ◀──┼─────▶ Failed
                   │                        │
-                  └──── start ── Stopped ◀─┴ Stopping
+                  ├──── start ── Stopped ◀─┴ Stopping
+                  └──── it gave way ◀───────────┘
+
+A job that gives way to another is asked to stop as by a person, so that it can save, and queues
+again by itself: it keeps its place in the order of arrival, and no failure is counted. One that
+shall go on with fewer workers stops likewise, and starts again in the room that it keeps.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from leptonai.core.lifecycle.backoff import backoff_ms
-from leptonai.core.lifecycle.program import priority_of, program_of_job, replica_suffix
+from leptonai.core.lifecycle.program import (
+    PROJECT_LABEL,
+    priority_of,
+    program_of_job,
+    replica_suffix,
+)
 from leptonai.core.lifecycle.replica import describe_end, done, next_attempt, stop
 from leptonai.core.records import (
     EndReason,
@@ -102,9 +112,70 @@ def advance(job: Job, replicas: Iterable[Replica], now_ms: int) -> JobStep:
         if wants_stop:
             return _settle(job, (), JobState.STOPPED, "stopped before it ran", now_ms)
         return _form_gang(job, now_ms)
+    if job.giving_way and not wants_stop:
+        return _give_way(job, gang, now_ms)
     if wants_stop or job.state is JobState.STOPPING:  # a stop is seen through before a new start
         return _stop(job, gang, now_ms)
     return _supervise(job, gang, now_ms)
+
+
+def give_way(
+    job: Job,
+    replicas: Iterable[Replica],
+    now_ms: int,
+    *,
+    why: str,
+    to: str = "",
+    keeps: Collection[str] = (),
+) -> JobStep:
+    """Have its workers end for now, because another needs their room or it can use more.
+
+    Args:
+        why: for people.
+        to: "workspace/gang" of the other.
+        keeps: ids of replicas in whose places it goes on; none: it queues for all of them again.
+    """
+    gang = sorted((r for r in replicas if r.round == job.round), key=lambda r: r.index)
+    running = job.state in (JobState.STARTING, JobState.RUNNING)
+    if not gang or not running or job.giving_way or job.spec.stopped is True:
+        return JobStep(job)
+    staying = [replace(r, stays=True) if r.id in keeps else r for r in gang]
+    step = _give_way(replace(job, giving_way=why, gave_way_to=to), staying, now_ms)
+    event = _event(job, "Resized" if keeps else "Preempted", why, Severity.WARNING)
+    return JobStep(step.job, step.replicas, (event, *step.events))
+
+
+def _give_way(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
+    after = [r if r.phase is Phase.ENDED else stop(r, now_ms) for r in gang]
+    if any(r.phase in (Phase.PLACED, Phase.RUNNING) for r in after):
+        stopping = replace(_counted(job, after), state=JobState.STOPPING, message=job.giving_way)
+        return JobStep(stopping, _changed(gang, after))
+    over = [done(r) for r in after]
+    ends = [r.last_end for r in over if r.last_end is not None]
+    if len(ends) == len(over) and all(end.succeeded for end in ends):  # before the stop came
+        return _settle(job, over, JobState.COMPLETED, "", now_ms, exit_code=0, before=gang)
+    again = replace(
+        _remember(_counted(job, over), JobState.STOPPED, job.giving_way, None),
+        giving_way="",
+        attained_ms=job.attained_ms + _ran_ms(over),
+        round=job.round + 1,
+        message=job.giving_way,
+    )
+    kept = [r for r in over if r.stays]
+    if kept and not any(end.reason is EndReason.NODE_LOST for end in ends):
+        step = _form_gang(replace(again, state=JobState.STARTING), now_ms, places=kept)
+    else:
+        step = _form_gang(replace(again, state=JobState.QUEUEING), now_ms)
+    return JobStep(step.job, (*_changed(gang, over), *step.replicas), step.events)
+
+
+def _ran_ms(gang: Iterable[Replica]) -> int:
+    """How long a round ran, from its first start to its last end."""
+    ends = [end for r in gang for end in r.terminations]
+    starts = [end.started_at_ms for end in ends if end.started_at_ms is not None]
+    if not starts:
+        return 0
+    return max(0, max(end.finished_at_ms for end in ends) - min(starts))
 
 
 def _supervise(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
@@ -150,11 +221,12 @@ def _progress(job: Job, gang: list[Replica], after: list[Replica], events: list[
         _counted(job, after),
         state=state,
         message=message,
+        gave_way_to="" if state is not job.state else job.gave_way_to,
         started_at_ms=job.started_at_ms or (min(started) if started else None),
     )
     if state is JobState.RUNNING and job.state is not JobState.RUNNING:
         where = ", ".join(sorted({r.node for r in after if r.node}))
-        events = [*events, _event(job, "Running", f"{_workers(job)} on {where}")]
+        events = [*events, _event(job, "Running", f"{_workers(len(after))} on {where}")]
     return JobStep(changed, _changed(gang, after), tuple(events))
 
 
@@ -196,9 +268,14 @@ def _stop(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
         over = [done(r) for r in after]
         return _settle(job, over, JobState.STOPPED, "stopped on request", now_ms, before=gang)
     events: tuple[Event, ...] = ()
-    if job.state is not JobState.STOPPING:
+    if job.state is not JobState.STOPPING or job.giving_way:
         events = (_event(job, "Stopping", "stopping on request"),)
-    stopping = replace(_counted(job, after), state=JobState.STOPPING, message="stopping on request")
+    stopping = replace(
+        _counted(job, after),
+        state=JobState.STOPPING,
+        message="stopping on request",
+        giving_way="",
+    )
     return JobStep(stopping, _changed(gang, after), events)
 
 
@@ -217,18 +294,25 @@ def _start_again(job: Job, now_ms: int) -> JobStep:
 def _queue(job: Job, now_ms: int) -> JobStep:
     """Back into the queue, with a new gang if there was one before."""
     next_round = job.round + 1 if job.history else job.round
-    return _form_gang(
-        replace(job, state=JobState.QUEUEING, message="", round=next_round, queued_at_ms=now_ms),
-        now_ms,
+    queued = replace(
+        job,
+        state=JobState.QUEUEING,
+        message="",
+        round=next_round,
+        queued_at_ms=now_ms,
+        attained_ms=0,
     )
+    return _form_gang(queued, now_ms)
 
 
-def _form_gang(job: Job, now_ms: int) -> JobStep:
+def _form_gang(job: Job, now_ms: int, *, places: Sequence[Replica] = ()) -> JobStep:
+    """New workers: in the places of these, which have ended, or else waiting for room."""
     program = program_of_job(job)
-    gang = tuple(
+    workers = len(places) or job.spec.workers
+    gang = [
         Replica(
             workspace=job.workspace,
-            id=f"{job.id}-{index}-{replica_suffix(job.workspace, job.id, job.round, index)}",
+            id=replica_id(job, index),
             name=f"{job.name}-{index}",
             created_at_ms=now_ms,
             modified_at_ms=now_ms,
@@ -239,14 +323,34 @@ def _form_gang(job: Job, now_ms: int) -> JobStep:
             index=index,
             round=job.round,
             gang=f"job/{job.id}/{job.round}",
-            gang_size=job.spec.workers,
+            gang_size=workers,
             priority=priority_of(job.spec.queue_config),
+            project=job.labels.get(PROJECT_LABEL, ""),
             program=program,
         )
-        for index in range(job.spec.workers)
-    )
-    event = _event(job, "Queued", f"waiting for {_workers(job)}")
-    return JobStep(replace(job, restarts=0), gang, (event,))
+        for index in range(workers)
+    ]
+    if places:
+        gang = [
+            replace(
+                worker,
+                phase=Phase.PLACED,
+                node=place.node,
+                gpus=place.gpus,
+                ports=place.ports,
+                rendezvous_port=places[0].rendezvous_port,
+            )
+            for worker, place in zip(gang, places, strict=True)
+        ]
+        event = _event(job, "Restarted", f"going on with {_workers(workers)}")
+    else:
+        event = _event(job, "Queued", f"waiting for {_asked(job.spec)}")
+    return JobStep(replace(job, restarts=0), tuple(gang), (event,))
+
+
+def replica_id(job: Job, index: int) -> str:
+    """Of a worker of the present round."""
+    return f"{job.id}-{index}-{replica_suffix(job.workspace, job.id, job.round, index)}"
 
 
 def _settle(
@@ -268,11 +372,13 @@ def _settle(
         state=state,
         message=message,
         exit_code=exit_code,
+        giving_way="",
+        gave_way_to="",
         started_at_ms=job.started_at_ms or (min(starts) if starts else None),
         finished_at_ms=max([*ends, job.created_at_ms]) if ends else now_ms,
     )
     severity = Severity.WARNING if state is JobState.FAILED else Severity.NORMAL
-    event = _event(job, state.value, message or f"{_workers(job)} succeeded", severity)
+    event = _event(job, state.value, message or f"{_workers(len(after))} succeeded", severity)
     old = {r.id: r for r in before}
     changed = tuple(r for r in after if old.get(r.id) is not r)
     return JobStep(finished, changed, (event,))
@@ -349,8 +455,15 @@ def _changed(before: Iterable[Replica], after: Iterable[Replica]) -> tuple[Repli
     return tuple(r for r in after if old.get(r.id) is not r)
 
 
-def _workers(job: Job) -> str:
-    return "1 worker" if job.spec.workers == 1 else f"{job.spec.workers} workers"
+def _workers(many: int) -> str:
+    return "1 worker" if many == 1 else f"{many} workers"
+
+
+def _asked(spec: JobSpec) -> str:
+    least = spec.min_workers or spec.workers
+    return (
+        _workers(spec.workers) if least == spec.workers else f"{least} to {_workers(spec.workers)}"
+    )
 
 
 def _event(job: Job, reason: str, message: str, severity: Severity = Severity.NORMAL) -> Event:

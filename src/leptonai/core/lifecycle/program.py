@@ -12,6 +12,9 @@ _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _SUFFIX_LENGTH = 5
 
 
+PROJECT_LABEL = "project"  # whose quota a workload counts against, beside its owner's
+
+
 def program_of_job(job: Job) -> Program:
     spec = job.spec
     requested = resources_of(

@@ -17,7 +17,7 @@ from leptonai.core.scheduler.index import Change, Index, advance
 from leptonai.core.scheduler.nodes import Nodes
 from leptonai.core.scheduler.placement import decide
 from leptonai.core.scheduler.policy import Yielding
-from leptonai.core.scheduler.quotas import Standing, Usage, applies, standing
+from leptonai.core.scheduler.quotas import Standing, Usage, standing
 from leptonai.core.scheduler.values import Gang, NodeView, Place, Preempt, Quota, Worker
 
 MOST = 3  # changes that are proposed
@@ -173,7 +173,7 @@ class _Asked:
 
     def _larger_quota(self) -> Quota | None:
         gang = self._as_asked
-        _, quota = standing(gang, self._index.quotas, self._index.used_of)
+        _, quota = standing(gang, self._index.quotas_of(gang), self._index.used_of)
         if quota is None or not self._over_quota(gang):
             return None
         asked, used = Usage(), self._index.used_of(quota)
@@ -237,7 +237,7 @@ class _Asked:
 
     def _yielding_to(self, gang: Gang) -> Iterator[str]:
         index = self._index
-        lent = any(applies(quota, gang) for quota in index.quotas)
+        lent = bool(index.quotas_of(gang))
         by_order = index.policy.yielding is Yielding.ORDER
         for id in sorted(index.elastic | index.preemptible):
             priority = index.running[id].gang.priority
@@ -255,12 +255,14 @@ class _Asked:
         advance(index, Change(queued=(changed,)))
         quotas = index.quotas
         if quota is not None:
-            index.quotas = tuple(
+            raised = (
                 quota if (each.user, each.project) == (quota.user, quota.project) else each
                 for each in quotas
             )
+            advance(index, Change(quotas=tuple(raised)))
         plan = decide(index, self._now_ms)
-        index.quotas = quotas
+        if quota is not None:
+            advance(index, Change(quotas=quotas))
         place = next((place for place in plan.places if place.gang == changed.id), None)
         if place is None:
             return None
@@ -268,7 +270,7 @@ class _Asked:
         return Alternative(kind=kind, gang=changed, place=place, preempts=preempts, quota=quota)
 
     def _over_quota(self, gang: Gang) -> bool:
-        stands, _ = standing(gang, self._index.quotas, self._index.used_of)
+        stands, _ = standing(gang, self._index.quotas_of(gang), self._index.used_of)
         return stands is Standing.OVER
 
 

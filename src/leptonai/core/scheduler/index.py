@@ -29,6 +29,8 @@ class Change:
     gone: tuple[str, ...] = ()  # gangs that neither wait nor run any more
     nodes: tuple[NodeView, ...] = ()  # new, or different
     removed_nodes: tuple[str, ...] = ()
+    quotas: tuple[Quota, ...] | None = None  # all there are now; None: as before
+    weights: Mapping[str, float] | None = None  # likewise
     # Workers asked for up to now, by size; None: as it was told before. Every node is scored anew
     # by it, so tell it when it is a different one, say twice as many, and not with each gang.
     demand: Mapping[Needs, float] | None = None
@@ -66,6 +68,7 @@ class Index:
     ) -> None:
         self.policy = policy
         self.quotas = quotas
+        self._quotas_of = _by_whose(quotas)
         self.weights = dict(weights or {})
         self.nodes = Nodes(nodes, score_of(policy.choice, {}, policy.seed))
         self.running: dict[str, Running] = {}
@@ -75,6 +78,7 @@ class Index:
         self.elastic: set[str] = set()  # of those running: could do with fewer workers
         self.growable: set[str] = set()  # of those running: could do with more workers
         self.dated: set[str] = set()  # all that have a deadline
+        self.leaving: set[str] = set()  # of those running: some of their replicas are about to end
         self.used: dict[tuple[str, str], Usage] = {}  # by ("user" | "project", name)
         self._lane_of: dict[str, LaneKey] = {}
         self._admitted: dict[Affinity, Bools | None] = {}
@@ -82,9 +86,10 @@ class Index:
     @classmethod
     def of(cls, snapshot: Snapshot, policy: Policy = DEFAULT) -> "Index":
         index = cls(snapshot.nodes, policy, snapshot.quotas, snapshot.weights)
-        if snapshot.demand:
-            index.nodes.score_by(score_of(policy.choice, snapshot.demand, policy.seed))
-        return advance(index, Change(queued=snapshot.queue, running=snapshot.running))
+        change = Change(
+            queued=snapshot.queue, running=snapshot.running, demand=snapshot.demand or None
+        )
+        return advance(index, change)
 
     @property
     def gpus(self) -> float:
@@ -116,11 +121,14 @@ class Index:
             extra = ()
 
     def usages(self, gang: Gang) -> list[Usage]:
-        names = (("user", gang.user), ("project", gang.project))
-        return [self.used.setdefault(name, Usage()) for name in names if name[1]]
+        return [self.used.setdefault(name, Usage()) for name in _whose(gang) if name[1]]
+
+    def quotas_of(self, gang: Gang) -> list[Quota]:
+        """Those that apply to it."""
+        return [quota for name in _whose(gang) for quota in self._quotas_of.get(name, ())]
 
     def used_of(self, quota: Quota) -> Usage:
-        name = ("user", quota.user) if quota.user else ("project", quota.project)
+        name = _whose_quota(quota)
         return self.used.setdefault(name, Usage())
 
     def share(self, user: str) -> float:
@@ -138,8 +146,12 @@ def advance(index: Index, change: Change) -> Index:
     if change.nodes or change.removed_nodes:
         index = _with_nodes(index, change)
     if change.demand is not None:
-        policy = index.policy
-        index.nodes.score_by(score_of(policy.choice, change.demand, policy.seed))
+        score = score_of(index.policy.choice, change.demand, index.policy.seed)
+        index.nodes.score_by(score)
+    if change.weights is not None:
+        index.weights = dict(change.weights)
+    if change.quotas is not None:
+        _with_quotas(index, change.quotas)
     for gang_id in change.gone:
         _forget(index, gang_id)
     for gang in change.queued:
@@ -150,12 +162,15 @@ def advance(index: Index, change: Change) -> Index:
         index.running[running.gang.id] = running
         if running.gang.deadline is not None:
             index.dated.add(running.gang.id)
-        if running.gang.preemptible:
-            index.preemptible.add(running.gang.id)
-        if running.gang.min_workers and len(running.held) > running.gang.min_workers:
-            index.elastic.add(running.gang.id)
-        if 0 < running.gang.min_workers <= len(running.held) < len(running.gang.workers):
-            index.growable.add(running.gang.id)
+        if running.leaving:
+            index.leaving.add(running.gang.id)
+        else:
+            if running.gang.preemptible:
+                index.preemptible.add(running.gang.id)
+            if 0 < running.gang.min_workers < len(running.held):
+                index.elastic.add(running.gang.id)
+            if 0 < running.gang.min_workers <= len(running.held) < len(running.gang.workers):
+                index.growable.add(running.gang.id)
         for at, hold in index.holds(running):
             index.nodes.take(at, hold)
         for used in index.usages(running.gang):
@@ -171,6 +186,7 @@ def _forget(index: Index, gang_id: str) -> None:
         index.preemptible.discard(gang_id)
         index.growable.discard(gang_id)
         index.elastic.discard(gang_id)
+        index.leaving.discard(gang_id)
         for at, hold in index.holds(running):
             index.nodes.give(at, hold)
         for used in index.usages(running.gang):
@@ -233,3 +249,28 @@ def _with_nodes(index: Index, change: Change) -> Index:
         for gang in sorted(index.waiting.values(), key=lambda gang: _by_rank(index, gang)):
             _enqueue(index, gang)
     return index
+
+
+def _with_quotas(index: Index, quotas: tuple[Quota, ...]) -> None:
+    """What waits is sorted anew: lanes are by user and project only where there are quotas."""
+    waiting = list(index.waiting.values())
+    for gang in waiting:
+        _forget(index, gang.id)
+    index.quotas, index._quotas_of = quotas, _by_whose(quotas)
+    for gang in waiting:
+        _enqueue(index, gang)
+
+
+def _by_whose(quotas: Iterable[Quota]) -> dict[tuple[str, str], list[Quota]]:
+    by_whose: dict[tuple[str, str], list[Quota]] = {}
+    for quota in quotas:
+        by_whose.setdefault(_whose_quota(quota), []).append(quota)
+    return by_whose
+
+
+def _whose_quota(quota: Quota) -> tuple[str, str]:
+    return ("user", quota.user) if quota.user else ("project", quota.project)
+
+
+def _whose(gang: Gang) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("user", gang.user), ("project", gang.project)

@@ -54,8 +54,10 @@ def _rank(gang: Gang, ran_ms: int, policy: Policy, cluster_gpus: float) -> float
 
 
 def urgent_at_ms(gang: Gang, ran_ms: int, policy: Policy) -> int:
-    """When it begins to go before all others of its priority: it has waited for too long, or would
-    miss a deadline that was promised."""
+    """When it begins to go before all others of its priority: others have given way to it, it has
+    waited for too long, or it would miss a deadline that was promised."""
+    if gang.promised:
+        return 0
     due_ms = NEVER_MS
     if gang.deadline is not None and gang.deadline.due_from_ms is not None:
         due_ms = gang.deadline.due_from_ms

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cached_property, partial
@@ -10,14 +10,14 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from leptonai.core.resources import MILLIS, Needs
+from leptonai.core.resources import MILLIS, Free, Needs
 from leptonai.core.scheduler.elastic import PAYS_BACK, Claim, Curve, allot
 from leptonai.core.scheduler.fitting import choose_nodes, equal_size
 from leptonai.core.scheduler.index import Index, Kind, Lane, LaneKey, kind_of
 from leptonai.core.scheduler.nodes import Hold
 from leptonai.core.scheduler.ordering import rank, rank_changes_after_ms, urgent_at_ms
 from leptonai.core.scheduler.policy import DEFAULT, Passing, Policy, Yielding
-from leptonai.core.scheduler.quotas import Standing, applies, exceeded, standing
+from leptonai.core.scheduler.quotas import Standing, exceeded, standing
 from leptonai.core.scheduler.reasons import Held, behind, over_quota, why_it_waits
 from leptonai.core.scheduler.reserving import keep_room, keep_until
 from leptonai.core.scheduler.values import (
@@ -25,6 +25,7 @@ from leptonai.core.scheduler.values import (
     Place,
     Plan,
     Preempt,
+    Quota,
     Reason,
     Resize,
     Running,
@@ -43,9 +44,10 @@ def schedule(snapshot: Snapshot, policy: Policy = DEFAULT) -> Plan:
     Larger priorities go first; among equals those that have waited for longer than the policy
     allows, in the order they came; then what is within its quota before what borrows; then, where
     users take turns, the user who holds the least; then the policy's order; then the longer queued
-    and the smaller id. A gang is placed whole or waits. It takes room that is free, else the
-    room of elastic gangs above their least, else that of preemptible gangs that yield to it: and
-    nobody yields unless the gang starts by that.
+    and the smaller id. A gang is placed whole or waits. It takes room that is free, else room that
+    others are about to leave, else the room of elastic gangs above their least, else that of
+    preemptible gangs that yield to it: and nobody yields unless the gang starts by that. A place
+    that is not free yet says whose end it comes `after`; until then nobody else is given it.
 
     No gang starves: once it is overdue, those behind it get no room on the nodes that are kept
     for it, which are those that went longest without a new start. So if it is the most urgent
@@ -97,12 +99,19 @@ class _Source:
     yielded: Running | None = None
 
 
+class _What(Enum):
+    LEAVING = auto()
+    SURPLUS = auto()
+    WHOLE = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What a running gang may have to give up: all it holds, or one worker above its least."""
+    """What a running gang may give up: what is about to end in any case, one worker above its
+    least, or all it holds."""
 
     running: Running
-    whole: bool
+    what: _What
     holds: tuple[tuple[int, Hold], ...]
     workers: tuple[Worker, ...]
 
@@ -123,8 +132,12 @@ class _Walk:
         self._shares: dict[str, float] = {}
         self._places: dict[str, Place] = {}
         self._evicted: dict[str, tuple[Running, str]] = {}  # and for whom
-        self._given: set[str] = set()  # replicas that have to yield
         self._shrunk: dict[str, tuple[Running, str]] = {}  # as it will go on, and for whom
+        self._left: set[str] = set()  # gangs whose leaving replicas' room has been given to another
+        # Of nodes where room is given before it is free: what is really free there, and whose end
+        # the rest comes after.
+        self._free_now: dict[int, Free] = {}
+        self._after: dict[int, set[str]] = {}
         # Room only shrinks along the walk: where one did not fit, none of its kind will.
         self._blocked: dict[tuple[Kind, Standing], Reason | None] = {}
         self._waiting: dict[LaneKey, tuple[Lane, Reason | None]] = {}
@@ -179,7 +192,7 @@ class _Walk:
             return False
         if self._policy.yielding is not Yielding.NEVER and self._index.preemptible:
             return False
-        if self._index.elastic:
+        if self._index.elastic or self._index.leaving:
             return False
         admitted = self._index.admitted(lane.example)
         return choose_nodes(lane.example, self._nodes, admitted) is None
@@ -220,7 +233,7 @@ class _Walk:
     def _turn(self, gang: Gang, source: _Source) -> Turn:
         if source.yielded is not None:
             return self._turn_of_running(source.yielded)
-        stands = self._standing(gang)
+        stands, _ = self._standing(gang)
         lane = source.lane
         assert lane is not None
         if source.of is _From.URGENT:
@@ -233,7 +246,7 @@ class _Walk:
     def _turn_of_running(self, running: Running) -> Turn:
         """Were it to ask for its room anew."""
         gang, ran_ms = running.gang, self._ran_ms(running)
-        stands = self._standing(gang)
+        stands, _ = self._standing(gang)
         urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
         if urgent_at <= self._now_ms:
             return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, gang.id)
@@ -241,11 +254,10 @@ class _Walk:
         share = self._share(gang.user) if self._policy.fair else 0.0
         return (-gang.priority, 1, stands, share, by, gang.queued_at_ms, gang.id)
 
-    def _standing(self, gang: Gang) -> Standing:
+    def _standing(self, gang: Gang) -> tuple[Standing, Quota | None]:
         if not self._index.quotas:
-            return Standing.WITHIN
-        stands, _ = standing(gang, self._index.quotas, self._index.used_of)
-        return stands
+            return Standing.WITHIN, None
+        return standing(gang, self._index.quotas_of(gang), self._index.used_of)
 
     def _share(self, user: str) -> float:
         share = self._shares.get(user)
@@ -259,7 +271,7 @@ class _Walk:
         assert lane is not None
         stands = Standing(turn[2])
         if stands is Standing.OVER:
-            _, quota = standing(gang, self._index.quotas, self._index.used_of)
+            _, quota = self._standing(gang)
             assert quota is not None
             self._waiting[lane.key] = (lane, over_quota(gang, quota) if self._explain else None)
             return True
@@ -325,22 +337,40 @@ class _Walk:
         if not (self._index.quotas and gang.min_workers):
             return gang
         all_of_them = replace(gang, min_workers=0)
-        stands, _ = standing(all_of_them, self._index.quotas, self._index.used_of)
+        stands, _ = self._standing(all_of_them)
         return (
             gang if stands <= turn[2] else replace(gang, workers=gang.workers[: gang.min_workers])
         )
 
     def _assign(self, gang: Gang, chosen: list[int]) -> None:
         nodes = self._nodes
+        holds = []
         assignments = []
         for worker, at in zip(gang.workers, chosen, strict=False):
             to = nodes.assign(at, worker, self._now_ms)
-            self._take(at, Hold(worker.replica, worker.needs, to.gpus, to.ports, self._now_ms))
+            hold = Hold(worker.replica, worker.needs, to.gpus, to.ports, self._now_ms)
+            self._take(at, hold)
+            holds.append((at, hold))
             assignments.append(to)
         port = nodes.rendezvous_port(chosen[0], gang.id, self._now_ms)
         self._take(chosen[0], Hold(gang.id, Needs(), ports=(port,)))
         self._use(gang, gang.workers[: len(chosen)], 1)
-        self._places[gang.id] = Place(gang.id, tuple(assignments), port)
+        after = self._waits_for(holds)
+        self._places[gang.id] = Place(gang.id, tuple(assignments), port, after)
+
+    def _waits_for(self, holds: Iterable[tuple[int, Hold]]) -> tuple[str, ...]:
+        """The gangs that must leave before all this is really free; () if it is."""
+        after: set[str] = set()
+        free_now: dict[int, Free] = {}
+        for at, hold in holds:
+            if at in self._free_now:
+                left = free_now.get(at, self._free_now[at]).take(hold.needs, hold.gpus)
+                free_now[at] = left
+                if min(left.cpu_millis, left.memory_bytes, left.disk_bytes, *left.gpu_millis) < 0:
+                    after |= self._after[at]
+        if not after:
+            self._free_now |= free_now
+        return tuple(sorted(after))
 
     def _take(self, at: int, hold: Hold) -> None:
         self._nodes.take(at, hold)
@@ -368,6 +398,10 @@ class _Walk:
         if short > self._could_yield(gang, turn):
             return None
         for part in self._parts(gang, turn):
+            if part.running.gang.id in self._index.elastic and part.what is _What.WHOLE:
+                for surplus in [g for g in given if g.running.gang.id == part.running.gang.id]:
+                    self._take_back(surplus)
+                    given.remove(surplus)
             self._yield(part)
             given.append(part)
             short -= sum(w.needs.gpus * w.needs.gpu_millis for w in part.workers)
@@ -386,21 +420,37 @@ class _Walk:
                 needed.append(part)
             else:
                 chosen = without
+        self._mark_not_free(needed)
         for part in needed:
             self._note(part, gang)
         return choose_nodes(gang, self._nodes, admitted)
 
+    def _mark_not_free(self, parts: Iterable[_Part]) -> None:
+        """What has just been given up is still held: only who starts later may have it."""
+        unmarked = {at for part in parts for at, _ in part.holds} - self._free_now.keys()
+        for at in unmarked:
+            self._free_now[at] = self._nodes.free(at, beside_kept=False)
+        for part in parts:
+            for at, hold in part.holds:
+                self._after.setdefault(at, set()).add(part.running.gang.id)
+                if at in unmarked:
+                    self._free_now[at] = self._free_now[at].take(hold.needs, hold.gpus)
+
     def _parts(self, gang: Gang, turn: Turn) -> Iterator[_Part]:
-        """What may yield to a gang, in this order: workers that elastic gangs can do without, then
-        gangs of lower priority or, where time is shared, that go after it, then what is lent."""
+        """What may yield to a gang, in this order: what is about to end in any case, workers that
+        elastic gangs can do without, gangs of lower priority or, where time is shared, that go
+        after it, what is lent."""
+        yield from self._leaving()
         yield from self._surplus(gang)
         for running in self._whole_gangs(gang, turn):
-            yield self._whole(running)
+            if running.gang.id in self._shrunk:  # less what it has to give up already
+                running, _ = self._shrunk[running.gang.id]
+            yield self._part(running, _What.WHOLE, {worker.replica for worker, _ in running.held})
 
     def _could_yield(self, gang: Gang, turn: Turn) -> float:
         """How many thousandths of GPUs, at most. Most often that is not nearly enough, and then
         nothing need be tried."""
-        if self._index.elastic:
+        if self._index.elastic or self._index.leaving:
             return math.inf
         return sum(running.gang.gpus for running in self._whole_gangs(gang, turn)) * MILLIS
 
@@ -408,13 +458,15 @@ class _Walk:
         if not gang.may_preempt or self._policy.yielding is Yielding.NEVER:
             return
         by_order = self._policy.yielding is Yielding.ORDER
+        after = 0
         for key, running in self._yielding:
             if key[:-1] <= turn[:-1] if by_order else running.gang.priority >= gang.priority:
                 break
+            after += 1
             if running.gang.id not in self._evicted:
                 yield running
         if self._index.quotas and turn[2] == Standing.WITHIN:
-            for _, running in self._yielding:
+            for _, running in self._yielding[after:]:
                 lent = running.gang.priority <= gang.priority and self._borrows(running)
                 if lent and running.gang.id not in self._evicted:
                     yield running
@@ -438,45 +490,50 @@ class _Walk:
             key=lambda item: item[0],
         )
 
+    def _leaving(self) -> Iterator[_Part]:
+        for id in sorted(self._index.leaving - self._left):
+            running = self._index.running[id]
+            yield self._part(running, _What.LEAVING, running.leaving)
+
     def _surplus(self, gang: Gang) -> Iterator[_Part]:
         elastic = (self._index.running[id] for id in self._index.elastic)
         for running in sorted(elastic, key=lambda r: (r.gang.priority, r.gang.id)):
             if running.gang.priority > gang.priority or running.gang.id in self._evicted:
                 continue
-            holds = self._holds(running)
-            for at, hold in reversed(holds[running.gang.min_workers :]):
-                worker = next(w for w, _ in running.held if w.replica == hold.replica)
-                yield _Part(running, False, ((at, hold),), (worker,))
+            if running.gang.id in self._shrunk:
+                running, _ = self._shrunk[running.gang.id]
+            for worker, _ in reversed(running.held[running.gang.min_workers :]):
+                yield self._part(running, _What.SURPLUS, {worker.replica})
 
-    def _whole(self, running: Running) -> _Part:
-        holds = tuple(item for item in self._holds(running) if item[1].replica not in self._given)
-        replicas = {hold.replica for _, hold in holds}
-        workers = tuple(worker for worker, _ in running.held if worker.replica in replicas)
-        return _Part(running, True, holds, workers)
+    def _part(self, running: Running, what: _What, replicas: Collection[str]) -> _Part:
+        holds = tuple((at, hold) for at, hold in self._holds(running) if hold.replica in replicas)
+        there = {hold.replica for _, hold in holds}
+        workers = tuple(worker for worker, _ in running.held if worker.replica in there)
+        return _Part(running, what, holds, workers)
 
-    def _holds(self, running: Running) -> tuple[tuple[int, Hold], ...]:
-        """What it still holds, less what it has to give up already."""
-        if running.gang.id in self._shrunk:
-            running, _ = self._shrunk[running.gang.id]
-        return tuple(self._index.holds(running))
+    def _holds(self, running: Running) -> Iterator[tuple[int, Hold]]:
+        """Without the ports: those are free only when it has ended, and whoever starts here by
+        then finds others."""
+        for at, hold in self._index.holds(running):
+            yield at, replace(hold, ports=()) if hold.ports else hold
 
     def _yield(self, part: _Part) -> None:
         for at, hold in part.holds:
             self._give(at, hold)
-            self._given.add(hold.replica)
         self._use(part.running.gang, part.workers, -1)
 
     def _take_back(self, part: _Part) -> None:
         for at, hold in part.holds:
             self._take(at, hold)
-            self._given.discard(hold.replica)
         self._use(part.running.gang, part.workers, 1)
 
     def _note(self, part: _Part, by: Gang) -> None:
         """Somebody yields, and may have another turn."""
         id = part.running.gang.id
-        if part.whole:
-            self._shrunk.pop(id, None)
+        if part.what is _What.LEAVING:
+            self._left.add(id)
+            return
+        if part.what is _What.WHOLE:
             self._evicted[id] = (part.running, by.id)
             self._push(_Source(_From.YIELDED, kind_of(part.running.gang), yielded=part.running))
             return
@@ -491,14 +548,13 @@ class _Walk:
         """Let a gang that had to yield go on where it was, if that is free again; or elsewhere."""
         gang = running.gang
         taken: list[tuple[int, Hold]] = []
-        for at, hold in self._index.holds(running):
+        for at, hold in self._holds(running):
             if not self._nodes.can_take(at, hold):
                 break
             self._take(at, hold)
             taken.append((at, hold))
         else:
             self._use(gang, (worker for worker, _ in running.held), 1)
-            self._given -= {hold.replica for _, hold in taken}
             del self._evicted[gang.id]
             return
         for at, hold in taken:
@@ -519,8 +575,8 @@ class _Walk:
 
     def _borrows(self, running: Running) -> bool:
         return any(
-            applies(quota, running.gang) and exceeded(quota, self._index.used_of(quota))
-            for quota in self._index.quotas
+            exceeded(quota, self._index.used_of(quota))
+            for quota in self._index.quotas_of(running.gang)
         )
 
     def _short_of_gpus(self, gang: Gang) -> int:
@@ -584,9 +640,7 @@ class _Walk:
             return
         adding = replace(gang, workers=more, min_workers=1)
         if self._index.quotas:
-            stands, _ = standing(
-                replace(adding, min_workers=0), self._index.quotas, self._index.used_of
-            )
+            stands, _ = self._standing(replace(adding, min_workers=0))
             if stands is not Standing.WITHIN:
                 return
         chosen = choose_nodes(adding, self._nodes, self._index.admitted(gang))
@@ -668,6 +722,7 @@ class _Walk:
                 *(
                     Resize(id, tuple(to for _, to in running.held), by)
                     for id, (running, by) in self._shrunk.items()
+                    if id not in self._evicted
                 ),
                 *(
                     Resize(id, tuple(to for _, to in running.held))

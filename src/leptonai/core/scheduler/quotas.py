@@ -33,14 +33,12 @@ class Standing(IntEnum):
 def standing(
     gang: Gang, quotas: Iterable[Quota], used: Callable[[Quota], Usage]
 ) -> tuple[Standing, Quota | None]:
-    """How a gang that waits would stand if it were placed now, and by which quota.
+    """How a gang that waits would stand if it were placed now, and by which of its quotas.
 
     Only what is preemptible may borrow: what is lent can be reclaimed at any time.
     """
     worst: tuple[Standing, Quota | None] = (Standing.WITHIN, None)
     for quota in quotas:
-        if not applies(quota, gang):
-            continue
         asked = Usage()
         asked.add(gang.workers[: gang.min_workers or None])
         if not exceeded(quota, used(quota), asked):
@@ -49,10 +47,6 @@ def standing(
             return Standing.OVER, quota
         worst = (Standing.BORROWING, quota)
     return worst
-
-
-def applies(quota: Quota, gang: Gang) -> bool:
-    return (quota.user == gang.user) if quota.user else (quota.project == gang.project)
 
 
 def exceeded(quota: Quota, used: Usage, asked: Usage | None = None) -> bool:

@@ -10,7 +10,16 @@ from leptonai.core.resources import MILLIS, Capacity, Free, Needs
 from leptonai.core.scheduler.fitting import choose_nodes
 from leptonai.core.scheduler.index import Affinity, Index, affinity_of
 from leptonai.core.scheduler.nodes import Bools, Columns, Ints, WorkerSize, copies_on
-from leptonai.core.scheduler.values import Gang, Holder, NodeView, Quota, Reason, WaitCode, Worker
+from leptonai.core.scheduler.values import (
+    Gang,
+    Holder,
+    NodeView,
+    Place,
+    Quota,
+    Reason,
+    WaitCode,
+    Worker,
+)
 
 MAX_HOLDERS = 10  # that a reason tells of
 MIB, GIB = 1 << 20, 1 << 30
@@ -115,6 +124,18 @@ def over_quota(gang: Gang, quota: Quota) -> Reason:
         WaitCode.QUOTA,
         text,
         {"user" if quota.user else "project": quota.user or quota.project},
+    )
+
+
+def clearing(place: Place, index: Index) -> Reason:
+    """Why a gang whose room is settled has not started: others are about to leave it."""
+    names = [index.running[id].gang.name for id in place.after if id in index.running]
+    where = sorted({to.node for to in place.assignments})
+    return Reason(
+        WaitCode.CLEARING,
+        f"it starts on {_names(where)} as soon as {_names(names)} "
+        f"{'has' if len(names) == 1 else 'have'} stopped there",
+        {"nodes": where[:MAX_HOLDERS], "holders": names[:MAX_HOLDERS]},
     )
 
 

@@ -76,6 +76,7 @@ class Gang:
     apart: bool = False  # each worker on a node of its own
     preemptible: bool = False
     may_preempt: bool = True
+    promised: bool = False  # others have given way to it: goes before all of its priority
     deadline: Deadline | None = None
     attained_ms: int = 0  # it has run so long already, before it last started
     remaining_ms: int | None = None  # from its next or last start, by estimate
@@ -119,6 +120,7 @@ class Running:
     started_at_ms: int | None = None  # None: is about to
     saved_at_ms: int | None = None  # of its last checkpoint, if it was since the start
     lasting: bool = False  # does not end by itself: a server, not a job
+    leaving: frozenset[str] = frozenset()  # replicas that were asked to end: soon they hold nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +155,7 @@ class Place:
     gang: str
     assignments: tuple[Assignment, ...]  # one a worker, in their order; elastic: maybe not to all
     rendezvous_port: int  # free on the node of the first worker
+    after: tuple[str, ...] = ()  # gangs that must first give up their room, as they were asked to
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,7 @@ class WaitCode(StrEnum):
     CAPACITY = "capacity"  # there is not enough room now
     BEHIND = "behind"  # an older or more urgent gang waits for the same room
     QUOTA = "quota"  # its user or project holds all that it may
+    CLEARING = "clearing"  # its room is known, and others are about to leave it
     NO_NODE = "no_node"  # no node there is could ever hold it
     NO_NODES = "no_nodes"  # there are no usable nodes at all
     DEADLINE = "deadline"  # its deadline cannot be promised
@@ -225,7 +229,7 @@ class Plan:
 
     places: tuple[Place, ...] = ()
     waits: tuple[Wait, ...] = ()
-    preempts: tuple[Preempt, ...] = ()  # carried out before `places`
+    preempts: tuple[Preempt, ...] = ()  # to be carried out before the places that are `after` them
     resizes: tuple[Resize, ...] = ()
     unmet: tuple[Unmet, ...] = ()
     revisit_at_ms: int | None = None  # by then another plan may come of the same cluster and queue

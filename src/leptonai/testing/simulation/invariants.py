@@ -1,22 +1,33 @@
 """What must hold of the records after every single commit, whatever goes wrong."""
 
+import asyncio
+import re
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from leptonai.core.records import Event, Node, OwnerKind, Phase, Record, Replica
+from leptonai.core.records import Event, Job, Node, OwnerKind, Phase, Quota, Record, Replica
 from leptonai.core.resources import Free
 from leptonai.ports.store import Batch, Change, Delete, Fence, Query, R, Store
+from leptonai.spec.jobs import JobState
 
 Key = tuple[str, str]  # workspace, id
+START_WITHIN_S = 12.0  # a victim has ten seconds to save and end
 
 
 class CheckedStore:
     """A store whose every commit is checked."""
 
-    def __init__(self, inner: Store, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, inner: Store, report: Callable[[str], None], *, prompt: bool = False
+    ) -> None:
+        """With `prompt`, whoever others give way to must start within START_WITHIN_S."""
         self._inner, self._report = inner, report
         self.replicas: dict[Key, Replica] = {}
         self.nodes: dict[str, Node] = {}
+        self.gave_way = 0
+        # Since when others give way, by whom they give way to: name and priority.
+        self._promised_s: dict[tuple[str, int], float] | None = {} if prompt else None
+        self._jobs: dict[Key, Job] = {}
 
     async def commit(self, *changes: Change, fence: Fence | None = None) -> tuple[Record, ...]:
         written = await self._inner.commit(*changes, fence=fence)
@@ -30,6 +41,12 @@ class CheckedStore:
                     self._check_progress(before, record)
                 self.replicas[key] = record
                 touched.append(record)
+            elif isinstance(record, Job):
+                key = (record.workspace, record.id)
+                self._check_job(self._jobs.get(key), record)
+                self._jobs[key] = record
+        if self._promised_s is not None:
+            self._check_promises(self._promised_s, written, changes)
         for change in changes:
             if isinstance(change, Delete) and isinstance(change.record, Replica):
                 self.replicas.pop((change.record.workspace, change.record.id), None)
@@ -47,6 +64,46 @@ class CheckedStore:
             self._report(f"{after.id} moved from {before.node} to {after.node} within an attempt")
         if after.ready and after.phase is not Phase.RUNNING:
             self._report(f"{after.id} is ready, but {after.phase}")
+
+    def _check_job(self, before: Job | None, after: Job) -> None:
+        if after.giving_way and not (before and before.giving_way):
+            self.gave_way += 1
+            if self._promised_s is not None and (to := _given_way_to(after)):
+                self._promised_s.setdefault(to, asyncio.get_running_loop().time())
+        if after.finished and after.giving_way:
+            self._report(f"{after.id} is {after.state}, and still to give way")
+        if before and before.giving_way and not after.giving_way:
+            came_back = after.state in (JobState.QUEUEING, JobState.STARTING)
+            if not (came_back or after.finished or after.spec.stopped):
+                self._report(f"{after.id} gave way, and is {after.state}")
+            if came_back and after.queued_at_ms != before.queued_at_ms:
+                self._report(f"{after.id} lost its turn when it gave way")
+
+    def _check_promises(
+        self,
+        promised_s: dict[tuple[str, int], float],
+        written: Iterable[Record],
+        changes: Iterable[Change],
+    ) -> None:
+        """Where nothing goes wrong those whom others give way to start soon, or one that has come
+        to go before them does."""
+        kept: set[tuple[str, int]] = set()
+        for record in written:
+            if isinstance(record, Replica) and record.phase is Phase.PLACED:
+                kept |= {to for to in promised_s if to[1] <= record.priority}
+            elif isinstance(record, Job) and (record.finished or record.spec.stopped):
+                kept |= {to for to in promised_s if to[0] == record.name}
+            elif isinstance(record, Quota):  # what was promised may be more than it may have now
+                kept |= promised_s.keys()
+        for change in changes:
+            if isinstance(change, Delete):
+                kept |= {to for to in promised_s if to[0] == change.record.name}
+        for to in kept:
+            del promised_s[to]
+        now_s = asyncio.get_running_loop().time()
+        for (name, _), since_s in promised_s.items():
+            if now_s - since_s > START_WITHIN_S:
+                self._report(f"{name} has not started {START_WITHIN_S:g} s after others gave way")
 
     def _check_nodes(self, ids: Iterable[str]) -> None:
         held: dict[str, list[Replica]] = defaultdict(list)
@@ -114,3 +171,9 @@ class CheckedStore:
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+def _given_way_to(job: Job) -> tuple[str, int] | None:
+    """Of "gives way to NAME (priority 9000)"."""
+    found = re.search(r"gives way to (\S+) \(priority (\d+)\)", job.giving_way)
+    return (found[1], int(found[2])) if found else None

@@ -4,7 +4,7 @@ They act as the API does: on records, through the store handle of the control pl
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from leptonai.core.lifecycle.endpoint import new_endpoint, updated
 from leptonai.core.lifecycle.job import advance, new_job
 from leptonai.core.lifecycle.replica import abandon
-from leptonai.core.records import Endpoint, Job, Record, Replica
+from leptonai.core.records import Endpoint, Job, Quota, Record, Replica
 from leptonai.errors import AlreadyExists, TryLater, VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Delete, Put, Query, Store
-from leptonai.spec.containers import Container, EnvVar, SecretReference
+from leptonai.spec.containers import Container, EnvVar, QueueConfig, SecretReference
 from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
 from leptonai.spec.jobs import JobSpec
 from leptonai.testing.simulation.faults import Died
@@ -49,8 +49,10 @@ class Users:
         random: Random,
         *,
         gpus: int,
+        crowded: bool = False,
     ) -> None:
         self._gpus = gpus  # of the whole cluster: nobody may ask for more
+        self._cpus = (1, 2, 3) if crowded else (0.25, 0.5, 1, 1.5)  # that workers ask for
         self._platform = platform  # waits until there is one
         self._random = random
         self._count = 0
@@ -68,8 +70,10 @@ class Users:
             await self._create_endpoint()
         elif choice < 0.7 and jobs:
             await self.stop_job(self._random.choice(jobs))
-        elif choice < 0.77 and jobs:
+        elif choice < 0.75 and jobs:
             await self._start_job(self._random.choice(jobs))
+        elif choice < 0.77:
+            await self._set_quota()
         elif choice < 0.85 and jobs:
             await self.remove(Job, self._random.choice(jobs))
         elif choice < 0.97 and endpoints:
@@ -80,11 +84,12 @@ class Users:
     async def _submit_job(self) -> None:
         self._count += 1
         id = f"job-{self._count}"
-        script, spec = _random_job(self._random, self._gpus)
+        script, spec = _random_job(self._random, self._gpus, self._cpus)
+        owner = self._random.choice(OWNERS)
 
         async def submit(store: Store, clock: Clock) -> None:
             job = new_job(
-                workspace=WORKSPACE, id=id, name=id, spec=spec, owner="ann", labels={},
+                workspace=WORKSPACE, id=id, name=id, spec=spec, owner=owner, labels={},
                 visibility="", now_ms=clock.now_ms(), idempotency_key=f"key-{id}",
             )  # fmt: skip
             step = advance(job, (), clock.now_ms())
@@ -138,8 +143,34 @@ class Users:
         if await self._change(Endpoint, id, change) is not None:
             self.wishes.endpoints[id] = spec
 
+    async def _set_quota(self) -> None:
+        owner = self._random.choice(OWNERS)
+        limits = {
+            "cpu_millis": self._random.choice([None, 1000, 3000]),
+            "gpus": self._random.choice([None, 0, 1]),
+            "borrow": self._random.random() < 0.8,
+            "weight": self._random.choice([0.5, 1, 4]),
+        }
+
+        async def change(store: Store, clock: Clock) -> None:
+            known = await store.get(Quota, WORKSPACE, owner)
+            fresh = Quota(workspace=WORKSPACE, id=owner, name=owner, created_at_ms=clock.now_ms())
+            with suppress(AlreadyExists):
+                await store.commit(Put(replace(known or fresh, **limits)))
+
+        await self._persist(change)
+
+    async def _lift_quotas(self) -> None:
+        async def lift(store: Store, clock: Clock) -> None:
+            quotas = await store.find(Quota, Query(workspace=WORKSPACE))
+            await store.commit(*map(Delete, quotas))
+
+        await self._persist(lift)
+
     async def settle(self) -> None:
-        """Let whatever would run for ever come to an end: stop such jobs, mend the endpoints."""
+        """Let whatever would run, or wait, for ever come to an end: stop such jobs, mend the
+        endpoints, lift the quotas."""
+        await self._lift_quotas()
         for id, script in list(self.wishes.scripts.items()):
             if script.runs_s is None and id not in self.wishes.removed:
                 await self.stop_job(id)
@@ -192,10 +223,11 @@ class Users:
 
 
 MAX_ENDPOINTS = 2
+OWNERS = ("ann", "bob")
 _SERVER = Program(runs_s=None, ready_after_s=0.2)
 
 
-def _random_job(random: Random, gpus: int) -> tuple[Program, JobSpec]:
+def _random_job(random: Random, gpus: int, cpus: Sequence[float]) -> tuple[Program, JobSpec]:
     program = random.choice(
         [
             Program(runs_s=random.uniform(0, 0.5)),
@@ -210,13 +242,22 @@ def _random_job(random: Random, gpus: int) -> tuple[Program, JobSpec]:
     envs = []
     if random.random() < 0.03:
         envs.append(EnvVar(name="KEY", value_from=SecretReference(secret_name_ref="missing")))
-    workers = random.choice([1, 1, 1, 2, 3])
+    small = max(cpus) < 2
+    workers = random.choice([1, 1, 1, 2, 3] if small else [1, 1, 2])
+    with_gpus = workers <= gpus if small else workers == 1  # what never fits would wait for ever
+    queue = QueueConfig(
+        priority_class=random.choice([None, "low-1000", "high-9000"]),
+        can_be_preempted=random.choice([None, True]),
+        can_preempt=random.choice([None, None, False]),
+    )
     return program, JobSpec(
         container=Container(command=program.command, image=random.choice([None, None, "pytorch"])),
-        cpu=random.choice([0.25, 0.5, 1, 1.5]),
+        cpu=random.choice(cpus),
         memory=128,
-        accelerator_num=random.choice([None, None, None, 1 if workers <= gpus else None]),
+        accelerator_num=random.choice([None, None, None, 1 if with_gpus else None]),
         completions=workers,
+        min_workers=random.choice([None, None, 1]),
+        queue_config=queue,
         max_failure_retry=random.choice([None, 1, 3]),
         max_job_failure_retry=random.choice([None, None, 1, 2]),
         envs=envs or None,
