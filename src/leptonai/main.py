@@ -173,7 +173,7 @@ async def _run(
     async def load_scheduler() -> None:
         """It brings numpy, which takes longer to load than all the rest: not before we answer."""
         await serves.wait()
-        await asyncio.to_thread(import_module, "leptonai.core.scheduler.placement")
+        await asyncio.to_thread(import_module, "leptonai.control.advice")
         gc.collect()
         gc.freeze()  # what start-up made stays: the collector need not look at it again
         gc.set_threshold(GC_THRESHOLD)
@@ -204,7 +204,7 @@ async def _run(
             authenticator=Authenticator(store, clock, job_tokens),
             audit=AuditLog(home.audit_log),
             routes=plane.routes,
-            advice=plane.advice,
+            adviser=plane.adviser,
             notice=plane.mirror.notice,
             config=Config(
                 workspaces=settled.workspaces, url=url, gateway_url=gateway.url, version=__version__

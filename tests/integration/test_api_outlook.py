@@ -8,6 +8,7 @@ from leptonai.control.advice import Advice
 from leptonai.control.api.app import make_app
 from leptonai.control.loops.placement import PlacementLoop
 from leptonai.control.mirror import Mirror
+from leptonai.control.owners import Owners
 from leptonai.core.access import Principal, Role
 from leptonai.core.records import Job, Phase, Replica
 from leptonai.core.resources import Capacity
@@ -29,9 +30,10 @@ class Platform:
     async def open(self) -> None:
         api = self.api
         fence = await api.store.lease("control")
-        self.loop = PlacementLoop(self.mirror, api.store, fence, api.clock)
+        owners = Owners(self.mirror, api.store, fence, api.clock)
+        self.loop = PlacementLoop(self.mirror, api.store, owners, fence, api.clock)
         advice = Advice(self.mirror, self.loop, api.store, api.clock)
-        api.world = replace(api.world, advice=advice, notice=self.mirror.notice)
+        api.world = replace(api.world, adviser=lambda: advice, notice=self.mirror.notice)
         api.http._transport.app = make_app(api.world)
         await self.mirror.load(api.store)
         await self.loop.step()

@@ -7,11 +7,11 @@ and that one goes on.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from leptonai.blobs import BlobStore
-from leptonai.control.advice import Advice
 from leptonai.control.loops.loop import Loop, run_loop
 from leptonai.control.loops.owners import OwnersLoop
 from leptonai.control.loops.placement import PlacementLoop
@@ -27,6 +27,9 @@ from leptonai.errors import Conflict, StaleEpoch, TryLater
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import Engine, Machine
 from leptonai.ports.store import Fence, Put, Query, Store
+
+if TYPE_CHECKING:
+    from leptonai.control.advice import Advice
 
 LEASE = "control"
 FOLLOW_AGAIN_S = 1.0  # after the store did not answer
@@ -74,6 +77,7 @@ class ControlPlane:
         self._policy = policy
         self._before_placing = before_placing
         self._tasks: list[asyncio.Task[None]] = []
+        self._advice: Advice | None = None
 
     async def start(self) -> None:
         """Take the lease, learn what there is, and set the loops going.
@@ -88,7 +92,6 @@ class ControlPlane:
         mirror, store, clock, fence = self.mirror, self._store, self._clock, self.fence
         owners = Owners(mirror, store, fence, clock)
         self.placement = PlacementLoop(mirror, store, owners, fence, clock, self._policy)
-        self.advice = Advice(mirror, self.placement, store, clock)
         self.routes = RoutesLoop(mirror, clock)
         replicas = ReplicasLoop(
             mirror,
@@ -115,6 +118,14 @@ class ControlPlane:
             asyncio.create_task(self._place(), name=self.placement.name),
             *(asyncio.create_task(run_loop(loop, clock), name=loop.name) for loop in loops),
         ]
+
+    def adviser(self) -> "Advice":
+        """What the scheduler says; it brings numpy, and is loaded when it is first asked for."""
+        if self._advice is None:
+            from leptonai.control.advice import Advice
+
+            self._advice = Advice(self.mirror, self.placement, self._store, self._clock)
+        return self._advice
 
     async def run(self) -> None:
         """Until cancelled, or until another control plane has taken over (StaleEpoch)."""

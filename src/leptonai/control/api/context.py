@@ -83,9 +83,13 @@ class World:
     audit: AuditLog
     routes: RouteFeed
     config: Config
-    advice: Adviser = field(default_factory=NoScheduler)
+    adviser: Callable[[], Adviser] = NoScheduler
     notice: Callable[[Iterable[Record]], None] = _ignore  # told of every commit: wakes the loops
     measures: Measures = field(default_factory=Measures)
+
+    @property
+    def advice(self) -> Adviser:
+        return self.adviser()
 
     async def commit(self, *changes: Change) -> tuple[Record, ...]:
         written = await self.store.commit(*changes)

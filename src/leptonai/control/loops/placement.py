@@ -115,6 +115,7 @@ class PlacementLoop:
             queue=tuple(index.waiting.values()),
             quotas=index.quotas,
             weights=index.weights,
+            demand=index.demand,
         )
 
     async def step(self) -> int | None:

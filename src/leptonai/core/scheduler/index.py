@@ -71,6 +71,7 @@ class Index:
         self._quotas_of = _by_whose(quotas)
         self.weights = dict(weights or {})
         self.nodes = Nodes(nodes, score_of(policy.choice, {}, policy.seed))
+        self.demand: Mapping[Needs, float] = {}
         self.running: dict[str, Running] = {}
         self.waiting: dict[str, Gang] = {}
         self.lanes: dict[LaneKey, Lane] = {}
@@ -146,6 +147,7 @@ def advance(index: Index, change: Change) -> Index:
     if change.nodes or change.removed_nodes:
         index = _with_nodes(index, change)
     if change.demand is not None:
+        index.demand = change.demand
         score = score_of(index.policy.choice, change.demand, index.policy.seed)
         index.nodes.score_by(score)
     if change.weights is not None:
