@@ -367,6 +367,7 @@ def running_of(id: str, replicas: list[Replica], mirror: Mirror) -> Running:
         saved_at_ms=job.saved_at_ms if job else None,
         lasting=first.owner_kind is OwnerKind.ENDPOINT,
         leaving=frozenset(f"{r.workspace}/{r.id}" for r in replicas if r.leaving),
+        leaving_since_ms=max((r.stop_asked_at_ms or 0 for r in replicas if r.leaving), default=0),
     )
 
 

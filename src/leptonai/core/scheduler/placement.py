@@ -491,8 +491,9 @@ class _Walk:
         )
 
     def _leaving(self) -> Iterator[_Part]:
-        for id in sorted(self._index.leaving - self._left):
-            running = self._index.running[id]
+        """Who was asked first is first to end; and who waits for that is not led on to others."""
+        leaving = [self._index.running[id] for id in self._index.leaving - self._left]
+        for running in sorted(leaving, key=lambda r: (r.leaving_since_ms, r.gang.id)):
             yield self._part(running, _What.LEAVING, running.leaving)
 
     def _surplus(self, gang: Gang) -> Iterator[_Part]:
