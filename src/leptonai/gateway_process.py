@@ -13,6 +13,7 @@ from leptonai import __version__
 from leptonai.errors import LeptonError, Unavailable
 from leptonai.home import Home, replace_file
 from leptonai.listening import bind, url_of
+from leptonai.log_files import open_log
 from leptonai.processes import Process
 
 DRAIN_S = 3.0  # for requests under way when it is to end
@@ -103,7 +104,7 @@ class GatewayProcess:
         # this process was killed in between, sees the pipe close and ends.
         wait, go = os.pipe()
         try:
-            with self._home.gateway_log.open("ab") as output:
+            with open_log(self._home.gateway_log) as output:
                 process = subprocess.Popen(
                     [
                         *(sys.executable, "-m", "leptonai.gateway"),

@@ -41,6 +41,8 @@ class Settled:
 
     workspaces: tuple[str, ...] = ()
     database: str = ""  # URL; "" is SQLite in the home
+    # Whether no other was ever used here, whose records might refer to this home's blobs too.
+    sole_database: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class Home:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for part in ("run", "logs", "gateway"):
+            for part in ("run", "logs", "gateway", "attempts", "blobs"):
                 (self.path / part).mkdir(exist_ok=True, mode=0o700)
             probe = self.path / "run" / f"probe.{os.getpid()}"
             probe.write_text("can this be written?")
@@ -200,7 +202,11 @@ class Home:
                 and all(isinstance(name, str) for name in workspaces)
             ):
                 raise TypeError
-            return Settled(workspaces=tuple(workspaces), database=database)
+            return Settled(
+                workspaces=tuple(workspaces),
+                database=database,
+                sole_database=facts.get("sole_database") is True,
+            )
         except FileNotFoundError:
             return Settled()
         except (OSError, ValueError, KeyError, TypeError):

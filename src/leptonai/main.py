@@ -18,19 +18,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-from msgspec.structs import replace
 
 from leptonai import __version__
 from leptonai.errors import InvalidRequest, LeptonError, Locked, NotFound, Unavailable
 from leptonai.gateway_process import GatewayProcess, end_gateway
 from leptonai.home import Home, PlatformState, Settled, replace_file
 from leptonai.listening import bind, url_of
+from leptonai.log_files import keep_bounded
 from leptonai.processes import Process
 from leptonai.spec.names import check_name
 
@@ -43,7 +42,6 @@ DRAIN_S = 2  # for requests under way when the platform stops
 ENDS_WITHIN_S = 15.0  # a platform that was asked to
 START_OR_STOP_S = 90.0  # longer than any of them takes
 LOOK_AGAIN_S = 0.05
-STOP_WORKLOADS_S = 30.0
 
 log = logging.getLogger("leptonai")
 
@@ -152,7 +150,8 @@ async def _run(
 
     url = url_of(options.host, listening.getsockname()[1])
     before = home.config()
-    settled = _settle(before, options)
+    is_new = not (home.config_file.exists() or home.key_file.exists())
+    settled = _settle(before, options, is_new=is_new)
     clock = SystemClock()
     store = await _open_store(home, settled)
     blobs = BlobStore(home.blobs)
@@ -190,6 +189,7 @@ async def _run(
         unseal=lambda secret: sealer.open(secret.workspace, secret.name, secret.ciphertext),
         job_token=lambda job: job_tokens.of(job.workspace, job.id),
         runs_images=engine.runs_images,
+        blobs=blobs if settled.sole_database else None,
         before_placing=load_scheduler,
     )
     try:
@@ -225,7 +225,8 @@ async def _run(
             ready(state)
             serves.set()
 
-        await _until_stopped(make_app(world), listening, plane, gateway, serving)
+        beside = [plane.run(), gateway.supervise(), keep_bounded(home.control_log)]
+        await _until_stopped(make_app(world), listening, plane, beside, serving)
     finally:
         await plane.close()
         await engine.close()
@@ -236,10 +237,10 @@ async def _until_stopped(
     app: Any,
     listening: socket.socket,
     plane: Any,
-    gateway: GatewayProcess,
+    beside: list[Coroutine[Any, Any, None]],
     serving: Callable[[], None],
 ) -> None:
-    """Serve the API, and stop at SIGTERM or SIGINT, or when the plane or the server ends."""
+    """Serve the API, and stop at SIGTERM or SIGINT, or when it or what runs beside it ends."""
     import uvicorn
 
     from leptonai.control.api.connections import BoundedConnection
@@ -273,7 +274,7 @@ async def _until_stopped(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     api = asyncio.create_task(server.serve(sockets=[listening]))
-    others = [asyncio.create_task(plane.run()), asyncio.create_task(gateway.supervise())]
+    others = [asyncio.create_task(each) for each in beside]
     while not server.started and not api.done():  # noqa: ASYNC110 - the server has no event
         await asyncio.sleep(0.001)
     if not api.done():
@@ -288,10 +289,14 @@ async def _until_stopped(
         task.result()
 
 
-def _settle(before: Settled, options: Options) -> Settled:
+def _settle(before: Settled, options: Options, *, is_new: bool) -> Settled:
     """What is asked now, and what was asked before and not again."""
-    workspaces = tuple(dict.fromkeys((*before.workspaces, options.workspace)))
-    return Settled(workspaces=workspaces, database=options.database or before.database)
+    database = options.database or before.database
+    return Settled(
+        workspaces=tuple(dict.fromkeys((*before.workspaces, options.workspace))),
+        database=database,
+        sole_database=is_new or (before.sole_database and database == before.database),
+    )
 
 
 async def _open_store(home: Home, settled: Settled) -> "Store":
@@ -423,49 +428,17 @@ def shut_down(home: Home, *, keep: bool) -> ShutDown:
 
 
 async def _stop_workloads(home: Home) -> int:
-    """End everything that runs: jobs are stopped, endpoints come back with the next start. Returns
-    how many attempts were ended."""
+    """End everything that runs here; returns how many attempts were ended."""
     from leptonai.control.clock import SystemClock
-    from leptonai.control.plane import LEASE, check_whose_store
-    from leptonai.core.records import Job, Phase, Replica
+    from leptonai.control.workloads import stop_workloads
     from leptonai.engines.local import LocalEngine
-    from leptonai.ports.engine import Running, Seen
-    from leptonai.ports.store import Put, Query
 
     store = await _open_store(home, home.config())
     engine = LocalEngine(home.path, fetch_tree=_nothing_starts, clock=SystemClock())
     await engine.open()
     engine.forget_epochs()
     try:
-        await check_whose_store(store, engine)
-        fence = await store.lease(LEASE)
-        active = {Phase.PLACED, Phase.RUNNING}
-        replicas = await store.find(Replica, Query(live=True))
-        busy = {(r.workspace, r.owner_id) for r in replicas if r.phase in active}
-        for job in await store.find(Job, Query(live=True)):
-            if (job.workspace, job.id) in busy:
-                stopped = replace(job, spec=replace(job.spec, stopped=True))
-                await store.commit(Put(stopped), fence=fence)
-        ended = 0
-        deadline = asyncio.get_running_loop().time() + STOP_WORKLOADS_S
-        for machine in await engine.machines():
-            while True:
-                seen = await engine.observe(machine.id)
-                assert isinstance(seen, Seen)
-                running = [id for id, s in seen.attempts.items() if isinstance(s, Running)]
-                ended = max(ended, len(running))
-                if not running:
-                    break
-                if asyncio.get_running_loop().time() > deadline:
-                    raise Unavailable(
-                        f"{len(running)} replicas do not end: {', '.join(sorted(running)[:3])}",
-                        hint="run `leptonai down` again, or look at their processes",
-                    )
-                for id in running:
-                    await engine.stop(machine.id, id, grace_ms=5_000, epoch=fence.epoch)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(engine.changed(), 0.2)
-        return ended
+        return await stop_workloads(store, engine)
     finally:
         await engine.close()
         await store.close()

@@ -73,6 +73,8 @@ MISTAKES = [  # each fails, and says so in two lines
     "model remove nope",
     "model create -n x /nonexistent",
     "simulate energy --table /dev/null --deadline 3600",
+    "simulate pack --nodes /dev/null --pods /dev/null",
+    "simulate queue --jobs /dev/null --gpus 8",
 ]
 
 

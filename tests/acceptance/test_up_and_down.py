@@ -136,6 +136,18 @@ def test_a_second_up_says_that_it_runs_already_and_succeeds(platform):
     assert len(processes_of(platform.home.path)) == 2, "one control plane and one gateway"
 
 
+def test_a_second_up_is_refused_if_it_names_another_database(platform, tmp_path):
+    before = platform.state
+    done = platform.cli("up", "-d", "--database", f"sqlite:///{tmp_path}/other.db", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    what, hint = done.stderr.splitlines()
+    assert what == f"error: the platform that runs in {platform.home.path} uses another database"
+    assert "leptonai down" in hint
+    own = platform.cli("up", "-d", "--database", f"sqlite:///{platform.home.database}")
+    assert own.stdout.startswith(f"Lepton {__version__} is already running.\n")
+    assert platform.state == before
+
+
 def refused(home: Path, *options: str) -> list[str]:
     """The two lines of an `up` that fails; it must leave no process behind."""
     platform = RunningPlatform(home)

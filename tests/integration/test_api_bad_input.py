@@ -301,6 +301,13 @@ BAD_REQUESTS = {
         400,
         "given twice",
     ),
+    "a secret that no variable can hold": (
+        "POST",
+        "/usersecrets",
+        b'[{"name":"A","value":"' + b"x" * (128 << 10) + b'"}]',
+        413,
+        "too large",
+    ),
     "too many secrets": (
         "POST",
         "/usersecrets",

@@ -212,3 +212,19 @@ async def test_a_job_is_written_as_it_was_asked(api):
     id = (await api.call("POST", "/jobs", json=a_job())).json()["metadata"]["id"]
     job = await api.store.get(Job, "ws", id)
     assert job.spec.container == Container(command=["echo", "hi"])
+
+
+@with_api
+async def test_workers_of_earlier_rounds_are_listed_for_who_asks(api):
+    id = (await api.call("POST", "/jobs", json=a_job())).json()["metadata"]["id"]
+    job = await api.store.get(Job, "ws", id)
+    (earlier,) = await api.store.find(Replica, Query(workspace="ws"))
+    later = replace(earlier, id=f"{id}-0-later", version=0, seq=0, round=1)
+    await api.store.commit(Put(replace(job, round=1)), Put(later))
+
+    async def listed(**params):
+        answer = await api.call("GET", f"/jobs/{id}/replicas", params=params)
+        return [replica["id"] for replica in answer.json()]
+
+    assert await listed() == [later.id]
+    assert await listed(all_rounds="true") == [earlier.id, later.id]

@@ -8,7 +8,7 @@ from leptonai.core.routing import RouteTable
 from leptonai.ports.store import Query
 from leptonai.security.secrets import Sealer
 
-MODEL = {"metadata": {"name": "cnn"}, "spec": {"size_bytes": 5, "format": "torch"}}
+MODEL = {"metadata": {"name": "cnn"}, "spec": {"size_bytes": 1, "format": "torch"}}
 
 
 @with_api

@@ -316,6 +316,9 @@ def test_a_log_is_printed_with_the_numbers_of_several_workers(lepton, server):
     assert lepton("job", "log", "ddp") == (0, "[0] one 0\n[0] two\n[1] one 1\n[1] two\n", "")
     assert lepton("job", "log", "ddp", "--worker", "1") == (0, "one 1\ntwo\n", "")
     assert lepton("job", "log", "ddp", "--replica", f"{job_id}-0-old00")[1] == "an earlier try\n"
+    code, _, err = lepton("job", "log", "ddp", "--replica", "nobody")
+    assert (code, err.splitlines()[0]) == (1, f"error: job {job_id} has no replica 'nobody'")
+    assert f"{job_id}-0-old00" in err.splitlines()[1]
     code, out, err = lepton("job", "log", "-f", "ddp")
     assert (code, sorted(out.splitlines()), err) == (
         0,

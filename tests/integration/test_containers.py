@@ -120,7 +120,8 @@ class TestLocalEngineWithContainers(EngineContract):
 
     @asynccontextmanager
     async def open(self, home: Path) -> AsyncIterator[Engine]:
-        engine = an_image_engine(home / "a home", self.image)
+        self.home = home / "a home"
+        engine = an_image_engine(self.home, self.image)
         await engine.open()
         assert engine.runs_images
         yield engine
@@ -136,6 +137,14 @@ class TestLocalEngineWithContainers(EngineContract):
 
     def ignores_term(self) -> tuple[str, ...]:
         return ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
+
+    async def _ignoring(self, engine: Engine, node: str, attempt: str) -> None:
+        """Podman must know it too: of a program that ends before podman has written down that it
+        started, nobody can tell that it did, nor with which exit code."""
+        await super()._ignoring(engine, node, attempt)
+        async with asyncio.timeout(PATIENCE_S):
+            while await asyncio.to_thread(state_of_container, self.home, attempt) != "running":
+                await asyncio.sleep(0.02)
 
 
 # --- what is different in a container ------------------------------------------------------------

@@ -138,3 +138,19 @@ def test_podman_that_starts_nothing_is_told_in_its_own_words(monkeypatch, tmp_pa
     found = asyncio.run(find_runtime())
     assert isinstance(found, NoRuntime)
     assert found.because == f"{tmp_path}/podman cannot start containers: Error: no user namespaces"
+
+
+def test_a_program_is_not_left_behind_when_nobody_waits_for_its_answer(monkeypatch, tmp_path):
+    programs(monkeypatch, tmp_path, podman=f"echo $$ > {tmp_path}/pid; exec /bin/sleep 600")
+
+    async def main():
+        asks = asyncio.create_task(find_runtime())
+        async with asyncio.timeout(20):
+            while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+                await asyncio.sleep(0.01)
+        asks.cancel()
+        await asyncio.gather(asks, return_exceptions=True)
+
+    asyncio.run(main())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -7,8 +7,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from leptonai.control.loops.retention import EVENTS_KEPT_MS
-from leptonai.control.plane import ControlPlane
+from leptonai.control.loops.retention import COLLECT_EVERY_MS, EVENTS_KEPT_MS
+from leptonai.control.plane import LEASE, ControlPlane
+from leptonai.control.workloads import stop_workloads
 from leptonai.core.lifecycle.endpoint import new_endpoint, restarted
 from leptonai.core.lifecycle.job import new_job
 from leptonai.core.records import (
@@ -24,7 +25,7 @@ from leptonai.core.records import (
     Secret,
 )
 from leptonai.core.scheduler import WaitCode
-from leptonai.errors import Conflict, Internal
+from leptonai.errors import Conflict, Internal, StaleEpoch
 from leptonai.ports.store import Put, Query
 from leptonai.spec.containers import Container, EnvVar, QueueConfig, SecretReference
 from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
@@ -39,10 +40,19 @@ MINUTE_S = 60
 class World:
     """A control plane, and what it decides over."""
 
-    def __init__(self, store: MemoryStore | None = None, *, home: str = "") -> None:
+    def __init__(
+        self,
+        store: MemoryStore | None = None,
+        engine: FakeEngine | None = None,
+        *,
+        home: str = "",
+        blobs: "Blobs | None" = None,
+    ) -> None:
+        self.blobs = blobs
+        self.hanging: set[int] = set()  # ports where a probe gets no answer
         self.store, self.clock = store or MemoryStore(), VirtualClock()
         machine = replace(a_machine("n1", cpu_millis=4000), provider_id=home)
-        self.engine = FakeEngine([machine], clock=self.clock)
+        self.engine = engine or FakeEngine([machine], clock=self.clock)
         self.plane = ControlPlane(
             self.store,
             self.engine,
@@ -52,12 +62,15 @@ class World:
             workspace_url=lambda workspace: "",
             unseal=self.unseal,
             job_token=lambda job: "",
+            blobs=blobs,
         )
 
     def unseal(self, secret: Secret) -> str:
         raise Internal(f"{secret.name} was sealed with another key")
 
     async def answers(self, host: str, port: int, path: str) -> bool:
+        while port in self.hanging:
+            await asyncio.sleep(1)
         return True
 
     async def submit(self, id: str, *command: str, user: str = "ada", **spec: object) -> None:
@@ -210,6 +223,100 @@ def test_a_job_whose_secret_cannot_be_read_says_so():
     in_world(story)
 
 
+def test_after_all_was_ended_jobs_stay_stopped_and_endpoints_come_back():
+    async def main() -> None:
+        world = World()
+        await world.plane.start()
+        await world.submit("polite", "sleep", "99999")
+        await world.submit("stubborn", "ignore-term")
+        await world.submit("over", "exit", "0")
+        await world.serve("web", "serve", "1")
+        await asyncio.sleep(MINUTE_S)
+        await world.plane.close()
+        assert await stop_workloads(world.store, world.engine) == 3
+        assert all(run.ended_at_ms is not None for run in world.engine.history)
+        again = World(world.store, world.engine)
+        await again.plane.start()
+        await asyncio.sleep(MINUTE_S)
+        states = {job.id: job.state for job in await again.store.find(Job, Query())}
+        assert states == {
+            "polite": JobState.STOPPED,
+            "stubborn": JobState.STOPPED,
+            "over": JobState.COMPLETED,
+        }
+        (endpoint,) = await again.store.find(Endpoint, Query())
+        assert endpoint.ready_replicas == 1
+        await again.plane.close()
+
+    run(main())
+
+
+def test_a_server_that_keeps_its_probe_waiting_delays_no_other():
+    async def story(world: World) -> None:
+        async def ready() -> dict[str, bool]:
+            return {replica.owner_name: replica.ready for replica in await world.replicas()}
+
+        world.hanging = set(range(1 << 16))
+        await world.serve("hanging", "serve", "0")
+        await asyncio.sleep(1)
+        (replica,) = await world.replicas()
+        world.hanging = {*replica.ports}
+        await world.serve("quick", "serve", "0")
+        await asyncio.sleep(1)
+        assert await ready() == {"hanging": False, "quick": True}
+        world.hanging.clear()
+        await asyncio.sleep(MINUTE_S)
+        assert await ready() == {"hanging": True, "quick": True}
+
+    in_world(story)
+
+
+class Blobs:
+    """Stands for the blob store: notes what it is told to keep."""
+
+    def __init__(self) -> None:
+        self.kept: list[set[str]] = []
+
+    async def collect(self, in_use: set[str]) -> int:
+        self.kept.append(set(in_use))
+        return 0
+
+
+DIGEST = "sha256:" + "a" * 64
+
+
+def test_blobs_are_collected_but_not_before_all_that_was_lately_uploaded_has_been_seen():
+    async def main() -> None:
+        world = World(blobs=Blobs())
+        await world.plane.start()
+        await world.submit("j", "print", "hello", workdir=DIGEST)
+        await asyncio.sleep(COLLECT_EVERY_MS / 1000 - MINUTE_S)
+        assert world.blobs.kept == []
+        await asyncio.sleep(2 * MINUTE_S)
+        assert world.blobs.kept == [{DIGEST}]
+        await world.later(DEFAULT_TTL_S)
+        await world.later(ARCHIVE_KEPT_S)
+        assert await world.replicas() == []
+        await asyncio.sleep(COLLECT_EVERY_MS / 1000)
+        assert world.blobs.kept[-1] == set()
+        await world.plane.close()
+
+    run(main())
+
+
+def test_who_decides_no_more_removes_no_blobs():
+    async def main() -> None:
+        world = World(blobs=Blobs())
+        await world.plane.start()
+        await world.store.lease(LEASE)
+        with pytest.raises(StaleEpoch):
+            await world.plane.run()
+        assert world.blobs.kept == []
+        await world.plane.close()
+
+    run(main())
+
+
 def test_a_store_of_another_machine_is_refused_and_its_control_plane_left_in_charge():
     async def main() -> None:
         first = World(home="a")
@@ -342,7 +449,7 @@ def test_an_elastic_job_starts_with_what_there_is_and_shrinks_before_others_wait
         assert (await world.job("two")).state is JobState.RUNNING
         await asyncio.sleep(20 * MINUTE_S)
         job = await world.job("elastic")
-        assert (job.state, job.succeeded, job.failures) == (JobState.COMPLETED, 1, 0)
+        assert (job.state, job.succeeded, job.failures) == (JobState.COMPLETED, 4, 0)
 
     in_world(story)
 
@@ -360,5 +467,30 @@ def test_the_victim_is_the_one_that_has_lost_least_since_its_last_checkpoint():
         await asyncio.sleep(MINUTE_S)
         rounds = {id: (await world.job(id)).round for id in ("saved", "unsaved")}
         assert rounds == {"saved": 1, "unsaved": 0}
+
+    in_world(story)
+
+
+def test_an_elastic_job_grows_into_room_that_stays_idle_where_that_pays():
+    async def story(world: World) -> None:
+        await world.submit("one", "sleep", "600", cpu=2)
+        await asyncio.sleep(1)
+        elastic = {"cpu": 1, "completions": 4, "min_workers": 2}
+        await world.submit("elastic", "sleep", "90000", **elastic)
+
+        async def gang() -> list[Replica]:
+            job = await world.job("elastic")
+            found = await world.store.find(Replica, Query(parent="job/elastic"))
+            return [r for r in found if r.round == job.round and r.phase is Phase.RUNNING]
+
+        await asyncio.sleep(5 * MINUTE_S)
+        before = await gang()
+        await asyncio.sleep(60 * MINUTE_S)
+        after = await gang()
+        assert [len(before), len(after)] == [2, 4]
+        assert {r.gang_size for r in after} == {4}
+        job = await world.job("elastic")
+        assert (job.state, job.failures, job.round) == (JobState.RUNNING, 0, 1)
+        assert [past.message for past in job.history] == ["goes on with 4 workers"]
 
     in_world(story)

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from leptonai.errors import Locked
-from leptonai.home import Home, PlatformState
+from leptonai.home import Home, PlatformState, Settled
+from leptonai.main import Options, _settle
 from leptonai.processes import Process
 
 # Takes the lock, starts a child that lives on, and waits to be killed.
@@ -78,3 +79,22 @@ def test_what_a_killed_platform_started_does_not_keep_its_lock(home):
     finally:
         os.kill(child, signal.SIGKILL)
         holder.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "database", "is_new", "sole"),
+    [
+        (Settled(), "", True, True),
+        (Settled(), "postgresql://a", True, True),
+        (Settled(), "", False, False),  # its settings were lost, or are of a version before
+        (Settled(database="a", sole_database=True), "", False, True),
+        (Settled(database="a", sole_database=True), "a", False, True),
+        (Settled(database="a", sole_database=True), "b", False, False),
+        (Settled(database="b", sole_database=False), "b", False, False),
+    ],
+)
+def test_a_home_knows_whether_another_database_was_ever_used(home, before, database, is_new, sole):
+    settled = _settle(before, Options(database=database), is_new=is_new)
+    assert settled.sole_database is sole
+    home.write_config(settled)
+    assert home.config() == settled

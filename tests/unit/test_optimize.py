@@ -496,8 +496,13 @@ def test_more_choices_than_a_program_can_have_are_refused(monkeypatch):
 # --- the handbook ------------------------------------------------------------------------------
 
 
-def test_the_example_of_the_handbook_prints_what_it_says(capsys):
-    page = Path(__file__).parents[2] / "docs" / "howto" / "optimisation.md"
-    program, printed = re.findall(r"^```(?:python|text)\n(.*?)^```", page.read_text(), re.M | re.S)
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "optimisation.md"
+EXAMPLES = re.findall(
+    r"^```python\n(.*?)^```\n\nprints\n\n```text\n(.*?)^```", PAGE.read_text(), re.M | re.S
+)
+
+
+@pytest.mark.parametrize(("program", "printed"), EXAMPLES, ids=["tasks", "shares"])
+def test_the_examples_of_the_handbook_print_what_they_say(capsys, program, printed):
     exec(program, {})
     assert capsys.readouterr().out == printed

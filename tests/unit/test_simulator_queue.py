@@ -1,7 +1,12 @@
 """The simulated queue: small cases worked out by hand, a plain model to compare with, and what a
 policy may know."""
 
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +26,7 @@ from leptonai.testing.simulator import (
     with_uniform_deadlines,
 )
 
-POLICIES = [*QUEUE_POLICIES]
+POLICIES = [name for name, policy in QUEUE_POLICIES.items() if not policy.promising]
 
 
 def a_job(id, at, runs, gpus=1, **more):
@@ -79,6 +84,27 @@ def test_who_is_preempted_before_it_works_on_has_done_nothing():
     assert outcome.preemptions.tolist() == [2, 0, 0]
 
 
+def test_what_was_done_since_the_last_checkpoint_is_lost_to_who_yields():
+    # `a` has done 10 s when it yields, and saved 8 of them.
+    jobs = [a_job("a", 0, 20), a_job("b", 10, 1)]
+    options = {"checkpoint_every_s": 4, "preempt_cost_s": 0.5}
+    outcome = simulate_queue(jobs, Cluster(1), QUEUE_POLICIES["srtf"], **options)
+    assert outcome.ended_s.tolist() == [11 + 0.5 + 12, 11]
+    assert outcome.held_s.tolist() == [22.5, 1]
+
+
+def test_an_elastic_job_works_slower_with_fewer_gpus():
+    # It is done for a quarter when it gives half of its GPUs to `b`: what is left takes twice as
+    # long, or half as long again if two GPUs are 4/6 as fast as four.
+    for speedup, ends_s in (((), 5 + 15 * 2), ((2, 4, 5, 6), 5 + 15 * 6 / 4)):
+        elastic = a_job("a", 0, 20, gpus=4, min_gpus=2, speedup=speedup)
+        jobs = [elastic, a_job("b", 5, 100, gpus=2)]
+        outcome = simulate_queue(jobs, Cluster(4), QUEUE_POLICIES["fifo"])
+        assert outcome.ended_s.tolist() == [ends_s, 105]
+        assert outcome.gpu_s.tolist() == [20 + 2 * (ends_s - 5), 200]
+        assert outcome.preemptions.tolist() == [0, 0]
+
+
 def test_the_measures_of_four_jobs():
     measures = simulate_queue(FOUR, Cluster(2), QUEUE_POLICIES["srtf"]).measures()
     del measures["decisions_per_s"]
@@ -90,6 +116,7 @@ def test_the_measures_of_four_jobs():
         "max_delay_s": 6,
         "deadline_met_ratio": None,
         "admitted_ratio": 1,
+        "admitted_met_ratio": None,
         "utilisation": 28 / 32,
         "preemptions": 2,
         "decisions": 7,  # at 0, 1, 2, 3, 4, 7 and 16
@@ -142,14 +169,17 @@ def test_a_job_that_no_cluster_of_this_size_can_run_is_an_error():
 
 
 def traces(max_jobs=14):
-    """Few distinct values, so that ties and events at the same time are common."""
+    """Few distinct values, so that ties and events at the same time are common; but no two jobs
+    are submitted at once: who then runs already does not yield to the other, as in the plain model
+    it would."""
     job = st.tuples(
         st.integers(0, 30),  # submitted
         st.integers(1, 25),  # duration
         st.integers(1, 6),  # GPUs
         st.integers(0, 60),  # slack
     )
-    return st.lists(job, min_size=1, max_size=max_jobs).map(
+    rows = st.lists(job, min_size=1, max_size=max_jobs, unique_by=lambda row: row[0])
+    return rows.map(
         lambda rows: [
             a_job(str(i), at, runs, gpus, deadline_ms=(at + runs + slack) * 1_000)
             for i, (at, runs, gpus, slack) in enumerate(rows)
@@ -190,6 +220,27 @@ def test_equal_seeds_give_equal_outcomes(policy, durations):
     )
     assert one.ended_s.tolist() == two.ended_s.tolist()
     assert one.preemptions.tolist() == two.preemptions.tolist()
+
+
+IN_ANOTHER_PROCESS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_simulator_queue import ALL, Cluster, random_jobs, simulate_queue
+for policy in ALL.values():
+    print(simulate_queue(random_jobs(60), Cluster(12), policy).ended_s.tolist())
+"""
+
+
+def test_every_process_gives_the_same_outcome():
+    """Nothing goes by the order of a set, which is another one in every process."""
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(Path(__file__).parent)]
+    said = {
+        subprocess.run(
+            command, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1
 
 
 @each_policy
@@ -235,6 +286,13 @@ def test_a_job_that_runs_for_longer_than_was_said_does_not_become_the_most_urgen
 @pytest.mark.parametrize("text", ["exact", "unknown", "estimate:0.5"])
 def test_knowledge_of_durations_is_written_as_it_is_read(text):
     assert str(Durations.of(text)) == text
+
+
+def test_the_example_of_the_handbook_prints_what_it_says(capsys):
+    page = Path(__file__).parents[2] / "docs" / "howto" / "simulate.md"
+    program, printed = re.findall(r"^```(?:python|text)\n(.*?)^```", page.read_text(), re.M | re.S)
+    exec(program, {})
+    assert capsys.readouterr().out == printed
 
 
 def random_jobs(count):

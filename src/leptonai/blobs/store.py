@@ -1,9 +1,12 @@
 """`BlobStore`: put and get bytes by their digest."""
 
+import asyncio
 import hashlib
 import re
 import tempfile
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Collection
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +18,10 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 MAX_BLOB_BYTES = 64 << 30
 SPOOL_BYTES = 8 << 20  # of a blob on its way that stay in memory
+KEPT_UNUSED_S = 3_600.0  # after a blob was put or asked for: what refers to it is written later
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_PATH = re.compile(r"sha256/[0-9a-f]{2}/([0-9a-f]{64})")
 
 
 def check_digest(digest: str) -> str:
@@ -33,13 +38,26 @@ def check_digest(digest: str) -> str:
 
 class BlobStore:
     """A blob is written once under the name of its content, so it never changes and a writer that
-    finds it there has nothing to do."""
+    finds it there has nothing to do.
 
-    def __init__(self, place: str | Path, *, max_bytes: int = MAX_BLOB_BYTES) -> None:
+    Whoever removes what is not in use (`collect`) must do it through the same `BlobStore` as all
+    who write, for it remembers what they were told.
+    """
+
+    def __init__(
+        self,
+        place: str | Path,
+        *,
+        max_bytes: int = MAX_BLOB_BYTES,
+        kept_unused_s: float = KEPT_UNUSED_S,
+    ) -> None:
         """`place` is a directory, or a URL of an object store: s3://, gs://, az://, memory://."""
         self._place = place
         self._max_bytes = max_bytes
+        self._kept_unused_s = kept_unused_s
         self._opened: ObjectStore | None = None
+        self._wanted: dict[str, float] = {}  # when each was last put or asked for, oldest first
+        self._removals: dict[str, asyncio.Event] = {}  # under way; set when it is done
 
     @property
     def _store(self) -> "ObjectStore":
@@ -94,6 +112,7 @@ class BlobStore:
                     await obstore.put_async(self._store, _path(digest), spool)
                 except Exception as error:
                     raise _storage_error(error) from error
+                self._want(digest)
         return digest
 
     async def get(self, digest: str) -> AsyncIterator[bytes]:
@@ -127,15 +146,73 @@ class BlobStore:
             raise _not_found(digest)
         return int(head["size"])
 
+    async def collect(self, in_use: Collection[str]) -> int:
+        """Remove every blob that is not in use and that nobody has lately put or asked for; say how
+        many.
+
+        `in_use` may be as old as `kept_unused_s`: whoever refers to a blob was told before that it
+        is there. What this process was asked is all that is known of that, so for as long after
+        its start nothing may be collected.
+
+        Raises:
+            StorageFull, Unavailable: the rest is still there.
+        """
+        import obstore
+
+        removed = 0
+        try:
+            async for listed in obstore.list(self._store, prefix="sha256"):
+                for blob in listed:
+                    found = _PATH.fullmatch(blob["path"])
+                    if not found or f"sha256:{found[1]}" in in_use:
+                        continue
+                    age = datetime.now(UTC) - blob["last_modified"]
+                    if age.total_seconds() >= self._kept_unused_s:
+                        removed += await self._remove(f"sha256:{found[1]}")
+        except obstore.exceptions.BaseError as error:
+            raise _storage_error(error) from error
+        return removed
+
+    async def _remove(self, digest: str) -> bool:
+        """Unless somebody wants it; who asks from now on waits, and is told that it is gone."""
+        import obstore
+
+        wanted_at = self._wanted.get(digest)
+        if wanted_at is not None and time.monotonic() - wanted_at < self._kept_unused_s:
+            return False
+        if digest in self._removals:
+            return False
+        done = self._removals[digest] = asyncio.Event()
+        try:
+            await obstore.delete_async(self._store, _path(digest))
+        except FileNotFoundError:
+            return False
+        finally:
+            del self._removals[digest]
+            done.set()
+        return True
+
     async def _head(self, digest: str) -> Any:
         import obstore
 
+        check_digest(digest)
+        self._want(digest)  # first: from here on nobody begins to remove it
+        if removal := self._removals.get(digest):
+            await removal.wait()
         try:
-            return await obstore.head_async(self._store, _path(check_digest(digest)))
+            return await obstore.head_async(self._store, _path(digest))
         except FileNotFoundError:
+            self._wanted.pop(digest, None)
             return None
         except obstore.exceptions.BaseError as error:
             raise _storage_error(error) from error
+
+    def _want(self, digest: str) -> None:
+        now_s = time.monotonic()
+        self._wanted.pop(digest, None)
+        self._wanted[digest] = now_s
+        while now_s - self._wanted[oldest := next(iter(self._wanted))] > self._kept_unused_s:
+            del self._wanted[oldest]
 
 
 def _path(digest: str) -> str:

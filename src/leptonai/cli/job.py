@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from leptonai import errors
 from leptonai.cli.groups import Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, say, span
 from leptonai.cli.session import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from leptonai.spec.replicas import Replica
 
 LOOK_S = 0.2  # between two looks at a job that is not running yet
+MAX_NAMED = 10  # replicas that a hint names
 
 job = Group(
     name="job",
@@ -276,7 +278,7 @@ def log(
         if follow:
             _follow(client, job_id, workers=workers, replica=replica)
             return
-        chosen = _chosen(client.jobs.replicas(job_id), job_id, workers, replica)
+        chosen = _chosen(_replicas(client, job_id, replica), job_id, workers, replica)
         if output == "json":
             lines = [
                 {"worker": index, "replica": each.id, "line": line}
@@ -379,7 +381,7 @@ def _follow(
         found = client.jobs.get(job_id)
         chosen = [
             (index, each)
-            for index, each in _chosen(client.jobs.replicas(job_id), job_id, workers, replica)
+            for index, each in _chosen(_replicas(client, job_id, replica), job_id, workers, replica)
             if each.id not in shown
         ]
         if chosen:
@@ -406,6 +408,24 @@ def _waiting_because(client: LeptonClient, found: LeptonJob) -> str:
     state = found.status.state if found.status else ""
     because = client.jobs.why(job_id).because
     return f"{job_id} is {state}" + (f": {because}" if because else "")
+
+
+def _replicas(client: LeptonClient, job_id: str, named: str | None) -> Sequence[Replica]:
+    """Those to choose from: of the present round, and of all if one is named.
+
+    Raises:
+        NotFound: there never was one of that name.
+    """
+    if named is None:
+        return client.jobs.replicas(job_id)
+    found = client.jobs.replicas(job_id, all_rounds=True)
+    if not any(each.id == named for each in found):
+        known = ", ".join(each.id for each in found[-MAX_NAMED:])
+        raise errors.NotFound(
+            f"job {job_id} has no replica {named!r}",
+            hint=f"it has {known}" if known else "it has none yet",
+        )
+    return found
 
 
 def _chosen(

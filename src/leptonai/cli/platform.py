@@ -55,6 +55,7 @@ def up(detach: bool, output: str, **options: str | int) -> None:
     home = Home.default()
     running = home.state()
     if running is not None:
+        _refuse_another_database(home, str(options["database"]))
         _announce(running, output, "already running")
         return
     home.make()
@@ -65,6 +66,7 @@ def up(detach: bool, output: str, **options: str | int) -> None:
             another = _started_by_another(home)
             if another is None:
                 raise
+            _refuse_another_database(home, str(options["database"]))
             _announce(another, output, "already running")
             return
         except BaseException:
@@ -75,6 +77,15 @@ def up(detach: bool, output: str, **options: str | int) -> None:
             return
         say("Ctrl-C stops the platform; what runs goes on.")
         _stay(process)
+
+
+def _refuse_another_database(home: Home, asked: str) -> None:
+    """Whoever names a database would believe that the platform which runs uses it."""
+    if asked and asked != (home.config().database or f"sqlite:///{home.database}"):
+        raise errors.Conflict(
+            f"the platform that runs in {home.path} uses another database",
+            hint="stop it first: leptonai down; or leave --database out",
+        )
 
 
 @click.command(epilog="Example: leptonai down --keep")
@@ -205,11 +216,12 @@ def _control_process(
     home: Home, options: dict[str, str | int]
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The control plane as a process of its own, and where it says whether it is ready."""
+    from leptonai.log_files import open_log
     from leptonai.main import OPTIONS_VARIABLE
 
     answers, telling = os.pipe()
     try:
-        with home.control_log.open("ab") as log:
+        with open_log(home.control_log) as log:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "leptonai.main", "--home", str(home.path)),

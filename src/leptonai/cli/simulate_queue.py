@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from leptonai.testing.simulator.outcome import Outcome
 
 OURS = "ours"
+BY_DEADLINE = ("edf", "promise")  # no other policy sees a column that nobody named
 MAX_GPUS = 1_000_000
 UNIFORM = "uniform:"
 
@@ -56,7 +57,7 @@ def _named(text: str) -> tuple[str, str]:
     return name.strip(), header.strip()
 
 
-def _cost(text: str) -> float:
+def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
@@ -114,7 +115,7 @@ leptonai simulate queue --jobs pai.csv --gpus 512 --time-unit h \\
     default=OURS,
     show_default=True,
     help="Or fifo, easy, sjf, srtf, srsf, las, mlfq, edf, as published: without users and "
-    "priorities.",
+    "priorities; or promise, which admits deadlines that can be met, and keeps them.",
 )
 @click.option(
     "--durations",
@@ -126,16 +127,22 @@ leptonai simulate queue --jobs pai.csv --gpus 512 --time-unit h \\
 @click.option(
     "--preempt-cost",
     "preempt_cost_s",
-    type=Parsed("seconds", _cost),
+    type=Parsed("seconds", _seconds),
     default="0",
     show_default=True,
     help="How long a job that was preempted holds its GPUs before it works on.",
 )
 @click.option(
+    "--checkpoint-every",
+    "checkpoint_every_s",
+    type=Parsed("seconds", _seconds),
+    help="A job that stops loses its work since its last checkpoint; without, it saves all.",
+)
+@click.option(
     "--deadlines",
     type=Parsed("column", _deadlines),
     help="Where the deadlines are; or uniform:LOW,HIGH for submission + U x duration. Without, a "
-    "column `deadline` is only measured, and no policy but edf sees it.",
+    "column `deadline` is only measured, and no policy but edf and promise sees it.",
 )
 @click.option(
     "--column",
@@ -177,6 +184,7 @@ def queue(
     policy: str,
     durations: Any,
     preempt_cost_s: float,
+    checkpoint_every_s: float | None,
     deadlines: str | tuple[float, float] | None,
     columns: tuple[tuple[str, str], ...],
     where: tuple[Any, ...],
@@ -212,16 +220,17 @@ def queue(
     )
     if isinstance(deadlines, tuple):
         jobs = with_uniform_deadlines(jobs, *deadlines, seed=seed)
-    if policy == "edf" and all(job.deadline_ms is None for job in jobs):
+    if policy in BY_DEADLINE and all(job.deadline_ms is None for job in jobs):
         hint = "name a column with --deadlines, or use --deadlines uniform:1.2,3"
-        raise InvalidRequest(f"edf goes by deadlines, and {file} has none", hint=hint)
+        raise InvalidRequest(f"{policy} goes by deadlines, and {file} has none", hint=hint)
     with _progress(len(jobs)) as ended:
         outcome = simulate_queue(
-            _as_seen(jobs, policy, deadlines_seen=deadlines is not None or policy == "edf"),
+            _as_seen(jobs, policy, deadlines_seen=deadlines is not None or policy in BY_DEADLINE),
             Cluster(gpus, gpus_per_node),
             DEFAULT if policy == OURS else QUEUE_POLICIES[policy],
             durations=durations,
             preempt_cost_s=preempt_cost_s,
+            checkpoint_every_s=checkpoint_every_s,
             seed=seed,
             ended=ended,
         )
@@ -238,6 +247,7 @@ def queue(
                 "gpus_per_node": gpus_per_node,
                 "durations": str(durations),
                 "preempt_cost_s": preempt_cost_s,
+                "checkpoint_every_s": checkpoint_every_s,
                 "seed": seed,
                 **outcome.measures(),
             }
@@ -248,12 +258,10 @@ def queue(
 
 def _as_seen(jobs: Sequence[Job], policy: str, *, deadlines_seen: bool) -> list[Job]:
     """Without what the policy is not to know of."""
-    unseen: dict[str, Any] = {}
-    if not deadlines_seen:
-        unseen["deadline_ms"] = None
-    if policy != OURS:
-        unseen |= {"user": "", "priority": 5000}
-    return [replace(job, **unseen) for job in jobs]
+    from leptonai.testing.simulator.jobs import as_equals
+
+    seen = list(jobs) if policy == OURS else as_equals(jobs)
+    return seen if deadlines_seen else [replace(job, deadline_ms=None) for job in seen]
 
 
 def _need_numpy() -> None:
@@ -307,6 +315,7 @@ def _rows(policy: str, outcome: Outcome) -> list[tuple[str, str, str]]:
         share("utilisation", "utilisation"),
         share("deadlines met", "deadline_met_ratio"),
         share("admitted", "admitted_ratio"),
+        share("met of the admitted", "admitted_met_ratio"),
         ("preemptions", f"{measures['preemptions']:,}", ""),
         ("decisions a second", f"{measures['decisions_per_s'] or 0.0:,.0f}", ""),
     ]

@@ -196,11 +196,14 @@ class Jobs:
         """Stop it if it runs, and forget it with its logs."""
         self._calls.ask(_delete("jobs", id, job_query_mode="alive_and_archive"))
 
-    def replicas(self, id: str) -> Sequence[Replica]:
-        """Its workers, of every round of its life."""
-        return self._calls.read(
-            _get("jobs", id, "replicas", job_query_mode="alive_and_archive"), list[Replica]
+    def replicas(self, id: str, *, all_rounds: bool = False) -> Sequence[Replica]:
+        """Its workers; with `all_rounds`, first those of the gangs that were formed before."""
+        request = _get(
+            *("jobs", id, "replicas"),
+            job_query_mode="alive_and_archive",
+            all_rounds=all_rounds or None,
         )
+        return self._calls.read(request, list[Replica])
 
     def events(self, id: str) -> Sequence[LeptonEvent]:
         return self._calls.read(_get("jobs", id, "events"), list[LeptonEvent])

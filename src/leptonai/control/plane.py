@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
+from leptonai.blobs import BlobStore
 from leptonai.control.loops.loop import Loop, run_loop
 from leptonai.control.loops.owners import OwnersLoop
 from leptonai.control.loops.placement import PlacementLoop
@@ -51,11 +52,13 @@ class ControlPlane:
         unseal: Callable[[Secret], str],
         job_token: Callable[[Job], str],
         runs_images: bool = False,
+        blobs: BlobStore | None = None,
         policy: Policy = DEFAULT,
         before_placing: Callable[[], Awaitable[None]] = _at_once,
     ) -> None:
         """
         Args:
+            blobs: where given, those that nothing refers to are removed.
             before_placing: what the first placement waits for.
         """
         self.mirror = Mirror()
@@ -70,6 +73,7 @@ class ControlPlane:
         self._runs_images = runs_images
         self._policy = policy
         self._before_placing = before_placing
+        self._blobs = blobs
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -103,7 +107,7 @@ class ControlPlane:
             replicas,
             ReadinessLoop(mirror, store, fence, clock, self._prober),
             self.routes,
-            RetentionLoop(mirror, store, fence, clock),
+            RetentionLoop(mirror, store, fence, clock, self._blobs),
         ]
         self._tasks = [
             asyncio.create_task(self._follow(), name="follow"),

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leptonai.errors import LeptonError, Unavailable
+from leptonai.home import Home
+from leptonai.log_files import keep_bounded
 
 from .downstream import ClientConnection
 from .follow import Follower
@@ -63,12 +65,13 @@ async def serve(config: Config) -> None:
         lambda: ClientConnection(gateway), sock=listener, backlog=BACKLOG
     )
     following = loop.create_task(follower.run())
+    bounding = loop.create_task(keep_bounded(Home(config.home).gateway_log))
     await stop.wait()
     server.close()
     draining = loop.create_task(gateway.drain())
     ending = loop.create_task(at_once.wait())
     await asyncio.wait((draining, ending), return_when=asyncio.FIRST_COMPLETED)
-    for task in (following, draining, ending):
+    for task in (following, bounding, draining, ending):
         task.cancel()
     follower.save_now()
     for client in tuple(gateway.clients):

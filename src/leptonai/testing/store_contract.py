@@ -651,6 +651,18 @@ class StoreContract:
 
         run(test)
 
+    def test_a_commit_of_nothing_asks_whether_the_lease_is_still_held(self, run: Any) -> None:
+        async def test(store: Store) -> None:
+            first = await store.lease("loops")
+            seq = await store.seq()
+            assert await store.commit(fence=first) == ()
+            await store.lease("loops")
+            with pytest.raises(StaleEpoch):
+                await store.commit(fence=first)
+            assert await store.seq() == seq
+
+        run(test)
+
     def test_nothing_of_an_old_epoch_follows_what_the_new_one_read(self, run: Any) -> None:
         async def test(store: Store) -> None:
             """A holder writes as fast as it can while another takes over: what the new one finds

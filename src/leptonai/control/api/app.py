@@ -31,6 +31,7 @@ MAX_QUERY_BYTES = 16 << 10
 MAX_PATH_PART_CHARS = 512
 RETRY_AFTER_S = 1
 NO_CONTENT = 204  # has no body, and says nothing about one
+TOKEN = re.compile(r"lepton_[A-Za-z0-9_.-]{16,}")
 READING = frozenset({"GET", "HEAD"})  # methods that change nothing
 
 log = logging.getLogger("leptonai.api")
@@ -182,7 +183,8 @@ class _Exchange:
         self.id = f"{_PROCESS}-{next(_numbers):x}"
         self.started = perf_counter()
         self.method: str = scope["method"]
-        self.action = f"{self.method} {scope['path'][:1000]}"
+        # Some send their token in the path: what is logged must not open anything.
+        self.action = TOKEN.sub("lepton_***", f"{self.method} {scope['path'][:1000]}")
         client = scope.get("client")
         self.address = client[0] if client else ""
         self.principal: Principal | None = None

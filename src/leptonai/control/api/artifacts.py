@@ -2,8 +2,14 @@
 
 from collections.abc import Awaitable, Callable
 
-from leptonai.control import actions
-from leptonai.control.actions import ArtifactKind, ArtifactRecord, word_of
+from leptonai.control.actions.artifacts import (
+    ArtifactKind,
+    ArtifactRecord,
+    delete_artifacts,
+    find_artifact,
+    register_artifact,
+    word_of,
+)
 from leptonai.control.api.paging import PAGING, page_of
 from leptonai.control.api.routing import Answer, Call, Parameter, Route
 from leptonai.control.api.views import artifact_view
@@ -30,7 +36,7 @@ def _register(kind: ArtifactKind) -> Handler:
     async def register(call: Call) -> Artifact:
         asked: Artifact = await call.json()
         return artifact_view(
-            await actions.register_artifact(call.world, call.principal, call.workspace, kind, asked)
+            await register_artifact(call.world, call.principal, call.workspace, kind, asked)
         )
 
     return register
@@ -39,7 +45,7 @@ def _register(kind: ArtifactKind) -> Handler:
 def _get(kind: ArtifactKind) -> Handler:
     async def get(call: Call) -> Artifact:
         return artifact_view(
-            await actions.find_artifact(
+            await find_artifact(
                 call.world, call.principal, call.workspace, kind, call.path["reference"]
             )
         )
@@ -49,7 +55,7 @@ def _get(kind: ArtifactKind) -> Handler:
 
 def _delete(kind: ArtifactKind) -> Handler:
     async def delete(call: Call) -> Answer:
-        await actions.delete_artifacts(
+        await delete_artifacts(
             call.world, call.principal, call.workspace, kind, call.path["reference"]
         )
         return Answer(body=b"{}")

@@ -15,7 +15,8 @@ class StoredBlob(msgspec.Struct, frozen=True):
 
 
 async def put(call: Call) -> StoredBlob:
-    """Sending a blob that is there already changes nothing."""
+    """Sending a blob that is there already changes nothing, but that it is kept for another hour
+    without anything that refers to it."""
     require(call.principal, Action.CREATE, Resource(kind="blob", workspace=call.workspace))
     digest = check_digest(call.path["digest"])
     if call.length is not None and call.length > MAX_BLOB_BYTES:

@@ -1,6 +1,12 @@
 """Endpoints, which the wire calls deployments."""
 
-from leptonai.control import actions
+from leptonai.control.actions.endpoints import (
+    create_endpoint,
+    delete_endpoint,
+    find_endpoint,
+    patch_endpoint,
+    restart_endpoint,
+)
 from leptonai.control.api.logs import FOLLOW, follow_log
 from leptonai.control.api.routing import TEXT, Answer, Call, Parameter, Route
 from leptonai.control.api.views import (
@@ -21,9 +27,7 @@ from leptonai.spec.jobs import Explanation
 
 async def create(call: Call) -> LeptonDeployment:
     asked: LeptonDeployment = await call.json()
-    return _view(
-        call, await actions.create_endpoint(call.world, call.principal, call.workspace, asked)
-    )
+    return _view(call, await create_endpoint(call.world, call.principal, call.workspace, asked))
 
 
 async def list_deployments(call: Call) -> list[LeptonDeployment]:
@@ -42,7 +46,7 @@ async def get(call: Call) -> LeptonDeployment:
 async def patch(call: Call) -> LeptonDeployment:
     return _view(
         call,
-        await actions.patch_endpoint(
+        await patch_endpoint(
             call.world,
             call.principal,
             call.workspace,
@@ -56,18 +60,14 @@ async def patch(call: Call) -> LeptonDeployment:
 async def delete(call: Call) -> LeptonDeployment:
     return _view(
         call,
-        await actions.delete_endpoint(
-            call.world, call.principal, call.workspace, call.path["name"]
-        ),
+        await delete_endpoint(call.world, call.principal, call.workspace, call.path["name"]),
     )
 
 
 async def restart(call: Call) -> LeptonDeployment:
     return _view(
         call,
-        await actions.restart_endpoint(
-            call.world, call.principal, call.workspace, call.path["name"]
-        ),
+        await restart_endpoint(call.world, call.principal, call.workspace, call.path["name"]),
     )
 
 
@@ -122,9 +122,7 @@ def _view(call: Call, endpoint: Endpoint) -> LeptonDeployment:
 
 
 async def _endpoint(call: Call) -> Endpoint:
-    return await actions.find_endpoint(
-        call.world, call.principal, call.workspace, call.path["name"]
-    )
+    return await find_endpoint(call.world, call.principal, call.workspace, call.path["name"])
 
 
 async def _living(call: Call) -> list[Replica]:

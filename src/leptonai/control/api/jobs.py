@@ -2,7 +2,13 @@
 
 from msgspec.structs import replace
 
-from leptonai.control import actions
+from leptonai.control.actions.jobs import (
+    delete_job,
+    find_job,
+    note_checkpoint,
+    patch_job,
+    submit_job,
+)
 from leptonai.control.api.logs import FOLLOW, follow_log
 from leptonai.control.api.paging import PAGING, label_selector, page_of
 from leptonai.control.api.routing import TEXT, Answer, Call, Parameter, Route
@@ -23,9 +29,7 @@ MODE = Parameter("job_query_mode", about=f"One of {', '.join(MODES)}.")
 async def submit(call: Call) -> LeptonJob:
     asked: LeptonJob = await call.json()
     key = call.header("idempotency-key")
-    return job_view(
-        await actions.submit_job(call.world, call.principal, call.workspace, asked, key)
-    )
+    return job_view(await submit_job(call.world, call.principal, call.workspace, asked, key))
 
 
 async def list_jobs(call: Call) -> JobList:
@@ -66,7 +70,7 @@ async def get(call: Call) -> LeptonJob:
 
 async def patch(call: Call) -> LeptonJob:
     return job_view(
-        await actions.patch_job(
+        await patch_job(
             call.world, call.principal, call.workspace, call.path["id"], await call.json()
         )
     )
@@ -74,14 +78,14 @@ async def patch(call: Call) -> LeptonJob:
 
 async def delete(call: Call) -> LeptonJob:
     job = await _job(call, BOTH)
-    deleted = job_view(await actions.delete_job(call.world, call.principal, call.workspace, job.id))
+    deleted = job_view(await delete_job(call.world, call.principal, call.workspace, job.id))
     assert deleted.status is not None
     return replace(deleted, status=replace(deleted.status, state=JobState.DELETING))
 
 
-async def note_checkpoint(call: Call) -> LeptonJob:
+async def saved(call: Call) -> LeptonJob:
     return job_view(
-        await actions.note_checkpoint(call.world, call.principal, call.workspace, call.path["id"])
+        await note_checkpoint(call.world, call.principal, call.workspace, call.path["id"])
     )
 
 
@@ -89,8 +93,10 @@ async def list_replicas(call: Call) -> list[wire.Replica]:
     """Those of the present round; an earlier round's are history."""
     job = await _job(call, BOTH)
     found = await _replicas(call, job)
-    present = [replica for replica in found if replica.round == job.round]
-    return [replica_view(replica) for replica in sorted(present, key=lambda r: (r.index, r.id))]
+    if not call.flag("all_rounds"):
+        found = [replica for replica in found if replica.round == job.round]
+    found = sorted(found, key=lambda replica: (replica.round, replica.index, replica.id))
+    return [replica_view(replica) for replica in found]
 
 
 async def replica_log(call: Call) -> Answer:
@@ -99,7 +105,8 @@ async def replica_log(call: Call) -> Answer:
     if replica is None or replica.parent != f"{OwnerKind.JOB}/{job.id}":
         raise NotFound(
             f"job {job.id} has no replica {call.path['replica'][:100]!r}",
-            hint=f"`leptonai job get {job.id}` shows its replicas.",
+            hint=f"`leptonai job get {job.id}` shows its replicas; with all_rounds=true, "
+            "GET …/replicas tells the earlier ones too.",
         )
     return Answer(
         stream=follow_log(call.world, replica, follow=call.flag("follow", default=True)), media=TEXT
@@ -120,7 +127,7 @@ async def why(call: Call) -> Explanation:
 
 
 async def _job(call: Call, default_mode: str) -> Job:
-    job = await actions.find_job(call.world, call.principal, call.workspace, call.path["id"])
+    job = await find_job(call.world, call.principal, call.workspace, call.path["id"])
     mode = _mode(call, default_mode)
     archived = job.state is JobState.ARCHIVED
     if (archived and mode == ALIVE) or (not archived and mode == ARCHIVE):
@@ -206,7 +213,7 @@ ROUTES = (
     Route(
         method="PUT",
         path="/jobs/{id}/checkpoint",
-        handler=note_checkpoint,
+        handler=saved,
         summary="A running job has just saved all it needs to go on from here; its own token may",
         answer=LeptonJob,
     ),
@@ -216,7 +223,7 @@ ROUTES = (
         handler=list_replicas,
         summary="The workers of a job",
         answer=list[wire.Replica],
-        query=(MODE,),
+        query=(MODE, Parameter("all_rounds", bool, "true: also those of earlier rounds, first.")),
     ),
     Route(
         method="GET",

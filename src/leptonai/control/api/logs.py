@@ -6,7 +6,8 @@ import heapq
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
-from leptonai.control import actions
+from leptonai.control.actions.endpoints import find_endpoint
+from leptonai.control.actions.jobs import find_job
 from leptonai.control.api.context import World
 from leptonai.control.api.routing import Call, Parameter, Route
 from leptonai.core.records import Node, Phase, Record, Replica
@@ -151,10 +152,10 @@ async def _asked_replicas(call: Call) -> tuple[list[Replica], int]:
         )
     owner: Record
     if job:
-        owner = await actions.find_job(call.world, call.principal, call.workspace, job)
+        owner = await find_job(call.world, call.principal, call.workspace, job)
         parent = f"job/{owner.id}"
     else:
-        owner = await actions.find_endpoint(call.world, call.principal, call.workspace, endpoint)
+        owner = await find_endpoint(call.world, call.principal, call.workspace, endpoint)
         parent = f"endpoint/{owner.id}"
     query = Query(workspace=call.workspace, parent=parent)
     return await call.world.store.find(Replica, query), owner.created_at_ms

@@ -1,6 +1,6 @@
 """Quotas: what users and projects are guaranteed; set by admins, seen by all."""
 
-from leptonai.control import actions
+from leptonai.control.actions import quotas as actions
 from leptonai.control.api.routing import Answer, Call, Route
 from leptonai.core.access import Action, Resource
 from leptonai.core.records import Quota, Replica

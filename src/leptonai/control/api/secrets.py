@@ -1,6 +1,6 @@
 """Secrets: written, listed by name, deleted; never read."""
 
-from leptonai.control import actions
+from leptonai.control.actions.secrets import create_secrets, delete_secret
 from leptonai.control.api.routing import Answer, Call, Route
 from leptonai.control.api.views import secret_view
 from leptonai.core.records import Secret
@@ -17,12 +17,12 @@ async def list_secrets(call: Call) -> list[SecretItem]:
 
 async def create(call: Call) -> list[SecretItem]:
     items: list[SecretItem] = await call.json()
-    written = await actions.create_secrets(call.world, call.principal, call.workspace, items)
+    written = await create_secrets(call.world, call.principal, call.workspace, items)
     return [secret_view(secret) for secret in written]
 
 
 async def delete(call: Call) -> Answer:
-    await actions.delete_secret(call.world, call.principal, call.workspace, call.path["name"])
+    await delete_secret(call.world, call.principal, call.workspace, call.path["name"])
     return Answer(body=b"{}")
 
 

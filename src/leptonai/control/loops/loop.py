@@ -47,14 +47,15 @@ async def run_loop(loop: Loop, clock: Clock) -> None:
             failures += 1
             due_ms = clock.now_ms() + retry_ms(failures)
             log.exception("%s loop: unexpected error", loop.name)
-        await _wait(loop.watch.news, due_ms, clock)
+        await wait_for_news(loop.watch.news, due_ms, clock)
 
 
 def retry_ms(failures: int) -> int:
     return min(RETRY_AT_MOST_MS, RETRY_AFTER_MS << min(failures - 1, 10))
 
 
-async def _wait(news: asyncio.Event, due_ms: int | None, clock: Clock) -> None:
+async def wait_for_news(news: asyncio.Event, due_ms: int | None, clock: Clock) -> None:
+    """Until there is some, or until `due_ms` where it is given."""
     if due_ms is None:
         await news.wait()
         return

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from leptonai.control.loops.loop import wait_for_news
 from leptonai.control.mirror import Key, Mirror, Watch, serves
 from leptonai.core.records import Endpoint, Goal, OwnerKind, Phase, Replica
 from leptonai.errors import VersionConflict
@@ -17,6 +18,9 @@ SLOWEST_PROBE_MS = 5_000  # … or this
 RECHECK_MS = 10_000  # of a replica that is ready
 DOUBT_MS = 1_000  # between the re-checks of one that no longer answers
 UNREADY_AFTER = 3  # failed re-checks in a row
+
+
+_ProbeKey = tuple[Key, int]  # replica and attempt
 
 
 class Prober(Protocol):
@@ -37,9 +41,28 @@ class ReadinessLoop:
         self._fence = fence
         self._clock = clock
         self._prober = prober
-        self._probes: dict[tuple[Key, int], _Probe] = {}  # by replica and attempt
+        self._probes: dict[_ProbeKey, _Probe] = {}
 
     async def step(self) -> int | None:
+        """Lasts while any probe is under way, and begins those that fall due meanwhile: a server
+        that keeps its probe waiting delays nobody else's."""
+        under_way: dict[_ProbeKey, asyncio.Task[None]] = {}
+        try:
+            while True:
+                self.watch.news.clear()
+                due_ms = self._begin(under_way)
+                if not under_way:
+                    return due_ms
+                await wait_for_news(self.watch.news, due_ms, self._clock)
+                for key in [key for key, task in under_way.items() if task.done()]:
+                    under_way.pop(key).result()
+        finally:
+            for task in under_way.values():
+                task.cancel()
+            await asyncio.gather(*under_way.values(), return_exceptions=True)
+
+    def _begin(self, under_way: dict[_ProbeKey, asyncio.Task[None]]) -> int | None:
+        """Begin the probes that are due, and say when the next one will be."""
         self.watch.take()
         now_ms = self._clock.now_ms()
         servers = {
@@ -51,9 +74,13 @@ class ReadinessLoop:
             and r.ports
         }
         self._probes = {key: self._probes.get(key) or _Probe(now_ms) for key in servers}
-        due = [key for key, probe in self._probes.items() if probe.due_ms <= now_ms]
-        await asyncio.gather(*(self._probe(servers[key], self._probes[key]) for key in due))
-        return min((probe.due_ms for probe in self._probes.values()), default=None)
+        for key, probe in self._probes.items():
+            if probe.due_ms <= now_ms and key not in under_way:
+                task = asyncio.create_task(self._probe(servers[key], probe))
+                task.add_done_callback(lambda _: self.watch.news.set())
+                under_way[key] = task
+        waiting = [probe.due_ms for key, probe in self._probes.items() if key not in under_way]
+        return min(waiting, default=None)
 
     async def _probe(self, replica: Replica, probe: "_Probe") -> None:
         nodes = {node.id: node for node in self._mirror.nodes.values()}

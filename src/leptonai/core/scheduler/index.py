@@ -31,7 +31,9 @@ class Change:
     removed_nodes: tuple[str, ...] = ()
     quotas: tuple[Quota, ...] | None = None  # all there are now; None: as before
     weights: Mapping[str, float] | None = None  # likewise
-    demand: Mapping[Needs, float] | None = None  # likewise
+    # Workers asked for up to now, by size; None: as it was told before. Every node is scored anew
+    # by it, so tell it when it is a different one, say twice as many, and not with each gang.
+    demand: Mapping[Needs, float] | None = None
 
 
 Kind = tuple[Shape, bool, bool]  # and whether it may preempt, and may be preempted
@@ -71,6 +73,8 @@ class Index:
         self.preemptible: set[str] = set()  # of those running
         self.elastic: set[str] = set()  # of those running: could do with fewer workers
         self.leaving: set[str] = set()  # of those running: some of their replicas are about to end
+        self.growable: set[str] = set()  # of those running: could do with more workers
+        self.dated: set[str] = set()  # all that have a deadline
         self.used: dict[tuple[str, str], Usage] = {}  # by ("user" | "project", name)
         self._lane_of: dict[str, LaneKey] = {}
         self._admitted: dict[Affinity, Bools | None] = {}
@@ -133,17 +137,22 @@ def advance(index: Index, change: Change) -> Index:
     if change.nodes or change.removed_nodes:
         index = _with_nodes(index, change)
     if change.demand is not None:
-        score = score_of(index.policy.choice, change.demand, index.policy.seed)
-        index.nodes.score_by(score)
+        policy = index.policy
+        index.nodes.score_by(score_of(policy.choice, change.demand, policy.seed))
     if change.weights is not None:
         index.weights = dict(change.weights)
     if change.quotas is not None:
         _with_quotas(index, change.quotas)
     for gang_id in change.gone:
         _forget(index, gang_id)
-    for running in change.running:
+    for gang in change.queued:
+        _forget(index, gang.id)
+    for running in change.running:  # whatever was given up may already be another's
         _forget(index, running.gang.id)
+    for running in change.running:
         index.running[running.gang.id] = running
+        if running.gang.deadline is not None:
+            index.dated.add(running.gang.id)
         if running.leaving:
             index.leaving.add(running.gang.id)
         else:
@@ -151,19 +160,22 @@ def advance(index: Index, change: Change) -> Index:
                 index.preemptible.add(running.gang.id)
             if 0 < running.gang.min_workers < len(running.held):
                 index.elastic.add(running.gang.id)
+            if 0 < running.gang.min_workers <= len(running.held) < len(running.gang.workers):
+                index.growable.add(running.gang.id)
         for at, hold in index.holds(running):
             index.nodes.take(at, hold)
         for used in index.usages(running.gang):
             used.add((worker for worker, _ in running.held), 1)
     for gang in change.queued:
-        _forget(index, gang.id)
         _enqueue(index, gang)
     return index
 
 
 def _forget(index: Index, gang_id: str) -> None:
+    index.dated.discard(gang_id)
     if (running := index.running.pop(gang_id, None)) is not None:
         index.preemptible.discard(gang_id)
+        index.growable.discard(gang_id)
         index.elastic.discard(gang_id)
         index.leaving.discard(gang_id)
         for at, hold in index.holds(running):
@@ -183,6 +195,8 @@ def _forget(index: Index, gang_id: str) -> None:
 
 def _enqueue(index: Index, gang: Gang) -> None:
     index.waiting[gang.id] = gang
+    if gang.deadline is not None:
+        index.dated.add(gang.id)
     kind = kind_of(gang)
     whose = (gang.user, gang.project) if index.quotas else ("", "")
     key = (gang.priority, kind, *whose)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leptonai.core.resources import MILLIS, Free, Needs
-from leptonai.core.scheduler.values import ANY_PORT, Assignment, NodeView, Worker
+from leptonai.core.scheduler.values import ANY_PORT, Assignment, NodeView, Power, Worker
 
 UNBOUNDED = 1 << 30  # workers that need nothing fit without end
 MAX_LOG = 100_000  # changes of nodes that rows may lag behind before they are computed anew
@@ -36,24 +36,102 @@ class WorkerSize:
         return cls(worker.needs, len(worker.ports))
 
 
-@dataclass(frozen=True, slots=True)
 class Columns:
     """Some nodes. Every array is over these nodes; `gpu` is [nodes, devices].
 
     `gpu` is what each device has left, in thousandths; a device that is not there has nothing left.
     """
 
-    at: Ints  # which nodes they are, by their position in the order of ids
-    cpu: Ints  # millis left
-    memory: Ints  # bytes left
-    disk: Ints  # bytes left
-    gpu: Ints
-    cpu_total: Ints
-    memory_total: Ints
-    gpus_total: Ints
-    gpu_type: Ints  # an index into gpu_types
-    gpu_types: Sequence[str]
+    __slots__ = ("_nodes", "at", "cpu", "disk", "gpu", "memory")
 
+    def __init__(self, nodes: "Nodes", at: Ints, amounts: "_Amounts") -> None:
+        self._nodes = nodes
+        self.at = at  # which nodes they are, by their position in the order of ids
+        self.cpu = amounts.cpu  # millis left
+        self.memory = amounts.memory  # bytes left
+        self.disk = amounts.disk  # bytes left
+        self.gpu = amounts.gpu
+
+    def only(self, rows: Ints) -> "Columns":
+        amounts = _Amounts(self.cpu, self.memory, self.disk, self.gpu)
+        return Columns(self._nodes, self.at[rows], amounts.of(rows))
+
+    @property
+    def cpu_total(self) -> Ints:
+        return self._nodes.total.cpu[self.at]
+
+    @property
+    def memory_total(self) -> Ints:
+        return self._nodes.total.memory[self.at]
+
+    @property
+    def gpus_total(self) -> Ints:
+        return self._nodes.gpus_total[self.at]
+
+    @property
+    def cpu_most(self) -> int:
+        """Of any one node, in millis."""
+        return self._nodes.cpu_most
+
+    @property
+    def gpus_most(self) -> int:
+        """Of any one node."""
+        return int(self._nodes.total.gpu.shape[1])
+
+    @property
+    def gpu_type(self) -> Ints:
+        """An index into gpu_types."""
+        return self._nodes.gpu_type[self.at]
+
+    @property
+    def gpu_types(self) -> Sequence[str]:
+        return self._nodes.gpu_types
+
+    @property
+    def power(self) -> "Powers":
+        """Of these nodes; what is not known is nothing."""
+        return self._nodes.powers.of(self.at)
+
+    @property
+    def views(self) -> Sequence[NodeView]:
+        """All the nodes: look up by `at`."""
+        return self._nodes.views
+
+
+@dataclass(frozen=True, slots=True)
+class Powers:
+    """What nodes draw, in watts: `Power` as columns."""
+
+    idle: Floats  # with nothing placed
+    by_socket: Floats  # more for each socket in use
+    by_gpu: Floats  # more for each GPU in use
+    cpu_millis_per_socket: Ints
+
+    @classmethod
+    def of_views(cls, views: Sequence[NodeView]) -> "Powers":
+        powers = [view.power or NO_POWER for view in views]
+        sockets = [
+            -(-view.capacity.cpu_millis // power.cpu_millis_per_socket)
+            for view, power in zip(views, powers, strict=True)
+        ]
+        idle = [
+            sockets * power.cpu_idle + view.capacity.gpus * power.gpu_idle
+            for sockets, view, power in zip(sockets, views, powers, strict=True)
+        ]
+        return cls(
+            np.array(idle, dtype=np.float64),
+            np.array([power.cpu_busy - power.cpu_idle for power in powers], dtype=np.float64),
+            np.array([power.gpu_busy - power.gpu_idle for power in powers], dtype=np.float64),
+            _column(power.cpu_millis_per_socket for power in powers),
+        )
+
+    def of(self, at: Ints) -> "Powers":
+        return Powers(
+            self.idle[at], self.by_socket[at], self.by_gpu[at], self.cpu_millis_per_socket[at]
+        )
+
+
+NO_POWER = Power(cpu_idle=0.0, cpu_busy=0.0, cpu_millis_per_socket=1)
 
 # How good a place each of these nodes is for a worker that fits there; smaller is better.
 Score = Callable[[Needs, Columns], Floats]
@@ -88,12 +166,19 @@ class _Amounts:
     gpu: Ints  # [nodes, devices]
 
     def add(self, at: int, needs: Needs, gpus: Iterable[int], sign: int) -> None:
-        self.cpu[at] += sign * needs.cpu_millis
-        self.memory[at] += sign * needs.memory_bytes
-        self.disk[at] += sign * needs.disk_bytes
+        if needs.cpu_millis:
+            self.cpu[at] += sign * needs.cpu_millis
+        if needs.memory_bytes:
+            self.memory[at] += sign * needs.memory_bytes
+        if needs.disk_bytes:
+            self.disk[at] += sign * needs.disk_bytes
         for device in gpus:
             if device < self.gpu.shape[1]:  # else the node shrank under its replicas
                 self.gpu[at, device] += sign * needs.gpu_millis
+
+    def clear(self) -> None:
+        for column in (self.cpu, self.memory, self.disk, self.gpu):
+            column[...] = 0
 
     def of(self, at: Ints) -> "_Amounts":
         return _Amounts(self.cpu[at], self.memory[at], self.disk[at], self.gpu[at])
@@ -107,37 +192,27 @@ class _Amounts:
         )
 
 
-@dataclass(slots=True)
-class _Kept:
-    """What of a node is closed to all but overdue gangs."""
-
-    by: str  # the first of those gangs
-    cpu: int = 0
-    memory: int = 0
-    disk: int = 0
-    gpus: int = 0
-
-
 class Nodes:
     def __init__(self, views: Iterable[NodeView], score: Score) -> None:
         self.views = tuple(sorted(views, key=lambda view: view.id))
         self.at = {view.id: at for at, view in enumerate(self.views)}
         capacities = [view.capacity for view in self.views]
         self._all = np.arange(len(capacities), dtype=np.int64)
-        self._total = _Amounts(
+        self.total = _Amounts(
             _column(capacity.cpu_millis for capacity in capacities),
             _column(capacity.memory_bytes for capacity in capacities),
             _column(capacity.disk_bytes for capacity in capacities),
             _devices([capacity.gpus for capacity in capacities]),
         )
-        self.cpu_millis_total = int(self._total.cpu.sum())
-        self.gpu_millis_total = int(self._total.gpu.sum())
-        self._gpus_total = _column(capacity.gpus for capacity in capacities)
-        self._free = self._total.of(self._all)  # a copy
-        self._ending = self._total.of(self._all)  # held by what ends by itself
-        for column in (self._ending.cpu, self._ending.memory, self._ending.disk, self._ending.gpu):
-            column[...] = 0
-        self._gpu_types, self._gpu_type = _coded(capacity.gpu_type for capacity in capacities)
+        self.cpu_millis_total = int(self.total.cpu.sum())
+        self.cpu_most = int(self.total.cpu.max(initial=0))
+        self.gpu_millis_total = int(self.total.gpu.sum())
+        self.powers = Powers.of_views(self.views)
+        self.gpus_total = _column(capacity.gpus for capacity in capacities)
+        self._free = self.total.of(self._all)  # a copy
+        self._ending = self.total.of(self._all)  # held by what ends by itself
+        self._ending.clear()
+        self.gpu_types, self.gpu_type = _coded(capacity.gpu_type for capacity in capacities)
         switches, self.switch = _coded(view.switch for view in self.views)
         self.switches = len(switches)
         self._usable = np.array([view.schedulable for view in self.views], dtype=np.bool_)
@@ -145,10 +220,15 @@ class Nodes:
         self._ports: list[set[int]] = [set() for _ in self.views]
         self.last_start_ms = np.zeros(len(self.views), dtype=np.int64)  # of what ends by itself
         self._starts: list[dict[str, int]] = [{} for _ in self.views]
-        self._kept: dict[int, _Kept] = {}
+        # What is closed to all but overdue gangs.
+        self._kept_cpu, self._kept_memory, self._kept_disk, self._kept_gpus = np.zeros(
+            (4, len(self.views)), dtype=np.int64
+        )
+        self._kept_for: dict[int, str] = {}  # the first of those gangs, by node
         self._score = score
         self._epoch = 0
         self._rows: dict[tuple[WorkerSize, bool], Row] = {}
+        self._when_ended: dict[WorkerSize, Ints] = {}  # copies, with nothing kept
         self._log: list[int] = []  # each time a node changed
         self._log_from = 0  # how much was cut off its front
 
@@ -165,7 +245,9 @@ class Nodes:
         self._free.add(at, hold.needs, hold.gpus, -1)
         for port in hold.ports:
             self._take_port(at, port)
-        if hold.started_at_ms is not None:
+        if hold.started_at_ms is None:
+            self._when_ended.clear()
+        else:
             self._ending.add(at, hold.needs, hold.gpus, 1)
             self._starts[at][hold.replica] = hold.started_at_ms
             self.last_start_ms[at] = max(self.last_start_ms[at], hold.started_at_ms)
@@ -176,7 +258,9 @@ class Nodes:
         self._free.add(at, hold.needs, hold.gpus, 1)
         for port in hold.ports:
             self._give_port(at, port)
-        if hold.started_at_ms is not None:
+        if hold.started_at_ms is None:
+            self._when_ended.clear()
+        else:
             self._ending.add(at, hold.needs, hold.gpus, -1)
             del self._starts[at][hold.replica]
             self.last_start_ms[at] = max(self._starts[at].values(), default=0)
@@ -184,16 +268,19 @@ class Nodes:
 
     def keep(self, at: int, gang: str, needs: Needs, copies: int) -> None:
         """Close room for so many workers of a gang to all others."""
-        kept = self._kept.setdefault(at, _Kept(gang))
-        kept.cpu += copies * needs.cpu_millis
-        kept.memory += copies * needs.memory_bytes
-        kept.disk += copies * needs.disk_bytes
-        kept.gpus += copies * needs.gpus
+        self._kept_cpu[at] += copies * needs.cpu_millis
+        self._kept_memory[at] += copies * needs.memory_bytes
+        self._kept_disk[at] += copies * needs.disk_bytes
+        self._kept_gpus[at] += copies * needs.gpus
+        self._kept_for.setdefault(at, gang)
         self._log.append(at)
 
     def keep_nothing(self) -> None:
-        self._log += self._kept
-        self._kept.clear()
+        for at in self._kept_for:
+            self._kept_cpu[at] = self._kept_memory[at] = self._kept_disk[at] = 0
+            self._kept_gpus[at] = 0
+        self._log += self._kept_for
+        self._kept_for.clear()
 
     def can_take(self, at: int, hold: Hold) -> bool:
         """Whether exactly this is free: these devices, these ports."""
@@ -204,7 +291,7 @@ class Nodes:
             and hold.needs.memory_bytes <= free.memory[at]
             and hold.needs.disk_bytes <= free.disk[at]
             and all(
-                device < self._gpus_total[at] and free.gpu[at, device] >= hold.needs.gpu_millis
+                device < self.gpus_total[at] and free.gpu[at, device] >= hold.needs.gpu_millis
                 for device in hold.gpus
             )
             and self._ports[at].isdisjoint(hold.ports)
@@ -219,7 +306,7 @@ class Nodes:
 
     def row(self, size: WorkerSize, *, beside_kept: bool = True) -> Row:
         """Where workers of this size fit: beside what is kept for others, or in all the rest."""
-        beside_kept = beside_kept and bool(self._kept)
+        beside_kept = beside_kept and bool(self._kept_for)
         now = self._log_from + len(self._log)
         row = self._rows.get((size, beside_kept))
         if row is None:
@@ -240,6 +327,10 @@ class Nodes:
             self._log_from, self._log = now, []
         return row
 
+    def columns(self) -> Columns:
+        """All the nodes, as they are now."""
+        return self._columns(self._all, beside_kept=False)
+
     def forget_rows(self, but: Collection[WorkerSize]) -> None:
         """Rows of sizes that nobody asks for any more."""
         for key in [key for key in self._rows if key[0] not in but]:
@@ -247,23 +338,35 @@ class Nodes:
 
     def copies_when_ended(self, size: WorkerSize) -> Ints:
         """How many fit, by node, once all that ends by itself has ended: beside what is kept."""
-        return self._copies(
-            self._columns(self._all, beside_kept=True, of=self._free + self._ending), size
-        )
+        if size not in self._when_ended:
+            ended = Columns(self, self._all, self._free + self._ending)
+            self._when_ended[size] = self._copies(ended, size)
+        copies = self._when_ended[size]
+        if self._kept_for:
+            at = np.array(sorted(self._kept_for), dtype=np.int64)
+            ended = Columns(
+                self, at, self._beside_kept(at, self._free.of(at) + self._ending.of(at))
+            )
+            copies = copies.copy()
+            copies[at] = self._copies(ended, size)
+        return copies
 
     def free(self, at: int, *, beside_kept: bool = True) -> Free:
         """What one node has left."""
-        return self._free_of(self._free, at, beside_kept=beside_kept)
+        if beside_kept and at in self._kept_for:
+            here = np.array([at], dtype=np.int64)
+            return self._free_of(self._beside_kept(here, self._free.of(here)), 0, at)
+        return self._free_of(self._free, at, at)
 
     def free_when_ended(self, at: int) -> Free:
-        here = np.array([at])
-        ended = self._free.of(here) + self._ending.of(here)
-        return self._free_of(ended, at, beside_kept=True, row=0)
+        """What one node will have left once all that ends by itself has ended."""
+        here = np.array([at], dtype=np.int64)
+        ended = self._beside_kept(here, self._free.of(here) + self._ending.of(here))
+        return self._free_of(ended, 0, at)
 
     def kept_for(self, at: int) -> str | None:
         """The first overdue gang that room is kept for there."""
-        kept = self._kept.get(at)
-        return kept.by if kept else None
+        return self._kept_for.get(at)
 
     def assign(self, at: int, worker: Worker, now_ms: int) -> Assignment:
         """The GPUs and ports for a worker that fits there."""
@@ -290,26 +393,24 @@ class Nodes:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _columns(self, at: Ints, *, beside_kept: bool, of: _Amounts | None = None) -> Columns:
-        amounts = of or self._free.of(at)
-        if beside_kept and self._kept:
-            for row, here in enumerate(at.tolist()):
-                if (kept := self._kept.get(here)) is not None:
-                    amounts.cpu[row] = _beside(int(amounts.cpu[row]), kept.cpu)
-                    amounts.memory[row] = _beside(int(amounts.memory[row]), kept.memory)
-                    amounts.disk[row] = _beside(int(amounts.disk[row]), kept.disk)
-                    amounts.gpu[row] = _without_the_freest(amounts.gpu[row].tolist(), kept.gpus)
-        return Columns(
-            at=at,
-            cpu=amounts.cpu,
-            memory=amounts.memory,
-            disk=amounts.disk,
-            gpu=amounts.gpu,
-            cpu_total=self._total.cpu[at],
-            memory_total=self._total.memory[at],
-            gpus_total=self._gpus_total[at],
-            gpu_type=self._gpu_type[at],
-            gpu_types=self._gpu_types,
+    def _columns(self, at: Ints, *, beside_kept: bool) -> Columns:
+        amounts = self._free.of(at)
+        return Columns(self, at, self._beside_kept(at, amounts) if beside_kept else amounts)
+
+    def _beside_kept(self, at: Ints, amounts: _Amounts) -> _Amounts:
+        """Less what is kept there; of the devices, those with the most left are closed."""
+        gpu, closed = amounts.gpu, self._kept_gpus[at]
+        if closed.any():
+            by_left = np.argsort(-gpu, axis=1, kind="stable")
+            is_closed = np.zeros(gpu.shape, dtype=np.bool_)
+            first = np.arange(gpu.shape[1]) < closed[:, None]
+            np.put_along_axis(is_closed, by_left, first, axis=1)
+            gpu = np.where(is_closed, 0, gpu)
+        return _Amounts(
+            _beside(amounts.cpu, self._kept_cpu[at]),
+            _beside(amounts.memory, self._kept_memory[at]),
+            _beside(amounts.disk, self._kept_disk[at]),
+            gpu,
         )
 
     def _copies(self, columns: Columns, size: WorkerSize) -> Ints:
@@ -319,23 +420,21 @@ class Nodes:
         return np.where(self._usable[columns.at], np.minimum(copies, by_ports), 0)
 
     def _scored(self, columns: Columns, size: WorkerSize, copies: Ints) -> Floats:
-        return np.where(copies > 0, self._score(size.needs, columns), np.inf)
+        """Only where it fits: what does not is no place, and late in a day most nodes are full."""
+        fits = np.flatnonzero(copies)
+        if len(fits) == len(copies):
+            return self._score(size.needs, columns)
+        score = np.full(len(copies), np.inf)
+        if len(fits):
+            score[fits] = self._score(size.needs, columns.only(fits))
+        return score
 
-    def _free_of(
-        self, amounts: _Amounts, at: int, *, beside_kept: bool, row: int | None = None
-    ) -> Free:
-        row = at if row is None else row
-        cpu, memory = int(amounts.cpu[row]), int(amounts.memory[row])
-        disk = int(amounts.disk[row])
-        gpus: list[int] = amounts.gpu[row, : self._gpus_total[at]].tolist()
-        if beside_kept and (kept := self._kept.get(at)) is not None:
-            cpu, memory = _beside(cpu, kept.cpu), _beside(memory, kept.memory)
-            disk, gpus = _beside(disk, kept.disk), _without_the_freest(gpus, kept.gpus)
+    def _free_of(self, amounts: _Amounts, row: int, at: int) -> Free:
         return Free(
-            cpu_millis=cpu,
-            memory_bytes=memory,
-            disk_bytes=disk,
-            gpu_millis=tuple(gpus),
+            cpu_millis=int(amounts.cpu[row]),
+            memory_bytes=int(amounts.memory[row]),
+            disk_bytes=int(amounts.disk[row]),
+            gpu_millis=tuple(amounts.gpu[row, : self.gpus_total[at]].tolist()),
             gpu_type=self.views[at].capacity.gpu_type,
         )
 
@@ -451,14 +550,6 @@ def _coded(names: Iterable[str]) -> tuple[list[str], Ints]:
     return list(codes), _column(codes[name] for name in names)
 
 
-def _beside(free: int, kept: int) -> int:
-    return max(min(free, 0), free - kept)
-
-
-def _without_the_freest(gpu_millis: list[int], kept: int) -> list[int]:
-    """With so many devices closed, those with the most left."""
-    if not kept:
-        return gpu_millis
-    by_left = sorted(range(len(gpu_millis)), key=lambda device: (-gpu_millis[device], device))
-    closed = set(by_left[:kept])
-    return [0 if device in closed else left for device, left in enumerate(gpu_millis)]
+def _beside(free: Ints, kept: Ints) -> Ints:
+    beside: Ints = np.maximum(np.minimum(free, 0), free - kept)
+    return beside

@@ -6,6 +6,7 @@ from leptonai.core.scheduler.policy import HOUR_MS, Order, Policy
 from leptonai.core.scheduler.values import Gang
 
 NEVER_MS = 1 << 62
+AFTER_ALL = 1e16  # more than any rank where the time is known: 10,000 GPUs for thirty years
 LONG_GPU_MS = 8 * HOUR_MS  # of GPU time attained: then all that has less goes first
 FIRST_LEVEL_GPU_MS = HOUR_MS // 2  # of multi-level feedback …
 LEVEL_FACTOR = 4  # … each further level is so much longer
@@ -17,6 +18,11 @@ def rank(gang: Gang, ran_ms: int, policy: Policy) -> float:
     Args:
         ran_ms: since its present start; 0 while it waits.
     """
+    lost = gang.deadline is not None and gang.deadline.lost
+    return _rank(gang, ran_ms, policy) + (AFTER_ALL if lost else 0.0)
+
+
+def _rank(gang: Gang, ran_ms: int, policy: Policy) -> float:
     match policy.order:
         case Order.ARRIVAL:
             return 0.0
@@ -33,12 +39,20 @@ def rank(gang: Gang, ran_ms: int, policy: Policy) -> float:
 
 
 def urgent_at_ms(gang: Gang, ran_ms: int, policy: Policy) -> int:
-    """When it begins to go before all others of its priority: it has waited for too long."""
+    """When it begins to go before all others of its priority: others have given way to it, it has
+    waited for too long, or would miss a deadline that was promised."""
     if gang.promised:
         return 0
+    due_ms = NEVER_MS
+    if gang.deadline is not None and gang.deadline.due_from_ms is not None:
+        due_ms = gang.deadline.due_from_ms
     if policy.overdue_after_ms is None:
-        return NEVER_MS
-    return gang.queued_at_ms + gang.attained_ms + ran_ms + policy.overdue_after_ms
+        return due_ms
+    return min(due_ms, _overdue_at_ms(gang, ran_ms, policy.overdue_after_ms))
+
+
+def _overdue_at_ms(gang: Gang, ran_ms: int, after_ms: int) -> int:
+    return gang.queued_at_ms + gang.attained_ms + ran_ms + after_ms
 
 
 def rank_changes_after_ms(gang: Gang, ran_ms: int, policy: Policy) -> int | None:

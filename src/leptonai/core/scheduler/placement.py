@@ -1,5 +1,6 @@
 """The scheduler: every queued gang is placed, or told why it waits."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -9,7 +10,8 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from leptonai.core.resources import Free, Needs
+from leptonai.core.resources import MILLIS, Free, Needs
+from leptonai.core.scheduler.elastic import PAYS_BACK, Claim, Curve, allot
 from leptonai.core.scheduler.fitting import choose_nodes, equal_size
 from leptonai.core.scheduler.index import Index, Kind, Lane, LaneKey, kind_of
 from leptonai.core.scheduler.nodes import Hold
@@ -78,14 +80,21 @@ def decide(index: Index, now_ms: int, *, explain: bool = False) -> Plan:
 Turn = tuple[int, int, int, float, float, int, str]
 
 
+class _From(Enum):
+    URGENT = auto()  # the gangs of a lane that are urgent
+    LANE = auto()  # the other ones: nobody has looked at them yet
+    USER = auto()  # those of one user
+    YIELDED = auto()  # a gang that had to yield
+
+
 @dataclass(slots=True)
 class _Source:
-    """Where the next gang comes from: those of a lane that are urgent, those of one user in their
-    order, or a gang that had to yield."""
+    """Where the next gang comes from."""
 
+    of: _From
     kind: Kind
     lane: Lane | None = None
-    user: str | None = None  # None: the urgent ones
+    user: str = ""
     seen: int = 0  # how many of them had their turn
     yielded: Running | None = None
 
@@ -133,6 +142,7 @@ class _Walk:
         self._blocked: dict[tuple[Kind, Standing], Reason | None] = {}
         self._waiting: dict[LaneKey, tuple[Lane, Reason | None]] = {}
         self._passed: list[tuple[Gang, Reason | None]] = []  # waits, but others like it may go
+        self._grown: dict[str, Running] = {}  # as it will go on
         self._kept_for: list[Gang] = []
         self._head_starts_ms: int | None = None  # where passing is RESERVED
         self._undo: list[Callable[[], None]] = []
@@ -141,10 +151,14 @@ class _Walk:
 
     def run(self) -> None:
         for lane in self._index.lanes.values():
-            self._enter(lane)
+            self._push(_Source(_From.URGENT, lane.kind, lane))
+            self._push(_Source(_From.LANE, lane.kind, lane))
         taken_in_turns = self._policy.fair or bool(self._index.quotas)
         while self._heap:
             turn, _, source = heappop(self._heap)
+            if source.of is _From.LANE:
+                self._open(source)
+                continue
             gang = self._first(source)
             if gang is None:
                 continue
@@ -155,18 +169,21 @@ class _Walk:
             elif not self._settle(gang, turn, source):
                 self._waits_with_all(gang)
                 break
+        if self._index.growable:
+            self._grow()
 
-    def _enter(self, lane: Lane) -> None:
-        kind = lane.kind
-        self._push(_Source(kind, lane))
+    def _open(self, source: _Source) -> None:
+        """Let the users of a lane take their turns; unless none of its gangs fits any more."""
+        lane = source.lane
+        assert lane is not None
         if self._hopeless(lane):
-            self._waiting[lane.key] = (lane, None)
+            self._waiting.setdefault(lane.key, (lane, None))
             return
         for user in lane.by_rank:
-            self._push(_Source(kind, lane, user))
+            self._push(_Source(_From.USER, lane.kind, lane, user))
 
     def _hopeless(self, lane: Lane) -> bool:
-        """Nothing of it fits, whoever has had their turn; needs no look at each of its gangs."""
+        """Nothing of it fits: then there is no need to ask in which order they come."""
         if self._explain or self._policy.passing in (Passing.NEVER, Passing.RESERVED):
             return False
         if self._policy.yielding is not Yielding.NEVER and self._index.preemptible:
@@ -182,10 +199,15 @@ class _Walk:
         self._nodes.keep_nothing()
 
     def _push(self, source: _Source) -> None:
-        gang = self._first(source)
-        if gang is not None:
-            self._pushed += 1
-            heappush(self._heap, (self._turn(gang, source), self._pushed, source))
+        if source.of is _From.LANE:  # before all its gangs that are not urgent
+            assert source.lane is not None
+            turn: Turn = (-source.lane.priority, 1, -1, 0.0, 0.0, 0, "")
+        elif (gang := self._first(source)) is not None:
+            turn = self._turn(gang, source)
+        else:
+            return
+        self._pushed += 1
+        heappush(self._heap, (turn, self._pushed, source))
 
     def _first(self, source: _Source) -> Gang | None:
         """The first of a source that has not had its turn."""
@@ -193,10 +215,11 @@ class _Walk:
             return source.yielded.gang
         lane, settled = source.lane, self._settled
         assert lane is not None
-        line = lane.by_urgency if source.user is None else lane.by_rank[source.user]
+        urgent = source.of is _From.URGENT
+        line = lane.by_urgency if urgent else lane.by_rank[source.user]
         while source.seen < len(line):
             entry = line[source.seen]
-            if source.user is None and entry[0] > self._now_ms:
+            if urgent and entry[0] > self._now_ms:
                 return None
             if entry[-1] not in settled:
                 return self._index.waiting[str(entry[-1])]
@@ -204,27 +227,33 @@ class _Walk:
         return None
 
     def _turn(self, gang: Gang, source: _Source) -> Turn:
-        stands = Standing.WITHIN
-        if self._index.quotas:
-            stands, _ = self._standing(gang)
         if source.yielded is not None:
-            ran_ms = self._ran_ms(source.yielded)
-            urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
-            if urgent_at > self._now_ms:
-                by = rank(gang, ran_ms, self._policy)
-                share = self._share(gang.user) if self._policy.fair else 0.0
-                return (-gang.priority, 1, stands, share, by, gang.queued_at_ms, gang.id)
-            return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, gang.id)
+            return self._turn_of_running(source.yielded)
+        stands = self._standing(gang)
         lane = source.lane
         assert lane is not None
-        if source.user is None:
+        if source.of is _From.URGENT:
             urgent_at, id = lane.by_urgency[source.seen]
             return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, id)
         by, queued_at_ms, id = lane.by_rank[source.user][source.seen]
         share = self._share(source.user) if self._policy.fair else 0.0
         return (-gang.priority, 1, stands, share, by, queued_at_ms, id)
 
-    def _standing(self, gang: Gang) -> tuple[Standing, Quota | None]:
+    def _turn_of_running(self, running: Running) -> Turn:
+        """Were it to ask for its room anew."""
+        gang, ran_ms = running.gang, self._ran_ms(running)
+        stands = self._standing(gang)
+        urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
+        if urgent_at <= self._now_ms:
+            return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, gang.id)
+        by = rank(gang, ran_ms, self._policy)
+        share = self._share(gang.user) if self._policy.fair else 0.0
+        return (-gang.priority, 1, stands, share, by, gang.queued_at_ms, gang.id)
+
+    def _standing(self, gang: Gang) -> Standing:
+        return self._standing_by(gang)[0] if self._index.quotas else Standing.WITHIN
+
+    def _standing_by(self, gang: Gang) -> tuple[Standing, Quota | None]:
         return standing(gang, self._index.quotas_of(gang), self._index.used_of)
 
     def _share(self, user: str) -> float:
@@ -239,7 +268,7 @@ class _Walk:
         assert lane is not None
         stands = Standing(turn[2])
         if stands is Standing.OVER:
-            _, quota = self._standing(gang)
+            _, quota = self._standing_by(gang)
             assert quota is not None
             self._waiting[lane.key] = (lane, over_quota(gang, quota) if self._explain else None)
             return True
@@ -284,6 +313,7 @@ class _Walk:
     # --- placing ----------------------------------------------------------------------------------
 
     def _place(self, gang: Gang, turn: Turn, *, beside_kept: bool = True) -> bool:
+        gang = self._within_quota(gang, turn)
         admitted = self._index.admitted(gang)
         chosen = choose_nodes(gang, self._nodes, admitted, beside_kept=beside_kept)
         if chosen is None:
@@ -292,6 +322,16 @@ class _Walk:
             return False
         self._assign(gang, chosen)
         return True
+
+    def _within_quota(self, gang: Gang, turn: Turn) -> Gang:
+        """With its least workers, if it is elastic and stands worse with all of them."""
+        if not (self._index.quotas and gang.min_workers):
+            return gang
+        all_of_them = replace(gang, min_workers=0)
+        stands, _ = self._standing_by(all_of_them)
+        return (
+            gang if stands <= turn[2] else replace(gang, workers=gang.workers[: gang.min_workers])
+        )
 
     def _assign(self, gang: Gang, chosen: list[int]) -> None:
         nodes = self._nodes
@@ -319,8 +359,12 @@ class _Walk:
                 free_now[at] = left
                 if min(left.cpu_millis, left.memory_bytes, left.disk_bytes, *left.gpu_millis) < 0:
                     after |= self._after[at]
-        if not after:
-            self._free_now |= free_now
+        if after:  # what it does not get from those who leave is not for anybody else either
+            free_now = {
+                at: self._free_now[at].at_most(self._nodes.free(at, beside_kept=False))
+                for at in free_now
+            }
+        self._free_now |= free_now
         return tuple(sorted(after))
 
     def _take(self, at: int, hold: Hold) -> None:
@@ -346,6 +390,8 @@ class _Walk:
         given: list[_Part] = []
         chosen = None
         short = self._short_of_gpus(gang)
+        if short > self._could_yield(gang, turn):
+            return None
         for part in self._parts(gang, turn):
             if part.running.gang.id in self._index.elastic and part.what is _What.WHOLE:
                 for surplus in [g for g in given if g.running.gang.id == part.running.gang.id]:
@@ -391,42 +437,58 @@ class _Walk:
         after it, what is lent."""
         yield from self._leaving()
         yield from self._surplus(gang)
+        for running in self._whole_gangs(gang, turn):
+            yield self._whole(running)
+
+    def _could_yield(self, gang: Gang, turn: Turn) -> float:
+        """How many thousandths of GPUs, at most. Most often that is not nearly enough, and then
+        nothing need be tried."""
+        if self._index.elastic or self._index.leaving:
+            return math.inf
+        return sum(running.gang.gpus for running in self._whole_gangs(gang, turn)) * MILLIS
+
+    def _whole_gangs(self, gang: Gang, turn: Turn) -> Iterator[Running]:
+        """First those that yield in any case, then those that hold what is lent."""
         if not gang.may_preempt or self._policy.yielding is Yielding.NEVER:
             return
         by_order = self._policy.yielding is Yielding.ORDER
-        limit = tuple(-part for part in turn[:-1]) if by_order else (gang.priority,)
         reclaims = bool(self._index.quotas) and turn[2] == Standing.WITHIN
         lent = []
         for key, running in self._yielding:
-            if key < limit:
-                yield from self._whole(running)
+            if running.gang.id in self._evicted:
+                continue
+            if key[:-1] > turn[:-1] if by_order else running.gang.priority < gang.priority:
+                yield running
             elif not reclaims:
                 return
             elif running.gang.priority <= gang.priority:
                 lent.append(running)
         for running in lent:
             if self._borrows(running):
-                yield from self._whole(running)
+                yield running
 
     @cached_property
-    def _yielding(self) -> list[tuple[tuple[float, ...], Running]]:
+    def _yielding(self) -> list[tuple[tuple[float | str, ...], Running]]:
         """What is preemptible and has run for long enough, in the order in which it yields."""
-        keys = []
-        for id in self._index.preemptible:
-            running = self._index.running[id]
-            if self._ran_ms(running) < self._policy.min_run_ms:
-                continue
-            if self._policy.yielding is Yielding.ORDER:
-                turn = self._turn(running.gang, _Source(kind_of(running.gang), yielded=running))
-                keys.append((tuple(-part for part in turn[:-1]), running))
-            else:
-                lost = self._lost_ms(running) * running.gang.gpus
-                keys.append(((running.gang.priority, lost), running))
-        return sorted(keys, key=lambda key: (key[0], key[1].gang.id))
+        running = [self._index.running[id] for id in self._index.preemptible]
+        ripe = [each for each in running if self._ran_ms(each) >= self._policy.min_run_ms]
+        if self._policy.yielding is Yielding.ORDER:
+            return sorted(
+                ((self._turn_of_running(each), each) for each in ripe),
+                key=lambda item: item[0],
+                reverse=True,
+            )
+        return sorted(
+            (
+                ((each.gang.priority, self._lost_ms(each) * each.gang.gpus, each.gang.id), each)
+                for each in ripe
+            ),
+            key=lambda item: item[0],
+        )
 
     def _leaving(self) -> Iterator[_Part]:
-        for id in sorted(self._index.leaving - self._left):
-            running = self._index.running[id]
+        leaving = (self._index.running[id] for id in self._index.leaving - self._left)
+        for running in sorted(leaving, key=lambda r: (r.leaving_since_ms, r.gang.id)):
             yield self._part(running, _What.LEAVING, running.leaving)
 
     def _surplus(self, gang: Gang) -> Iterator[_Part]:
@@ -439,12 +501,10 @@ class _Walk:
             for worker, _ in reversed(running.held[running.gang.min_workers :]):
                 yield self._part(running, _What.SURPLUS, {worker.replica})
 
-    def _whole(self, running: Running) -> Iterator[_Part]:
-        if running.gang.id in self._evicted:
-            return
+    def _whole(self, running: Running) -> _Part:
         if running.gang.id in self._shrunk:  # less what it has to give up already
             running, _ = self._shrunk[running.gang.id]
-        yield self._part(running, _What.WHOLE, {worker.replica for worker, _ in running.held})
+        return self._part(running, _What.WHOLE, {worker.replica for worker, _ in running.held})
 
     def _part(self, running: Running, what: _What, replicas: Collection[str]) -> _Part:
         holds = tuple((at, hold) for at, hold in self._holds(running) if hold.replica in replicas)
@@ -476,7 +536,9 @@ class _Walk:
             return
         if part.what is _What.WHOLE:
             self._evicted[id] = (part.running, by.id)
-            self._push(_Source(kind_of(part.running.gang), yielded=part.running))
+            self._push(_Source(_From.YIELDED, kind_of(part.running.gang), yielded=part.running))
+            return
+        if id in self._evicted:
             return
         running, _ = self._shrunk.get(id, (part.running, by.id))
         gone = {hold.replica for _, hold in part.holds}
@@ -527,6 +589,83 @@ class _Walk:
         fitting = int(np.minimum(self._nodes.row(size).copies, workers).sum())
         return (workers - fitting) * size.needs.gpus * size.needs.gpu_millis
 
+    # --- growing ----------------------------------------------------------------------------------
+
+    def _grow(self) -> None:
+        """Let elastic gangs have what is left, where it saves them more than the restart costs.
+
+        Nobody else is worse off by that: what they have above their least is the first to yield.
+        """
+        growing = [
+            self._index.running[id]
+            for id in sorted(self._index.growable)
+            if id not in self._evicted and id not in self._shrunk
+        ]
+        ripe = [r for r in growing if self._ran_ms(r) >= self._policy.min_run_ms]
+        claims = [self._claim(running) for running in ripe]
+        free = max((self._room_for(running.gang) for running in ripe), default=0.0)
+        free += sum(claim.has * claim.size for claim in claims)
+        having = allot(claims, free, restart_ms=self._policy.restart_ms)
+        most_first = sorted(ripe, key=lambda r: (-having[r.gang.id], r.gang.id))
+        for running in most_first:
+            self._add_workers(running, having[running.gang.id] - len(running.held))
+
+    def _claim(self, running: Running) -> Claim:
+        gang, ran_ms = running.gang, self._ran_ms(running)
+        has, curve = len(running.held), Curve.of(gang)
+        left_ms = float(gang.attained_ms + ran_ms)  # not known: as long again as until now
+        if gang.remaining_ms is not None:
+            left_ms = gang.remaining_ms - ran_ms * curve.speed(has)
+        return Claim(
+            id=gang.id,
+            curve=curve,
+            size=gang.gpus / len(gang.workers),
+            left_ms=max(1.0, left_ms),
+            has=has,
+            promised=has,
+            turn=-gang.priority,
+        )
+
+    def _room_for(self, gang: Gang) -> float:
+        """In GPUs, of workers like its own."""
+        size = equal_size(gang)
+        if size is None:
+            return 0.0
+        return float(self._nodes.row(size).copies.sum()) * gang.gpus / len(gang.workers)
+
+    def _add_workers(self, running: Running, many: int) -> None:
+        gang = running.gang
+        held = {worker.replica for worker, _ in running.held}
+        more = tuple(worker for worker in gang.workers if worker.replica not in held)[:many]
+        if not more or gang.apart:
+            return
+        adding = replace(gang, workers=more, min_workers=1)
+        if self._standing(replace(adding, min_workers=0)) is not Standing.WITHIN:
+            return
+        chosen = choose_nodes(adding, self._nodes, self._index.admitted(gang))
+        if chosen is None or not self._pays(running, len(chosen)):
+            return
+        added, holds = [], []
+        for worker, at in zip(more, chosen, strict=False):
+            to = self._nodes.assign(at, worker, self._now_ms)
+            hold = Hold(worker.replica, worker.needs, to.gpus, to.ports, self._now_ms)
+            self._take(at, hold)
+            added.append((worker, to))
+            holds.append((at, hold))
+        if self._waits_for(holds):  # it can restart with them at once, or stays as it is
+            for at, hold in holds:
+                self._give(at, hold)
+            return
+        self._use(gang, more[: len(added)], 1)
+        self._grown[gang.id] = replace(running, held=(*running.held, *added))
+
+    def _pays(self, running: Running, more: int) -> bool:
+        claim = self._claim(running)
+        saved_ms = claim.left_ms * (
+            1 / claim.curve.speed(claim.has) - 1 / claim.curve.speed(claim.has + more)
+        )
+        return saved_ms > PAYS_BACK * self._policy.restart_ms
+
     # --- room that is kept ------------------------------------------------------------------------
 
     def _keep_for(self, gang: Gang) -> None:
@@ -566,10 +705,16 @@ class _Walk:
                 Preempt(id, by, self._lost_ms(running))
                 for id, (running, by) in self._evicted.items()
             ),
-            resizes=tuple(
-                Resize(id, tuple(to for _, to in running.held), by)
-                for id, (running, by) in self._shrunk.items()
-                if id not in self._evicted
+            resizes=(
+                *(
+                    Resize(id, tuple(to for _, to in running.held), by)
+                    for id, (running, by) in self._shrunk.items()
+                    if id not in self._evicted
+                ),
+                *(
+                    Resize(id, tuple(to for _, to in running.held))
+                    for id, running in self._grown.items()
+                ),
             ),
             unmet=self._unmet(),
             revisit_at_ms=self._revisit_at_ms(),

@@ -60,10 +60,12 @@ class Policy:
     overdue_after_ms: int | None = OVERDUE_MS
     min_run_ms: int = 0  # a gang that has just started does not yield
     fair: bool = False  # users take turns by weighted use before the order counts
+    restart_ms: int = 0  # what a stop and a new start cost a gang: it grows where that pays
+    promising: bool = False  # room is set aside for deadlines (see `deadlines`)
     seed: int = 0  # of Choice.RANDOM
 
 
-DEFAULT = Policy(fair=True, min_run_ms=60_000)
+DEFAULT = Policy(fair=True, min_run_ms=60_000, restart_ms=60_000)
 
 
 def _published(order: Order, passing: Passing, yielding: Yielding) -> Policy:
@@ -79,4 +81,11 @@ QUEUE_POLICIES: Mapping[str, Policy] = {
     "las": _published(Order.LEAST_ATTAINED, Passing.ALWAYS, Yielding.ORDER),
     "mlfq": _published(Order.FEEDBACK, Passing.ALWAYS, Yielding.ORDER),
     "edf": _published(Order.DEADLINE, Passing.ALWAYS, Yielding.ORDER),
+    "promise": Policy(
+        order=Order.LEAST_WORK,
+        passing=Passing.ALWAYS,
+        yielding=Yielding.ORDER,
+        overdue_after_ms=None,
+        promising=True,
+    ),
 }

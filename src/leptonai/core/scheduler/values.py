@@ -51,6 +51,8 @@ class Deadline:
     at_ms: int
     hard: bool = False  # hard: was admitted because it can be met
     value: float = 1.0  # of meeting it
+    due_from_ms: int | None = None  # from then on it goes before its equals; else it is not met
+    lost: bool = False  # cannot be met any more: goes after its equals that can
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +81,14 @@ class Gang:
     attained_ms: int = 0  # it has run so long already, before it last started
     remaining_ms: int | None = None  # from its next or last start, by estimate
     speedup: tuple[float, ...] = ()  # with 1, 2, … workers; empty: in proportion
+    # Of all its workers; what needs none counts as one where work is weighed by GPUs.
+    gpus: float = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert self.workers, self.id
         assert 0 <= self.min_workers <= len(self.workers), self
-
-    @property
-    def gpus(self) -> float:
-        """Of all its workers; what needs none counts as one where work is weighed by GPUs."""
-        return sum(w.needs.gpus * w.needs.gpu_millis for w in self.workers) / MILLIS or 1.0
+        gpus = sum(w.needs.gpus * w.needs.gpu_millis for w in self.workers) / MILLIS
+        object.__setattr__(self, "gpus", gpus or 1.0)
 
     def admits(self, node: NodeView) -> bool:
         """Whether its affinity lets it use this node."""
@@ -119,6 +120,7 @@ class Running:
     saved_at_ms: int | None = None  # of its last checkpoint, if it was since the start
     lasting: bool = False  # does not end by itself: a server, not a job
     leaving: frozenset[str] = frozenset()  # replicas that were asked to end: soon they hold nothing
+    leaving_since_ms: int = 0  # who was asked first ends first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,7 @@ class WaitCode(StrEnum):
     CLEARING = "clearing"  # its room is known, and others are about to leave it
     NO_NODE = "no_node"  # no node there is could ever hold it
     NO_NODES = "no_nodes"  # there are no usable nodes at all
+    DEADLINE = "deadline"  # its deadline cannot be promised
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,9 +288,11 @@ async def _ask(program: str, *arguments: str) -> tuple[int, str]:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             out, _ = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise ContainersUnavailable(f"{program} {arguments[0]} does not answer") from None
+    finally:
+        if process.returncode is None:  # nobody waits for it any more
+            process.kill()
+            await process.wait()
     assert process.returncode is not None
     return process.returncode, out.decode(errors="replace")
 

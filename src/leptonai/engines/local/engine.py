@@ -30,6 +30,7 @@ from leptonai.engines.local.environment import (
 )
 from leptonai.engines.local.epoch import EpochFile
 from leptonai.engines.local.machine import Gpus, describe, find_gpus
+from leptonai.engines.local.rubbish import Rubbish
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, StorageFull
 from leptonai.home import replace_file
 from leptonai.ports.clock import Clock
@@ -86,6 +87,7 @@ class LocalEngine:
         self._node, self._group = node, group
         self._home = home
         self._live, self._done = home / "attempts" / "live", home / "attempts" / "done"
+        self._rubbish = Rubbish(home / "attempts" / "removed")
         self._fetch_tree = fetch_tree
         self._clock = clock
         self._log_bytes = log_bytes
@@ -124,6 +126,7 @@ class LocalEngine:
         """
         self._live.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._done.mkdir(exist_ok=True, mode=0o700)
+        self._rubbish.open()
         self._epoch = EpochFile(self._home / "attempts" / "epoch")
         self._id = _identity(self._home / "attempts" / "id")
         self._gpus = await asyncio.to_thread(find_gpus)
@@ -146,6 +149,7 @@ class LocalEngine:
         for task in self._preparing.values():
             task.cancel()
         await asyncio.gather(*self._preparing.values(), return_exceptions=True)
+        await self._rubbish.close()
         await self._supervisor.close()
 
     # --- what is there ---------------------------------------------------------------------------
@@ -233,10 +237,7 @@ class LocalEngine:
 
     async def remove(self, node: str, attempt: AttemptId, *, epoch: int) -> None:
         self._admit(node, attempt, epoch)
-        folder = self._done / attempt
-        if not folder.exists():
-            return
-        await asyncio.to_thread(shutil.rmtree, folder, True)
+        self._rubbish.add(self._done / attempt)
 
     # --- logs ------------------------------------------------------------------------------------
 

@@ -14,10 +14,18 @@ print(outcome.jct_s, outcome.measures())
 from leptonai.testing.simulator.jobs import (
     Condition,
     Job,
+    as_equals,
     read_jobs,
     with_uniform_deadlines,
 )
 from leptonai.testing.simulator.outcome import Outcome
+from leptonai.testing.simulator.pack import (
+    Packed,
+    Pod,
+    read_nodes,
+    read_pods,
+    simulate_pack,
+)
 from leptonai.testing.simulator.queue import (
     EXACT,
     UNKNOWN,
@@ -34,7 +42,13 @@ __all__ = [
     "Durations",
     "Job",
     "Outcome",
+    "Packed",
+    "Pod",
+    "as_equals",
     "read_jobs",
+    "read_nodes",
+    "read_pods",
+    "simulate_pack",
     "simulate_queue",
     "with_uniform_deadlines",
 ]

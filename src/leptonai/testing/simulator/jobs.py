@@ -40,10 +40,20 @@ class Job:
     user: str = ""
     priority: int = DEFAULT_PRIORITY  # larger is more urgent
     deadline_ms: int | None = None
+    min_gpus: int = 0  # elastic: runs with as few, and any number up to `gpus`; 0: with all only
+    speedup: tuple[float, ...] = ()  # with 1, 2, … GPUs; none: in proportion
 
     def __post_init__(self) -> None:
         assert self.submitted_ms >= 0 <= self.duration_ms, self
         assert self.gpus >= 1, self
+        assert 0 <= self.min_gpus <= self.gpus, self
+        assert not self.speedup or (len(self.speedup) == self.gpus and min(self.speedup) > 0), self
+
+    def speed(self, gpus: int) -> float:
+        """In relation to all its GPUs."""
+        if not self.speedup:
+            return gpus / self.gpus
+        return self.speedup[gpus - 1] / self.speedup[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +165,11 @@ def with_uniform_deadlines(
         replace(job, deadline_ms=job.submitted_ms + round(factor * job.duration_ms))
         for job, factor in zip(jobs, factors.tolist(), strict=True)
     )
+
+
+def as_equals(jobs: Iterable[Job]) -> list[Job]:
+    """As most policies of the literature see jobs: without users and priorities."""
+    return [replace(job, user="", priority=DEFAULT_PRIORITY) for job in jobs]
 
 
 def _job(row: Row, number: int, unit_s: float, most_gpus: int | None) -> Job:

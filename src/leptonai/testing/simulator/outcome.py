@@ -20,7 +20,8 @@ class Outcome:
     gpus: int
     started_s: Floats  # first
     ended_s: Floats
-    held_s: Floats  # for how long it held its GPUs in all
+    held_s: Floats  # for how long it held any GPUs in all
+    gpu_s: Floats  # GPU time: with how many, too
     preemptions: Ints  # how often it yielded
 
     # The timeline: after each event, until the next.
@@ -28,6 +29,7 @@ class Outcome:
     busy_gpus: Ints
     waiting_jobs: Ints
 
+    admitted: Bools  # its deadline was promised, or it has none
     decisions: int  # plans made
     deciding_s: float = field(default=0.0)  # time the scheduler took for them, on this machine
 
@@ -38,10 +40,6 @@ class Outcome:
     @property
     def duration_s(self) -> Floats:
         return np.array([job.duration_ms for job in self.jobs], dtype=np.float64) / 1_000
-
-    @property
-    def job_gpus(self) -> Ints:
-        return np.array([job.gpus for job in self.jobs], dtype=np.int64)
 
     @property
     def jct_s(self) -> Floats:
@@ -67,16 +65,12 @@ class Outcome:
     def utilisation(self) -> float:
         """The share of all GPU time between first submission and last end that jobs held."""
         whole = self.gpus * self.makespan_s
-        return float((self.held_s * self.job_gpus).sum() / whole) if whole else 0.0
+        return float(self.gpu_s.sum() / whole) if whole else 0.0
 
     @property
     def deadline_met_ratio(self) -> float | None:
         """Of the jobs that have a deadline; None where none has."""
-        deadline_s = self.deadline_s
-        has = ~np.isnan(deadline_s)
-        if not has.any():
-            return None
-        return float((self.ended_s[has] <= deadline_s[has]).mean())
+        return self._met_ratio(np.ones(len(self.jobs), dtype=np.bool_))
 
     def measures(self) -> dict[str, float | int | None]:
         """The numbers of `leptonai simulate queue`, by name."""
@@ -88,9 +82,15 @@ class Outcome:
             "makespan_s": self.makespan_s,
             "max_delay_s": float(self.delay_s.max()),
             "deadline_met_ratio": self.deadline_met_ratio,
-            "admitted_ratio": 1.0,
+            "admitted_ratio": float(self.admitted.mean()),
+            "admitted_met_ratio": self._met_ratio(self.admitted),
             "utilisation": self.utilisation,
             "preemptions": int(self.preemptions.sum()),
             "decisions": self.decisions,
             "decisions_per_s": self.decisions / self.deciding_s if self.deciding_s else None,
         }
+
+    def _met_ratio(self, among: Bools) -> float | None:
+        deadline_s = self.deadline_s
+        has = among & ~np.isnan(deadline_s)
+        return float((self.ended_s[has] <= deadline_s[has]).mean()) if has.any() else None

@@ -96,7 +96,17 @@ class TooLate:
 def choose(
     settings: Mapping[Workload, Sequence[Setting]], deadline_s: float
 ) -> tuple[Chosen | TooLate, ...]:
-    """Equal energies are decided by time, then by the smaller batch, limit and name."""
+    """Equal energies are decided by time, then by the smaller batch, limit and name.
+
+    >>> slow, fast = (
+    ...     Setting(batch_size=32, optimizer="sgd", power_limit_w=limit, power_w=limit, epochs=1,
+    ...             time_s=time_s)
+    ...     for limit, time_s in ((100, 90), (200, 60))
+    ... )  # fmt: skip
+    >>> [chosen] = choose({Workload("cifar", "resnet", "v100"): [slow, fast]}, deadline_s=80)
+    >>> chosen.setting.power_limit_w, chosen.setting.energy_j
+    (200, 12000)
+    """
     return tuple(
         _choose(workload, found, deadline_s) for workload, found in sorted(settings.items())
     )

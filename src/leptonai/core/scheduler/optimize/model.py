@@ -12,6 +12,12 @@ PROOF = 1e-6  # of the larger one: a bound as near as this to a value is taken f
 
 
 class Objective(StrEnum):
+    """What is made the most or the least of. Its name will do too, as it comes from people.
+
+    >>> Objective("energy") is Objective.ENERGY
+    True
+    """
+
     THROUGHPUT = "throughput"  # the most value
     COST = "cost"  # the least
     ENERGY = "energy"  # the least
@@ -20,7 +26,11 @@ class Objective(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """Placed once or not at all. Without `required`, leaving everything out costs nothing."""
+    """Placed once or not at all. Without `required`, leaving everything out costs nothing.
+
+    >>> Task(id="train-7", kind="train", needs={"gpu": 2}, deadline_s=3600).needs["gpu"]
+    2
+    """
 
     id: str
     kind: str = ""  # what options call it; empty: its id
@@ -36,6 +46,9 @@ class Node:
 
     A rate is there again when a task ends (GPUs, memory, work a second): it limits the tasks that
     run at one time. An amount is used up (credits, a budget of joules): it limits all together.
+
+    >>> Node(id="n1", kind="a100", rates={"gpu": 8}, amounts={"credits": 500}).rates
+    {'gpu': 8}
     """
 
     id: str
@@ -49,7 +62,11 @@ class Node:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """What a task of one kind would be on a node of one kind. A task may have several on one node:
-    other starts, other settings."""
+    other starts, other settings.
+
+    >>> Option(task="train", node="a100", value=3, start_s=600, duration_s=1200).end_s
+    1800
+    """
 
     task: str
     node: str
@@ -67,7 +84,17 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """Raises InvalidRequest where it makes no sense."""
+    """Tasks, nodes, and what each would be on each. Raises InvalidRequest where it makes no sense.
+
+    >>> Model(
+    ...     tasks=(Task(id="a", needs={"gpu": 1}),),
+    ...     nodes=(Node(id="n", rates={"gpu": 8}),),
+    ...     options=(Option(task="a", node="m", value=1),),
+    ... )
+    Traceback (most recent call last):
+        ...
+    leptonai.errors.InvalidRequest: the option of 'a' on 'm' is on no node
+    """
 
     tasks: tuple[Task, ...]
     nodes: tuple[Node, ...]
@@ -113,6 +140,11 @@ class Model:
 
 
 class ConstraintKind(StrEnum):
+    """
+    >>> ", ".join(ConstraintKind)
+    'required, deadline, capacity'
+    """
+
     REQUIRED = "required"
     DEADLINE = "deadline"
     CAPACITY = "capacity"
@@ -120,7 +152,13 @@ class ConstraintKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """One demand of a model; with neither task nor node, all of its kind together."""
+    """One demand of a model; with neither task nor node, all of its kind together.
+
+    >>> print(Constraint(kind=ConstraintKind.DEADLINE, task="a", limit=60))
+    deadline of a (60 s)
+    >>> print(Constraint(kind=ConstraintKind.CAPACITY, node="n", resource="gpu", limit=8, others=3))
+    capacity of n and of 3 like it (gpu: 8)
+    """
 
     kind: ConstraintKind
     task: str = ""
@@ -148,6 +186,12 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """Whether a constraint keeps an answer from being better.
+
+    >>> print(Finding(Constraint(kind=ConstraintKind.DEADLINE), binds=False))
+    deadlines do not bind
+    """
+
     constraint: Constraint
     binds: bool | None  # would the answer be better without it? None: not settled in the time
 
@@ -160,7 +204,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """How well one objective is met, and how well it could be."""
+    """How well one objective is met, and how well it could be.
+
+    >>> goal = Goal(Objective.THROUGHPUT, value=98, bound=100)
+    >>> print(goal, goal.optimal, f"{goal.gap:.0%}")
+    throughput 98 (at most 100) False 2%
+    """
 
     objective: Objective
     value: float
@@ -187,6 +236,13 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
+    """That a task takes an option on a node.
+
+    >>> option = Option(task="train", node="a100", value=3)
+    >>> Placement("train-7", "n1", option).option.value
+    3
+    """
+
     task: str
     node: str
     option: Option
@@ -194,6 +250,13 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
+    """Who goes where, how good that is, and what keeps it from being better.
+
+    >>> goal = Goal(Objective.COST, value=5, bound=5)
+    >>> print(Answer(placements=(), unplaced=("a",), goals=(goal,)))
+    cost 5 (proved best); no ties
+    """
+
     placements: tuple[Placement, ...]  # by task
     unplaced: tuple[str, ...]
     goals: tuple[Goal, ...]  # in the order asked
@@ -216,7 +279,17 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Infeasible:
     """No assignment meets these together; without any one of them, those that are left can be met
-    (as far as the time limit let it be checked)."""
+    (as far as the time limit let it be checked).
+
+    >>> from leptonai.core.scheduler.optimize import solve
+    >>> model = Model(
+    ...     tasks=(Task(id="a", needs={"gpu": 9}, required=True),),
+    ...     nodes=(Node(id="n", rates={"gpu": 8}),),
+    ...     options=(Option(task="a", node="n", value=1),),
+    ... )
+    >>> print(solve(model))
+    cannot all hold: a must be placed; capacity of n (gpu: 8)
+    """
 
     because: tuple[Constraint, ...]
 
@@ -226,7 +299,11 @@ class Infeasible:
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """No assignment was found in the time given, nor that there is none."""
+    """No assignment was found in the time given, nor that there is none.
+
+    >>> print(Undecided("in 1 s no way was found to place all that must be, nor a proof of none"))
+    in 1 s no way was found to place all that must be, nor a proof of none
+    """
 
     because: str
 

@@ -40,6 +40,18 @@ def solve(
 
     Exact for as many choices as that is likely to end for, else by what is alike. To explain what
     binds, or why there is no answer, may take the time limit once more.
+
+    >>> from leptonai.core.scheduler.optimize import Model, Node, Option, Task
+    >>> model = Model(
+    ...     tasks=(Task(id="a", needs={"gpu": 2}), Task(id="b", needs={"gpu": 1})),
+    ...     nodes=(Node(id="n", rates={"gpu": 2}),),
+    ...     options=(Option(task="a", node="n", value=5), Option(task="b", node="n", value=3)),
+    ... )
+    >>> answer = solve(model, ["throughput"])
+    >>> print(answer)
+    throughput 5 (proved best); capacity of n (gpu: 2) binds; no ties
+    >>> [(placed.task, placed.node) for placed in answer.placements], answer.unplaced
+    ([('a', 'n')], ('b',))
     """
     by = solve_exactly if count_choices(model) <= EXACT_CHOICES else solve_by_classes
     return by(model, objectives, time_limit_s=time_limit_s, explain=explain)
@@ -52,6 +64,25 @@ def solve_exactly(
     time_limit_s: float = TIME_LIMIT_S,
     explain: bool = True,
 ) -> Outcome:
+    """A mixed-integer program for each objective, each keeping what those before it reached; then
+    for energy and for the ids of nodes, if they were not asked for.
+
+    The greedy's answer is known before: when time runs out the best so far is returned, with the
+    bound that was proved. NP-hard; some thousand choices take seconds.
+
+    >>> from leptonai.core.scheduler.optimize import Model, Node, Option, Task
+    >>> model = Model(
+    ...     tasks=(Task(id="a", needs={"gpu": 1}),),
+    ...     nodes=tuple(Node(id=name, rates={"gpu": 1}) for name in ("n", "m")),
+    ...     options=(
+    ...         Option(task="a", node="n", value=5, energy_j=70),
+    ...         Option(task="a", node="m", value=5, energy_j=90),
+    ...     ),
+    ... )
+    >>> answer = solve_exactly(model, ["throughput"], explain=False)
+    >>> answer.placements[0].node, answer.ties
+    ('n', ('energy',))
+    """
     problem = formulate(model, grouped=False)
     program = Program(problem, whole=True)
     asked = _in_order(objectives)
@@ -111,6 +142,16 @@ def solve_by_classes(
     they fit, what is left wherever it helps, and then in the place of what does less. With k
     choices between kinds, s slots and n nodes that is one program of about k variables and rows for
     each objective and each bound, O(k n s) to place, and at most O(k k n s) to exchange.
+
+    >>> from leptonai.core.scheduler.optimize import Model, Node, Option, Task
+    >>> model = Model(
+    ...     tasks=tuple(Task(id=f"t{n}", kind="train", needs={"gpu": 2}) for n in range(1000)),
+    ...     nodes=tuple(Node(id=f"n{n}", kind="a100", rates={"gpu": 8}) for n in range(100)),
+    ...     options=(Option(task="train", node="a100", value=1),),
+    ... )
+    >>> answer = solve_by_classes(model, ["throughput"])
+    >>> print(answer.goals[0], len(answer.placements))
+    throughput 400 (proved best) 400
     """
     problem = formulate(model, grouped=True)
     program = Program(problem, whole=False)

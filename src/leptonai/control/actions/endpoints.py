@@ -1,0 +1,187 @@
+"""Endpoints: made, changed, restarted, deleted."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from leptonai.control.actions.committing import event_of, insisting, patched_metadata, remove, told
+from leptonai.control.api.context import World
+from leptonai.control.requests import check_labels, checked_endpoint
+from leptonai.core.access import Action, Principal, Resource
+from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
+from leptonai.core.records import Endpoint, OwnerKind, TokenHash
+from leptonai.errors import AlreadyExists, InvalidRequest, NotFound
+from leptonai.ports.store import Put, Query
+from leptonai.security.permissions import may_read, require, resource_of
+from leptonai.security.tokens import token_hash
+from leptonai.spec import codec
+from leptonai.spec.endpoints import ApiToken, EndpointSpec, LeptonDeployment
+from leptonai.spec.names import check_name
+
+
+async def create_endpoint(
+    world: World, principal: Principal, workspace: str, asked: LeptonDeployment
+) -> Endpoint:
+    require(principal, Action.CREATE, Resource(kind="endpoint", workspace=workspace))
+    name = asked.metadata.name or asked.metadata.id or ""
+    check_name(name, "endpoint")
+    labels = asked.metadata.labels or {}
+    check_labels(labels)
+    spec, model_digest = await checked_endpoint(world, principal, workspace, asked.spec)
+    spec, token_hashes = _without_literal_tokens(spec, ())
+
+    now_ms = world.clock.now_ms()
+    endpoint = endpoint_lifecycle.new_endpoint(
+        workspace=workspace,
+        name=name,
+        spec=spec,
+        owner=principal.name,
+        labels=labels,
+        visibility=asked.metadata.visibility or "",
+        now_ms=now_ms,
+        token_hashes=token_hashes,
+        model_digest=model_digest,
+    )
+    step = endpoint_lifecycle.advance(endpoint, (), now_ms)
+    event = event_of(endpoint, OwnerKind.ENDPOINT, "Created", f"created by {principal.name}")
+    try:
+        written = await world.commit(
+            Put(step.endpoint),
+            *(Put(replica) for replica in step.replicas),
+            *told((event, *step.events), now_ms),
+        )
+    except AlreadyExists as error:
+        raise AlreadyExists(
+            f"there is an endpoint {name!r} already",
+            hint="Update or remove it, or choose another name.",
+            existing_id=error.existing_id,
+        ) from None
+    assert isinstance(written[0], Endpoint)
+    return written[0]
+
+
+async def patch_endpoint(
+    world: World,
+    principal: Principal,
+    workspace: str,
+    name: str,
+    patch: dict[str, Any],
+    *,
+    dry_run: bool = False,
+) -> Endpoint:
+    """Merge the patch into what was asked; with `dry_run`, only say what would become of it."""
+
+    async def change() -> Endpoint:
+        before = await find_endpoint(world, principal, workspace, name)
+        require(principal, Action.UPDATE, resource_of("endpoint", before))
+        metadata = patched_metadata(before, patch)
+        merged = codec.merge_patch(msgspec.to_builtins(before.spec), patch.get("spec") or {})
+        asked = codec.convert(EndpointSpec, merged)
+        known = {token.masked for token in before.token_hashes}
+        spec, model_digest = before.spec, before.model_digest
+        if asked != before.spec:
+            spec, model_digest = await checked_endpoint(world, principal, workspace, asked)
+            if asked.model == before.spec.model:
+                model_digest = before.model_digest  # it meant this one when it was written
+        spec, token_hashes = _without_literal_tokens(spec, before.token_hashes, known)
+        now_ms = world.clock.now_ms()
+        changed = replace(
+            endpoint_lifecycle.updated(
+                before,
+                spec,
+                token_hashes=token_hashes,
+                model_digest=model_digest,
+                now_ms=before.modified_at_ms,
+            ),
+            labels=metadata.labels or {},
+            visibility=metadata.visibility or "",
+        )
+        if changed == before:
+            raise InvalidRequest(
+                "no valid field to update", hint="The endpoint is already as you ask."
+            )
+        changed = replace(changed, modified_at_ms=now_ms)
+        if dry_run:
+            return replace(changed, version=before.version + 1)
+        event = event_of(before, OwnerKind.ENDPOINT, "Updated", f"updated by {principal.name}")
+        written = await world.commit(Put(changed), *told((event,), now_ms))
+        assert isinstance(written[0], Endpoint)
+        return written[0]
+
+    return await insisting(change)
+
+
+async def restart_endpoint(
+    world: World, principal: Principal, workspace: str, name: str
+) -> Endpoint:
+    async def change() -> Endpoint:
+        endpoint = await find_endpoint(world, principal, workspace, name)
+        require(principal, Action.UPDATE, resource_of("endpoint", endpoint))
+        now_ms = world.clock.now_ms()
+        event = event_of(
+            endpoint, OwnerKind.ENDPOINT, "Restarting", f"restarted by {principal.name}"
+        )
+        written = await world.commit(
+            Put(endpoint_lifecycle.restarted(endpoint, now_ms)), *told((event,), now_ms)
+        )
+        assert isinstance(written[0], Endpoint)
+        return written[0]
+
+    return await insisting(change)
+
+
+async def delete_endpoint(
+    world: World, principal: Principal, workspace: str, name: str
+) -> Endpoint:
+    """Forget it at once, which frees its name; whatever still runs of it is stopped."""
+
+    async def change() -> Endpoint:
+        endpoint = await find_endpoint(world, principal, workspace, name)
+        require(principal, Action.DELETE, resource_of("endpoint", endpoint))
+        await remove(world, endpoint, OwnerKind.ENDPOINT, f"deleted by {principal.name}")
+        return endpoint
+
+    return await insisting(change)
+
+
+async def find_endpoint(world: World, principal: Principal, workspace: str, name: str) -> Endpoint:
+    found = await world.store.find(Endpoint, Query(workspace=workspace, unique_key=name, limit=1))
+    if not found or not may_read(principal, "endpoint", found[0]):
+        raise NotFound(
+            f"there is no endpoint {name[:100]!r}",
+            hint="`leptonai endpoint list` shows the endpoints.",
+        )
+    return found[0]
+
+
+def _without_literal_tokens(
+    spec: EndpointSpec, kept: Sequence[TokenHash], masked: frozenset[str] | set[str] = frozenset()
+) -> tuple[EndpointSpec, tuple[TokenHash, ...]]:
+    """The spec with masked tokens, and the hashes that stand for them.
+
+    A token that is sent back as it was shown keeps its hash.
+    """
+    left = list(kept)
+    hashes: list[TokenHash] = []
+    shown: list[ApiToken] = []
+    for token in spec.api_tokens or ():
+        if token.value is None:
+            shown.append(token)
+            continue
+        if token.value in masked or "***" in token.value:
+            known = next((each for each in left if each.masked == token.value), None)
+            if known is None:
+                raise InvalidRequest(
+                    "spec.api_tokens: a masked token that this endpoint does not have",
+                    hint="Send the token itself, or leave api_tokens out to keep them all.",
+                )
+            left.remove(known)
+        else:
+            known = token_hash(token.value)
+        hashes.append(known)
+        shown.append(ApiToken(value=known.masked))
+    if spec.api_tokens is None:
+        return spec, ()
+    return replace(spec, api_tokens=shown), tuple(hashes)

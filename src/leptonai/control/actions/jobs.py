@@ -1,0 +1,176 @@
+"""Jobs: submitted, stopped, started again, deleted."""
+
+import secrets
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from leptonai.control.actions.committing import insisting, patched_metadata, put, remove, told
+from leptonai.control.api.context import World
+from leptonai.control.requests import check_labels, checked_job
+from leptonai.core.access import Action, Principal, Resource
+from leptonai.core.lifecycle import job as job_lifecycle
+from leptonai.core.records import Job, OwnerKind
+from leptonai.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, Unavailable
+from leptonai.ports.store import Put, Query
+from leptonai.security.permissions import may_read, require, resource_of
+from leptonai.spec import codec
+from leptonai.spec.jobs import JobSpec, JobState, LeptonJob
+from leptonai.spec.names import check_name
+
+ID_TRIES = 16  # of a random id that is taken
+ID_SUFFIX_CHARS = 4
+ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+MAX_IDEMPOTENCY_KEY_CHARS = 255
+
+
+async def submit_job(
+    world: World, principal: Principal, workspace: str, asked: LeptonJob, idempotency_key: str = ""
+) -> Job:
+    """Accept a job: it and its waiting workers are on disk when this returns.
+
+    The same idempotency key of the same principal gives the same job, however often it is sent.
+    """
+    require(principal, Action.CREATE, Resource(kind="job", workspace=workspace))
+    name = asked.metadata.name or asked.metadata.id or ""
+    check_name(name, "job")
+    labels = asked.metadata.labels or {}
+    check_labels(labels)
+    if len(idempotency_key) > MAX_IDEMPOTENCY_KEY_CHARS:
+        raise InvalidRequest(
+            "the Idempotency-Key is too long",
+            hint=f"Use at most {MAX_IDEMPOTENCY_KEY_CHARS} characters.",
+        )
+    unique_key = f"{principal.name}/{idempotency_key}" if idempotency_key else ""
+    if unique_key:
+        earlier = await _job_with_key(world, workspace, unique_key, name)
+        if earlier is not None:
+            return earlier
+    spec = await checked_job(world, principal, workspace, asked.spec)
+    for _ in range(ID_TRIES):
+        now_ms = world.clock.now_ms()
+        drawn = secrets.token_bytes(ID_SUFFIX_CHARS)
+        suffix = "".join(ID_ALPHABET[byte % len(ID_ALPHABET)] for byte in drawn)
+        job = job_lifecycle.new_job(
+            workspace=workspace,
+            id=f"{name}-{suffix}",
+            name=name,
+            spec=spec,
+            owner=principal.name,
+            labels=labels,
+            visibility=asked.metadata.visibility or "",
+            now_ms=now_ms,
+            idempotency_key=unique_key,
+        )
+        step = job_lifecycle.advance(job, (), now_ms)
+        try:
+            written = await world.commit(
+                Put(step.job),
+                *(Put(replica) for replica in step.replicas),
+                *told(step.events, now_ms),
+            )
+        except AlreadyExists:
+            if unique_key:
+                earlier = await _job_with_key(world, workspace, unique_key, name)
+                if earlier is not None:
+                    return earlier
+            continue
+        assert isinstance(written[0], Job)
+        return written[0]
+    raise Unavailable(
+        f"no free id was found for a job named {name!r}", hint="Send it again, or rename it."
+    )
+
+
+async def patch_job(
+    world: World, principal: Principal, workspace: str, id: str, patch: dict[str, Any]
+) -> Job:
+    """Stop it, start it again, or change its labels and visibility: nothing else can change."""
+
+    async def change() -> Job:
+        job = await find_job(world, principal, workspace, id)
+        require(principal, Action.UPDATE, resource_of("job", job))
+        metadata = patched_metadata(job, patch)
+        spec = _patched_spec(job, patch)
+        changed = replace(
+            job,
+            spec=spec,
+            labels=metadata.labels or {},
+            visibility=metadata.visibility or "",
+        )
+        wants_start = (patch.get("spec") or {}).get("stopped") is False or (
+            job.spec.stopped is True and spec.stopped is not True
+        )
+        if wants_start and job.finished and job.state is not JobState.STOPPED:
+            raise Conflict(
+                f"job {id} has ended as {job.state.value}, and only stopped jobs start again",
+                hint="Submit it anew.",
+            )
+        if changed == job:
+            return job
+        return await put(world, replace(changed, modified_at_ms=world.clock.now_ms()))
+
+    return await insisting(change)
+
+
+async def delete_job(world: World, principal: Principal, workspace: str, id: str) -> Job:
+    """Forget it at once; whatever still runs of it is stopped."""
+
+    async def change() -> Job:
+        job = await find_job(world, principal, workspace, id)
+        require(principal, Action.DELETE, resource_of("job", job))
+        await remove(world, job, OwnerKind.JOB, f"deleted by {principal.name}")
+        return job
+
+    return await insisting(change)
+
+
+async def find_job(world: World, principal: Principal, workspace: str, id: str) -> Job:
+    job = await world.store.get(Job, workspace, id)
+    if job is None or not may_read(principal, "job", job):
+        raise NotFound(
+            f"there is no job {id[:100]!r}",
+            hint="`leptonai job list` shows the jobs; an id ends in four characters of its own.",
+        )
+    return job
+
+
+async def note_checkpoint(world: World, principal: Principal, workspace: str, id: str) -> Job:
+    """It can go on from what it has just saved: so much less is lost if it has to give way."""
+
+    async def change() -> Job:
+        job = await find_job(world, principal, workspace, id)
+        require(
+            principal,
+            Action.UPDATE,
+            Resource(kind="checkpoint", workspace=workspace, id=job.id, owner=job.owner),
+        )
+        if job.state not in (JobState.STARTING, JobState.RUNNING, JobState.STOPPING):
+            raise Conflict(
+                f"job {id} is {job.state.value}, and does not run", hint="Only what runs saves."
+            )
+        return await put(world, replace(job, saved_at_ms=world.clock.now_ms()))
+
+    return await insisting(change)
+
+
+async def _job_with_key(world: World, workspace: str, unique_key: str, name: str) -> Job | None:
+    found = await world.store.find(Job, Query(workspace=workspace, unique_key=unique_key, limit=1))
+    if found and found[0].name != name:
+        raise Conflict(
+            f"the Idempotency-Key was used for the job {found[0].id}",
+            hint="Use a new key for another job.",
+        )
+    return found[0] if found else None
+
+
+def _patched_spec(job: Job, patch: dict[str, Any]) -> JobSpec:
+    before = msgspec.to_builtins(job.spec)
+    spec = codec.convert(JobSpec, codec.merge_patch(before, patch.get("spec") or {}))
+    if replace(spec, stopped=job.spec.stopped) != job.spec:
+        raise InvalidRequest(
+            "spec: of a job that was submitted, only `stopped` can be changed",
+            hint="Submit a new job with the changed spec.",
+        )
+    return spec

@@ -1,0 +1,80 @@
+"""Quotas: set in place of what there was, and removed."""
+
+import secrets
+
+from msgspec.structs import replace
+
+from leptonai.control.actions.committing import insisting, put
+from leptonai.control.api.context import World
+from leptonai.core.access import Action, Principal, Resource
+from leptonai.core.records import Quota
+from leptonai.core.resources import MILLIS
+from leptonai.errors import AlreadyExists, NotFound, VersionConflict
+from leptonai.ports.store import Delete, Query
+from leptonai.security.permissions import require
+from leptonai.spec.names import check_label
+from leptonai.spec.quotas import QuotaSpec
+
+
+async def set_quota(
+    world: World,
+    principal: Principal,
+    workspace: str,
+    name: str,
+    spec: QuotaSpec,
+    *,
+    of_project: bool,
+) -> Quota:
+    require(principal, Action.UPDATE, Resource(kind="quota", workspace=workspace))
+    check_label("project" if of_project else "user", name)
+
+    async def change() -> Quota:
+        now_ms = world.clock.now_ms()
+        fresh = Quota(
+            workspace=workspace,
+            id=secrets.token_hex(8),
+            name=name,
+            created_at_ms=now_ms,
+            owner=principal.name,
+            of_project=of_project,
+        )
+        before = await _same_quota(world, fresh) or fresh
+        after = replace(
+            before,
+            modified_at_ms=now_ms,
+            gpus=spec.gpus,
+            cpu_millis=None if spec.cpu is None else round(spec.cpu * MILLIS),
+            borrow=spec.borrow,
+            weight=spec.weight,
+        )
+        try:
+            return await put(world, after)
+        except AlreadyExists as error:  # somebody else made it meanwhile
+            raise VersionConflict(error.message, hint=error.hint) from None
+
+    return await insisting(change)
+
+
+async def delete_quota(
+    world: World, principal: Principal, workspace: str, name: str, *, of_project: bool
+) -> None:
+    require(principal, Action.DELETE, Resource(kind="quota", workspace=workspace))
+
+    async def change() -> None:
+        meant = Quota(workspace=workspace, id="", name=name, created_at_ms=0, of_project=of_project)
+        found = await _same_quota(world, meant)
+        if found is None:
+            whose = "project" if of_project else "user"
+            raise NotFound(
+                f"{whose} {name[:100]!r} has no quota", hint="`leptonai quota list` shows them."
+            )
+        await world.commit(Delete(found))
+
+    await insisting(change)
+
+
+async def _same_quota(world: World, quota: Quota) -> Quota | None:
+    """The one there is of the same user or project."""
+    same = Query(workspace=quota.workspace, unique_key=quota.unique_key, limit=1)
+    found = await world.store.find(Quota, same)
+    return found[0] if found else None
