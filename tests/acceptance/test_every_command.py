@@ -59,7 +59,7 @@ MISTAKES = [  # each fails, and says so in two lines
     "endpoint remove nope",
     "endpoint create -n x --model nope",
     "endpoint create -n files --command true",
-    "quota set --gpus 1",
+    "quota set --user a,b --gpus 1",
     "quota remove --user nope",
     "secret remove nope",
     "secret create hello",

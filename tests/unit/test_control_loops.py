@@ -449,7 +449,7 @@ def test_an_elastic_job_starts_with_what_there_is_and_shrinks_before_others_wait
         assert (await world.job("two")).state is JobState.RUNNING
         await asyncio.sleep(20 * MINUTE_S)
         job = await world.job("elastic")
-        assert (job.state, job.succeeded, job.failures) == (JobState.COMPLETED, 1, 0)
+        assert (job.state, job.succeeded, job.failures) == (JobState.COMPLETED, 4, 0)
 
     in_world(story)
 
@@ -467,5 +467,30 @@ def test_the_victim_is_the_one_that_has_lost_least_since_its_last_checkpoint():
         await asyncio.sleep(MINUTE_S)
         rounds = {id: (await world.job(id)).round for id in ("saved", "unsaved")}
         assert rounds == {"saved": 1, "unsaved": 0}
+
+    in_world(story)
+
+
+def test_an_elastic_job_grows_into_room_that_stays_idle_where_that_pays():
+    async def story(world: World) -> None:
+        await world.submit("one", "sleep", "600", cpu=2)
+        await asyncio.sleep(1)
+        elastic = {"cpu": 1, "completions": 4, "min_workers": 2}
+        await world.submit("elastic", "sleep", "90000", **elastic)
+
+        async def gang() -> list[Replica]:
+            job = await world.job("elastic")
+            found = await world.store.find(Replica, Query(parent="job/elastic"))
+            return [r for r in found if r.round == job.round and r.phase is Phase.RUNNING]
+
+        await asyncio.sleep(5 * MINUTE_S)
+        before = await gang()
+        await asyncio.sleep(60 * MINUTE_S)
+        after = await gang()
+        assert [len(before), len(after)] == [2, 4]
+        assert {r.gang_size for r in after} == {4}
+        job = await world.job("elastic")
+        assert (job.state, job.failures, job.round) == (JobState.RUNNING, 0, 1)
+        assert [past.message for past in job.history] == ["goes on with 4 workers"]
 
     in_world(story)

@@ -259,3 +259,13 @@ def test_nobody_yields_but_to_one_that_starts_by_it(snapshot: Snapshot):
         assert yields.gang in after[yields.by]
     stopping = {running.gang.id for running in snapshot.running if running.leaving}
     assert stopping.isdisjoint(yields.gang for yields in (*plan.preempts, *plan.resizes))
+
+
+def test_who_waits_for_some_to_leave_does_not_wait_longer_because_of_those_behind_it():
+    cluster = (
+        a_node(cpu=4),
+        leaving(a_holding("first", cpu=2)),
+        replace(leaving(a_holding("later", cpu=1)), leaving_since_ms=A_MOMENT_MS),
+    )
+    plan = schedule(a_snapshot(*cluster, a_gang("a", cpu=3, waited_ms=1), a_gang("b", cpu=1)))
+    assert after_of(plan) == {"a": ("first",), "b": ("first", "later")}

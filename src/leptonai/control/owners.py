@@ -1,7 +1,7 @@
 """Jobs and endpoints, with their replicas: what is to be written together."""
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from leptonai.control.mirror import Key, Mirror
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.lifecycle import job as job_lifecycle
+from leptonai.core.lifecycle.job import Seat
 from leptonai.core.lifecycle.replica import abandon
 from leptonai.core.records import Endpoint, Event, Job, OwnerKind, Record, Replica
 from leptonai.ports.clock import Clock
@@ -38,7 +39,15 @@ class Owners:
         async with lock:  # our own loops take turns, rather than in vain
             return await self._advance(key, {replica.id: replica for replica in news})
 
-    async def give_way(self, key: Key, *, why: str, to: str, keeps: Collection[str] = ()) -> None:
+    async def give_way(
+        self,
+        key: Key,
+        *,
+        why: str,
+        to: str,
+        keeps: Collection[str] = (),
+        adds: Sequence[Seat] = (),
+    ) -> None:
         """Have a job's workers end for now: see `lifecycle.job.give_way`.
 
         Raises:
@@ -51,7 +60,9 @@ class Owners:
                 return  # removed: its workers are ending in any case
             replicas = self._mirror.replicas_of(job.workspace, f"{OwnerKind.JOB}/{job.id}")
             now_ms = self._clock.now_ms()
-            step = job_lifecycle.give_way(job, replicas, now_ms, why=why, to=to, keeps=keeps)
+            step = job_lifecycle.give_way(
+                job, replicas, now_ms, why=why, to=to, keeps=keeps, adds=adds
+            )
             if step.job != job:
                 await self._write(step.job, step.replicas, step.events, now_ms)
 

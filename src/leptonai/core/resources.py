@@ -93,6 +93,16 @@ class Free(msgspec.Struct, frozen=True, kw_only=True):
         """What is left after these devices were given back."""
         return self._changed(needs, gpus, 1)
 
+    def at_most(self, other: "Free") -> "Free":
+        """Of everything no more than the other has left."""
+        return Free(
+            cpu_millis=min(self.cpu_millis, other.cpu_millis),
+            memory_bytes=min(self.memory_bytes, other.memory_bytes),
+            disk_bytes=min(self.disk_bytes, other.disk_bytes),
+            gpu_millis=tuple(map(min, self.gpu_millis, other.gpu_millis)),
+            gpu_type=self.gpu_type,
+        )
+
     def _changed(self, needs: Needs, gpus: tuple[int, ...], sign: int) -> "Free":
         left = list(self.gpu_millis)
         for index in gpus:

@@ -179,6 +179,25 @@ async def find_job(world: World, principal: Principal, workspace: str, id: str) 
     return job
 
 
+async def note_checkpoint(world: World, principal: Principal, workspace: str, id: str) -> Job:
+    """It can go on from what it has just saved: so much less is lost if it has to give way."""
+
+    async def change() -> Job:
+        job = await find_job(world, principal, workspace, id)
+        require(
+            principal,
+            Action.UPDATE,
+            Resource(kind="checkpoint", workspace=workspace, id=job.id, owner=job.owner),
+        )
+        if job.state not in (JobState.STARTING, JobState.RUNNING, JobState.STOPPING):
+            raise Conflict(
+                f"job {id} is {job.state.value}, and does not run", hint="Only what runs saves."
+            )
+        return await put(world, replace(job, saved_at_ms=world.clock.now_ms()))
+
+    return await insisting(change)
+
+
 async def _job_with_key(world: World, workspace: str, unique_key: str, name: str) -> Job | None:
     found = await world.store.find(Job, Query(workspace=workspace, unique_key=unique_key, limit=1))
     if found and found[0].name != name:
@@ -198,22 +217,3 @@ def _patched_spec(job: Job, patch: dict[str, Any]) -> JobSpec:
             hint="Submit a new job with the changed spec.",
         )
     return spec
-
-
-async def note_checkpoint(world: World, principal: Principal, workspace: str, id: str) -> Job:
-    """It can go on from what it has just saved: so much less is lost if it has to give way."""
-
-    async def change() -> Job:
-        job = await find_job(world, principal, workspace, id)
-        require(
-            principal,
-            Action.UPDATE,
-            Resource(kind="checkpoint", workspace=workspace, id=job.id, owner=job.owner),
-        )
-        if job.state not in (JobState.STARTING, JobState.RUNNING, JobState.STOPPING):
-            raise Conflict(
-                f"job {id} is {job.state.value}, and does not run", hint="Only what runs saves."
-            )
-        return await put(world, replace(job, saved_at_ms=world.clock.now_ms()))
-
-    return await insisting(change)

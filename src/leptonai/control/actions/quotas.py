@@ -1,4 +1,4 @@
-"""Quotas: what users and projects are guaranteed."""
+"""Quotas: set in place of what there was, and removed."""
 
 import secrets
 

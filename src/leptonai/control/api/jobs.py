@@ -88,7 +88,7 @@ async def delete(call: Call) -> LeptonJob:
     return replace(deleted, status=replace(deleted.status, state=JobState.DELETING))
 
 
-async def checkpoint(call: Call) -> LeptonJob:
+async def saved(call: Call) -> LeptonJob:
     return job_view(
         await note_checkpoint(call.world, call.principal, call.workspace, call.path["id"])
     )
@@ -225,7 +225,7 @@ ROUTES = (
     Route(
         method="PUT",
         path="/jobs/{id}/checkpoint",
-        handler=checkpoint,
+        handler=saved,
         summary="A running job has just saved all it needs to go on from here; its own token may",
         answer=LeptonJob,
     ),

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from leptonai.control.mirror import Key, Mirror, Watch
 from leptonai.control.owners import Owners
 from leptonai.core import records, scheduler
-from leptonai.core.lifecycle.job import replica_id
+from leptonai.core.lifecycle.job import Seat, replica_id
 from leptonai.core.records import (
     EndReason,
     Goal,
@@ -44,6 +44,8 @@ from leptonai.errors import TryLater, VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Delete, Fence, Put, Store
 from leptonai.spec.containers import QueueConfig
+
+GROW_EVERY_MS = 60_000  # looks whether elastic jobs should have more workers, if nothing happens
 
 
 class _NodeChange(TypedDict, total=False):
@@ -127,7 +129,7 @@ class PlacementLoop:
         """
         await self._make_sure()
         self._learn(self.watch.take())
-        if not self._index.waiting:
+        if not (self._index.waiting or self._index.growable):
             return None
         plan = scheduler.decide(self._index, self._clock.now_ms())
         # All of them have ended before the next plan is made.
@@ -146,6 +148,9 @@ class PlacementLoop:
                 raise result
         if any(isinstance(result, VersionConflict) for result in written):
             raise VersionConflict("some gangs changed while they were placed")
+        if self._index.growable:  # it pays better the longer it has run
+            grow_at_ms = self._clock.now_ms() + GROW_EVERY_MS
+            return min(grow_at_ms, plan.revisit_at_ms or grow_at_ms)
         return plan.revisit_at_ms
 
     async def _give_way(self, preempt: Preempt) -> None:
@@ -153,15 +158,20 @@ class PlacementLoop:
         await self._owners.give_way(self._job(preempt.gang), why=why, to=preempt.by)
 
     async def _resize(self, resize: Resize) -> None:
-        """It starts again from its checkpoint: with fewer workers where some of its were, or with
-        as many as there is room for."""
-        workers = len(resize.assignments)
-        keeps = {to.replica.partition("/")[2] for to in resize.assignments}
-        if workers < len(self._index.running[resize.gang].held):
-            why = f"goes on with {workers} workers and gives way to {self._to(resize)}"
-        else:
-            keeps, why = set(), f"goes on with {workers} workers"
-        await self._owners.give_way(self._job(resize.gang), why=why, to=resize.by, keeps=keeps)
+        """It starts again from its checkpoint, at once, in these places."""
+        held = {worker.replica for worker, _ in self._index.running[resize.gang].held}
+        why = f"goes on with {len(resize.assignments)} workers"
+        if resize.by:
+            why += f" and gives way to {self._to(resize)}"
+        await self._owners.give_way(
+            self._job(resize.gang),
+            why=why,
+            to=resize.by,
+            keeps={t.replica.partition("/")[2] for t in resize.assignments if t.replica in held},
+            adds=[
+                Seat(t.node, t.gpus, t.ports) for t in resize.assignments if t.replica not in held
+            ],
+        )
 
     def _job(self, gang: str) -> Key:
         replica = next(iter(self._gangs[gang].values()))
@@ -315,7 +325,7 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:
             Worker(replica=f"{r.workspace}/{r.id}", needs=r.program.needs, ports=_wished_ports(r))
             for r in replicas
         ),
-        min_workers=(job.spec.min_workers or 0) if job else 0,
+        min_workers=min(job.spec.min_workers or 0, len(replicas)) if job else 0,
         priority=first.priority,
         queued_at_ms=job.queued_at_ms if job else first.created_at_ms,
         user=f"{first.workspace}/{first.owner}",
@@ -353,12 +363,15 @@ def running_of(id: str, replicas: list[Replica], mirror: Mirror) -> Running:
         (worker, Assignment(worker.replica, replica.node, replica.gpus, replica.ports))
         for worker, replica in zip(gang.workers, replicas, strict=True)
     )
-    if len(replicas) < first.gang_size:  # some have ended: the rest is no gang to resize
+    if job is not None and job.giving_way:  # once at a time
+        gang = dataclasses.replace(gang, min_workers=0, preemptible=False)
+    elif len(replicas) < first.gang_size:  # some have ended: the rest is no gang to resize
         gang = dataclasses.replace(gang, min_workers=0)
     elif job is not None and gang.min_workers:
         more = range(first.gang_size, job.spec.workers)
         gang = dataclasses.replace(gang, workers=gang.workers + tuple(_further(job, first, more)))
     started = [r.started_at_ms for r in replicas if r.started_at_ms is not None]
+    leaving = [r for r in replicas if r.leaving]
     return Running(
         gang=gang,
         held=held,
@@ -366,8 +379,8 @@ def running_of(id: str, replicas: list[Replica], mirror: Mirror) -> Running:
         started_at_ms=min(started, default=None),
         saved_at_ms=job.saved_at_ms if job else None,
         lasting=first.owner_kind is OwnerKind.ENDPOINT,
-        leaving=frozenset(f"{r.workspace}/{r.id}" for r in replicas if r.leaving),
-        leaving_since_ms=max((r.stop_asked_at_ms or 0 for r in replicas if r.leaving), default=0),
+        leaving=frozenset(f"{r.workspace}/{r.id}" for r in leaving),
+        leaving_since_ms=min((r.stop_asked_at_ms or 0 for r in leaving), default=0),
     )
 
 

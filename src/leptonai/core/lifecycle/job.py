@@ -45,6 +45,15 @@ MAX_HISTORY = 20  # earlier runs that a job remembers
 
 
 @dataclass(frozen=True, slots=True)
+class Seat:
+    """What a worker may have of a node."""
+
+    node: str
+    gpus: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class JobStep:
     """What a job and its replicas should become, all at once or not at all."""
 
@@ -127,6 +136,7 @@ def give_way(
     why: str,
     to: str = "",
     keeps: Collection[str] = (),
+    adds: Sequence[Seat] = (),
 ) -> JobStep:
     """Have its workers end for now, because another needs their room or it can use more.
 
@@ -134,15 +144,41 @@ def give_way(
         why: for people.
         to: "workspace/gang" of the other.
         keeps: ids of replicas in whose places it goes on; none: it queues for all of them again.
+        adds: places that it goes on in, too.
     """
     gang = sorted((r for r in replicas if r.round == job.round), key=lambda r: r.index)
     running = job.state in (JobState.STARTING, JobState.RUNNING)
     if not gang or not running or job.giving_way or job.spec.stopped is True:
         return JobStep(job)
     staying = [replace(r, stays=True) if r.id in keeps else r for r in gang]
-    step = _give_way(replace(job, giving_way=why, gave_way_to=to), staying, now_ms)
+    seats = [_keeper(job, gang, index, seat) for index, seat in enumerate(adds, len(gang))]
+    step = _give_way(replace(job, giving_way=why, gave_way_to=to), [*staying, *seats], now_ms)
     event = _event(job, "Resized" if keeps else "Preempted", why, Severity.WARNING)
-    return JobStep(step.job, step.replicas, (event, *step.events))
+    changed = {r.id: r for r in (*seats, *step.replicas)}
+    return JobStep(step.job, tuple(changed.values()), (event, *step.events))
+
+
+def _keeper(job: Job, gang: list[Replica], index: int, seat: Seat) -> Replica:
+    """A worker that never runs: it holds a place until the next round starts in it."""
+    # The worker of this index may have been there before, and an id is never given twice.
+    suffix = replica_suffix(job.workspace, job.id, job.round, index, "keeper")
+    return replace(
+        gang[0],
+        id=f"{job.id}-{index}-{suffix}",
+        name=f"{job.name}-{index}",
+        index=index,
+        version=0,
+        seq=0,
+        phase=Phase.ENDED,
+        goal=Goal.STOP,
+        stays=True,
+        attempt=0,
+        terminations=(),
+        started_at_ms=None,
+        node=seat.node,
+        gpus=seat.gpus,
+        ports=seat.ports,
+    )
 
 
 def _give_way(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
@@ -152,7 +188,7 @@ def _give_way(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
         return JobStep(stopping, _changed(gang, after))
     over = [done(r) for r in after]
     ends = [r.last_end for r in over if r.last_end is not None]
-    if len(ends) == len(over) and all(end.succeeded for end in ends):  # before the stop came
+    if ends and all(end.succeeded for end in ends):  # before the stop came
         return _settle(job, over, JobState.COMPLETED, "", now_ms, exit_code=0, before=gang)
     again = replace(
         _remember(_counted(job, over), JobState.STOPPED, job.giving_way, None),

@@ -55,7 +55,7 @@ def _rank(gang: Gang, ran_ms: int, policy: Policy, cluster_gpus: float) -> float
 
 def urgent_at_ms(gang: Gang, ran_ms: int, policy: Policy) -> int:
     """When it begins to go before all others of its priority: others have given way to it, it has
-    waited for too long, or it would miss a deadline that was promised."""
+    waited for too long, or would miss a deadline that was promised."""
     if gang.promised:
         return 0
     due_ms = NEVER_MS

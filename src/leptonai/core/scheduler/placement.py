@@ -233,7 +233,7 @@ class _Walk:
     def _turn(self, gang: Gang, source: _Source) -> Turn:
         if source.yielded is not None:
             return self._turn_of_running(source.yielded)
-        stands, _ = self._standing(gang)
+        stands = self._standing(gang)
         lane = source.lane
         assert lane is not None
         if source.of is _From.URGENT:
@@ -246,7 +246,7 @@ class _Walk:
     def _turn_of_running(self, running: Running) -> Turn:
         """Were it to ask for its room anew."""
         gang, ran_ms = running.gang, self._ran_ms(running)
-        stands, _ = self._standing(gang)
+        stands = self._standing(gang)
         urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
         if urgent_at <= self._now_ms:
             return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, gang.id)
@@ -254,9 +254,10 @@ class _Walk:
         share = self._share(gang.user) if self._policy.fair else 0.0
         return (-gang.priority, 1, stands, share, by, gang.queued_at_ms, gang.id)
 
-    def _standing(self, gang: Gang) -> tuple[Standing, Quota | None]:
-        if not self._index.quotas:
-            return Standing.WITHIN, None
+    def _standing(self, gang: Gang) -> Standing:
+        return self._standing_by(gang)[0] if self._index.quotas else Standing.WITHIN
+
+    def _standing_by(self, gang: Gang) -> tuple[Standing, Quota | None]:
         return standing(gang, self._index.quotas_of(gang), self._index.used_of)
 
     def _share(self, user: str) -> float:
@@ -271,7 +272,7 @@ class _Walk:
         assert lane is not None
         stands = Standing(turn[2])
         if stands is Standing.OVER:
-            _, quota = self._standing(gang)
+            _, quota = self._standing_by(gang)
             assert quota is not None
             self._waiting[lane.key] = (lane, over_quota(gang, quota) if self._explain else None)
             return True
@@ -337,7 +338,7 @@ class _Walk:
         if not (self._index.quotas and gang.min_workers):
             return gang
         all_of_them = replace(gang, min_workers=0)
-        stands, _ = self._standing(all_of_them)
+        stands, _ = self._standing_by(all_of_them)
         return (
             gang if stands <= turn[2] else replace(gang, workers=gang.workers[: gang.min_workers])
         )
@@ -368,8 +369,12 @@ class _Walk:
                 free_now[at] = left
                 if min(left.cpu_millis, left.memory_bytes, left.disk_bytes, *left.gpu_millis) < 0:
                     after |= self._after[at]
-        if not after:
-            self._free_now |= free_now
+        if after:  # what it does not get from those who leave is not for anybody else either
+            free_now = {
+                at: self._free_now[at].at_most(self._nodes.free(at, beside_kept=False))
+                for at in free_now
+            }
+        self._free_now |= free_now
         return tuple(sorted(after))
 
     def _take(self, at: int, hold: Hold) -> None:
@@ -443,9 +448,7 @@ class _Walk:
         yield from self._leaving()
         yield from self._surplus(gang)
         for running in self._whole_gangs(gang, turn):
-            if running.gang.id in self._shrunk:  # less what it has to give up already
-                running, _ = self._shrunk[running.gang.id]
-            yield self._part(running, _What.WHOLE, {worker.replica for worker, _ in running.held})
+            yield self._whole(running)
 
     def _could_yield(self, gang: Gang, turn: Turn) -> float:
         """How many thousandths of GPUs, at most. Most often that is not nearly enough, and then
@@ -455,21 +458,24 @@ class _Walk:
         return sum(running.gang.gpus for running in self._whole_gangs(gang, turn)) * MILLIS
 
     def _whole_gangs(self, gang: Gang, turn: Turn) -> Iterator[Running]:
+        """First those that yield in any case, then those that hold what is lent."""
         if not gang.may_preempt or self._policy.yielding is Yielding.NEVER:
             return
         by_order = self._policy.yielding is Yielding.ORDER
-        after = 0
+        reclaims = bool(self._index.quotas) and turn[2] == Standing.WITHIN
+        lent = []
         for key, running in self._yielding:
-            if key[:-1] <= turn[:-1] if by_order else running.gang.priority >= gang.priority:
-                break
-            after += 1
-            if running.gang.id not in self._evicted:
+            if running.gang.id in self._evicted:
+                continue
+            if key[:-1] > turn[:-1] if by_order else running.gang.priority < gang.priority:
                 yield running
-        if self._index.quotas and turn[2] == Standing.WITHIN:
-            for _, running in self._yielding[after:]:
-                lent = running.gang.priority <= gang.priority and self._borrows(running)
-                if lent and running.gang.id not in self._evicted:
-                    yield running
+            elif not reclaims:
+                return
+            elif running.gang.priority <= gang.priority:
+                lent.append(running)
+        for running in lent:
+            if self._borrows(running):
+                yield running
 
     @cached_property
     def _yielding(self) -> list[tuple[tuple[float | str, ...], Running]]:
@@ -491,8 +497,7 @@ class _Walk:
         )
 
     def _leaving(self) -> Iterator[_Part]:
-        """Who was asked first is first to end; and who waits for that is not led on to others."""
-        leaving = [self._index.running[id] for id in self._index.leaving - self._left]
+        leaving = (self._index.running[id] for id in self._index.leaving - self._left)
         for running in sorted(leaving, key=lambda r: (r.leaving_since_ms, r.gang.id)):
             yield self._part(running, _What.LEAVING, running.leaving)
 
@@ -505,6 +510,11 @@ class _Walk:
                 running, _ = self._shrunk[running.gang.id]
             for worker, _ in reversed(running.held[running.gang.min_workers :]):
                 yield self._part(running, _What.SURPLUS, {worker.replica})
+
+    def _whole(self, running: Running) -> _Part:
+        if running.gang.id in self._shrunk:  # less what it has to give up already
+            running, _ = self._shrunk[running.gang.id]
+        return self._part(running, _What.WHOLE, {worker.replica for worker, _ in running.held})
 
     def _part(self, running: Running, what: _What, replicas: Collection[str]) -> _Part:
         holds = tuple((at, hold) for at, hold in self._holds(running) if hold.replica in replicas)
@@ -640,18 +650,22 @@ class _Walk:
         if not more or gang.apart:
             return
         adding = replace(gang, workers=more, min_workers=1)
-        if self._index.quotas:
-            stands, _ = self._standing(replace(adding, min_workers=0))
-            if stands is not Standing.WITHIN:
-                return
+        if self._standing(replace(adding, min_workers=0)) is not Standing.WITHIN:
+            return
         chosen = choose_nodes(adding, self._nodes, self._index.admitted(gang))
         if chosen is None or not self._pays(running, len(chosen)):
             return
-        added = []
+        added, holds = [], []
         for worker, at in zip(more, chosen, strict=False):
             to = self._nodes.assign(at, worker, self._now_ms)
-            self._take(at, Hold(worker.replica, worker.needs, to.gpus, to.ports, self._now_ms))
+            hold = Hold(worker.replica, worker.needs, to.gpus, to.ports, self._now_ms)
+            self._take(at, hold)
             added.append((worker, to))
+            holds.append((at, hold))
+        if self._waits_for(holds):  # it can restart with them at once, or stays as it is
+            for at, hold in holds:
+                self._give(at, hold)
+            return
         self._use(gang, more[: len(added)], 1)
         self._grown[gang.id] = replace(running, held=(*running.held, *added))
 

@@ -121,7 +121,7 @@ class Running:
     saved_at_ms: int | None = None  # of its last checkpoint, if it was since the start
     lasting: bool = False  # does not end by itself: a server, not a job
     leaving: frozenset[str] = frozenset()  # replicas that were asked to end: soon they hold nothing
-    leaving_since_ms: int = 0
+    leaving_since_ms: int = 0  # who was asked first ends first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
