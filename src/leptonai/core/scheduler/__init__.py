@@ -7,6 +7,7 @@ should answer before that is loaded.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from leptonai.core.scheduler.experience import Experience
 from leptonai.core.scheduler.policy import (
     DEFAULT,
     OVERDUE_MS,
@@ -52,6 +53,7 @@ __all__ = [
     "Change",
     "Choice",
     "Deadline",
+    "Experience",
     "Gang",
     "Index",
     "NodeView",

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from leptonai.core.resources import Needs
+from leptonai.core.resources import MILLIS, Needs
 from leptonai.core.scheduler.fitting import Shape, shape_of
 from leptonai.core.scheduler.nodes import Bools, Hold, Nodes
 from leptonai.core.scheduler.ordering import rank, urgent_at_ms
-from leptonai.core.scheduler.policy import DEFAULT, Policy
+from leptonai.core.scheduler.policy import DEFAULT, Order, Policy
 from leptonai.core.scheduler.quotas import Usage
 from leptonai.core.scheduler.scoring import score_of
 from leptonai.core.scheduler.values import Gang, NodeView, Quota, Running, Snapshot
@@ -86,6 +86,11 @@ class Index:
             queued=snapshot.queue, running=snapshot.running, demand=snapshot.demand or None
         )
         return advance(index, change)
+
+    @property
+    def gpus(self) -> float:
+        """Of the whole cluster; where there are none, each node counts as one."""
+        return self.nodes.gpu_millis_total / MILLIS or float(len(self.nodes)) or 1.0
 
     def admitted(self, gang: Gang) -> Bools | None:
         """Which nodes its affinity allows; None: all."""
@@ -217,7 +222,7 @@ def _turn_taker(index: Index, gang: Gang) -> str:
 
 
 def _by_rank(index: Index, gang: Gang) -> tuple[float, int, str]:
-    return rank(gang, 0, index.policy), gang.queued_at_ms, gang.id
+    return rank(gang, 0, index.policy, index.gpus), gang.queued_at_ms, gang.id
 
 
 def _by_urgency(index: Index, gang: Gang) -> tuple[int, str]:
@@ -234,6 +239,11 @@ def _with_nodes(index: Index, change: Change) -> Index:
     for running in index.running.values():
         for at, hold in index.holds(running):
             index.nodes.take(at, hold)
+    if index.policy.order is Order.ADAPTIVE:  # ranks by the size of the cluster
+        index.lanes.clear()
+        index._lane_of.clear()
+        for gang in sorted(index.waiting.values(), key=lambda gang: _by_rank(index, gang)):
+            _enqueue(index, gang)
     return index
 
 

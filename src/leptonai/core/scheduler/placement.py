@@ -145,6 +145,7 @@ class _Walk:
         self._grown: dict[str, Running] = {}  # as it will go on
         self._kept_for: list[Gang] = []
         self._head_starts_ms: int | None = None  # where passing is RESERVED
+        self._head_due_ms = 0
         self._undo: list[Callable[[], None]] = []
 
     # --- the walk ---------------------------------------------------------------------------------
@@ -153,6 +154,8 @@ class _Walk:
         for lane in self._index.lanes.values():
             self._push(_Source(_From.URGENT, lane.kind, lane))
             self._push(_Source(_From.LANE, lane.kind, lane))
+        if self._plans_ahead:
+            self._keep_until_due()
         taken_in_turns = self._policy.fair or bool(self._index.quotas)
         while self._heap:
             turn, _, source = heappop(self._heap)
@@ -246,7 +249,7 @@ class _Walk:
         urgent_at = urgent_at_ms(gang, ran_ms, self._policy)
         if urgent_at <= self._now_ms:
             return (-gang.priority, 0, stands, 0.0, urgent_at, gang.queued_at_ms, gang.id)
-        by = rank(gang, ran_ms, self._policy)
+        by = rank(gang, ran_ms, self._policy, self._index.gpus)
         share = self._share(gang.user) if self._policy.fair else 0.0
         return (-gang.priority, 1, stands, share, by, gang.queued_at_ms, gang.id)
 
@@ -276,16 +279,21 @@ class _Walk:
             self._waiting[lane.key] = (lane, self._blocked[source.kind, stands])
             return True
         ends_early = self._ends_before_the_head_starts(gang)
-        if self._place(gang, turn, beside_kept=not ends_early):
+        is_head = self._plans_ahead and self._kept_for[:1] == [gang]
+        if self._place(gang, turn, beside_kept=not (ends_early or is_head)):
             self._next_after(gang, source)
-            if ends_early:  # what it took is free again when the head starts
+            if is_head:
                 self._nodes.keep_nothing()
-                self._keep_until(self._kept_for.pop())
+                self._kept_for.clear()
+                self._keep_until_due()
+            elif ends_early:  # what it took is free again when the head starts
+                self._nodes.keep_nothing()
+                self._keep_until(self._kept_for.pop(), self._head_due_ms)
             return True
         because = self._why(gang) if self._explain else None
         if self._policy.passing is Passing.RESERVED:
             if not self._kept_for:
-                self._keep_until(gang)
+                self._keep_until(gang, due_ms=0)
             elif not ends_early and choose_nodes(
                 gang, self._nodes, self._index.admitted(gang), beside_kept=False
             ):
@@ -294,7 +302,8 @@ class _Walk:
                 return True
         self._blocked[source.kind, stands] = because
         self._waiting[lane.key] = (lane, because)
-        if self._policy.passing is Passing.WINDOW and turn[1] == 0:
+        may_keep = self._policy.passing in (Passing.WINDOW, Passing.RESERVED)
+        if may_keep and turn[1] == 0 and self._head_starts_ms is None:
             self._keep_for(gang)
         return self._policy.passing is not Passing.NEVER
 
@@ -674,12 +683,30 @@ class _Walk:
         ):
             self._kept_for.append(gang)
 
-    def _keep_until(self, gang: Gang) -> None:
+    @property
+    def _plans_ahead(self) -> bool:
+        """Whether room is kept for who is due before that is late."""
+        policy = self._policy
+        return policy.passing is Passing.RESERVED and policy.overdue_after_ms is not None
+
+    def _keep_until_due(self) -> None:
+        """Keep room for who is overdue first of those that had no turn yet."""
+        firsts = [
+            next((entry for entry in lane.by_urgency if entry[1] not in self._settled), None)
+            for lane in self._index.lanes.values()
+        ]
+        first = min((entry for entry in firsts if entry is not None), default=None)
+        if first is not None:
+            due_ms, id = first
+            self._keep_until(self._index.waiting[id], due_ms)
+
+    def _keep_until(self, gang: Gang, due_ms: int) -> None:
         self._kept_for.append(gang)
+        self._head_due_ms = due_ms
         running = [r for id, r in self._index.running.items() if id not in self._evicted]
         running += map(self._as_running, self._places.values())
         self._head_starts_ms = keep_until(
-            gang, self._nodes, self._index.admitted(gang), running, self._now_ms
+            gang, self._nodes, self._index.admitted(gang), running, self._now_ms, due_ms=due_ms
         )
 
     def _as_running(self, place: Place) -> Running:

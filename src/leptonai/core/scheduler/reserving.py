@@ -1,10 +1,11 @@
 """Room that is kept: for a gang that is overdue, or for the first of a queue that may be passed."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
 
-from leptonai.core.resources import Free
+from leptonai.core.resources import MILLIS, Free, Needs
 from leptonai.core.scheduler.fitting import equal_size
 from leptonai.core.scheduler.nodes import Bools, Ints, Nodes, WorkerSize, copies_on
 from leptonai.core.scheduler.values import Gang, Running
@@ -76,10 +77,21 @@ def _keep_for_unequal(gang: Gang, nodes: Nodes, admitted: Bools | None) -> bool:
 
 
 def keep_until(
-    gang: Gang, nodes: Nodes, admitted: Bools | None, running: Iterable[Running], now_ms: int
+    gang: Gang,
+    nodes: Nodes,
+    admitted: Bools | None,
+    running: Iterable[Running],
+    now_ms: int,
+    *,
+    due_ms: int = 0,
 ) -> int | None:
-    """Close what the first of a queue needs of the room that is free now, given that it waits for
-    what ends by then: so what ends earlier may still use it (EASY backfill; Lifka 1995).
+    """Close what a gang needs of the room that is free now, given that it waits for what ends by
+    then: so what ends earlier may still use it (EASY backfill; Lifka 1995).
+
+    Args:
+        due_ms: it need not start before. With a time ahead, most of the room that it needs is
+            still to become free, and little is closed: the cluster drains for it in time, and
+            not only once it is late (slack as in Talby & Feitelson 1999).
 
     Returns:
         When the gang can start by the estimates of what runs, or None where that is not known.
@@ -97,9 +109,11 @@ def keep_until(
         (r for r in running if r.gang.remaining_ms is not None and r.started_at_ms is not None),
         key=lambda r: (ends_at_ms(r, now_ms), r.gang.id),
     ):
-        if total >= wanted:
+        ends_ms = ends_at_ms(ending, now_ms)
+        if total >= wanted and ends_ms > due_ms:
             break
-        at_ms = ends_at_ms(ending, now_ms)
+        if total < wanted:
+            at_ms = ends_ms
         for worker, to in ending.held:
             at = nodes.at.get(to.node)
             if at is None or (admitted is not None and not admitted[at]):
@@ -113,15 +127,32 @@ def keep_until(
         return None
     # As much as possible of what is not free yet, so that little is closed now.
     becoming = after - free_now
-    wanted -= min(wanted, int(becoming.sum()))
-    for at in np.lexsort((np.arange(len(after)), -free_now)).tolist():
-        if not wanted:
-            break
-        many = min(wanted, int(free_now[at]))
-        if many:
-            nodes.keep(at, gang.id, size.needs, many)
+    copies: Counter[int] = Counter()
+    for room in (becoming, free_now):
+        for at in np.lexsort((np.arange(len(room)), -room)).tolist():
+            many = min(wanted, int(room[at]))
+            if many <= 0:
+                break
+            copies[at] += many
             wanted -= many
-    return at_ms
+    for at, many in copies.items():
+        now = nodes.free(at)
+        short = _still_short(size.needs, many, now, rest.get(at, now))
+        if short != Needs():
+            nodes.keep(at, gang.id, short, 1)
+    return max(at_ms, due_ms)
+
+
+def _still_short(needs: Needs, many: int, now: Free, then: Free) -> Needs:
+    """What so many workers need of what a node has free now, beside what becomes free there."""
+    whole = sum(left >= MILLIS for left in then.gpu_millis)
+    whole -= sum(left >= MILLIS for left in now.gpu_millis)
+    return Needs(
+        cpu_millis=max(0, many * needs.cpu_millis - (then.cpu_millis - now.cpu_millis)),
+        memory_bytes=max(0, many * needs.memory_bytes - (then.memory_bytes - now.memory_bytes)),
+        disk_bytes=max(0, many * needs.disk_bytes - (then.disk_bytes - now.disk_bytes)),
+        gpus=max(0, many * needs.gpus - whole),
+    )
 
 
 def ends_at_ms(running: Running, now_ms: int) -> int:

@@ -19,6 +19,7 @@ from leptonai.core.scheduler import (
     Assignment,
     Change,
     Deadline,
+    Experience,
     Gang,
     Index,
     NodeView,
@@ -154,7 +155,8 @@ class _Job:
 
     job: Job
     gang: Gang  # as the scheduler was last shown it
-    told_ms: int | None  # how long it is said to run
+    said_ms: int | None  # how long it is said to run
+    told_ms: int | None  # what the scheduler is told of that
     done_ms: float = 0.0  # of its work, up to its last stop
     held_ms: int = 0  # how long it held any GPUs, up to its last stop
     gpu_ms: int = 0  # … times how many
@@ -200,7 +202,7 @@ class _Run:
         self._checkpoint_every_ms = checkpoint_every_ms
         self._jobs = {
             # The order of ids is the order of the rows: it decides between equals.
-            gang.id: _Job(job, gang, told)
+            gang.id: _Job(job, gang, told, told)
             for row, (job, told) in enumerate(zip(jobs, told_ms, strict=True))
             for gang in [_gang(f"{row:08d}", job, told)]
         }
@@ -210,6 +212,7 @@ class _Run:
         self._ends: list[tuple[int, str, int]] = []  # (when, which, of which start)
         self._now_ms = self._arrivals[-1].job.submitted_ms if self._arrivals else 0
         self._busy = self._waiting = 0
+        self._experience = Experience()
         # What the scheduler has not been told yet.
         self._arrived: dict[str, Gang] = {}
         self._queued: dict[str, Gang] = {}
@@ -265,13 +268,18 @@ class _Run:
                 job = self._jobs[id]
                 self._stop(job)
                 job.end_ms = self._now_ms
+                ran_ms = round(job.done_ms)
+                self._experience = self._experience.add(job.job.gpus, job.said_ms, ran_ms)
                 self._running.pop(id, None)
                 self._gone.append(id)
 
     def _arrive(self) -> None:
         while self._arrivals and self._arrivals[-1].job.submitted_ms == self._now_ms:
-            gang = self._arrivals.pop().gang
-            self._arrived[gang.id] = gang
+            job = self._arrivals.pop()
+            if self._index.policy.correct_estimates and job.said_ms is not None:
+                job.told_ms = self._experience.corrected_ms(job.job.gpus, job.said_ms)
+                job.gang = replace(job.gang, remaining_ms=job.told_ms)
+            self._arrived[job.gang.id] = job.gang
             self._waiting += 1
 
     def _decide(self) -> Plan:
