@@ -91,6 +91,8 @@ class CheckedStore:
         for record in written:
             if isinstance(record, Replica) and record.phase is Phase.PLACED:
                 kept |= {to for to in promised_s if to[1] <= record.priority}
+            elif isinstance(record, Replica) and record.phase is Phase.DONE:  # not wanted any more
+                kept |= {to for to in promised_s if to[0] == record.owner_name}
             elif isinstance(record, Job) and (record.finished or record.spec.stopped):
                 kept |= {to for to in promised_s if to[0] == record.name}
             elif isinstance(record, Quota):  # what was promised may be more than it may have now
@@ -101,9 +103,10 @@ class CheckedStore:
         for to in kept:
             del promised_s[to]
         now_s = asyncio.get_running_loop().time()
-        for (name, _), since_s in promised_s.items():
-            if now_s - since_s > START_WITHIN_S:
-                self._report(f"{name} has not started {START_WITHIN_S:g} s after others gave way")
+        late = [to for to, since_s in promised_s.items() if now_s - since_s > START_WITHIN_S]
+        for name, priority in late:
+            del promised_s[name, priority]  # told once
+            self._report(f"{name} has not started {START_WITHIN_S:g} s after others gave way")
 
     def _check_nodes(self, ids: Iterable[str]) -> None:
         held: dict[str, list[Replica]] = defaultdict(list)
