@@ -2,7 +2,7 @@
 # Needs Python >= 3.11 with venv. Another interpreter: make PYTHON=/path/to/python3 …
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stop test check format bench clean install install-test install-all
+.PHONY: help demo stop test check format bench bench-scheduler clean install install-test install-all
 
 # The first interpreter that is new enough and can make environments.
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -13,7 +13,7 @@ endif
 BIN := .venv/bin
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 26
 
 demo: install  ## train, deploy and question a digit classifier on your own machine
 	@tools/demo.sh
@@ -39,6 +39,9 @@ format: install-all  ## put the code into its format
 
 bench: install-test  ## measure, and write the table to benchmarks/results/
 	@$(BIN)/python -m benchmarks
+
+bench-scheduler: install-test  ## measure the scheduler on published traces, if they are there
+	@$(BIN)/python -m benchmarks.scheduling
 
 clean:  ## remove all that make made here: the environment, the demo's platform, caches
 	@LEPTON_HOME= $(MAKE) --no-print-directory stop
