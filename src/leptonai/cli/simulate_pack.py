@@ -13,6 +13,7 @@ import click
 
 from leptonai.cli.files import csv_file, lines_of
 from leptonai.cli.groups import Command
+from leptonai.cli.installed import need_numpy
 from leptonai.cli.output import print_json, print_table, say
 from leptonai.cli.session import Parsed, output_option
 from leptonai.errors import InvalidRequest
@@ -108,7 +109,7 @@ def pack(
     Each is placed when it arrives, or skipped for good. The scheduler is the platform's own;
     nothing is run, and nothing is asked of a platform.
     """
-    _need_numpy()
+    need_numpy()
     from leptonai.core.scheduler import Choice
     from leptonai.testing.simulator.pack import read_nodes, read_pods, simulate_pack
 
@@ -162,14 +163,6 @@ def _summary(packed: Packed) -> str:
     if packed.never_fit:
         text += f" ({packed.never_fit:,} fit no node at all)"
     return f"{text}; {packed.decisions_per_s:,.0f} decisions a second"
-
-
-def _need_numpy() -> None:
-    try:
-        import numpy  # noqa: F401
-    except ImportError as missing:
-        hint = "pip install 'openlepton[optimize]'"
-        raise InvalidRequest("simulating needs numpy, which is not there", hint=hint) from missing
 
 
 @contextmanager

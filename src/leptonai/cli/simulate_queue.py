@@ -14,6 +14,7 @@ import click
 
 from leptonai.cli.files import csv_file, lines_of
 from leptonai.cli.groups import Command
+from leptonai.cli.installed import need_numpy
 from leptonai.cli.output import print_json, print_table, say, span
 from leptonai.cli.session import Parsed, output_option
 from leptonai.errors import InvalidRequest
@@ -199,7 +200,7 @@ def queue(
     Each job is so many one-GPU workers that start and stop together, on one node or many. The
     scheduler is the platform's own; nothing is run, and nothing is asked of a platform.
     """
-    _need_numpy()
+    need_numpy()
     from leptonai.core.scheduler import QUEUE_POLICIES
     from leptonai.testing.simulator.jobs import read_jobs, with_uniform_deadlines
     from leptonai.testing.simulator.queue import Cluster, simulate_queue
@@ -263,14 +264,6 @@ def _as_seen(jobs: Sequence[Job], policy: str, *, deadlines_seen: bool) -> list[
 
     seen = list(jobs) if policy in NOT_PUBLISHED else as_equals(jobs)
     return seen if deadlines_seen else [replace(job, deadline_ms=None) for job in seen]
-
-
-def _need_numpy() -> None:
-    try:
-        import numpy  # noqa: F401
-    except ImportError as missing:
-        hint = "pip install 'openlepton[optimize]'"
-        raise InvalidRequest("simulating needs numpy, which is not there", hint=hint) from missing
 
 
 @contextmanager
