@@ -96,10 +96,14 @@ def table(measured: Mapping[str, Any]) -> str:
         "assumes is in [the handbook](../../docs/scheduler.md). A row without goal is information.",
     ]
     for name in PARTS:
-        if name in measured:
+        if rows := measured.get(name):
             lines += ["", f"## {name}", "", "| what | measured | goal |", "| --- | ---: | ---: |"]
-            lines += [f"| {r['what']} | {r['measured']:,} | {r['goal']} |" for r in measured[name]]
+            lines += [f"| {r['what']} | {_words(r['measured'])} | {r['goal']} |" for r in rows]
     return "\n".join(lines) + "\n"
+
+
+def _words(measured: object) -> str:
+    return f"{measured:,}" if isinstance(measured, int | float) else str(measured)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Process:
             ):
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(descriptor, number)
-                if select.select([descriptor], [], [], patience_s)[0]:
+                if _readable(descriptor, patience_s):
                     self._reap()
                     return True
         finally:
@@ -93,3 +93,9 @@ def _started(pid: int) -> str:
         return ""
     fields = stat.rpartition(")")[2].split()  # before it stands a name that may hold anything
     return "" if fields[0] in "ZXx" else f"{boot}/{fields[19]}"
+
+
+def _readable(descriptor: int, patience_s: float) -> bool:
+    poll = select.poll()  # select.select() knows descriptors below 1,024 only
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(1000 * patience_s))

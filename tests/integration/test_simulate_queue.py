@@ -303,7 +303,7 @@ def test_what_is_wrong_with_the_table_is_told_by_file_and_line(
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--policy", "best"], "there is no policy 'best'; use one of ours, fifo,"),
+        (["--policy", "best"], "there is no policy 'best'; use one of ours,"),
         (["--durations", "guessed"], "'guessed' says not what is known of durations; use exact,"),
         (["--durations", "estimate:-1"], "'estimate:-1' says not what is known of durations; use"),
         (
