@@ -8,16 +8,15 @@ gang takes any that are free; stopping and starting cost nothing; durations are 
 
 import csv
 import json
-import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.traces import trace_folder
 from leptonai.core.resources import Capacity, Needs
 from leptonai.core.scheduler.deadlines import (
     Admitted,
@@ -39,7 +38,6 @@ from leptonai.core.scheduler.values import (
     Worker,
 )
 
-TRACES = Path(os.environ.get("LEPTON_TRACES") or Path(__file__).parents[2] / "shared/traces")
 ONE_GPU = Needs(gpus=1)
 GOES_ON_MS = 60_000  # what runs and is due so soon is not stopped
 ELASTIC_JOBS = 500  # of a trace, the first: so that all of it takes a minute
@@ -61,8 +59,6 @@ class Job:
 
 
 def main() -> None:
-    if not TRACES.is_dir():
-        raise SystemExit(f"there are no traces at {TRACES}: set LEPTON_TRACES")
     print(json.dumps(rows(), indent=2))
 
 
@@ -119,7 +115,7 @@ def row(what: str, goal: str, measured: float) -> dict[str, object]:
 
 
 def rigid_jobs(name: str, *, seed: int = 7) -> list[Job]:
-    with (TRACES / "microsoft_itp_2021" / f"{name}.csv").open() as file:
+    with (trace_folder("microsoft_itp_2021") / f"{name}.csv").open() as file:
         read = [(r["submission_time"], r["duration"], r["num_gpu"]) for r in csv.DictReader(file)]
     factors = np.random.default_rng(seed).uniform(1.2, 3, len(read))
     return [
@@ -135,7 +131,7 @@ def _rigid_job(at_s: float, duration_s: float, gpus: int, factor: float) -> Job:
 
 def elastic_jobs(name: str) -> list[Job]:
     """With the speeds that were measured for its model and batch size on 1, 2, 4, … A100s."""
-    with (TRACES / "microsoft_itp_2021" / f"{name}.csv").open() as file:
+    with (trace_folder("microsoft_itp_2021") / f"{name}.csv").open() as file:
         return [
             Job(
                 round(float(r["submission_time"]) * 1_000),
@@ -150,7 +146,7 @@ def elastic_jobs(name: str) -> list[Job]:
 
 @cache
 def _measured(model: str, batch_size: str) -> tuple[tuple[int, float], ...]:
-    with (TRACES / "elasticflow_throughputs" / f"A100__{model}.csv").open() as file:
+    with (trace_folder("elasticflow_throughputs") / f"A100__{model}.csv").open() as file:
         for r in csv.DictReader(file):
             if r.pop("global_batch_size") == batch_size:
                 return tuple((int(g), float(s) / 1_000) for g, s in r.items() if s and float(s))
