@@ -146,6 +146,7 @@ def with_api(test, database="memory:"):
                 await test(api)
             finally:
                 await api.http.aclose()
+                api.world.audit.close()
                 await store.close()
 
         asyncio.run(main())

@@ -103,6 +103,7 @@ async def _ask(case, tmp_path, known):
         sent["method"], sent["url"], headers=headers, params=params, **body
     )
     await api.http.aclose()
+    api.world.audit.close()
     case.validate_response(answer, checks=PROMISES)
 
 
