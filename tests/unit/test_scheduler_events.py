@@ -257,5 +257,11 @@ def check_yielding(
     for resize in plan.resizes:
         gang = running[resize.gang].gang
         assert gang.min_workers <= len(resize.assignments) <= len(gang.workers)
-        kept = [to for _, to in running[resize.gang].held]
-        assert [to for to in kept if to in resize.assignments] == list(resize.assignments)
+        had = [to for _, to in running[resize.gang].held]
+        kept = [to for to in had if to in resize.assignments]
+        if resize.by:  # it shrinks
+            assert kept == list(resize.assignments)
+            assert resize.by in starts
+        else:
+            assert kept == had
+            assert len(resize.assignments) > len(had)
