@@ -54,7 +54,7 @@ def test_a_file_that_changed_or_went_is_said(tmp_path):
 
 def test_what_desktops_and_git_leave_behind_is_no_data(tmp_path):
     root = a_folder(tmp_path, **{".git__config": b"", ".DS_Store": b"", "a": b""})
-    assert [each.path for each in walk(root)] == ["a"]
+    assert walk(root).paths == ["a"]
 
 
 def test_a_link_within_the_data_is_the_file_it_leads_to(tmp_path):

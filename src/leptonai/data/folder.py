@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leptonai.data.records import Bytes
-from leptonai.data.walk import walk
 from leptonai.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -26,15 +25,15 @@ class LocalFolder:
         """
         import numpy as np
 
+        from leptonai.data.walk import walk
+
         self._root = Path(root)
         found = walk(self._root)
-        if not found:
+        if not found.paths:
             raise NotFound(f"{root} holds no files", hint="check the path")
-        self._paths = [each.path for each in found]
-        self._sizes = np.array([each.size for each in found], np.int64)
-        identity = hashlib.sha256()
-        for each in found:
-            identity.update(f"{each.path}\0{each.size}\0{each.mtime_ns}\0".encode())
+        self._paths, self._sizes = found.paths, found.sizes
+        identity = hashlib.sha256("\0".join(found.paths).encode())
+        identity.update(found.sizes.tobytes() + found.stamps[:, 0].tobytes())
         self._digest = f"sha256:{identity.hexdigest()}"
         folders = [path.partition("/")[0] if "/" in path else "" for path in self._paths]
         self._classes = () if "" in folders else tuple(sorted({*folders}))
