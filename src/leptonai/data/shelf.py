@@ -111,3 +111,10 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def shelf_of(*, local: bool) -> Shelf:
+    """Of this machine. Where the platform runs on it with our home, its own blobs."""
+    named = os.environ.get("LEPTON_HOME") or "~/.leptonai"
+    home = Path(named).expanduser().absolute()
+    return Shelf(home / "blobs" if local else home / "cache" / "blobs")

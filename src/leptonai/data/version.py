@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leptonai.data.columns import map_file
-from leptonai.data.manifest import Manifest
+from leptonai.data.manifest import Field, Manifest
 from leptonai.data.records import Bytes
 from leptonai.data.shelf import Shelf
 from leptonai.errors import NotFound
@@ -55,6 +55,23 @@ class Version:
         return self.manifest.facts.content
 
     @property
+    def type(self) -> str:
+        return self.manifest.facts.type
+
+    @property
+    def schema(self) -> tuple[Field, ...]:
+        return self.manifest.facts.schema
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names; `columns["split"]` says of each sample which is its."""
+        return self.manifest.facts.splits
+
+    @property
+    def columns(self) -> "dict[str, NDArray[Any]]":
+        return self.manifest.columns
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return self.manifest.facts.classes
 
@@ -64,6 +81,14 @@ class Version:
 
     def __len__(self) -> int:
         return len(self.manifest)
+
+    def path_of(self, at: int) -> str:
+        """The file that the sample is, or is a row of."""
+        return self.manifest.path_of(self.manifest.file_of_sample(at))
+
+    def keys(self) -> "NDArray[np.uint64]":
+        """[N]: a number drawn from each sample's content."""
+        return self.manifest.keys()
 
     def read(self, at: Sequence[int]) -> list[Bytes]:
         objects, starts, sizes = self.manifest.places(at)
