@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
+    from leptonai.data.loader import DataLoader
     from leptonai.photon import HTTPException, Photon
 
 __version__ = "0.1.0"
 
-__all__ = ["HTTPException", "LeptonClient", "Photon"]
+__all__ = ["DataLoader", "HTTPException", "LeptonClient", "Photon"]
 
 _HOME_OF = {
+    "DataLoader": "leptonai.data.loader",
     "HTTPException": "leptonai.photon",
     "LeptonClient": "leptonai.client",
     "Photon": "leptonai.photon",
