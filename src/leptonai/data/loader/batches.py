@@ -54,10 +54,10 @@ def source_of(dataset: Any, image_size: tuple[int, int], on_corrupt: OnCorrupt) 
     if hasattr(dataset, "make") and hasattr(dataset, "decodes"):
         source: Source = dataset
         return source
-    if hasattr(dataset, "read") and hasattr(dataset, "labels"):
-        return Images(dataset, image_size, on_corrupt)
     if isinstance(dataset, Columnar):
         return Columns(dataset.columns())
+    if hasattr(dataset, "read") and hasattr(dataset, "labels"):
+        return Images(dataset, image_size, on_corrupt)
     if isinstance(dataset, Mapping) or (
         isinstance(dataset, tuple) and all(hasattr(each, "shape") for each in dataset)
     ):
