@@ -1,0 +1,92 @@
+"""Photographs of dogs and cats: a folder for each class, as most people keep their own images."""
+
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from leptonai.data.decoding import JPEG_MAGIC
+from leptonai.data.folder import LocalFolder
+from leptonai.data.sets.places import Published, unpacked
+from leptonai.data.split import split
+from leptonai.data.subset import Subset
+from leptonai.errors import InvalidRequest
+
+HELD_OUT = 0.2
+MAX_WRAPPERS = 4  # folders around the classes' own
+IMAGE_MAGICS = (JPEG_MAGIC, b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+
+
+class TrainAndTest(NamedTuple):
+    train: Subset
+    test: Subset
+
+
+class DogsAndCats:
+    """25,000 photographs of many sizes, or any folder of images in a folder for each class.
+
+    Source: Elson, Douceur, Howell and Saul 2007, "Asirra: A CAPTCHA that Exploits
+        Interest-Aligned Manual Image Categorization".
+    """
+
+    published: ClassVar[Published] = Published(
+        "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"
+        "kagglecatsanddogs_5340.zip",
+        "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9",
+    )
+
+    @classmethod
+    def split(
+        cls,
+        source: str | Path | None = None,
+        *,
+        sha256: str | None = None,
+        seed: int = 0,
+        held_out: float = HELD_OUT,
+    ) -> TrainAndTest:
+        """Hold out the same share of every class to test with, by the files' names alone.
+
+        Files that do not begin like an image are left out: the published archive has some that are
+        empty.
+
+        Args:
+            source: a directory, an archive, or an address of one; by default the publisher's,
+                which is checked against what was published.
+            sha256: of the archive at the given address; not checked unless given.
+
+        Raises:
+            NotFound, Unavailable: it is not there, or cannot be fetched.
+            InvalidRequest: the archive is damaged, or there are no two folders of images.
+        """
+        root = _folder_of_classes(unpacked("dogs-and-cats", source, cls.published, sha256=sha256))
+        records = LocalFolder(root)
+        paths = [records.path_of(number) for number in range(len(records))]
+        if loose := next((path for path in paths if "/" not in path), None):
+            raise InvalidRequest(f"{root / loose} lies in no class's folder", hint="move it")
+        numbers = [number for number, path in enumerate(paths) if _is_image(root / path)]
+        folders = sorted(each.name for each in root.iterdir() if each.is_dir())
+        filled = {paths[number].partition("/")[0] for number in numbers}
+        if len(folders) < 2 or filled != {*folders}:
+            bare = ", ".join(sorted({*folders} - filled)) or "there are fewer than two folders"
+            raise InvalidRequest(
+                f"{root} is not a folder of images for each class: without images: {bare}",
+                hint="put the images of each class in a folder of its own",
+            )
+        number_of = {paths[number]: number for number in numbers}
+        classes = [path.partition("/")[0] for path in number_of]
+        parts = split(list(number_of), classes, seed=seed, held_out=held_out)
+        train, test = ([number_of[path] for path in part] for part in parts)
+        return TrainAndTest(Subset(records, train), Subset(records, test))
+
+
+def _folder_of_classes(root: Path) -> Path:
+    """Archives often wrap them in a folder or two."""
+    for _ in range(MAX_WRAPPERS):
+        folders = [each for each in root.iterdir() if each.is_dir() and each.name[0] not in "._"]
+        if len(folders) != 1:
+            break
+        root = folders[0]
+    return root
+
+
+def _is_image(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4).startswith(IMAGE_MAGICS)
