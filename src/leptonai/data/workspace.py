@@ -36,7 +36,7 @@ def create(
 ) -> Dataset:
     """See `Dataset.create`."""
     check_name(name, "dataset")
-    with _client(client) as at, open_source(source, progress=progress) as opened:
+    with _client(client) as at, open_source(source) as opened:
         shelf = shelf_of(local=at.connection.local)
         newest = _newest(at, name)
         told = {"source": opened.name, **(lineage or {})}
