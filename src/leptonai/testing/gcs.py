@@ -35,7 +35,9 @@ def gcs(name: str, objects: dict[str, bytes]) -> Iterator[Bucket]:
 
         def do_GET(self) -> None:
             path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
-            bucket.seen.append(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
+            bucket.seen.append(
+                f"{self.command} {unquote(path)} {self.headers.get('Range', '')}".strip()
+            )
             _, found, key = [unquote(part) for part in (path + "/").split("/", 2)]
             key = key.removesuffix("/")
             if bucket.forbidden:
