@@ -3,7 +3,7 @@
 import hashlib
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,21 @@ class LocalFolder:
     """The same samples, labels and order as the version that a commit of the directory makes. The
     files are read where they lie, so they must not change meanwhile."""
 
-    def __init__(self, root: str | Path, *, kind: "Kind | None" = None) -> None:
-        """Raises:
-        NotFound: nothing of that name, or an empty directory.
-        InvalidRequest: it is not as its kind has to be; says the file and the row.
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        kind: "Kind | None" = None,
+        keep: Callable[[str], bool] | None = None,
+    ) -> None:
+        """
+        Args:
+            kind: what it is; found out if not given.
+            keep: says of each path whether it counts; all do if not given.
+
+        Raises:
+            NotFound: nothing of that name, or an empty directory.
+            InvalidRequest: it is not as its kind has to be; says the file and the row.
         """
         import numpy as np
 
@@ -33,6 +44,8 @@ class LocalFolder:
         from leptonai.data.source import LocalSource
 
         found = LocalSource(root).list()
+        if keep is not None:
+            found = found.only([n for n, path in enumerate(found.paths) if keep(path)])
         if not found.paths:
             raise NotFound(f"{root} holds no files", hint="check the path")
         path = Path(root)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,11 @@ class Listing(NamedTuple):
     # files: times of content and of state in ns, and the inode.
     stamps: NDArray[np.int64]
     empty: tuple[str, ...] = ()  # folders that hold nothing
+
+    def only(self, files: Sequence[int]) -> "Listing":
+        chosen = np.asarray(files, np.int64)
+        paths = [self.paths[file] for file in files]
+        return Listing(paths, self.sizes[chosen], self.stamps[chosen], self.empty)
 
 
 def walk(root: Path) -> Listing:
