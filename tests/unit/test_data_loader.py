@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pipelines_of_processes import end_of_the_process, plus_pid
 
-from leptonai.data import DataLoader
+from leptonai.data import DataLoader, decoding
 from leptonai.data.folder import LocalFolder
+from leptonai.data.subset import Subset
 from leptonai.errors import InvalidRequest, Unavailable
 
 
@@ -369,6 +370,33 @@ def test_threads_decode_the_same_pixels_as_one(folder):
         for workers in (0, 3)
     )
     assert one == many
+
+
+def test_processes_decode_the_same_pixels(folder):
+    here, elsewhere = (
+        [images.tolist() for images, _ in DataLoader(LocalFolder(folder), 5, **arguments)]
+        for arguments in ({}, {"processes": True, "num_workers": 1})
+    )
+    assert here == elsewhere
+
+
+def test_large_images_are_averaged_not_thinned_out(tmp_path):
+    """Stripes of one pixel become grey, whatever decodes and halves them."""
+    stripes = np.zeros((256, 1024, 3), np.uint8)
+    stripes[:, ::2] = 255
+    (tmp_path / "a.jpg").write_bytes(simplejpeg.encode_jpeg(stripes, 100))
+    Image.fromarray(stripes).save(tmp_path / "b.png")
+    (images,) = DataLoader(LocalFolder(tmp_path), 2, image_size=(64, 64))
+    assert (images.float() - 127.5).abs().max() <= 4
+
+
+@pytest.mark.parametrize("path", ["cat/a.jpg", "dog/d.png"])
+def test_an_image_of_too_many_pixels_is_not_decoded(folder, monkeypatch, path):
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 40 * 60 - 1)
+    records = LocalFolder(folder)
+    number = next(number for number in range(5) if records.path_of(number) == path)
+    with pytest.raises(InvalidRequest, match=rf"{path}\) is an image of \d+ x \d+ pixels; 2399 "):
+        list(DataLoader(Subset(records, [number]), 1))
 
 
 @pytest.fixture

@@ -76,9 +76,10 @@ class Images:
     decodes = True
 
     def __init__(self, records: Records, size: tuple[int, int], on_corrupt: OnCorrupt) -> None:
-        Decoder()  # complains now, if at all
         self.digest: str | None = records.digest
+        self._decode_into = Decoder().decode_into
         self._records = records
+        self._labels = records.labels  # which may have to be made each time it is asked for
         self._size = size
         self._on_corrupt = on_corrupt
 
@@ -86,12 +87,11 @@ class Images:
         return len(self._records)
 
     def make(self, at_B: NDArray[np.int64]) -> Made:
-        decoder = Decoder()
         images_BHWC = np.empty((len(at_B), *self._size, 3), np.uint8)
         sound = np.ones(len(at_B), np.bool_)
         for row, data in enumerate(self._records.read(at_B.tolist())):
             try:
-                decoder.decode_into(data, images_BHWC[row])
+                self._decode_into(data, images_BHWC[row])
             except InvalidRequest as error:
                 message = f"{self._name(int(at_B[row]))} is {error.message}"
                 if self._on_corrupt == "raise":
@@ -102,8 +102,7 @@ class Images:
         skipped = len(sound) - int(sound.sum())
         if skipped:
             images_BHWC, at_B = images_BHWC[sound], at_B[sound]
-        labels = self._records.labels
-        batch = images_BHWC if labels is None else (images_BHWC, labels[at_B])
+        batch = images_BHWC if self._labels is None else (images_BHWC, self._labels[at_B])
         return Made(batch, skipped)
 
     def _name(self, number: int) -> str:
