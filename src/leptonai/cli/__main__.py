@@ -27,7 +27,7 @@ root = LazyGroup(
         "doctor": ("leptonai.cli.platform:doctor", "Check what this machine can do."),
         "job": ("leptonai.cli.job:job", "Run commands to their end, on one or many workers."),
         "endpoint": ("leptonai.cli.endpoint:endpoint", "Serve models and programs over HTTP."),
-        "dataset": ("leptonai.cli.artifact:dataset", "Register and fetch data."),
+        "dataset": ("leptonai.cli.dataset:dataset", "Keep versions of data, and fetch them."),
         "model": ("leptonai.cli.artifact:model", "Register and fetch trained models."),
         "node": ("leptonai.cli.node:node", "See the machines and what is free on them."),
         "secret": ("leptonai.cli.secret:secret", "Keep values that workloads need."),

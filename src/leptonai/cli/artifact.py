@@ -1,4 +1,4 @@
-"""`leptonai dataset` and `leptonai model`: named, numbered versions of files."""
+"""`leptonai model`: named, numbered versions of files."""
 
 from __future__ import annotations
 
@@ -113,7 +113,6 @@ leptonai {kind} create -n {name} ./{name} --format digits --attribute source=UCI
     return group
 
 
-dataset = _group("dataset", "Register and fetch data.", "digits")
 model = _group("model", "Register and fetch trained models.", "digits-cnn")
 
 

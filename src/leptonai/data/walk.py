@@ -2,9 +2,11 @@
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from leptonai.errors import InvalidRequest, NotFound, TooLarge
 
@@ -16,17 +18,19 @@ NEVER_DATA = frozenset(
 )
 
 
-class Found(NamedTuple):
-    path: str  # below the root, with slashes
-    size: int  # in bytes
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
+class Listing(NamedTuple):
+    """Files in the order of their paths' bytes, without their contents."""
+
+    paths: list[str]  # below the source's root, with slashes
+    sizes: NDArray[np.int64]  # [N] in bytes
+    # [N, 3]: while a file's are the same, so is its content, if they are not brand-new. Of local
+    # files: times of content and of state in ns, and the inode.
+    stamps: NDArray[np.int64]
+    empty: tuple[str, ...] = ()  # folders that hold nothing
 
 
-def walk(root: Path) -> list[Found]:
-    """Every file below a directory, in the order of the paths' bytes. A link to a file within it
-    counts as that file.
+def walk(root: Path) -> Listing:
+    """Every file below a directory. A link to a file within it counts as that file.
 
     Raises:
         NotFound: there is no such directory.
@@ -35,40 +39,47 @@ def walk(root: Path) -> list[Found]:
     """
     if not root.is_dir():
         raise NotFound(f"{root} is not a directory", hint="check the path")
-    found: list[Found] = []
-    for each in _below(str(root), "", os.path.realpath(root) + "/", 0):
-        found.append(each)
+    real_root = os.path.realpath(root) + "/"
+    found: list[tuple[str, int, int, int, int]] = []
+    empty: list[str] = []
+    waiting = [(str(root), "")]
+    while waiting:
+        directory, prefix = waiting.pop()
+        if prefix.count("/") > MAX_DEPTH:
+            raise TooLarge(
+                f"{prefix!a} lies more than {MAX_DEPTH} folders deep", hint="flatten the folders"
+            )
+        before = len(found) + len(waiting)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                name = entry.name
+                if name in NEVER_DATA:
+                    continue
+                path = prefix + name
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, path + "/"))
+                    continue
+                if entry.is_symlink():
+                    _check_link(entry.path, path, real_root)
+                status = entry.stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise InvalidRequest(f"{path!a} is not a file", hint="remove it from the data")
+                if not path.isascii() and not _is_text(path):
+                    raise InvalidRequest(f"the name {path!a} is not UTF-8", hint="rename it")
+                found.append(
+                    (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+                )
         if len(found) > MAX_FILES:
             raise TooLarge(f"{root} holds more than {MAX_FILES} files", hint="divide it")
-    found.sort(key=lambda each: each.path.encode())
-    return found
+        if len(found) + len(waiting) == before and prefix:
+            empty.append(prefix.removesuffix("/"))
+    found.sort()  # characters and their UTF-8 bytes come in the same order
+    numbers = np.array([each[1:] for each in found], np.int64).reshape(len(found), 4)
+    return Listing([each[0] for each in found], numbers[:, 0], numbers[:, 1:], tuple(sorted(empty)))
 
 
-def _below(directory: str, prefix: str, real_root: str, depth: int) -> Iterator[Found]:
-    if depth > MAX_DEPTH:
-        raise TooLarge(
-            f"{prefix} lies more than {MAX_DEPTH} folders deep", hint="flatten the folders"
-        )
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.name in NEVER_DATA:
-                continue
-            path = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from _below(entry.path, f"{path}/", real_root, depth + 1)
-                continue
-            if entry.is_symlink():
-                _check_link(entry, path, real_root)
-            status = entry.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise InvalidRequest(f"{path!a} is not a file", hint="remove it from the data")
-            if not _is_text(path):
-                raise InvalidRequest(f"the name {path!a} is not UTF-8", hint="rename it")
-            yield Found(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
-def _check_link(entry: "os.DirEntry[str]", path: str, real_root: str) -> None:
-    target = os.path.realpath(entry.path)
+def _check_link(at: str, path: str, real_root: str) -> None:
+    target = os.path.realpath(at)
     if not target.startswith(real_root):
         raise InvalidRequest(
             f"{path!a} links to {target}, outside of the data",
@@ -82,4 +93,4 @@ def _check_link(entry: "os.DirEntry[str]", path: str, real_root: str) -> None:
 
 
 def _is_text(path: str) -> bool:
-    return path.isascii() or not any("\ud800" <= char <= "\udfff" for char in path)
+    return not any("\ud800" <= char <= "\udfff" for char in path)
