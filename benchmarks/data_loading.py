@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -191,7 +192,10 @@ def peers(root: Path, records: LocalFolder, encoded: list[bytes]) -> dict[str, L
     }
     for module, make in makers.items():
         if find_spec(module):
-            found |= make(root, records, encoded)
+            try:
+                found |= make(root, records, encoded)
+            except Exception as error:  # one peer's fault is not the others'
+                print(f"{module} cannot be measured: {error!r}", file=sys.stderr)
     return found
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from pipelines_of_processes import end_of_the_process, plus_pid
 
 from leptonai.data import DataLoader, decoding
+from leptonai.data.dataset import Dataset
 from leptonai.data.folder import LocalFolder
-from leptonai.data.subset import Subset
 from leptonai.errors import InvalidRequest, Unavailable
 
 
@@ -280,6 +280,20 @@ def test_texts_stay_texts():
     assert batch["text"] == ["a", "bc"] and batch["id"].tolist() == [1, 2]
 
 
+def test_texts_of_a_folder_come_with_their_labels(tmp_path):
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"{name}ly: é")
+    ((texts, labels),) = DataLoader(Dataset.from_local(tmp_path), 2)
+    assert (texts, labels.tolist()) == (["badly: é", "goodly: é"], [0, 1])
+
+
+def test_a_table_that_is_not_yet_numbers_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(InvalidRequest, match="the rows of tabular data are texts"):
+        DataLoader(Dataset.from_local(tmp_path / "a.csv"))
+
+
 def test_samples_of_any_form_are_stacked():
     samples = [
         ((number, np.full(2, number)), {"name": str(number), "x": torch.tensor(0.5)})
@@ -396,7 +410,7 @@ def test_an_image_of_too_many_pixels_is_not_decoded(folder, monkeypatch, path):
     records = LocalFolder(folder)
     number = next(number for number in range(5) if records.path_of(number) == path)
     with pytest.raises(InvalidRequest, match=rf"{path}\) is an image of \d+ x \d+ pixels; 2399 "):
-        list(DataLoader(Subset(records, [number]), 1))
+        list(DataLoader(Dataset(records).only([number]), 1))
 
 
 @pytest.fixture
@@ -404,7 +418,7 @@ def damaged(folder):
     whole = (folder / "cat" / "a.jpg").read_bytes()
     (folder / "cat" / "b.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "dog" / "d.png").write_bytes(b"no image")
-    (folder / "dog" / "e.webp").write_bytes(b"")
+    (folder / "dog" / "e.webp").write_bytes(b"RIFF")
     return LocalFolder(folder)
 
 

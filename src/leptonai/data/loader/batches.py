@@ -41,7 +41,7 @@ class Source(Protocol):
 class Columnar(Protocol):
     """A data set that lies in memory as arrays."""
 
-    def columns(self) -> Mapping[str, Any] | tuple[Any, ...]:
+    def as_columns(self) -> Mapping[str, Any] | tuple[Any, ...]:
         """Arrays of one length, N."""
 
 
@@ -55,9 +55,9 @@ def source_of(dataset: Any, image_size: tuple[int, int], on_corrupt: OnCorrupt) 
         source: Source = dataset
         return source
     if isinstance(dataset, Columnar):
-        return Columns(dataset.columns())
+        return Columns(dataset.as_columns())
     if hasattr(dataset, "read") and hasattr(dataset, "labels"):
-        return Images(dataset, image_size, on_corrupt)
+        return _source_of_records(dataset, image_size, on_corrupt)
     if isinstance(dataset, Mapping) or (
         isinstance(dataset, tuple) and all(hasattr(each, "shape") for each in dataset)
     ):
@@ -68,6 +68,18 @@ def source_of(dataset: Any, image_size: tuple[int, int], on_corrupt: OnCorrupt) 
         f"a {type(dataset).__name__} is not a data set",
         hint="give a Dataset, a dict or tuple of arrays, or anything with len() and [number]",
     )
+
+
+def _source_of_records(records: Any, size: tuple[int, int], on_corrupt: OnCorrupt) -> Source:
+    kind = getattr(records, "type", "image classification")
+    if kind in ("text", "text classification"):
+        return Texts(records)
+    if kind in ("tabular", "time series"):
+        raise InvalidRequest(
+            f"the rows of {kind} data are texts, not yet numbers",
+            hint='load arrays of its columns: DataLoader({"NAME": [...], ...})',
+        )
+    return Images(records, size, on_corrupt)
 
 
 class Images:
@@ -109,6 +121,24 @@ class Images:
         """As people know it, where the records do."""
         path_of = getattr(self._records, "path_of", None)
         return f"sample {number} ({path_of(number)})" if path_of else f"sample {number}"
+
+
+class Texts:
+    """(texts, labels [B]), or the texts alone where there are no labels."""
+
+    decodes = False
+
+    def __init__(self, records: Records) -> None:
+        self.digest: str | None = records.digest
+        self._records = records
+        self._labels = records.labels
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def make(self, at_B: NDArray[np.int64]) -> Made:
+        texts = [str(data, "utf-8") for data in self._records.read(at_B.tolist())]
+        return Made(texts if self._labels is None else (texts, self._labels[at_B]))
 
 
 class Columns:
