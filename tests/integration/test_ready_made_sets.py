@@ -156,14 +156,25 @@ def test_files_that_are_no_images_are_left_out(tmp_path):
 
 
 def test_a_class_without_images_is_named(tmp_path):
-    (tmp_path / "pets.zip").write_bytes(zipped(pets() | {"PetImages/Fish/a.jpg": b""}))
-    with pytest.raises(InvalidRequest, match="without images: Fish"):
+    (tmp_path / "pets.zip").write_bytes(zipped(pets() | {"PetImages/Fish/a.jpg": b"<html>"}))
+    with pytest.raises(InvalidRequest, match="has no images of Fish"):
         DogsAndCats.split(tmp_path / "pets.zip")
+
+
+def test_parts_that_the_data_itself_has_are_kept(tmp_path):
+    for part, count in (("train", 3), ("test", 2)):
+        for name, data in pets(count).items():
+            if name.endswith(".jpg"):
+                path = tmp_path / "mine" / part / name.removeprefix("PetImages/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+    train, test = DogsAndCats.split(tmp_path / "mine")
+    assert (len(train), len(test), train.classes) == (6, 4, ("Cat", "Dog"))
 
 
 def test_an_image_outside_of_the_class_folders_is_named(tmp_path):
     (tmp_path / "pets.zip").write_bytes(zipped(pets() | {"PetImages/stray.jpg": jpeg(1)}))
-    with pytest.raises(InvalidRequest, match=r"stray.jpg lies in no class's folder"):
+    with pytest.raises(InvalidRequest, match=r"stray.jpg' lies in no class folder"):
         DogsAndCats.split(tmp_path / "pets.zip")
 
 

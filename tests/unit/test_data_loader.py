@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pipelines_of_processes import end_of_the_process, plus_pid
 
-from leptonai.data import DataLoader
+from leptonai.data import DataLoader, decoding
+from leptonai.data.dataset import Dataset
 from leptonai.data.folder import LocalFolder
 from leptonai.errors import InvalidRequest, Unavailable
 
@@ -279,6 +280,20 @@ def test_texts_stay_texts():
     assert batch["text"] == ["a", "bc"] and batch["id"].tolist() == [1, 2]
 
 
+def test_texts_of_a_folder_come_with_their_labels(tmp_path):
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"{name}ly: é")
+    ((texts, labels),) = DataLoader(Dataset.from_local(tmp_path), 2)
+    assert (texts, labels.tolist()) == (["badly: é", "goodly: é"], [0, 1])
+
+
+def test_a_table_that_is_not_yet_numbers_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(InvalidRequest, match="the rows of tabular data are texts"):
+        DataLoader(Dataset.from_local(tmp_path / "a.csv"))
+
+
 def test_samples_of_any_form_are_stacked():
     samples = [
         ((number, np.full(2, number)), {"name": str(number), "x": torch.tensor(0.5)})
@@ -371,12 +386,39 @@ def test_threads_decode_the_same_pixels_as_one(folder):
     assert one == many
 
 
+def test_processes_decode_the_same_pixels(folder):
+    here, elsewhere = (
+        [images.tolist() for images, _ in DataLoader(LocalFolder(folder), 5, **arguments)]
+        for arguments in ({}, {"processes": True, "num_workers": 1})
+    )
+    assert here == elsewhere
+
+
+def test_large_images_are_averaged_not_thinned_out(tmp_path):
+    """Stripes of one pixel become grey, whatever decodes and halves them."""
+    stripes = np.zeros((256, 1024, 3), np.uint8)
+    stripes[:, ::2] = 255
+    (tmp_path / "a.jpg").write_bytes(simplejpeg.encode_jpeg(stripes, 100))
+    Image.fromarray(stripes).save(tmp_path / "b.png")
+    (images,) = DataLoader(LocalFolder(tmp_path), 2, image_size=(64, 64))
+    assert (images.float() - 127.5).abs().max() <= 4
+
+
+@pytest.mark.parametrize("path", ["cat/a.jpg", "dog/d.png"])
+def test_an_image_of_too_many_pixels_is_not_decoded(folder, monkeypatch, path):
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 40 * 60 - 1)
+    records = LocalFolder(folder)
+    number = next(number for number in range(5) if records.path_of(number) == path)
+    with pytest.raises(InvalidRequest, match=rf"{path}\) is an image of \d+ x \d+ pixels; 2399 "):
+        list(DataLoader(Dataset(records).only([number]), 1))
+
+
 @pytest.fixture
 def damaged(folder):
     whole = (folder / "cat" / "a.jpg").read_bytes()
     (folder / "cat" / "b.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "dog" / "d.png").write_bytes(b"no image")
-    (folder / "dog" / "e.webp").write_bytes(b"")
+    (folder / "dog" / "e.webp").write_bytes(b"RIFF")
     return LocalFolder(folder)
 
 

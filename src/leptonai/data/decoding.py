@@ -22,18 +22,16 @@ MAX_PIXELS = 1 << 27  # of one image, before it is fitted: 384 MiB as RGB
 JPEG_MAGIC = b"\xff\xd8\xff"
 # Named, for Pillow knows formats, too, that start programs of their own (EPS).
 OTHER_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-_DCT_FACTORS = (8, 4, 2)  # those that libjpeg-turbo has fast code for
+DCT_FACTORS = (8, 4, 2)  # those that libjpeg-turbo has fast code for
 
 
 class Decoder:
-    """Decodes one image after another, as RGB. For one thread at a time: it keeps a buffer."""
+    """Decodes images as RGB, in as many threads as like."""
 
     def __init__(self) -> None:
         """Raises:
         InvalidRequest: what decodes images is not installed.
         """
-        import numpy as np
-
         try:
             import cv2
             import simplejpeg
@@ -42,9 +40,12 @@ class Decoder:
                 f"images cannot be decoded: {error.name} is not installed",
                 hint="pip install 'openlepton[data]'",
             ) from None
-        self._cv2: Any = cv2
+        self._resize: Any = cv2.resize
+        self._linear, self._area = cv2.INTER_LINEAR, cv2.INTER_AREA
         self._jpeg: Any = simplejpeg
-        self._buffer: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+    def __reduce__(self) -> "tuple[type[Decoder], tuple[()]]":
+        return Decoder, ()  # in another process: with what is installed there
 
     def decode_into(self, data: Bytes, out_HWC: "NDArray[np.uint8]") -> None:
         """Fill a contiguous [H, W, 3] with the image, fitted to it.
@@ -52,52 +53,38 @@ class Decoder:
         Raises:
             InvalidRequest: it is no image, a damaged or cut one, or larger than `MAX_PIXELS`.
         """
-        image = None
-        if data[:3] == JPEG_MAGIC:
-            image = self._decode_jpeg(data, out_HWC)
+        height, width, _ = out_HWC.shape
+        image = self._decode_jpeg(data, height, width) if data[:3] == JPEG_MAGIC else None
         if image is None:
             image = _decode_other(data)
-        self._fit(image, out_HWC)
+        factor = min(image.shape[0] // height, image.shape[1] // width)
+        if factor > 1:
+            reduced = image.shape[1] // factor, image.shape[0] // factor
+            image = self._resize(image, reduced, interpolation=self._area)
+        self._resize(image, (width, height), dst=out_HWC, interpolation=self._linear)
 
-    def _decode_jpeg(self, data: Bytes, out_HWC: "NDArray[np.uint8]") -> "NDArray[np.uint8] | None":
-        """None if libjpeg-turbo has any doubt; Pillow then tells what can be read all the same (a
-        few stray bytes between its parts) from what is cut."""
-        import numpy as np
-
+    def _decode_jpeg(self, data: Bytes, height: int, width: int) -> "NDArray[np.uint8] | None":
+        """At least of the asked size. None if libjpeg-turbo has any doubt; Pillow then tells what
+        can be read all the same (a few stray bytes between its parts) from what is cut."""
+        least: dict[str, int] = {}
         try:
-            height, width, _, _ = self._jpeg.decode_jpeg_header(data)
-            _check_size(height, width)
-            factor = _dct_factor(height, width, out_HWC)
-            least = -(-height // factor), -(-width // factor)
-            if self._buffer.size < least[0] * least[1] * 3:
-                self._buffer = np.empty(least[0] * least[1] * 3, np.uint8)
+            full_height, full_width, _, _ = self._jpeg.decode_jpeg_header(data)
+            _check_size(full_height, full_width)
+            for factor in DCT_FACTORS:
+                if full_height >= factor * height and full_width >= factor * width:
+                    least = {
+                        "min_height": -(-full_height // factor),
+                        "min_width": -(-full_width // factor),
+                        "min_factor": factor,
+                    }
+                    break
+            # Less exact by a hair, and seven per cent faster.
             image: NDArray[np.uint8] = self._jpeg.decode_jpeg(
-                data,
-                fastupsample=True,
-                min_height=least[0],
-                min_width=least[1],
-                min_factor=factor,
-                buffer=self._buffer,
+                data, fastdct=True, fastupsample=True, **least
             )
         except ValueError:
             return None
         return image
-
-    def _fit(self, image: "NDArray[np.uint8]", out_HWC: "NDArray[np.uint8]") -> None:
-        height, width, _ = out_HWC.shape
-        factor = min(image.shape[0] // height, image.shape[1] // width)
-        if factor > 1:
-            reduced = image.shape[1] // factor, image.shape[0] // factor
-            image = self._cv2.resize(image, reduced, interpolation=self._cv2.INTER_AREA)
-        self._cv2.resize(image, (width, height), dst=out_HWC, interpolation=self._cv2.INTER_LINEAR)
-
-
-def _dct_factor(height: int, width: int, out_HWC: "NDArray[np.uint8]") -> int:
-    """The largest that leaves at least the asked size."""
-    for factor in _DCT_FACTORS:
-        if height >= factor * out_HWC.shape[0] and width >= factor * out_HWC.shape[1]:
-            return factor
-    return 1
 
 
 def _decode_other(data: Bytes) -> "NDArray[np.uint8]":

@@ -95,7 +95,7 @@ class Digits:
     def arrays(self) -> dict[str, Any]:
         return {"images": self.images, "labels": self.labels, "ids": self.ids}
 
-    def columns(self) -> "tuple[NDArray[np.uint8], NDArray[np.int64]]":
+    def as_columns(self) -> "tuple[NDArray[np.uint8], NDArray[np.int64]]":
         """Images [N, 8, 8, 1] and labels [N]: what a DataLoader makes batches of."""
         return self.images[..., None], self.labels
 

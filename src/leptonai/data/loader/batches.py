@@ -41,7 +41,7 @@ class Source(Protocol):
 class Columnar(Protocol):
     """A data set that lies in memory as arrays."""
 
-    def columns(self) -> Mapping[str, Any] | tuple[Any, ...]:
+    def as_columns(self) -> Mapping[str, Any] | tuple[Any, ...]:
         """Arrays of one length, N."""
 
 
@@ -55,9 +55,9 @@ def source_of(dataset: Any, image_size: tuple[int, int], on_corrupt: OnCorrupt) 
         source: Source = dataset
         return source
     if isinstance(dataset, Columnar):
-        return Columns(dataset.columns())
+        return Columns(dataset.as_columns())
     if hasattr(dataset, "read") and hasattr(dataset, "labels"):
-        return Images(dataset, image_size, on_corrupt)
+        return _source_of_records(dataset, image_size, on_corrupt)
     if isinstance(dataset, Mapping) or (
         isinstance(dataset, tuple) and all(hasattr(each, "shape") for each in dataset)
     ):
@@ -70,15 +70,28 @@ def source_of(dataset: Any, image_size: tuple[int, int], on_corrupt: OnCorrupt) 
     )
 
 
+def _source_of_records(records: Any, size: tuple[int, int], on_corrupt: OnCorrupt) -> Source:
+    kind = getattr(records, "type", "image classification")
+    if kind in ("text", "text classification"):
+        return Texts(records)
+    if kind in ("tabular", "time series"):
+        raise InvalidRequest(
+            f"the rows of {kind} data are texts, not yet numbers",
+            hint='load arrays of its columns: DataLoader({"NAME": [...], ...})',
+        )
+    return Images(records, size, on_corrupt)
+
+
 class Images:
     """(images [B, H, W, 3] of uint8, labels [B]), or the images alone where there are no labels."""
 
     decodes = True
 
     def __init__(self, records: Records, size: tuple[int, int], on_corrupt: OnCorrupt) -> None:
-        Decoder()  # complains now, if at all
         self.digest: str | None = records.digest
+        self._decode_into = Decoder().decode_into
         self._records = records
+        self._labels = records.labels  # which may have to be made each time it is asked for
         self._size = size
         self._on_corrupt = on_corrupt
 
@@ -86,12 +99,11 @@ class Images:
         return len(self._records)
 
     def make(self, at_B: NDArray[np.int64]) -> Made:
-        decoder = Decoder()
         images_BHWC = np.empty((len(at_B), *self._size, 3), np.uint8)
         sound = np.ones(len(at_B), np.bool_)
         for row, data in enumerate(self._records.read(at_B.tolist())):
             try:
-                decoder.decode_into(data, images_BHWC[row])
+                self._decode_into(data, images_BHWC[row])
             except InvalidRequest as error:
                 message = f"{self._name(int(at_B[row]))} is {error.message}"
                 if self._on_corrupt == "raise":
@@ -102,14 +114,31 @@ class Images:
         skipped = len(sound) - int(sound.sum())
         if skipped:
             images_BHWC, at_B = images_BHWC[sound], at_B[sound]
-        labels = self._records.labels
-        batch = images_BHWC if labels is None else (images_BHWC, labels[at_B])
+        batch = images_BHWC if self._labels is None else (images_BHWC, self._labels[at_B])
         return Made(batch, skipped)
 
     def _name(self, number: int) -> str:
         """As people know it, where the records do."""
         path_of = getattr(self._records, "path_of", None)
         return f"sample {number} ({path_of(number)})" if path_of else f"sample {number}"
+
+
+class Texts:
+    """(texts, labels [B]), or the texts alone where there are no labels."""
+
+    decodes = False
+
+    def __init__(self, records: Records) -> None:
+        self.digest: str | None = records.digest
+        self._records = records
+        self._labels = records.labels
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def make(self, at_B: NDArray[np.int64]) -> Made:
+        texts = [str(data, "utf-8") for data in self._records.read(at_B.tolist())]
+        return Made(texts if self._labels is None else (texts, self._labels[at_B]))
 
 
 class Columns:

@@ -26,7 +26,8 @@ class _Member(NamedTuple):
 def unpack(archive: Path, into: Path) -> None:
     """Lay out a zip or tar archive as the directory `into`, which is there whole or not at all.
 
-    Files get no dates, so that what is unpacked is the same on every machine.
+    Files get no dates, so that what is unpacked is the same on every machine. Empty ones are left
+    out.
 
     Raises:
         InvalidRequest: it is no such archive, a damaged one, or one of its members is a link, no
@@ -80,7 +81,10 @@ def _lay_out(members: Iterator[_Member], root: Path) -> None:
                     file.write(chunk)
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             raise _refused(member.name, "is in the archive twice") from None
-        os.utime(target, (0, 0))
+        if target.stat().st_size:
+            os.utime(target, (0, 0))
+        else:
+            target.unlink()
     if not any(root.iterdir()):
         raise EOFError("there is nothing in it")  # a tar of zeros is a whole one
 

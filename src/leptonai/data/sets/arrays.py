@@ -22,7 +22,7 @@ class LabelledImages:
     def __getitem__(self, number: int) -> "tuple[NDArray[np.uint8], int]":
         return self.images[number], int(self.labels[number])
 
-    def columns(self) -> "tuple[NDArray[np.uint8], NDArray[np.int64]]":
+    def as_columns(self) -> "tuple[NDArray[np.uint8], NDArray[np.int64]]":
         """What a DataLoader makes batches of."""
         return self.images, self.labels
 

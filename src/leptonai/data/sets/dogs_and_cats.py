@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from leptonai.data.dataset import Dataset
 from leptonai.data.decoding import JPEG_MAGIC
 from leptonai.data.folder import LocalFolder
 from leptonai.data.sets.places import Published, unpacked
-from leptonai.data.split import split
-from leptonai.data.subset import Subset
 from leptonai.errors import InvalidRequest
 
 HELD_OUT = 0.2
@@ -16,8 +15,8 @@ IMAGE_MAGICS = (JPEG_MAGIC, b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\
 
 
 class TrainAndTest(NamedTuple):
-    train: Subset
-    test: Subset
+    train: Dataset
+    test: Dataset
 
 
 class DogsAndCats:
@@ -42,10 +41,10 @@ class DogsAndCats:
         seed: int = 0,
         held_out: float = HELD_OUT,
     ) -> TrainAndTest:
-        """Hold out the same share of every class to test with, by the files' names alone.
+        """Its own parts, if it has folders of these names; else hold out the same share of every
+        class to test with, by the files' names alone.
 
-        Files that do not begin like an image are left out: the published archive has some that are
-        empty.
+        Files that do not begin like an image are left out.
 
         Args:
             source: a directory, an archive, or an address of one; by default the publisher's,
@@ -54,27 +53,30 @@ class DogsAndCats:
 
         Raises:
             NotFound, Unavailable: it is not there, or cannot be fetched.
-            InvalidRequest: the archive is damaged, or there are no two folders of images.
+            InvalidRequest: the archive is damaged, or not every class has images.
         """
         root = _folder_of_classes(unpacked("dogs-and-cats", source, cls.published, sha256=sha256))
-        records = LocalFolder(root)
-        paths = [records.path_of(number) for number in range(len(records))]
-        if loose := next((path for path in paths if "/" not in path), None):
-            raise InvalidRequest(f"{root / loose} lies in no class's folder", hint="move it")
-        numbers = [number for number, path in enumerate(paths) if _is_image(root / path)]
-        folders = sorted(each.name for each in root.iterdir() if each.is_dir())
-        filled = {paths[number].partition("/")[0] for number in numbers}
-        if len(folders) < 2 or filled != {*folders}:
-            bare = ", ".join(sorted({*folders} - filled)) or "there are fewer than two folders"
+        everything = Dataset(LocalFolder(root, kind="image classification"), name=root.name)
+        images = everything.only(
+            [n for n in range(len(everything)) if _is_image(root / everything.path_of(n))]
+        )
+        labels = images.labels
+        assert labels is not None, root
+        filled = {everything.classes[label] for label in {*labels.tolist()}}
+        if filled != {*everything.classes} or len(filled) < 2:
+            bare = ", ".join(sorted({*everything.classes} - filled))
             raise InvalidRequest(
-                f"{root} is not a folder of images for each class: without images: {bare}",
+                f"{root} has no images of {bare}" if bare else f"{root} has one class alone",
                 hint="put the images of each class in a folder of its own",
             )
-        number_of = {paths[number]: number for number in numbers}
-        classes = [path.partition("/")[0] for path in number_of]
-        parts = split(list(number_of), classes, seed=seed, held_out=held_out)
-        train, test = ([number_of[path] for path in part] for part in parts)
-        return TrainAndTest(Subset(records, train), Subset(records, test))
+        if everything.records.splits:
+            parts = images.split()
+        else:
+            shares = {"train": 1 - held_out, "test": held_out}
+            parts = images.split(seed=seed, stratify=True, **shares)
+        if missing := {"train", "test"} - {*parts}:
+            raise InvalidRequest(f"{root} has parts, but no {missing.pop()}", hint="add it")
+        return TrainAndTest(parts["train"], parts["test"])
 
 
 def _folder_of_classes(root: Path) -> Path:
