@@ -44,7 +44,8 @@ class DogsAndCats:
         """Its own parts, if it has folders of these names; else hold out the same share of every
         class to test with, by the files' names alone.
 
-        Files that do not begin like an image are left out.
+        Files that do not begin like an image are left out: the published archive has some that are
+        empty.
 
         Args:
             source: a directory, an archive, or an address of one; by default the publisher's,
@@ -56,20 +57,19 @@ class DogsAndCats:
             InvalidRequest: the archive is damaged, or not every class has images.
         """
         root = _folder_of_classes(unpacked("dogs-and-cats", source, cls.published, sha256=sha256))
-        everything = Dataset(LocalFolder(root, kind="image classification"), name=root.name)
-        images = everything.only(
-            [n for n in range(len(everything)) if _is_image(root / everything.path_of(n))]
+        folder = LocalFolder(
+            root, kind="image classification", keep=lambda path: _is_image(root / path)
         )
-        labels = images.labels
-        assert labels is not None, root
-        filled = {everything.classes[label] for label in {*labels.tolist()}}
-        if filled != {*everything.classes} or len(filled) < 2:
-            bare = ", ".join(sorted({*everything.classes} - filled))
+        images = Dataset(folder, name=root.name)
+        classes = {*images.classes}
+        folders = {each.name for each in root.iterdir() if each.is_dir()}
+        if len(classes) < 2 or (not folder.splits and folders != classes):
+            bare = ", ".join(sorted(folders - classes))
             raise InvalidRequest(
                 f"{root} has no images of {bare}" if bare else f"{root} has one class alone",
                 hint="put the images of each class in a folder of its own",
             )
-        if everything.records.splits:
+        if folder.splits:
             parts = images.split()
         else:
             shares = {"train": 1 - held_out, "test": held_out}
