@@ -28,7 +28,7 @@ root = LazyGroup(
         "job": ("leptonai.cli.job:job", "Run commands to their end, on one or many workers."),
         "endpoint": ("leptonai.cli.endpoint:endpoint", "Serve models and programs over HTTP."),
         "dataset": ("leptonai.cli.dataset:dataset", "Keep versions of data, and fetch them."),
-        "model": ("leptonai.cli.artifact:model", "Register and fetch trained models."),
+        "model": ("leptonai.cli.model:model", "Register and fetch trained models."),
         "node": ("leptonai.cli.node:node", "See the machines and what is free on them."),
         "secret": ("leptonai.cli.secret:secret", "Keep values that workloads need."),
         "simulate": (
