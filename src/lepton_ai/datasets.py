@@ -1,16 +1,16 @@
-"""``from lepton_ai.datasets import Digits``: the ready-made datasets of `leptonai.data`."""
+"""``from lepton_ai.datasets import DogsAndCats``: what `leptonai.data.sets` has ready-made."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leptonai.data.digits import Digits
+    from leptonai.data.sets import CIFAR10, MNIST, Digits, DogsAndCats, FashionMNIST
 
-__all__ = ["Digits"]
+__all__ = ["CIFAR10", "MNIST", "Digits", "DogsAndCats", "FashionMNIST"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from leptonai.data import digits
+    from leptonai.data import sets
 
-    return getattr(digits, name)
+    return getattr(sets, name)

@@ -134,6 +134,40 @@ def test_versions_are_numbered_and_a_number_is_never_given_twice(kind, tmp_path)
     with_api(story)(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["models", "datasets"])
+def test_an_alias_is_moved_and_taken_away_by_who_may(kind, tmp_path):
+    async def story(api):
+        for data in (b"a", b"b"):
+            spec = MODEL["spec"] | {"digest": await api.add_blob(data)}
+            await api.call("POST", f"/{kind}", json=MODEL | {"spec": spec}, who="ana")
+
+        async def alias(method, reference, name, who="ana"):
+            path = f"/{kind}/{reference}/aliases/{name}"
+            return await api.call(method, path, who=who)
+
+        async def aliases():
+            listed = (await api.call("GET", f"/{kind}")).json()
+            return [each.get("aliases", []) for each in listed]
+
+        assert (await alias("PUT", "cnn@1", "best")).json()["aliases"] == ["best"]
+        assert (await alias("PUT", "cnn", "best")).json()["metadata"]["version"] == 2
+        assert (await alias("PUT", "cnn", "best")).status_code == 200
+        assert await aliases() == [[], ["best"]]
+        assert (await alias("PUT", "cnn@best", "prod")).json()["aliases"] == ["best", "prod"]
+        assert (await alias("PUT", "cnn@best", "prod", who="ben")).status_code == 403
+        assert (await alias("PUT", "cnn@9", "best")).status_code == 404
+        assert (await alias("PUT", "cnn", "3")).status_code == 400
+        assert (await alias("DELETE", "cnn@best", "best")).status_code == 200
+        assert (await alias("DELETE", "cnn@2", "best")).status_code == 404
+        assert await aliases() == [[], ["prod"]]
+        assert (await api.call("DELETE", f"/{kind}/cnn@prod", who="ana")).status_code == 200
+        assert (await api.call("GET", f"/{kind}/cnn@prod")).status_code == 404
+        given = MODEL | {"aliases": ["best"], "spec": spec}
+        assert (await api.call("POST", f"/{kind}", json=given)).status_code == 400
+
+    with_api(story)(tmp_path)
+
+
 @with_api
 async def test_gateways_follow_the_route_table(api):
     path = "/internal/routes?after=-1&timeout_s=0"

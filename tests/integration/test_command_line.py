@@ -115,7 +115,7 @@ def test_a_usage_error_is_told_in_the_same_way_with_exit_code_2(lepton):
         (["endpoint", "create", "-n", "x"], 1, "error: the endpoint has nothing to run"),
         (["endpoint", "update", "x"], 2, "error: nothing to change"),
         (["secret", "create", "a b", "--value", "x"], 1, "the secret's name 'a b' is not allowed"),
-        (["dataset", "create", "-n", "x", "/nope"], 1, "error: /nope is not a directory"),
+        (["dataset", "create", "-n", "x", "/nope"], 1, "error: /nope does not exist"),
     ],
 )
 def test_bad_input_is_explained_before_anything_is_done(lepton, server, arguments, code, message):

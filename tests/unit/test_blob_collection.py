@@ -10,6 +10,8 @@ import obstore
 import pytest
 
 from leptonai.blobs import BlobStore
+from leptonai.blobs.columns import encode_head, padding
+from leptonai.blobs.manifest import OBJECTS, objects_of
 from leptonai.control.loops.retention import COLLECT_EVERY_MS, RetentionLoop
 from leptonai.control.mirror import Mirror
 from leptonai.core.lifecycle.endpoint import advance as advance_endpoint
@@ -18,6 +20,7 @@ from leptonai.core.lifecycle.job import advance as advance_job
 from leptonai.core.lifecycle.job import new_job
 from leptonai.core.records import Dataset, Model, Secret
 from leptonai.core.references import digests_in
+from leptonai.errors import InvalidRequest
 from leptonai.ports.store import Put
 from leptonai.spec.artifacts import ArtifactSpec
 from leptonai.spec.containers import Container
@@ -191,6 +194,52 @@ def test_what_stands_in_any_other_field_counts_too():
     assert digests_in(secret) == {WORKDIR}
 
 
+# --- what a version's manifest refers to ---------------------------------------------------------
+
+
+def a_manifest(*contents: bytes, rest: bytes = b"") -> bytes:
+    """Of objects with these contents."""
+    digests = b"".join(hashlib.sha256(data).digest() for data in contents)
+    head = encode_head(
+        {}, {OBJECTS: ("u1", (len(contents), 32)), "size": ("u8", (len(rest) // 8,))}
+    )
+    return head + digests + padding(len(digests)) + rest
+
+
+@pytest.mark.parametrize("rest", [b"", bytes(3 << 20)])
+def test_the_objects_of_a_manifest_are_read_from_its_beginning(tmp_path, rest):
+    async def main():
+        blobs = BlobStore(tmp_path)
+        digest = await put(blobs, a_manifest(b"a", b"b", rest=rest))
+        assert await objects_of(blobs, digest) == (digest_of(b"a"), digest_of(b"b"))
+        none = await put(blobs, a_manifest())
+        assert await objects_of(blobs, none) == ()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no manifest",
+        a_manifest(b"a")[:-40],
+        a_manifest(b"a")[:30],
+        encode_head({}, {"size": ("u8", (1,))}) + bytes(64),
+        encode_head({}, {OBJECTS: ("u8", (1, 32))}) + bytes(256),
+        b"LEPTONC1" + b"\xff" * 100,
+    ],
+)
+def test_what_is_no_manifest_is_refused(tmp_path, content):
+    async def main():
+        blobs = BlobStore(tmp_path)
+        digest = await put(blobs, content)
+        with pytest.raises(InvalidRequest):
+            await objects_of(blobs, digest)
+
+    asyncio.run(main())
+
+
 # --- both together -------------------------------------------------------------------------------
 
 
@@ -217,6 +266,14 @@ def test_the_retention_loop_removes_what_no_record_of_its_store_refers_to(tmp_pa
             await loop.step()
             return {f"sha256:{path.name}" for path in tmp_path.rglob("*") if path.is_file()}
 
+        assert await left() == {WORKDIR, MODEL}
+        manifest = await put(blobs, a_manifest(b"pack"))
+        pack = await put(blobs, b"pack")
+        version = an_artifact(Dataset)
+        spec = msgspec.structs.replace(version.spec, digest=manifest, layout="manifest")
+        (version,) = await store.commit(Put(msgspec.structs.replace(version, spec=spec)))
+        assert await left() == {WORKDIR, MODEL, manifest, pack}
+        await store.commit(Put(msgspec.structs.replace(version, deleted=True)))
         assert await left() == {WORKDIR, MODEL}
         await store.commit(Put(msgspec.structs.replace(model, deleted=True)))
         assert await left() == {WORKDIR}

@@ -109,7 +109,7 @@ class BlobStore:
                 try:
                     # A local store writes beside and renames; object stores show whole objects
                     # only.
-                    await obstore.put_async(self._store, _path(digest), spool)
+                    await obstore.put_async(self._store, blob_path(digest), spool)
                 except Exception as error:
                     raise _storage_error(error) from error
                 self._want(digest)
@@ -124,7 +124,7 @@ class BlobStore:
         import obstore
 
         try:
-            result = await obstore.get_async(self._store, _path(check_digest(digest)))
+            result = await obstore.get_async(self._store, blob_path(check_digest(digest)))
             async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
                 yield bytes(chunk)
         except FileNotFoundError:
@@ -184,7 +184,7 @@ class BlobStore:
             return False
         done = self._removals[digest] = asyncio.Event()
         try:
-            await obstore.delete_async(self._store, _path(digest))
+            await obstore.delete_async(self._store, blob_path(digest))
         except FileNotFoundError:
             return False
         finally:
@@ -200,7 +200,7 @@ class BlobStore:
         if removal := self._removals.get(digest):
             await removal.wait()
         try:
-            return await obstore.head_async(self._store, _path(digest))
+            return await obstore.head_async(self._store, blob_path(digest))
         except FileNotFoundError:
             self._wanted.pop(digest, None)
             return None
@@ -215,7 +215,8 @@ class BlobStore:
             del self._wanted[oldest]
 
 
-def _path(digest: str) -> str:
+def blob_path(digest: str) -> str:
+    """Below the store's place."""
     # Two digits a directory: no directory of a million entries.
     name = digest.removeprefix("sha256:")
     return f"sha256/{name[:2]}/{name}"

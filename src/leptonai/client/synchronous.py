@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from leptonai.client.connection import Connection, resolve
 from leptonai.client.http_sync import Http, Feed, in_thread, pause
@@ -51,6 +51,9 @@ from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape
 from leptonai.spec.quotas import Quota, QuotaSpec
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
 from leptonai.spec.workspace import SecretItem, WorkspaceInfo
+
+if TYPE_CHECKING:
+    from leptonai.data.shelf import Shelf
 
 T = TypeVar("T")
 JobQueryMode = Literal["alive_only", "archive_only", "alive_and_archive"]
@@ -99,8 +102,9 @@ class LeptonClient:
         self.quotas = Quotas(self._calls)
         self.secrets = Secrets(self._calls)
         self.trees = Trees(self._calls)
-        self.datasets = Artifacts(self._calls, self.trees, "datasets")
-        self.models = Artifacts(self._calls, self.trees, "models")
+        self.blobs = Blobs(self._calls)
+        self.datasets = Artifacts(self._calls, self.trees, self.blobs, "datasets")
+        self.models = Artifacts(self._calls, self.trees, self.blobs, "models")
 
     @property
     def url(self) -> str:
@@ -506,14 +510,53 @@ class Trees:
             in_thread(unpack, tar, target)
 
 
+class Blobs:
+    """Bytes by their digest."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def has(self, digest: str) -> bool:
+        """Whether the workspace has it; if so, it keeps it for an hour, whoever refers to it."""
+        try:
+            self._calls.ask(Request(method="HEAD", path=path_of("blobs", digest)))
+        except NotFound:
+            return False
+        return True
+
+    def put(self, digest: str, file: Path) -> None:
+        path = path_of("blobs", digest)
+        self._calls.ask(Request(method="PUT", path=path, body=file))
+
+    def fetch(self, digest: str, shelf: "Shelf") -> None:
+        """Put it upon the shelf, unless it is there.
+
+        Raises:
+            Internal: what arrived is something else.
+        """
+        if shelf.has(digest):
+            return
+        partial = in_thread(shelf.partial)
+        try:
+            self._calls.download(_get("blobs", digest), partial, digest)
+            in_thread(shelf.keep, partial, digest)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 class Artifacts:
-    """Named, numbered versions of trees: the datasets of a workspace, or its models."""
+    """Named, numbered versions of files: the datasets of a workspace, or its models."""
 
     def __init__(
-        self, calls: "_Calls", trees: Trees, kind: Literal["datasets", "models"]
+        self,
+        calls: "_Calls",
+        trees: Trees,
+        blobs: Blobs,
+        kind: Literal["datasets", "models"],
     ) -> None:
         self._calls = calls
         self._trees = trees
+        self._blobs = blobs
         self._kind: str = kind
 
     def push(
@@ -536,25 +579,81 @@ class Artifacts:
                 return newest
         except NotFound:
             pass
-        artifact = Artifact(
-            metadata=Metadata(name=name),
-            spec=ArtifactSpec(
-                digest=digest,
-                size_bytes=size_bytes,
-                format=format,
-                lineage=dict(lineage or {}),
-                attributes=dict(attributes or {}),
-            ),
+        spec = ArtifactSpec(
+            digest=digest,
+            size_bytes=size_bytes,
+            format=format,
+            lineage=dict(lineage or {}),
+            attributes=dict(attributes or {}),
         )
+        return self.register(name, spec)
+
+    def register(self, name: str, spec: ArtifactSpec) -> Artifact:
+        """Make what was uploaded the next version of a name.
+
+        Raises:
+            InvalidRequest: not all of it was uploaded.
+        """
+        artifact = Artifact(metadata=Metadata(name=name), spec=spec)
         return self._calls.read(_post(f"/{self._kind}", artifact, _new_key()), Artifact)
 
     def get(self, reference: str) -> Artifact:
-        """`NAME` is its newest version, `NAME@3` the third."""
+        """`NAME` is its newest version, `NAME@3` the third, `NAME@best` the one of this alias."""
         return self._calls.read(_get(self._kind, reference), Artifact)
 
-    def download(self, reference: str, directory: Path | str) -> Artifact:
+    def versions(self, name: str) -> Sequence[Artifact]:
+        """Oldest first.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        found = [each for each in self._all(name=name)]
+        if not found:
+            raise NotFound(f"{name!a} is not in the {self._kind}", hint="see the list for names")
+        return sorted(found, key=lambda each: each.metadata.version or 0)
+
+    def set_alias(self, reference: str, alias: str) -> Artifact:
+        """From now on `NAME@ALIAS` is this version, and no other."""
+        path = path_of(self._kind, reference, "aliases", alias)
+        return self._calls.read(Request(method="PUT", path=path), Artifact)
+
+    def drop_alias(self, reference: str, alias: str) -> None:
+        self._calls.ask(_delete(self._kind, reference, "aliases", alias))
+
+    def download(
+        self,
+        reference: str,
+        directory: Path | str,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Artifact:
+        """Fetch the files of a version into a directory that is new or empty.
+
+        Args:
+            progress: is told, now and then, how many bytes are there, and of how many.
+
+        Raises:
+            InvalidRequest: the directory is not empty.
+        """
         artifact = self.get(reference)
-        self._trees.pull(artifact.spec.digest, directory)
+        if artifact.spec.layout == "tree":
+            self._trees.pull(artifact.spec.digest, directory)
+            return artifact
+        from leptonai.data.files import check_target, lay_out
+        from leptonai.data.manifest import Manifest
+        from leptonai.data.shelf import shelf_of
+
+        check_target(Path(directory))
+        shelf = shelf_of(local=self._calls.local)
+        self._blobs.fetch(artifact.spec.digest, shelf)
+        manifest = in_thread(Manifest.open, shelf.path(artifact.spec.digest))
+        sizes, fetched = manifest.columns["object_size"].tolist(), 0
+        for digest, size in zip(manifest.objects, sizes, strict=True):
+            self._blobs.fetch(digest, shelf)
+            fetched += size
+            if progress is not None:
+                progress(fetched, sum(sizes))
+        in_thread(lay_out, manifest, shelf, Path(directory))
         return artifact
 
     def remove(self, reference: str) -> None:
@@ -563,12 +662,18 @@ class Artifacts:
 
     def list(self) -> Sequence[Artifact]:
         """Every version of every name."""
-        found: dict[tuple[str | None, int | None], Artifact] = {}
+        return [each for each in self._all()]
+
+    def _all(self, name: str | None = None) -> Feed[Artifact]:
+        seen: set[tuple[str | None, int | None]] = set()
         for artifacts in self._calls.pages(
-            lambda answer: answer.read(list[Artifact]), self._kind
+            lambda answer: answer.read(list[Artifact]), self._kind, name=name
         ):
-            found |= {(each.metadata.name, each.metadata.version): each for each in artifacts}
-        return [*found.values()]
+            for each in artifacts:
+                key = each.metadata.name, each.metadata.version
+                if key not in seen:
+                    seen.add(key)
+                    yield each
 
 
 class _Calls:
@@ -578,6 +683,11 @@ class _Calls:
         self.http = Http(connection.url, timeout_s=timeout_s)
         self._connection = connection
         self._retry_for_s = retry_for_s
+
+    @property
+    def local(self) -> bool:
+        """Whether the platform runs on this machine, with our LEPTON_HOME."""
+        return self._connection.local
 
     def read(self, request: Request, kind: type[T]) -> T:
         return (self.ask(request)).read(kind)

@@ -367,6 +367,7 @@ class Dataset(Record, tag="dataset", tag_field="kind", frozen=True, kw_only=True
     spec: ArtifactSpec
     number: int  # 1 is the first version
     deleted: bool = False  # kept, so that its number never means something else
+    aliases: tuple[str, ...] = ()  # each names one version at a time
 
     @property
     def unique_key(self) -> str | None:
@@ -381,6 +382,7 @@ class Model(Record, tag="model", tag_field="kind", frozen=True, kw_only=True):
     spec: ArtifactSpec
     number: int  # 1 is the first version
     deleted: bool = False  # kept, so that its number never means something else
+    aliases: tuple[str, ...] = ()  # each names one version at a time
 
     @property
     def unique_key(self) -> str | None:

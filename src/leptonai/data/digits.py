@@ -95,6 +95,10 @@ class Digits:
     def arrays(self) -> dict[str, Any]:
         return {"images": self.images, "labels": self.labels, "ids": self.ids}
 
+    def as_columns(self) -> "tuple[NDArray[np.uint8], NDArray[np.int64]]":
+        """Images [N, 8, 8, 1] and labels [N]: what a DataLoader makes batches of."""
+        return self.images[..., None], self.labels
+
     def description(self) -> dict[str, Any]:
         """What it is, for people and programs."""
         counts = {name: int((self.labels == label).sum()) for label, name in enumerate(CLASSES)}

@@ -1,8 +1,14 @@
 """Dividing samples into those that teach and those that examine."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from leptonai.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Id = TypeVar("Id", int, str)
 
@@ -51,3 +57,63 @@ def split(
         out += members[:count]
         train += members[count:]
     return Split(tuple(sorted(train)), tuple(sorted(out)))
+
+
+def divide(
+    keys: "NDArray[np.uint64]",
+    shares: Mapping[str, float],
+    *,
+    seed: int,
+    labels: "NDArray[np.int64] | None" = None,
+) -> dict[str, "NDArray[np.int64]"]:
+    """Divide samples by numbers that were drawn from their contents.
+
+    Equal contents come to the same side, so that nobody is examined on what they were taught; the
+    order of the samples does not matter; and samples that are added later move few of the others.
+
+    Args:
+        keys: [N], equal where the contents are.
+        shares: of each side; they add up to 1.
+        labels: [N]: every class is divided by these shares, where this is given.
+
+    Returns:
+        The numbers of each side's samples, ascending. Every sample is on one side.
+
+    Raises:
+        InvalidRequest: the shares do not add up to 1.
+    """
+    import numpy as np
+
+    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
+        told = ", ".join(f"{name}={share:g}" for name, share in shares.items())
+        raise InvalidRequest(
+            f"the shares {told or '(none)'} are not positive numbers that add up to 1",
+            hint="for example train=0.8, test=0.2",
+        )
+    drawn = _mixed(keys, seed)
+    sides = np.zeros(len(keys), np.int64)
+    classes = np.zeros(len(keys), np.int64) if labels is None else labels
+    until = np.cumsum(list(shares.values()))[:-1]
+    for each in np.unique(classes):
+        members = np.flatnonzero(classes == each)
+        order = members[np.argsort(drawn[members], kind="stable")]
+        ranks = np.searchsorted(
+            drawn[order], drawn[order], side="left"
+        )  # of equal ones, the first's
+        sides[order] = np.searchsorted(np.round(until * len(order)), ranks, side="right")
+    return {name: np.flatnonzero(sides == number) for number, name in enumerate(shares)}
+
+
+def _mixed(keys: "NDArray[np.uint64]", seed: int) -> "NDArray[np.uint64]":
+    """SplitMix64: every bit of key and seed moves every bit of the answer.
+
+    Source: Steele, Lea, Flood 2014, "Fast Splittable Pseudorandom Number Generators".
+    """
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        mixed = keys + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % (1 << 64))
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        result: NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
+    return result

@@ -1,6 +1,6 @@
 """Datasets and models: named, versioned, immutable trees of files."""
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import field
 
@@ -10,9 +10,11 @@ from leptonai.spec.metadata import Metadata, Wire
 class ArtifactSpec(Wire, frozen=True):
     """One version of a dataset or a model. The server numbers the versions of a name from 1."""
 
-    digest: str  # of the tree of files, as the blob store knows it: sha256:…
-    size_bytes: int
+    digest: str  # of a tree of files, or of a manifest, as the blob store knows it: sha256:…
+    size_bytes: int  # of the tree's blob; of all files that the manifest names
     format: str  # of the files: "digits", "torch-cnn", …
+    # A tree is one blob; a manifest says which objects, shared with other versions, hold the files.
+    layout: Literal["tree", "manifest"] = "tree"
     lineage: dict[str, str] = field(default_factory=dict)  # what it was made from: role → reference
     attributes: dict[str, Any] = field(default_factory=dict)  # facts for people and programs
 
@@ -20,3 +22,4 @@ class ArtifactSpec(Wire, frozen=True):
 class Artifact(Wire, frozen=True):
     metadata: Metadata  # name, and version once stored
     spec: ArtifactSpec
+    aliases: tuple[str, ...] = ()  # other names of this version: NAME@ALIAS; the server keeps them

@@ -1,10 +1,12 @@
 """Datasets and models: registered, found and deleted by name and version."""
 
+import asyncio
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
+from leptonai.blobs.manifest import objects_of
 from leptonai.control.actions.committing import insisting, put
 from leptonai.control.api.context import World
 from leptonai.control.requests import check_labels, check_tree
@@ -13,10 +15,13 @@ from leptonai.core.records import Dataset, Model
 from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, TooLarge, VersionConflict
 from leptonai.ports.store import Put, Query
 from leptonai.security.permissions import may_read, require, resource_of
-from leptonai.spec.artifacts import Artifact
+from leptonai.spec.artifacts import Artifact, ArtifactSpec
 from leptonai.spec.names import check_name
 
 MAX_ATTRIBUTES_BYTES = 256 << 10
+MAX_ALIASES = 32  # of one version
+LATEST = "latest"
+ASKED_AT_ONCE = 64  # objects, of the blob store
 
 ArtifactRecord = Dataset | Model
 ArtifactKind = type[Dataset] | type[Model]
@@ -32,13 +37,13 @@ async def register_artifact(
     check_name(name, word)
     labels = asked.metadata.labels or {}
     check_labels(labels)
+    if asked.aliases:
+        raise InvalidRequest("aliases: cannot be given here", hint="Set them on the version.")
     await check_tree(world, asked.spec.digest, "spec.digest")
-    size = await world.blobs.size(asked.spec.digest)
-    if asked.spec.size_bytes != size:
-        raise InvalidRequest(
-            f"spec.size_bytes: {asked.spec.size_bytes}, and the blob has {size}",
-            hint="Give the size of the blob in bytes.",
-        )
+    if asked.spec.layout == "manifest":
+        await _check_objects(world, asked.spec.digest)
+    else:
+        await _check_size(world, asked.spec)
     if len(msgspec.json.encode(asked.spec)) > MAX_ATTRIBUTES_BYTES:
         raise TooLarge(
             "spec: is too large", hint="Keep large facts in a file of the artifact itself."
@@ -74,7 +79,8 @@ async def register_artifact(
 async def find_artifact(
     world: World, principal: Principal, workspace: str, kind: ArtifactKind, reference: str
 ) -> ArtifactRecord:
-    """`NAME` is its newest version, `NAME@VERSION` that one."""
+    """`NAME` and `NAME@latest` are its newest version, `NAME@3` the third, `NAME@best` the one that
+    has this alias."""
     return (await find_artifacts(world, principal, workspace, kind, reference))[-1]
 
 
@@ -88,9 +94,11 @@ async def find_artifacts(
         each
         for each in await _versions(world, workspace, kind, name)
         if not each.deleted
-        and (not version or str(each.number) == version)
+        and (version in ("", LATEST, str(each.number)) or version in each.aliases)
         and may_read(principal, word, each)
     ]
+    if version == LATEST:
+        found = found[-1:]
     if not found:
         raise NotFound(
             f"there is no {word} {reference[:100]!r}",
@@ -116,8 +124,98 @@ async def delete_artifacts(
     await insisting(change)
 
 
+async def set_alias(
+    world: World,
+    principal: Principal,
+    workspace: str,
+    kind: ArtifactKind,
+    reference: str,
+    alias: str,
+) -> ArtifactRecord:
+    """From now on NAME@ALIAS is this version, and no other."""
+    check_name(alias, "alias")
+    if alias == LATEST:
+        raise InvalidRequest(
+            f"{LATEST!r} always is the newest version", hint="Choose another alias."
+        )
+
+    async def change() -> ArtifactRecord:
+        meant = await find_artifact(world, principal, workspace, kind, reference)
+        require(principal, Action.UPDATE, resource_of(word_of(kind), meant))
+        others = await _versions(world, workspace, kind, meant.name)
+        now_ms = world.clock.now_ms()
+        changes = [
+            replace(each, aliases=_with(each, alias, each.id == meant.id), modified_at_ms=now_ms)
+            for each in others
+            if (alias in each.aliases) != (each.id == meant.id)
+        ]
+        for each in changes:
+            if len(each.aliases) > MAX_ALIASES:
+                raise InvalidRequest(
+                    f"{each.id} has {MAX_ALIASES} aliases already", hint="Remove one first."
+                )
+        await world.commit(*(Put(each) for each in changes))
+        return await find_artifact(world, principal, workspace, kind, meant.id)
+
+    return await insisting(change)
+
+
+async def drop_alias(
+    world: World,
+    principal: Principal,
+    workspace: str,
+    kind: ArtifactKind,
+    reference: str,
+    alias: str,
+) -> None:
+    """The version stays; only this name of it goes."""
+
+    async def change() -> None:
+        meant = await find_artifact(world, principal, workspace, kind, reference)
+        require(principal, Action.UPDATE, resource_of(word_of(kind), meant))
+        if alias not in meant.aliases:
+            raise NotFound(
+                f"{meant.id} has no alias {alias[:100]!r}",
+                hint=f"It has {', '.join(meant.aliases) or 'none'}.",
+            )
+        now_ms = world.clock.now_ms()
+        await world.commit(
+            Put(replace(meant, aliases=_with(meant, alias, False), modified_at_ms=now_ms))
+        )
+
+    await insisting(change)
+
+
 def word_of(kind: ArtifactKind) -> Any:
     return "dataset" if kind is Dataset else "model"
+
+
+def _with(record: ArtifactRecord, alias: str, has: bool) -> tuple[str, ...]:
+    return tuple(sorted({*record.aliases, alias} if has else {*record.aliases} - {alias}))
+
+
+async def _check_size(world: World, spec: ArtifactSpec) -> None:
+    size = await world.blobs.size(spec.digest)
+    if spec.size_bytes != size:
+        raise InvalidRequest(
+            f"spec.size_bytes: {spec.size_bytes}, and the blob has {size}",
+            hint="Give the size of the blob in bytes.",
+        )
+
+
+async def _check_objects(world: World, manifest: str) -> None:
+    """A version is there when all of it is. To be asked for also keeps an object from being
+    collected until the record that refers to it is written."""
+    objects = await objects_of(world.blobs, manifest)
+    for at in range(0, len(objects), ASKED_AT_ONCE):
+        some = objects[at : at + ASKED_AT_ONCE]
+        there = await asyncio.gather(*(world.blobs.exists(digest) for digest in some))
+        for digest, found in zip(some, there, strict=True):
+            if not found:
+                raise InvalidRequest(
+                    f"spec.digest: the object {digest} of the manifest is not here",
+                    hint="Upload the objects, then the manifest, then register the version.",
+                )
 
 
 async def _versions(

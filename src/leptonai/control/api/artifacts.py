@@ -6,8 +6,10 @@ from leptonai.control.actions.artifacts import (
     ArtifactKind,
     ArtifactRecord,
     delete_artifacts,
+    drop_alias,
     find_artifact,
     register_artifact,
+    set_alias,
     word_of,
 )
 from leptonai.control.api.paging import PAGING, page_of
@@ -63,6 +65,25 @@ def _delete(kind: ArtifactKind) -> Handler:
     return delete
 
 
+def _set_alias(kind: ArtifactKind) -> Handler:
+    async def put(call: Call) -> Artifact:
+        reference, alias = call.path["reference"], call.path["alias"]
+        return artifact_view(
+            await set_alias(call.world, call.principal, call.workspace, kind, reference, alias)
+        )
+
+    return put
+
+
+def _drop_alias(kind: ArtifactKind) -> Handler:
+    async def delete(call: Call) -> Answer:
+        reference, alias = call.path["reference"], call.path["alias"]
+        await drop_alias(call.world, call.principal, call.workspace, kind, reference, alias)
+        return Answer(body=b"{}")
+
+    return delete
+
+
 def _routes(path: str, kind: ArtifactKind) -> tuple[Route, ...]:
     word = word_of(kind)
     return (
@@ -86,7 +107,7 @@ def _routes(path: str, kind: ArtifactKind) -> tuple[Route, ...]:
             method="GET",
             path=f"{path}/{{reference}}",
             handler=_get(kind),
-            summary=f"A {word}: NAME is its newest version, NAME@VERSION that one",
+            summary=f"A {word}: NAME is its newest version; or NAME@VERSION, NAME@ALIAS",
             answer=Artifact,
         ),
         Route(
@@ -94,6 +115,19 @@ def _routes(path: str, kind: ArtifactKind) -> tuple[Route, ...]:
             path=f"{path}/{{reference}}",
             handler=_delete(kind),
             summary=f"Forget a {word}: NAME all its versions, NAME@VERSION that one",
+        ),
+        Route(
+            method="PUT",
+            path=f"{path}/{{reference}}/aliases/{{alias}}",
+            handler=_set_alias(kind),
+            summary=f"Make NAME@ALIAS mean this version of a {word}",
+            answer=Artifact,
+        ),
+        Route(
+            method="DELETE",
+            path=f"{path}/{{reference}}/aliases/{{alias}}",
+            handler=_drop_alias(kind),
+            summary=f"Take an alias from a version of a {word}",
         ),
     )
 

@@ -186,7 +186,11 @@ def secret_view(secret: Secret) -> SecretItem:
 
 
 def artifact_view(record: Dataset | Model) -> Artifact:
-    return Artifact(metadata=replace(metadata_of(record), version=record.number), spec=record.spec)
+    return Artifact(
+        metadata=replace(metadata_of(record), version=record.number),
+        spec=record.spec,
+        aliases=record.aliases,
+    )
 
 
 # --- machines ------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ import logging
 from msgspec.structs import replace
 
 from leptonai.blobs import BlobStore
+from leptonai.blobs.manifest import objects_of
 from leptonai.blobs.store import KEPT_UNUSED_S
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.control.owners import removal
 from leptonai.core.lifecycle.replica import abandon
-from leptonai.core.records import Job, Replica
+from leptonai.core.records import Dataset, Job, Model, Replica
 from leptonai.core.references import REFERRING_KINDS, digests_in
-from leptonai.errors import VersionConflict
+from leptonai.errors import InvalidRequest, NotFound, VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Change, Fence, Put, Query, Store
 from leptonai.spec.jobs import JobState
@@ -81,6 +82,8 @@ class RetentionLoop:
         for kind in REFERRING_KINDS:
             for number, record in enumerate(await self._store.find(kind, Query()), start=1):
                 in_use |= digests_in(record)
+                if isinstance(record, Dataset | Model) and not record.deleted:
+                    in_use |= await _objects_of(blobs, record)
                 if number % READ_AT_ONCE == 0:
                     await asyncio.sleep(0)
         # Nothing is removed on the word of a database that is gone, or another's by now.
@@ -92,3 +95,14 @@ class RetentionLoop:
             await self._mirror.commit(self._store, *changes, fence=self._fence)
         except VersionConflict:
             return  # somebody started it again, or removed it: it is looked at again if still due
+
+
+async def _objects_of(blobs: BlobStore, artifact: Dataset | Model) -> frozenset[str]:
+    """What a version's manifest refers to: that is not in its record. Unavailable is not caught:
+    what cannot be asked for now may be in use."""
+    if artifact.spec.layout != "manifest":
+        return frozenset()
+    try:
+        return frozenset(await objects_of(blobs, artifact.spec.digest))
+    except (NotFound, InvalidRequest):
+        return frozenset()  # it was lost or damaged outside of us: nobody can read the version

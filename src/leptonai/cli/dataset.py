@@ -1,0 +1,352 @@
+"""`leptonai dataset`: versions of data, from where they lie to where they are used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leptonai.cli.groups import Command, Group
+from leptonai.cli.output import age, print_facts, print_json, print_table, printable, say
+from leptonai.cli.progress import Progress
+from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, output_option
+from leptonai.errors import InvalidRequest
+from leptonai.spec.names import check_name
+
+if TYPE_CHECKING:
+    from leptonai.data.dataset import Dataset
+    from leptonai.spec.artifacts import Artifact
+
+SECOND_WORDS = {"image": "classification", "object": "detection", "text": "classification",
+                "time": "series"}  # fmt: skip
+SHOWN_CHARS = 200  # of one sample
+MAX_PREVIEW = 1000
+MAX_DIFF_LINES = 50
+
+dataset = Group(
+    name="dataset",
+    help="Keep versions of data, and fetch them.",
+    example="""\
+leptonai dataset create --name digits --type image classification --source ./digits
+leptonai dataset list""",
+)
+
+
+class _Create(Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """A type may be two words: `--type image classification`."""
+        for at, word in enumerate(args[:-1]):
+            if word in ("--type", "-t") and at + 2 < len(args):
+                first, second = args[at + 1].lower(), args[at + 2].lower()
+                if SECOND_WORDS.get(first) == second:
+                    args[at + 1 : at + 3] = [f"{first} {second}"]
+                    break
+        return super().parse_args(ctx, args)
+
+
+@click.command(
+    "create",
+    cls=_Create,
+    example="""\
+leptonai dataset create --name digits --type image classification --source ./digits
+leptonai dataset create -n sales ./sales.csv""",
+)
+@click.option("-n", "--name", required=True, help="Versions of a name are numbered from 1.")
+@click.option("-t", "--type", metavar="TYPE", help="What the data is; found out if not given.")
+@click.option("-s", "--source", "named", help="A path; or s3://, gs://, az://, https://.")
+@click.option("--lineage", multiple=True, metavar="ROLE=REFERENCE", help="What it was made from.")
+@output_option
+@click.argument("source", required=False)
+def create(
+    name: str,
+    type: str | None,
+    named: str | None,
+    lineage: tuple[str, ...],
+    output: str,
+    source: str | None,
+) -> None:
+    """Commit what is at a source as the next version.
+
+    Only what has changed is read and stored. Data that the newest version already has in the same
+    way makes no new one. Interrupted, the same command goes on where it was.
+    """
+    check_name(name, "dataset")
+    if (named is None) == (source is None):
+        raise InvalidRequest("name one source", hint="--source PATH, or a path alone")
+    of = _data()
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        progress = Progress("storing")
+        try:
+            made = of.create(
+                name,
+                named or source or "",
+                type=type,
+                lineage=_pairs(lineage),
+                client=client,
+                progress=progress,
+            )
+        finally:
+            progress.end()
+        stored = client.datasets.get(f"{made.name}@{made.version}")
+    print_json(stored) if output == "json" else click.echo(_reference(stored))
+
+
+dataset.add_command(create)
+
+
+@dataset.does("list", example="leptonai dataset list")
+@output_option
+def list_(output: str) -> None:
+    """List the newest version of each."""
+    with connect() as client:
+        found = client.datasets.list()
+    newest: dict[str | None, Artifact] = {}
+    for each in sorted(found, key=lambda each: each.metadata.version or 0):
+        newest[each.metadata.name] = each
+    chosen = [newest[name] for name in sorted(newest, key=str)]
+    if output == "json":
+        print_json(chosen)
+    elif chosen:
+        print_table(("DATASET", "TYPE", "SAMPLES", "SIZE", "ALIASES", "AGE"), _rows(chosen))
+    else:
+        say("no datasets yet; create one: leptonai dataset create -n digits ./digits")
+
+
+@dataset.does("versions", example="leptonai dataset versions digits")
+@output_option
+@click.argument("name")
+def versions(output: str, name: str) -> None:
+    """List the versions of a name, oldest first, and what each was made from."""
+    with connect() as client:
+        found = client.datasets.versions(name)
+    if output == "json":
+        print_json(found)
+        return
+    rows = [
+        (*row, each.spec.lineage.get("source", ""))
+        for row, each in zip(_rows(found), found, strict=True)
+    ]
+    print_table(("DATASET", "TYPE", "SAMPLES", "SIZE", "ALIASES", "AGE", "SOURCE"), rows)
+
+
+@dataset.does("get", example="leptonai dataset get digits\nleptonai dataset get digits@1 -o json")
+@output_option
+@click.argument("reference", metavar="NAME[@VERSION]")
+def get(output: str, reference: str) -> None:
+    """Show a version: the newest, or NAME@VERSION, or NAME@ALIAS."""
+    with connect() as client:
+        found = client.datasets.get(reference)
+    print_json(found) if output == "json" else print_facts(_facts(found))
+
+
+@dataset.does("preview", example="leptonai dataset preview digits --samples 5")
+@click.option("--samples", default=10, show_default=True, type=click.IntRange(1, MAX_PREVIEW))
+@output_option
+@click.argument("reference", metavar="NAME[@VERSION]")
+def preview(samples: int, output: str, reference: str) -> None:
+    """Show the first samples, spread over the classes."""
+    of = _data()
+    with connect() as client:
+        shown = of.get(reference, client=client)
+        rows = [_sample(shown, at) for at in _spread(shown, samples)]
+    if output == "json":
+        print_json(rows)
+        return
+    headers = ("SAMPLE", "FILE", "LABEL", "SIZE", "CONTENT")
+    print_table(
+        headers,
+        [
+            (str(row["sample"]), row["file"], row["label"], _size(row["size"]), row["content"])
+            for row in rows
+        ],
+    )
+
+
+@dataset.does("diff", example="leptonai dataset diff digits@1 digits@2")
+@output_option
+@click.argument("before", metavar="NAME@VERSION")
+@click.argument("after", metavar="NAME[@VERSION]")
+def diff(output: str, before: str, after: str) -> None:
+    """Show which files were added, removed and changed between two versions."""
+    _data()
+    from leptonai.data.differences import differences
+    from leptonai.data.workspace import manifest_of
+
+    with connect() as client:
+        one, other = (
+            manifest_of(client, client.datasets.get(reference)) for reference in (before, after)
+        )
+    found = differences(one, other)
+    if output == "json":
+        print_json(found)
+        return
+    lines = [
+        *(f"+ {path}" for path in found.added),
+        *(f"- {path}" for path in found.removed),
+        *(f"~ {path}" for path in found.changed),
+        *(f"! {what}" for what in found.facts),
+    ]
+    for line in lines[:MAX_DIFF_LINES]:
+        click.echo(printable(line))
+    if len(lines) > MAX_DIFF_LINES:
+        say(f"… and {len(lines) - MAX_DIFF_LINES} more; -o json has all")
+    say(
+        f"{len(found.added)} added, {len(found.removed)} removed, {len(found.changed)} changed, "
+        f"{found.unchanged} as before"
+    )
+
+
+@dataset.does("download", example="leptonai dataset download digits ./digits")
+@output_option
+@click.argument("reference", metavar="NAME[@VERSION]")
+@click.argument("directory")
+def download(output: str, reference: str, directory: str) -> None:
+    """Fetch the files of a version into a directory that is new or empty.
+
+    Interrupted, the same command goes on where it was.
+    """
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        progress = Progress("fetching")
+        try:
+            found = client.datasets.download(reference, Path(directory), progress=progress)
+        finally:
+            progress.end()
+    print_json(found) if output == "json" else click.echo(_reference(found))
+
+
+@dataset.does(
+    "alias",
+    example="leptonai dataset alias digits@3 best\nleptonai dataset alias --drop digits best",
+)
+@click.option("--drop", is_flag=True, help="Take the alias away; the version stays.")
+@output_option
+@click.argument("reference", metavar="NAME[@VERSION]")
+@click.argument("alias")
+def alias(drop: bool, output: str, reference: str, alias: str) -> None:
+    """Give a version another name: NAME@ALIAS means it, and no other, until that is changed."""
+    with connect() as client:
+        if drop:
+            name = reference.partition("@")[0]
+            found = client.datasets.get(f"{name}@{alias}")
+            client.datasets.drop_alias(_reference(found), alias)
+            found = client.datasets.get(_reference(found))
+        else:
+            found = client.datasets.set_alias(reference, alias)
+    print_json(found) if output == "json" else click.echo(_reference(found))
+
+
+@dataset.does("remove", example="leptonai dataset remove digits@1")
+@output_option
+@click.argument("references", nargs=-1, required=True, metavar="NAME[@VERSION]...")
+def remove(output: str, references: tuple[str, ...]) -> None:
+    """Forget a version, or all versions of a name."""
+    with connect() as client:
+        for reference in references:
+            client.datasets.remove(reference)
+            if output == "table":
+                click.echo(f"removed {reference}")
+    if output == "json":
+        print_json([{"reference": each, "action": "removed"} for each in references])
+
+
+def _data() -> type[Dataset]:
+    """The data library, which needs more than the command line itself does."""
+    try:
+        from leptonai.data.dataset import Dataset
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.startswith("leptonai"):
+            raise
+        raise InvalidRequest(
+            f"this needs {missing.name}", hint="pip install 'openlepton[data]'"
+        ) from missing
+    return Dataset
+
+
+def _reference(artifact: Artifact) -> str:
+    return f"{artifact.metadata.name}@{artifact.metadata.version}"
+
+
+def _rows(artifacts: Any) -> list[tuple[str, ...]]:
+    return [
+        (
+            _reference(each),
+            each.spec.format,
+            str(each.spec.attributes.get("samples", "")),
+            _size(each.spec.size_bytes),
+            ", ".join(each.aliases),
+            age(each.metadata.created_at),
+        )
+        for each in artifacts
+    ]
+
+
+def _facts(artifact: Artifact) -> list[tuple[str, str]]:
+    spec = artifact.spec
+    facts = dict(spec.attributes)
+    schema = facts.pop("schema", {})
+    return [
+        ("version", _reference(artifact)),
+        ("aliases", ", ".join(artifact.aliases)),
+        ("type", spec.format),
+        ("size", _size(spec.size_bytes)),
+        ("digest", spec.digest),
+        ("created", f"{age(artifact.metadata.created_at)} ago"),
+        *((f"from {role}", of) for role, of in spec.lineage.items()),
+        *((name, _text(value)) for name, value in facts.items()),
+        ("schema", ", ".join(f"{name} ({type})" for name, type in schema.items())),
+    ]
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _spread(shown: Dataset, samples: int) -> list[int]:
+    """The first of each class, then the next of each, …"""
+    labels = shown.labels
+    if labels is None:
+        return list(range(min(samples, len(shown))))
+    import numpy as np
+
+    order = np.argsort(labels, kind="stable")
+    first = np.searchsorted(labels[order], labels[order])
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - first
+    found: list[int] = np.lexsort((labels, rank))[:samples].tolist()
+    return found
+
+
+def _sample(shown: Dataset, at: int) -> dict[str, Any]:
+    data, label = shown[at]
+    classes = shown.classes
+    start = bytes(data[: 4 * SHOWN_CHARS])
+    try:
+        text = start.decode()
+    except UnicodeDecodeError as wrong:
+        cut = wrong.start >= len(start) - 3 and len(data) > len(start)
+        text = start[: wrong.start].decode() if cut else start[:16].hex(" ")
+    return {
+        "sample": at,
+        "file": shown.path_of(at),
+        "label": "" if label is None else classes[label],
+        "size": len(data),
+        "content": text[:SHOWN_CHARS],
+    }
+
+
+def _size(size_bytes: int) -> str:
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB")):
+        if size_bytes >= unit:
+            return f"{size_bytes / unit:.1f}{name}"
+    return f"{-(-size_bytes // 1024)}KiB"
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        role, equals, of = text.partition("=")
+        if not (role and equals and of):
+            raise InvalidRequest(f"--lineage {text!r} has no reference", hint="ROLE=REFERENCE")
+        pairs[role] = of
+    return pairs

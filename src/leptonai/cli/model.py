@@ -1,0 +1,139 @@
+"""`leptonai model`: named, numbered versions of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from leptonai.cli.groups import Group
+from leptonai.cli.output import age, print_facts, print_json, print_table, say
+from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, existing_directory, output_option
+from leptonai.errors import InvalidRequest
+from leptonai.spec.names import check_name
+
+if TYPE_CHECKING:
+    from leptonai.spec.artifacts import Artifact
+
+MIB = 1 << 20
+
+model = Group(
+    name="model",
+    help="Register and fetch trained models.",
+    example="leptonai model create -n digits-cnn ./digits-cnn\nleptonai model list",
+)
+
+
+@model.does(
+    "create",
+    example="""\
+leptonai model create -n digits-cnn ./digits-cnn
+leptonai model create -n digits-cnn ./digits-cnn --format torch-cnn --attribute accuracy=0.98""",
+)
+@click.option("-n", "--name", required=True, help="Versions of a name are numbered from 1.")
+@click.option("--format", default="files", show_default=True, help="What the files are.")
+@click.option("--attribute", "attributes", multiple=True, metavar="KEY=VALUE", help="A fact.")
+@output_option
+@click.argument("directory")
+def create(
+    name: str, format: str, attributes: tuple[str, ...], output: str, directory: str
+) -> None:
+    """Register what is in a directory as the next version.
+
+    Files that the newest version already has in the same way make no new one.
+    """
+    check_name(name, "model")
+    source = existing_directory(directory)
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        made = client.models.push(name, source, format=format, attributes=_pairs(attributes))
+    print_json(made) if output == "json" else click.echo(_reference(made))
+
+
+@model.does("list", example="leptonai model list")
+@output_option
+def list_(output: str) -> None:
+    """List them, newest versions included."""
+    with connect() as client:
+        found = client.models.list()
+    if output == "json":
+        print_json(found)
+    elif found:
+        rows = [
+            (
+                _reference(each),
+                each.spec.format,
+                _size(each.spec.size_bytes),
+                age(each.metadata.created_at),
+            )
+            for each in found
+        ]
+        print_table(("MODEL", "FORMAT", "SIZE", "AGE"), rows)
+    else:
+        say("no models yet; create one: leptonai model create -n digits-cnn ./digits-cnn")
+
+
+@model.does("get", example="leptonai model get digits-cnn\nleptonai model get digits-cnn@1 -o json")
+@output_option
+@click.argument("reference", metavar="NAME[@VERSION]")
+def get(output: str, reference: str) -> None:
+    """Show the newest version, or the one that is named."""
+    with connect() as client:
+        found = client.models.get(reference)
+    print_json(found) if output == "json" else print_facts(_facts(found))
+
+
+@model.does("download", example="leptonai model download digits-cnn ./digits-cnn")
+@output_option
+@click.argument("reference", metavar="NAME[@VERSION]")
+@click.argument("directory")
+def download(output: str, reference: str, directory: str) -> None:
+    """Fetch the files of a version into a directory."""
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        found = client.models.download(reference, Path(directory))
+    print_json(found) if output == "json" else click.echo(_reference(found))
+
+
+@model.does("remove", example="leptonai model remove digits-cnn@1")
+@output_option
+@click.argument("references", nargs=-1, required=True, metavar="NAME[@VERSION]...")
+def remove(output: str, references: tuple[str, ...]) -> None:
+    """Forget a version, or all versions of a name."""
+    with connect() as client:
+        for reference in references:
+            client.models.remove(reference)
+            if output == "table":
+                click.echo(f"removed {reference}")
+    if output == "json":
+        print_json([{"reference": each, "action": "removed"} for each in references])
+
+
+def _reference(artifact: Artifact) -> str:
+    return f"{artifact.metadata.name}@{artifact.metadata.version}"
+
+
+def _facts(artifact: Artifact) -> list[tuple[str, str]]:
+    spec = artifact.spec
+    return [
+        ("version", _reference(artifact)),
+        ("format", spec.format),
+        ("size", _size(spec.size_bytes)),
+        ("digest", spec.digest),
+        ("created", f"{age(artifact.metadata.created_at)} ago"),
+        *((f"from {role}", of) for role, of in spec.lineage.items()),
+        *((name, str(value)) for name, value in spec.attributes.items()),
+    ]
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / MIB:.1f}MiB" if size_bytes >= MIB else f"{-(-size_bytes // 1024)}KiB"
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise InvalidRequest(f"--attribute {text!r} has no value", hint="write KEY=VALUE")
+        pairs[key] = value
+    return pairs

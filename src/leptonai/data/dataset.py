@@ -1,0 +1,223 @@
+"""`Dataset`: what a person holds, whether it was committed or lies in a directory."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leptonai.data.folder import LocalFolder
+from leptonai.data.kinds import Kind, parse_kind
+from leptonai.data.manifest import Field
+from leptonai.data.records import Bytes
+from leptonai.data.split import divide
+from leptonai.data.version import Version
+from leptonai.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from leptonai.client import LeptonClient
+    from leptonai.data.commit import Progress
+
+
+class Sample(NamedTuple):
+    data: Bytes  # as it is in the file: an encoded image, a row of a table, a text
+    label: int | None  # its place in `classes`
+
+
+class Dataset:
+    """Samples by number, with their labels. A dataset never changes: what is derived is another.
+
+    It keeps the promise of `leptonai.data.records.Records`.
+    """
+
+    def __init__(
+        self,
+        records: Version | LocalFolder,
+        *,
+        name: str = "",
+        version: int | None = None,
+        chosen: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Of all samples of the records, or of those `chosen`. People use the methods below."""
+        self.records = records
+        self.name = name
+        self.version = version
+        self._chosen = chosen
+
+    # --- where they come from --------------------------------------------------------------------
+
+    @classmethod
+    def from_local(
+        cls, source: str | Path, *, type: str | None = None, client: "LeptonClient | None" = None
+    ) -> "Dataset":
+        """A directory or a file of this machine as it is, uncommitted; or a registered name, if
+        there is no such file.
+
+        Raises:
+            NotFound: neither is there.
+            InvalidRequest: the data is not as its type has to be; says the file and the row.
+        """
+        if Path(source).exists():
+            return cls(LocalFolder(source, kind=_kind(type)), name=Path(source).absolute().name)
+        from leptonai.data.workspace import looks_like_a_reference
+
+        if isinstance(source, str) and looks_like_a_reference(source):
+            return cls.get(source, client=client)
+        return cls(LocalFolder(source))  # says that it does not exist
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        source: str | Path,
+        *,
+        type: str | None = None,
+        lineage: dict[str, str] | None = None,
+        client: "LeptonClient | None" = None,
+        progress: "Progress | None" = None,
+    ) -> "Dataset":
+        """Commit a source as the next version of a name; the newest one, if it is the same.
+
+        Args:
+            source: a directory or file; or s3://, gs://, az://, https://.
+            type: what the data is; found out if not given.
+            lineage: what it was made from, besides source and parent: role → reference.
+            progress: is told, now and then, how many bytes are done, and of how many.
+        """
+        from leptonai.data.workspace import create
+
+        return create(
+            name, source, kind=_kind(type), lineage=lineage, client=client, progress=progress
+        )
+
+    @classmethod
+    def get(cls, reference: str, *, client: "LeptonClient | None" = None) -> "Dataset":
+        """`NAME` is its newest version; or `NAME@3`, `NAME@best`. Its objects are fetched when they
+        are first read."""
+        from leptonai.data.workspace import get
+
+        return get(reference, client=client)
+
+    # --- what they are ---------------------------------------------------------------------------
+
+    @property
+    def type(self) -> str:
+        return self.records.type
+
+    @property
+    def schema(self) -> tuple[Field, ...]:
+        """Of a table its columns; else the parts of a sample."""
+        return self.records.schema
+
+    @property
+    def digest(self) -> str:
+        """Names these samples in this order."""
+        if self._chosen is None:
+            return self.records.digest
+        identity = hashlib.sha256(self.records.digest.encode() + self._chosen.tobytes())
+        return f"sha256:{identity.hexdigest()}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.records.classes
+
+    @property
+    def labels(self) -> "NDArray[np.int64] | None":
+        labels = self.records.labels
+        return labels if labels is None or self._chosen is None else labels[self._chosen]
+
+    def __len__(self) -> int:
+        return len(self.records) if self._chosen is None else len(self._chosen)
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Dataset": ...
+    def __getitem__(self, at: int | slice) -> "Sample | Dataset":
+        if isinstance(at, slice):
+            return self.only(np.arange(len(self))[at])
+        number = self._number(at)
+        labels = self.records.labels
+        data = self.records.read([number])[0]
+        return Sample(data, None if labels is None else int(labels[number]))
+
+    def read(self, at: Sequence[int]) -> list[Bytes]:
+        """The bytes of these samples, in the order asked; see `Records.read`."""
+        if self._chosen is None:
+            return self.records.read(at)
+        wanted = np.asarray(at, np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"samples are numbered from 0 to {len(self) - 1}")
+        return self.records.read(self._chosen[wanted].tolist())
+
+    def path_of(self, at: int) -> str:
+        """The file that a sample is, or is a row of."""
+        return self.records.path_of(self._number(at))
+
+    # --- parts of them ---------------------------------------------------------------------------
+
+    def only(self, at: Sequence[int] | NDArray[np.int64]) -> "Dataset":
+        """These samples, in this order."""
+        wanted = np.asarray(at, np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"samples are numbered from 0 to {len(self) - 1}")
+        chosen = wanted if self._chosen is None else self._chosen[wanted]
+        return Dataset(self.records, name=self.name, version=self.version, chosen=chosen)
+
+    def split(
+        self, *, seed: int = 0, stratify: bool = False, **shares: float
+    ) -> "dict[str, Dataset]":
+        """Divide the samples: `train, test = dataset.split(train=0.8, test=0.2).values()`.
+
+        Without shares, into the parts that the data itself has, by its folders or its tables. Where
+        a sample goes depends on its content and the seed: equal samples go to the same part,
+        whatever their names and order.
+
+        Args:
+            stratify: divide every class by these shares.
+
+        Raises:
+            InvalidRequest: the shares do not add up to 1; or there are none, and the data has no
+                parts; or there are no labels to stratify by.
+        """
+        if not shares:
+            return self._own_splits()
+        labels = self.labels if stratify else None
+        if stratify and labels is None:
+            raise InvalidRequest("there are no labels to stratify by", hint="leave out stratify")
+        keys = self.records.keys()
+        chosen = keys if self._chosen is None else keys[self._chosen]
+        parts = divide(chosen, shares, seed=seed, labels=labels)
+        return {name: self.only(at) for name, at in parts.items()}
+
+    def _own_splits(self) -> "dict[str, Dataset]":
+        names, columns = self.records.splits, self.records.columns
+        if not names or "split" not in columns:
+            raise InvalidRequest(
+                "the data has no parts of its own", hint="name shares: split(train=0.8, test=0.2)"
+            )
+        of_sample = columns["split"]
+        if self._chosen is not None:
+            of_sample = of_sample[self._chosen]
+        return {
+            name: self.only(np.flatnonzero(of_sample == number))
+            for number, name in enumerate(names)
+            if name
+        }
+
+    def _number(self, at: int) -> int:
+        """Of a sample among the records'; -1 is the last one."""
+        if not -len(self) <= at < len(self):
+            raise IndexError(f"samples are numbered from 0 to {len(self) - 1}")
+        at %= len(self)
+        return at if self._chosen is None else int(self._chosen[at])
+
+    def __repr__(self) -> str:
+        named = self.name if self.version is None else f"{self.name}@{self.version}"
+        return f"<Dataset {named}: {self.type}, {len(self)} samples>"
+
+
+def _kind(type: str | None) -> Kind | None:
+    return None if type is None else parse_kind(type)

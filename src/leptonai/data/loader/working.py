@@ -1,0 +1,127 @@
+"""Batches made ahead of their use: by this thread, by others, or by other processes.
+
+Whoever makes them and however long it takes, they come in the order they were asked for.
+"""
+
+import inspect
+import multiprocessing
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from leptonai.data.loader.batches import Batch, Made, Source
+from leptonai.data.loader.order import Step
+from leptonai.errors import InvalidRequest, Unavailable
+
+READY_BATCHES = 2  # that may wait for their use, besides those that are being made
+NAMED_SAMPLES = 8  # of a batch in which a pipeline failed
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What makes the batches of one epoch of one rank. Equal steps give equal batches."""
+
+    source: Source
+    pipeline: Callable[..., Batch] | None
+    seed: int
+    epoch: int
+    rank: int
+
+    def make(self, step: Step) -> Made:
+        made = self.source.make(step.samples)
+        if self.pipeline is None:
+            return made
+        chance = {}
+        if takes_rng(self.pipeline):
+            # Of the step alone: a resumed run draws what an uninterrupted one would have drawn.
+            drawn_from = [self.seed, self.epoch, step.position, self.rank]
+            chance["rng"] = np.random.default_rng(drawn_from)
+        try:
+            return Made(self.pipeline(made.batch, **chance), made.skipped)
+        except Exception as error:
+            names = ", ".join(map(str, step.samples[:NAMED_SAMPLES].tolist()))
+            more = ", …" if len(step.samples) > NAMED_SAMPLES else ""
+            error.add_note(f"while the pipeline worked on the samples {names}{more}")
+            raise
+
+
+def takes_rng(pipeline: Callable[..., Any]) -> bool:
+    try:
+        return "rng" in inspect.signature(pipeline).parameters
+    except (TypeError, ValueError):  # something built in
+        return False
+
+
+def made_ahead(
+    recipe: Recipe, steps: Iterable[Step], *, workers: int, processes: bool
+) -> Iterator[tuple[Step, Made]]:
+    """Make each step's batch, with at most ``workers + READY_BATCHES`` of them begun or waiting.
+
+    To be closed: only then are all workers sure to have ended.
+
+    Raises:
+        InvalidRequest: the recipe cannot be sent to another process.
+        Unavailable: another process ended before its time.
+    """
+    if not workers:
+        for step in steps:
+            yield step, recipe.make(step)
+        return
+    pool, make = _processes(recipe, workers) if processes else _threads(recipe, workers)
+    pending: deque[tuple[Step, Future[Made]]] = deque()
+    try:
+        for step in steps:
+            pending.append((step, pool.submit(make, step)))
+            if len(pending) == workers + READY_BATCHES:
+                step, future = pending.popleft()
+                yield step, future.result()
+        while pending:
+            step, future = pending.popleft()
+            yield step, future.result()
+    except BrokenProcessPool:
+        raise Unavailable(
+            "a process that made batches has ended before its time",
+            hint="it may have run out of memory: try with fewer workers",
+        ) from None
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if not processes or "pickle" not in str(error):
+            raise
+        raise InvalidRequest(
+            f"the data set or the pipeline cannot be sent to another process: {error}",
+            hint="define it at the top level of a module, or load without processes=True",
+        ) from None
+    finally:
+        # One that is at work finishes its batch; those that have not begun never do.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_Make = Callable[[Step], Made]
+
+
+def _threads(recipe: Recipe, workers: int) -> tuple[Executor, _Make]:
+    return ThreadPoolExecutor(workers, thread_name_prefix="leptonai-loader"), recipe.make
+
+
+def _processes(recipe: Recipe, workers: int) -> tuple[Executor, _Make]:
+    # Never forked: a copy of a process with threads may hang in a lock that nobody opens again.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_receive, initargs=(recipe,))
+    return pool, _make_received
+
+
+_received: Recipe  # in a process that makes batches: sent once, not with each step
+
+
+def _receive(recipe: Recipe) -> None:
+    global _received
+    _received = recipe
+
+
+def _make_received(step: Step) -> Made:
+    return _received.make(step)

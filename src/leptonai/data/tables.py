@@ -1,0 +1,424 @@
+"""Tables as files: where each row begins, and what the columns hold. CSV, TSV, JSON lines, Parquet.
+
+Rows of text are found by arithmetic on all bytes at once; only a sample is parsed to guess the
+types. Memory: what the file is mapped with, and 12 bytes a row.
+"""
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from leptonai.data.columns import Array
+from leptonai.data.manifest import Field
+from leptonai.data.walk import Listing
+from leptonai.errors import InvalidRequest
+
+BLOCK_BYTES = 16 << 20  # of a table looked at at once
+GUESSED_ROWS = 1000  # of each file, that the types are guessed by
+MAX_COLUMNS = 10_000
+NEWLINE, QUOTE, RETURN = 10, 34, 13
+BOM = b"\xef\xbb\xbf"
+
+Content = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class Table:
+    schema: tuple[Field, ...]
+    header: bool
+    columns: dict[str, Array]
+
+
+def describe_tables(listing: Listing, files: Sequence[int], read: Any) -> Table:
+    """The files as one table.
+
+    Raises:
+        InvalidRequest: a row, or a file's columns, do not fit; says which.
+    """
+    schema: tuple[Field, ...] | None = None
+    starts: list[Array] = []
+    sizes: list[Array] = []
+    of_file: list[Array] = []
+    first = listing.paths[files[0]]
+    for file in files:
+        path, content = listing.paths[file], read(file)
+        found, start, size = _rows_of(path, content)
+        if schema is not None and _names(found) != _names(schema):
+            raise InvalidRequest(
+                f"{path} has the columns {', '.join(_names(found))[:200]}, and {first} has "
+                f"{', '.join(_names(schema))[:200]}",
+                hint="make the files of one dataset alike",
+            )
+        schema = found if schema is None else _merged(schema, found, path)
+        starts.append(start)
+        sizes.append(size)
+        of_file.append(np.full(len(start), file, np.uint32))
+    assert schema is not None
+    columns = {
+        "row_file": np.concatenate(of_file),
+        "row_at": np.concatenate(starts).astype(np.uint64),
+        "row_size": np.concatenate(sizes).astype(np.uint64),
+    }
+    has_parquet = any(_ending(listing.paths[file]) == "parquet" for file in files)
+    return Table(schema, _ending(first) in ("csv", "tsv"), {} if has_parquet else columns)
+
+
+def check_text(path: str, content: Content) -> None:
+    """Raises:
+    InvalidRequest: it is not UTF-8; says the line.
+    """
+    view = memoryview(content)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for at in range(0, len(view), BLOCK_BYTES):
+        pending = len(decoder.getstate()[0])  # of a character that the last block ended inside of
+        last = at + BLOCK_BYTES >= len(view)
+        try:
+            decoder.decode(view[at : at + BLOCK_BYTES], last)
+        except UnicodeDecodeError as wrong:
+            line = 1 + _count(view[: max(0, at - pending + wrong.start)], NEWLINE)
+            raise InvalidRequest(
+                f"{path}:{line}: the text is not UTF-8", hint="save it as UTF-8"
+            ) from None
+
+
+def read_table(path: str, content: Content) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The header, and each row with its line. For tables that describe others: Python reads them.
+
+    Raises:
+        InvalidRequest: a row has more or fewer fields than the header; says which.
+    """
+    check_text(path, content)
+    text = bytes(content).removeprefix(BOM).decode()
+    header_line = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, header_line))
+    header = [name.strip() for name in next(reader, [])]
+    if not header:
+        raise InvalidRequest(f"{path} is empty", hint="fill it or remove it")
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        line = reader.line_num + 1
+        try:
+            for row in reader:
+                if row:
+                    _check_fields(path, line, len(row), len(header))
+                    yield line, row
+                line = reader.line_num + 1
+        except csv.Error as wrong:
+            raise InvalidRequest(f"{path}:{line}: {wrong}", hint="is it CSV?") from wrong
+
+    return header, rows()
+
+
+def values_of(path: str, content: Content, column: str) -> Iterator[str]:
+    """One column of a table, as text."""
+    if _ending(path) in ("csv", "tsv"):
+        header, rows = read_table(path, content)
+        at = header.index(column)
+        yield from (row[at] for _, row in rows)
+    else:
+        yield from (str(row.get(column, "")) for _, row in _json_rows(path, content))
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def _rows_of(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Array]:
+    """Schema, and where each row begins and how long it is."""
+    match _ending(path):
+        case "csv" | "tsv":
+            return _csv_rows(path, content)
+        case "parquet":
+            return _parquet_schema(path, content), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        case _:
+            return _json_lines(path, content)
+
+
+def _csv_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Array]:
+    check_text(path, content)
+    view = memoryview(content)
+    first = bytes(view[:BLOCK_BYTES]).removeprefix(BOM).partition(b"\n")[0].decode(errors="replace")
+    delimiter = _delimiter(path, first)
+    ends, counts, lines = _line_ends(view, ord(delimiter))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    header = next(
+        csv.reader([bytes(view[: ends[0]]).removeprefix(BOM).decode()], delimiter=delimiter)
+    )
+    header = [name.strip() for name in header]
+    _check_header(path, header)
+    sizes = ends - starts
+    filled = sizes > 0
+    # A line of "\r" alone is as empty as one of nothing.
+    bytes_of = np.frombuffer(view, np.uint8)
+    only_return = filled & (sizes == 1) & (bytes_of[np.minimum(starts, len(view) - 1)] == RETURN)
+    filled &= ~only_return
+    filled[0] = False
+    wrong = np.flatnonzero(filled & (counts + 1 != len(header)))
+    if len(wrong):
+        row = int(wrong[0])
+        _check_fields(path, int(lines[row]), int(counts[row]) + 1, len(header))
+    starts, sizes = starts[filled], sizes[filled]
+    if not len(starts):
+        raise InvalidRequest(f"{path} has a header and no rows", hint="fill it or remove it")
+    sizes -= bytes_of[starts + sizes - 1] == RETURN
+    sample = [
+        next(csv.reader([bytes(view[at : at + size]).decode()], delimiter=delimiter))
+        for at, size in zip(
+            starts[:GUESSED_ROWS].tolist(), sizes[:GUESSED_ROWS].tolist(), strict=True
+        )
+    ]
+    schema = tuple(
+        Field(name, _type_of_texts([row[at] for row in sample])) for at, name in enumerate(header)
+    )
+    return schema, starts, sizes
+
+
+def _line_ends(view: memoryview, delimiter: int) -> tuple[Array, Array, Array]:
+    """Of each row: where it ends, how many delimiters it has, and the line it begins on. What
+    stands between quotes is neither."""
+    ends: list[NDArray[np.int64]] = []
+    counts: list[NDArray[np.int64]] = []
+    lines: list[NDArray[np.int64]] = []
+    parity, carried, line = 0, 0, 1
+    for at in range(0, len(view), BLOCK_BYTES):
+        block = np.frombuffer(view[at : at + BLOCK_BYTES], np.uint8)
+        newline, comma = block == NEWLINE, block == delimiter
+        all_newlines = np.flatnonzero(newline)
+        quotes = block == QUOTE
+        if parity or quotes.any():
+            inside = ((np.cumsum(quotes, dtype=np.uint8) + parity) & 1).astype(bool)
+            parity = int(inside[-1])
+            newline &= ~inside
+            comma &= ~inside
+        end = np.flatnonzero(newline)
+        before = np.searchsorted(np.flatnonzero(comma), end)
+        count = np.diff(before, prepend=0)
+        total = int(np.count_nonzero(comma))
+        if len(end):
+            count[0] += carried
+            carried = total - int(before[-1])
+        else:
+            carried += total
+        ends.append(end + at)
+        counts.append(count)
+        lines.append(line + np.searchsorted(all_newlines, end))
+        line += len(all_newlines)
+    end_of = np.concatenate([*ends, np.zeros(0, np.int64)])
+    if not len(end_of) or end_of[-1] != len(view) - 1:  # the last line has no end
+        ends.append(np.array([len(view)]))
+        counts.append(np.array([carried]))
+        lines.append(np.array([line]))
+    last_lines = np.concatenate(lines)
+    # A row begins on the line after the one that its predecessor ended on.
+    return (
+        np.concatenate(ends),
+        np.concatenate(counts),
+        np.concatenate([[1], last_lines[:-1] + 1]),
+    )
+
+
+def _json_lines(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Array]:
+    check_text(path, content)
+    starts: list[int] = []
+    sizes: list[int] = []
+    types: dict[str, str] = {}
+    view = memoryview(content)
+    line_of: dict[str, int] = {}
+    start = 0
+    for number, end in enumerate(_newlines(view), start=1):
+        line = bytes(view[start:end])
+        if line.strip():
+            for name, value in _json_object(path, number, line).items():
+                type = _type_of_value(value)
+                known = types.get(name, "")
+                if known and type and (merged := _wider(known, type)) == "":
+                    raise InvalidRequest(
+                        f"{path}:{number}: {name!a} is {type}, and was {known} on line "
+                        f"{line_of[name]}",
+                        hint="give each field one type",
+                    )
+                types[name] = merged if known and type else type or known
+                line_of.setdefault(name, number)
+            starts.append(start)
+            sizes.append(len(line.rstrip(b"\r")))
+        start = end + 1
+    if not starts:
+        raise InvalidRequest(f"{path} has no rows", hint="fill it or remove it")
+    schema = tuple(Field(name, type or "text") for name, type in sorted(types.items()))
+    return schema, np.array(starts, np.int64), np.array(sizes, np.int64)
+
+
+def _json_rows(path: str, content: Content) -> Iterator[tuple[int, dict[str, Any]]]:
+    start, view = 0, memoryview(content)
+    for number, end in enumerate(_newlines(view), start=1):
+        line = bytes(view[start:end])
+        if line.strip():
+            yield number, _json_object(path, number, line)
+        start = end + 1
+
+
+def _json_object(path: str, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        raise InvalidRequest(
+            f"{path}:{number}: not a JSON object: {wrong}", hint="one object a line"
+        ) from wrong
+
+
+def _parquet_schema(path: str, content: Content) -> tuple[Field, ...]:
+    import polars
+
+    try:
+        schema = polars.read_parquet_schema(io.BytesIO(content))
+    except Exception as wrong:
+        raise InvalidRequest(f"{path} is not Parquet: {wrong}", hint="write it again") from wrong
+    return tuple(Field(name, _type_of_polars(type)) for name, type in schema.items())
+
+
+def _newlines(view: memoryview) -> Iterator[int]:
+    """Where each line ends."""
+    for at in range(0, len(view), BLOCK_BYTES):
+        block = np.frombuffer(view[at : at + BLOCK_BYTES], np.uint8)
+        yield from (np.flatnonzero(block == NEWLINE) + at).tolist()
+    if len(view) and view[-1] != NEWLINE:
+        yield len(view)
+
+
+# --- types ---------------------------------------------------------------------------------------
+
+_INTEGER = re.compile(r"[+-]?\d{1,18}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
+_MISSING = frozenset({"", "na", "nan", "null", "none", "n/a"})
+_WIDER = {("integer", "number"): "number", ("time", "text"): "text"}
+
+
+def _type_of_texts(values: Sequence[str]) -> str:
+    present = [value.strip() for value in values if value.strip().lower() not in _MISSING]
+    if not present:
+        return "text"
+    for type, fits in (
+        ("boolean", lambda text: text.lower() in ("true", "false")),
+        ("integer", lambda text: _INTEGER.fullmatch(text) is not None),
+        ("number", _is_number),
+        ("time", _is_time),
+    ):
+        if all(fits(value) for value in present):
+            return type
+    return "text"
+
+
+def _type_of_value(value: object) -> str:
+    """ "" for null."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "boolean"
+        case int():
+            return "integer"
+        case float():
+            return "number"
+        case str():
+            return "time" if _is_time(value) else "text"
+        case list():
+            return "list"
+        case _:
+            return "object"
+
+
+def _type_of_polars(type: Any) -> str:
+    if type.is_integer():
+        return "integer"
+    if type.is_numeric():
+        return "number"
+    if type.is_temporal():
+        return "time"
+    return {"Boolean": "boolean", "String": "text", "Binary": "bytes", "List": "list"}.get(
+        str(type.base_type()), "text" if str(type).startswith(("Categ", "Enum")) else "object"
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_time(text: str) -> bool:
+    if not _TIME.fullmatch(text):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _wider(one: str, other: str) -> str:
+    """The type that holds both; "" if there is none."""
+    if one == other:
+        return one
+    return _WIDER.get((one, other)) or _WIDER.get((other, one)) or ""
+
+
+def _merged(known: tuple[Field, ...], found: tuple[Field, ...], path: str) -> tuple[Field, ...]:
+    fields = []
+    for one, other in zip(known, found, strict=True):
+        type = _wider(one.type, other.type) or ("text" if {one.type, other.type} & {"text"} else "")
+        if not type:
+            raise InvalidRequest(
+                f"{path}: the column {one.name!a} is {other.type}, and was {one.type} before",
+                hint="give each column one type",
+            )
+        fields.append(Field(one.name, type))
+    return tuple(fields)
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+def _check_header(path: str, header: Sequence[str]) -> None:
+    if len(header) > MAX_COLUMNS:
+        raise InvalidRequest(f"{path}:1: {len(header)} columns", hint=f"at most {MAX_COLUMNS}")
+    twice = {name for name in header if header.count(name) > 1}
+    if twice:
+        raise InvalidRequest(
+            f"{path}:1: the column {min(twice)!a} is there twice", hint="give each its own name"
+        )
+
+
+def _check_fields(path: str, line: int, fields: int, expected: int) -> None:
+    if fields != expected:
+        raise InvalidRequest(
+            f"{path}:{line}: {fields} fields, and the header has {expected}",
+            hint="put fields that hold a delimiter in quotes",
+        )
+
+
+def _delimiter(path: str, header: str) -> str:
+    if _ending(path) == "tsv":
+        return "\t"
+    return ";" if ";" in header and "," not in header else ","
+
+
+def _names(schema: Sequence[Field]) -> tuple[str, ...]:
+    return tuple(each.name for each in schema)
+
+
+def _count(view: memoryview, byte: int) -> int:
+    return int(np.count_nonzero(np.frombuffer(view, np.uint8) == byte))
+
+
+def _ending(path: str) -> str:
+    return path.rpartition(".")[2].lower()

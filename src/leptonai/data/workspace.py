@@ -1,0 +1,162 @@
+"""Datasets of a workspace: committed here, stored and registered there, and back again."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leptonai.client import LeptonClient
+from leptonai.data.commit import Committed, Progress, commit
+from leptonai.data.dataset import Dataset
+from leptonai.data.kinds import Kind
+from leptonai.data.manifest import Manifest
+from leptonai.data.shelf import Shelf, shelf_of
+from leptonai.data.sources import open_source
+from leptonai.data.version import Version
+from leptonai.errors import InvalidRequest, NotFound, Unavailable
+from leptonai.spec.artifacts import Artifact, ArtifactSpec
+from leptonai.spec.names import check_name
+
+if TYPE_CHECKING:
+    from leptonai.client.connection import Connection
+
+MAX_TRIES = 3  # of a commit whose objects somebody removes meanwhile
+MAX_SHOWN_FIELDS = 200  # of a schema, in the record; the manifest has them all
+
+
+def create(
+    name: str,
+    source: str | Path,
+    *,
+    kind: Kind | None = None,
+    lineage: dict[str, str] | None = None,
+    client: LeptonClient | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """See `Dataset.create`."""
+    check_name(name, "dataset")
+    with _client(client) as at, open_source(source) as opened:
+        shelf = shelf_of(local=at.connection.local)
+        newest = _newest(at, name)
+        told = {"source": opened.name, **(lineage or {})}
+        if newest is not None:
+            told["parent"] = f"{name}@{newest.metadata.version}"
+        for _ in range(MAX_TRIES):
+            made = commit(
+                opened,
+                shelf,
+                kind=kind,
+                lineage=told,
+                kept=lambda digest: shelf.touch(digest) or at.blobs.has(digest),
+                progress=progress,
+            )
+            content = made.manifest.facts.content
+            if newest is not None and newest.spec.attributes.get("content") == content:
+                return _dataset(newest, shelf, at.connection)
+            if _stored(at, shelf, made):
+                registered = at.datasets.register(name, _spec(made, told))
+                return _dataset(registered, shelf, at.connection)
+    raise Unavailable(
+        f"what was stored of {name} was removed meanwhile, {MAX_TRIES} times over",
+        hint="see who cleans up the blobs, then repeat the command",
+    )
+
+
+def get(reference: str, *, client: LeptonClient | None = None) -> Dataset:
+    """See `Dataset.get`."""
+    with _client(client) as at:
+        artifact = at.datasets.get(reference)
+        if artifact.spec.layout != "manifest":
+            raise InvalidRequest(
+                f"{reference} is a plain tree of files",
+                hint=f"leptonai dataset download {reference} DIRECTORY",
+            )
+        return _dataset(artifact, shelf_of(local=at.connection.local), at.connection)
+
+
+def manifest_of(at: LeptonClient, artifact: Artifact) -> Manifest:
+    """Fetched if it is not here."""
+    shelf = shelf_of(local=at.connection.local)
+    at.blobs.fetch(artifact.spec.digest, shelf)
+    return Manifest.open(shelf.path(artifact.spec.digest))
+
+
+def looks_like_a_reference(text: str) -> bool:
+    try:
+        check_name(text.partition("@")[0], "dataset")
+    except InvalidRequest:
+        return False
+    return True
+
+
+@dataclass
+class Fetcher:
+    """Brings objects from the workspace; each process, once it needs one, with a client of its
+    own."""
+
+    connection: "Connection"
+    shelf: Shelf
+    _client: LeptonClient | None = field(default=None, repr=False)
+
+    def __call__(self, digest: str) -> None:
+        if self._client is None:
+            self._client = LeptonClient(url=self.connection.url, token=self.connection.token)
+        self._client.blobs.fetch(digest, self.shelf)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"connection": self.connection, "shelf": self.shelf, "_client": None}
+
+
+def _dataset(artifact: Artifact, shelf: Shelf, connection: "Connection") -> Dataset:
+    version = Version.open(shelf, artifact.spec.digest, fetch=Fetcher(connection, shelf))
+    return Dataset(version, name=artifact.metadata.name or "", version=artifact.metadata.version)
+
+
+def _stored(at: LeptonClient, shelf: Shelf, made: Committed) -> bool:
+    """Everything is in the workspace, the manifest last; False if something has gone from both."""
+    for digest in (*made.manifest.objects, made.digest):
+        if not at.blobs.has(digest):
+            if not shelf.has(digest):
+                return False
+            at.blobs.put(digest, shelf.path(digest))
+    return True
+
+
+def _newest(at: LeptonClient, name: str) -> Artifact | None:
+    try:
+        return at.datasets.get(name)
+    except NotFound:
+        return None
+
+
+def _spec(made: Committed, lineage: dict[str, str]) -> ArtifactSpec:
+    manifest, facts = made.manifest, made.manifest.facts
+    attributes: dict[str, Any] = {
+        "content": facts.content,
+        "files": manifest.file_count,
+        "samples": len(manifest),
+        "schema": {each.name: each.type for each in facts.schema[:MAX_SHOWN_FIELDS]},
+    }
+    if facts.classes:
+        attributes["classes"] = len(facts.classes)
+    if facts.splits:
+        attributes["splits"] = [split for split in facts.splits if split]
+    return ArtifactSpec(
+        digest=made.digest,
+        size_bytes=manifest.size_bytes,
+        format=facts.type,
+        layout="manifest",
+        lineage=lineage,
+        attributes=attributes,
+    )
+
+
+@contextlib.contextmanager
+def _client(given: LeptonClient | None) -> Iterator[LeptonClient]:
+    """The one that was given, which stays open; or one of our own."""
+    if given is not None:
+        yield given
+        return
+    with LeptonClient() as own:
+        yield own
