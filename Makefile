@@ -2,7 +2,7 @@
 # Needs Python >= 3.11 with venv. Another interpreter: make PYTHON=/path/to/python3 …
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stop test check format bench bench-scheduler clean install install-test install-all
+.PHONY: help demo stop test check format bench bench-data bench-scheduler clean install install-test install-all
 
 # The first interpreter that is new enough and can make environments.
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -36,6 +36,9 @@ check: install-all  ## check format, style, types, and which part may import whi
 format: install-all  ## put the code into its format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+bench-data: install-test
+	@$(BIN)/python -m benchmarks.data_loading
 
 bench: install-test  ## measure, and write the table to benchmarks/results/
 	@$(BIN)/python -m benchmarks

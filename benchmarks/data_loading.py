@@ -26,7 +26,12 @@ import numpy as np
 import simplejpeg
 
 from leptonai.data import DataLoader
+from leptonai.data.commit import commit
 from leptonai.data.folder import LocalFolder
+from leptonai.data.records import Records
+from leptonai.data.shelf import Shelf
+from leptonai.data.source import LocalSource
+from leptonai.data.version import Version
 
 SIDES = (128, 256)
 QUALITY = 80
@@ -55,7 +60,10 @@ def main() -> None:
         records = LocalFolder(root / "files")
         encoded = [bytes(data) for data in records.read(range(len(records)))]
 
-        def ours(shuffle: bool, threads: int) -> Load:
+        shelf = Shelf(root / "shelf")
+        version = Version.open(shelf, commit(LocalSource(root / "files"), shelf).digest)
+
+        def ours(shuffle: bool, threads: int, records: Records = version) -> Load:
             return lambda: DataLoader(records, BATCH, shuffle, num_workers=threads)
 
         loads: dict[str, tuple[str, Load]] = {
@@ -64,6 +72,7 @@ def main() -> None:
             "in order": ("≤ 150", ours(False, 1)),
             "globally shuffled": ("≤ 150", ours(True, 1)),
             f"globally shuffled, {cores} threads": ("≤ 150", ours(True, cores)),
+            "globally shuffled, uncommitted files": ("", ours(True, 1, records)),
             **{name: ("", load) for name, load in peers(root, records, encoded).items()},
         }
         best = in_turns({name: load for name, (_, load) in loads.items()}, given.turns)
@@ -81,7 +90,7 @@ def main() -> None:
                 rate = f"{images / wall:,.0f} /s"
                 rows.append(row(f"images a second, {threads} threads", "to the cores", rate))
         rows.append(
-            row("first batch after construction", "≤ 100 ms", f"{first_batch_ms(records):.0f} ms")
+            row("first batch after construction", "≤ 100 ms", f"{first_batch_ms(version):.0f} ms")
         )
     rows += tabular()
     print(json.dumps({"rows": rows}, indent=2, ensure_ascii=False))
@@ -141,7 +150,7 @@ def bare(encoded: list[bytes]) -> Iterator[np.ndarray]:
         yield images
 
 
-def first_batch_ms(records: LocalFolder) -> float:
+def first_batch_ms(records: Records) -> float:
     times = []
     for _ in range(5):
         began = time.perf_counter()
