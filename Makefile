@@ -37,7 +37,7 @@ format: install-all  ## put the code into its format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench-data: install-test
+bench-data: install-test  ## measure how fast data is loaded, beside other loaders that are installed
 	@$(BIN)/python -m benchmarks.data_loading
 
 bench: install-test  ## measure, and write the table to benchmarks/results/
