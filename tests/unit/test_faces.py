@@ -21,6 +21,7 @@ def imported_by(statement: str) -> set[str]:
         "import lepton",
         "import lepton_ai, lepton_ai.models, lepton_ai.datasets",
         "import leptonai.training, leptonai.training.models, leptonai.data, leptonai.data.digits",
+        "import leptonai.data.loader, leptonai.data.sets",
     ],
 )
 def test_importing_a_name_pulls_in_nothing_heavy(statement: str) -> None:
@@ -47,10 +48,12 @@ def test_the_names_are_the_same_things_everywhere() -> None:
     from lepton_ai.datasets import Digits
     from lepton_ai.models import CNN
     from leptonai.data.digits import Digits as OurDigits
+    from leptonai.data.loader.loader import DataLoader
     from leptonai.photon import HTTPException, Photon
     from leptonai.training.models import CNN as OurCNN  # noqa: N811
 
     assert leptonai.Photon is Photon and leptonai.HTTPException is HTTPException
+    assert leptonai.DataLoader is leptonai.data.DataLoader is DataLoader
     assert CNN is lepton_ai.models.CNN is OurCNN
     assert Digits is lepton_ai.datasets.Digits is OurDigits
 
