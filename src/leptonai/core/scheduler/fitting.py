@@ -1,6 +1,7 @@
 """Which nodes a gang goes to: all its workers or none."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -39,7 +40,8 @@ def choose_nodes(
 ) -> list[int] | None:
     """A node for each worker, by its position, or None if the gang does not fit.
 
-    An elastic gang is given nodes for as many of its first workers as fit, but not below its least.
+    An elastic gang is given nodes for as many of its first workers as fit, but not below its least;
+    one of unequal workers for all of them or its least.
     None is certain for equal workers. For unequal ones it may also mean that none was found within
     SEARCH_STEPS.
 
@@ -49,7 +51,11 @@ def choose_nodes(
     """
     size = equal_size(gang)
     if size is None:
-        return _choose_unequal(gang, nodes, admitted, beside_kept=beside_kept)
+        chosen = _choose_unequal(gang, nodes, admitted, beside_kept=beside_kept)
+        if chosen is None and 0 < gang.min_workers < len(gang.workers):
+            least = replace(gang, workers=gang.workers[: gang.min_workers])
+            return choose_nodes(least, nodes, admitted, beside_kept=beside_kept)
+        return chosen
     row = nodes.row(size, beside_kept=beside_kept)
     copies, score = row.copies, row.score
     if admitted is not None:
