@@ -4,7 +4,7 @@ Only hints: a lost or damaged file costs time and nothing else.
 """
 
 import contextlib
-import os
+import secrets
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -124,7 +124,8 @@ class Seen:
         began_ns: int,
     ) -> None:
         """The whole, in the place of all that was said before."""
-        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
+        # Two commits at once, of two processes or two threads, each write their own.
+        fresh = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}.new")
         fresh.write_bytes(_frame(listing, range(len(digests)), digests, places, began_ns))
         fresh.replace(self._path)
 
