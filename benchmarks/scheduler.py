@@ -5,9 +5,10 @@
 Prints one JSON object. Nodes have 8 GPUs of three types; gangs have 1 to 8 workers of eight sizes
 and belong to 50 users who take turns. After a plan for everything, jobs end and come at random, and
 each event is decided at once: by then the cluster is full, most that waits is overdue, and room is
-kept for it, which is the dearest state.
+kept for it, which is the dearest state. The garbage collector is set as in the control plane.
 """
 
+import gc
 import json
 import random
 import resource
@@ -29,6 +30,7 @@ from leptonai.core.scheduler import (
     advance,
     decide,
 )
+from leptonai.main import GC_THRESHOLD
 
 SEED = 1
 NODES, WAITING, USERS, EVENTS = 10_000, 100_000, 50, 500
@@ -54,6 +56,7 @@ def main() -> None:
 
 
 def measure(nodes: int = NODES, waiting: int = WAITING) -> dict[str, Any]:
+    gc.set_threshold(GC_THRESHOLD)
     rng = random.Random(SEED)
     queue = tuple(a_gang(number, rng) for number in range(waiting))
     gangs = {gang.id: gang for gang in queue}
