@@ -172,7 +172,7 @@ def _change(found: Alternative, asked: Gang) -> tuple[str, dict[str, Any]]:
         case AlternativeKind.SIZE:
             return _smaller(before, after)
         case AlternativeKind.WORKERS:
-            many = changed.min_workers or len(changed.workers)
+            many = len(changed.least)
             if changed.min_workers:
                 return f"make do with {many} of its workers", {"min_workers": many}
             return (

@@ -143,7 +143,7 @@ class _Asked:
         return self._each(partial(_share, parts=parts, cpu=cpu, memory=memory))
 
     def _with_fewer_workers(self) -> Iterator[Gang]:
-        least = self._gang.min_workers or len(self._gang.workers)
+        least = len(self._gang.least)
         many = self._most(least - 1, self._of_workers)
         for fewer in dict.fromkeys((many, many // 2)):
             if fewer:
@@ -177,7 +177,7 @@ class _Asked:
         if quota is None or not self._over_quota(gang):
             return None
         asked, used = Usage(), self._index.used_of(quota)
-        asked.add(gang.workers[: gang.min_workers or None])
+        asked.add(gang.least)
         gpus, cpu = used.gpu_millis + asked.gpu_millis, used.cpu_millis + asked.cpu_millis
         return replace(
             quota,

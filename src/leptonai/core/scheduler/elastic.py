@@ -32,7 +32,7 @@ class Curve:
 
     @classmethod
     def of(cls, gang: Gang) -> "Curve":
-        return _curve(gang.min_workers or len(gang.workers), len(gang.workers), gang.speedup)
+        return _curve(len(gang.least), len(gang.workers), gang.speedup)
 
     def speed(self, workers: int) -> float:
         """With a number of workers that may be none of those worth having; 0 below the least."""

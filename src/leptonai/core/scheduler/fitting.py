@@ -53,7 +53,7 @@ def choose_nodes(
     if size is None:
         chosen = _choose_unequal(gang, nodes, admitted, beside_kept=beside_kept)
         if chosen is None and 0 < gang.min_workers < len(gang.workers):
-            least = replace(gang, workers=gang.workers[: gang.min_workers])
+            least = replace(gang, workers=gang.least)
             return choose_nodes(least, nodes, admitted, beside_kept=beside_kept)
         return chosen
     row = nodes.row(size, beside_kept=beside_kept)

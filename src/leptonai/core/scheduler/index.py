@@ -246,20 +246,19 @@ def _with_nodes(index: Index, change: Change) -> Index:
         for at, hold in index.holds(running):
             index.nodes.take(at, hold)
     if index.policy.order is Order.ADAPTIVE:  # ranks by the size of the cluster
-        index.lanes.clear()
-        index._lane_of.clear()
-        for gang in sorted(index.waiting.values(), key=lambda gang: _by_rank(index, gang)):
-            _enqueue(index, gang)
+        _enqueue_anew(index)
     return index
 
 
 def _with_quotas(index: Index, quotas: tuple[Quota, ...]) -> None:
-    """What waits is sorted anew: lanes are by user and project only where there are quotas."""
-    waiting = list(index.waiting.values())
-    for gang in waiting:
-        _forget(index, gang.id)
     index.quotas, index._quotas_of = quotas, _by_whose(quotas)
-    for gang in waiting:
+    _enqueue_anew(index)  # lanes are by user and project only where there are quotas
+
+
+def _enqueue_anew(index: Index) -> None:
+    index.lanes.clear()
+    index._lane_of.clear()
+    for gang in sorted(index.waiting.values(), key=lambda gang: _by_rank(index, gang)):
         _enqueue(index, gang)
 
 

@@ -6,7 +6,7 @@ brought up to date when it is read, for the nodes that changed since: so a decis
 changed, not the size of the cluster.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -144,7 +144,6 @@ class Row:
     copies: Ints  # how many fit together, by node
     score: Floats  # of placing one there: smaller is better; inf where none fits
     seen: int  # how much of the log of changes is accounted for
-    epoch: int  # of the scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +225,6 @@ class Nodes:
         )
         self._kept_for: dict[int, str] = {}  # the first of those gangs, by node
         self._score = score
-        self._epoch = 0
         self._rows: dict[tuple[WorkerSize, bool], Row] = {}
         self._when_ended: dict[WorkerSize, Ints] = {}  # copies, with nothing kept
         self._log: list[int] = []  # each time a node changed
@@ -266,6 +264,14 @@ class Nodes:
             self.last_start_ms[at] = max(self._starts[at].values(), default=0)
         self._log.append(at)
 
+    def take_port(self, at: int, port: int) -> None:
+        self._take_port(at, port)
+        self._log.append(at)
+
+    def give_port(self, at: int, port: int) -> None:
+        self._give_port(at, port)
+        self._log.append(at)
+
     def keep(self, at: int, gang: str, needs: Needs, copies: int) -> None:
         """Close room for so many workers of a gang to all others."""
         self._kept_cpu[at] += copies * needs.cpu_millis
@@ -300,7 +306,7 @@ class Nodes:
     def score_by(self, score: Score) -> None:
         """From now on; what was scored before is forgotten."""
         self._score = score
-        self._epoch += 1
+        self._rows.clear()
 
     # --- what is asked ----------------------------------------------------------------------------
 
@@ -310,9 +316,9 @@ class Nodes:
         now = self._log_from + len(self._log)
         row = self._rows.get((size, beside_kept))
         if row is None:
-            row = Row(self._all, np.zeros(0), -1, self._epoch)
+            row = Row(self._all, np.zeros(0), -1)
             self._rows[size, beside_kept] = row
-        if row.seen < self._log_from or row.epoch != self._epoch:
+        if row.seen < self._log_from:
             columns = self._columns(self._all, beside_kept=beside_kept)
             row.copies = self._copies(columns, size)
             row.score = self._scored(columns, size, row.copies)
@@ -322,7 +328,7 @@ class Nodes:
             columns = self._columns(changed, beside_kept=beside_kept)
             row.copies[changed] = copies = self._copies(columns, size)
             row.score[changed] = self._scored(columns, size, copies)
-        row.seen, row.epoch = now, self._epoch
+        row.seen = now
         if len(self._log) > MAX_LOG:
             self._log_from, self._log = now, []
         return row
@@ -330,11 +336,6 @@ class Nodes:
     def columns(self) -> Columns:
         """All the nodes, as they are now."""
         return self._columns(self._all, beside_kept=False)
-
-    def forget_rows(self, but: Collection[WorkerSize]) -> None:
-        """Rows of sizes that nobody asks for any more."""
-        for key in [key for key in self._rows if key[0] not in but]:
-            del self._rows[key]
 
     def copies_when_ended(self, size: WorkerSize) -> Ints:
         """How many fit, by node, once all that ends by itself has ended: beside what is kept."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cached_property, partial
@@ -21,6 +21,7 @@ from leptonai.core.scheduler.quotas import Standing, exceeded, standing
 from leptonai.core.scheduler.reasons import Held, behind, over_quota, why_it_waits
 from leptonai.core.scheduler.reserving import keep_room, keep_until
 from leptonai.core.scheduler.values import (
+    Assignment,
     Gang,
     Place,
     Plan,
@@ -92,7 +93,6 @@ class _Source:
     """Where the next gang comes from."""
 
     of: _From
-    kind: Kind
     lane: Lane | None = None
     user: str = ""
     seen: int = 0  # how many of them had their turn
@@ -153,8 +153,8 @@ class _Walk:
 
     def run(self) -> None:
         for lane in self._index.lanes.values():
-            self._push(_Source(_From.URGENT, lane.kind, lane))
-            self._push(_Source(_From.LANE, lane.kind, lane))
+            self._push(_Source(_From.URGENT, lane))
+            self._push(_Source(_From.LANE, lane))
         if self._plans_ahead:
             self._keep_until_due()
         taken_in_turns = self._policy.fair or bool(self._index.quotas)
@@ -184,7 +184,7 @@ class _Walk:
             self._waiting.setdefault(lane.key, (lane, None))
             return
         for user in lane.by_rank:
-            self._push(_Source(_From.USER, lane.kind, lane, user))
+            self._push(_Source(_From.USER, lane, user))
 
     def _hopeless(self, lane: Lane) -> bool:
         """Nothing of it fits: then there is no need to ask in which order they come."""
@@ -276,8 +276,8 @@ class _Walk:
             assert quota is not None
             self._waiting[lane.key] = (lane, over_quota(gang, quota) if self._explain else None)
             return True
-        if (source.kind, stands) in self._blocked:
-            self._waiting[lane.key] = (lane, self._blocked[source.kind, stands])
+        if (lane.kind, stands) in self._blocked:
+            self._waiting[lane.key] = (lane, self._blocked[lane.kind, stands])
             return True
         ends_early = self._ends_before_the_head_starts(gang)
         is_head = self._plans_ahead and self._kept_for[:1] == [gang]
@@ -301,7 +301,7 @@ class _Walk:
                 self._passed.append((gang, because))  # another one like it may end early enough
                 self._next_after(gang, source)
                 return True
-        self._blocked[source.kind, stands] = because
+        self._blocked[lane.kind, stands] = because
         self._waiting[lane.key] = (lane, because)
         may_keep = self._policy.passing in (Passing.WINDOW, Passing.RESERVED)
         if may_keep and turn[1] == 0 and self._head_starts_ms is None:
@@ -339,25 +339,29 @@ class _Walk:
             return gang
         all_of_them = replace(gang, min_workers=0)
         stands, _ = self._standing_by(all_of_them)
-        return (
-            gang if stands <= turn[2] else replace(gang, workers=gang.workers[: gang.min_workers])
-        )
+        return gang if stands <= turn[2] else replace(gang, workers=gang.least)
 
     def _assign(self, gang: Gang, chosen: list[int]) -> None:
-        nodes = self._nodes
-        holds = []
-        assignments = []
-        for worker, at in zip(gang.workers, chosen, strict=False):
-            to = nodes.assign(at, worker, self._now_ms)
-            hold = Hold(worker.replica, worker.needs, to.gpus, to.ports, self._now_ms)
-            self._take(at, hold)
-            holds.append((at, hold))
-            assignments.append(to)
-        port = nodes.rendezvous_port(chosen[0], gang.id, self._now_ms)
-        self._take(chosen[0], Hold(gang.id, Needs(), ports=(port,)))
+        assignments, holds = self._seat(gang.workers, chosen)
+        port = self._nodes.rendezvous_port(chosen[0], gang.id, self._now_ms)
+        self._nodes.take_port(chosen[0], port)
+        self._undo.append(partial(self._nodes.give_port, chosen[0], port))
         self._use(gang, gang.workers[: len(chosen)], 1)
         after = self._waits_for(holds)
         self._places[gang.id] = Place(gang.id, tuple(assignments), port, after)
+
+    def _seat(
+        self, workers: Sequence[Worker], chosen: list[int]
+    ) -> tuple[list[Assignment], list[tuple[int, Hold]]]:
+        """Give the first of these workers what they need of the chosen nodes."""
+        assignments, holds = [], []
+        for worker, at in zip(workers, chosen, strict=False):
+            to = self._nodes.assign(at, worker, self._now_ms)
+            hold = Hold(worker.replica, worker.needs, to.gpus, to.ports, self._now_ms)
+            self._take(at, hold)
+            assignments.append(to)
+            holds.append((at, hold))
+        return assignments, holds
 
     def _waits_for(self, holds: Iterable[tuple[int, Hold]]) -> tuple[str, ...]:
         """The gangs that must leave before all this is really free; () if it is."""
@@ -546,7 +550,7 @@ class _Walk:
             return
         if part.what is _What.WHOLE:
             self._evicted[id] = (part.running, by.id)
-            self._push(_Source(_From.YIELDED, kind_of(part.running.gang), yielded=part.running))
+            self._push(_Source(_From.YIELDED, yielded=part.running))
             return
         if id in self._evicted:
             return
@@ -595,7 +599,7 @@ class _Walk:
         size = equal_size(gang)
         if size is None or not size.needs.gpus:
             return 0
-        workers = gang.min_workers or len(gang.workers)
+        workers = len(gang.least)
         fitting = int(np.minimum(self._nodes.row(size).copies, workers).sum())
         return (workers - fitting) * size.needs.gpus * size.needs.gpu_millis
 
@@ -655,18 +659,13 @@ class _Walk:
         chosen = choose_nodes(adding, self._nodes, self._index.admitted(gang))
         if chosen is None or not self._pays(running, len(chosen)):
             return
-        added, holds = [], []
-        for worker, at in zip(more, chosen, strict=False):
-            to = self._nodes.assign(at, worker, self._now_ms)
-            hold = Hold(worker.replica, worker.needs, to.gpus, to.ports, self._now_ms)
-            self._take(at, hold)
-            added.append((worker, to))
-            holds.append((at, hold))
+        assignments, holds = self._seat(more, chosen)
         if self._waits_for(holds):  # it can restart with them at once, or stays as it is
             for at, hold in holds:
                 self._give(at, hold)
             return
-        self._use(gang, more[: len(added)], 1)
+        self._use(gang, more[: len(chosen)], 1)
+        added = zip(more, assignments, strict=False)
         self._grown[gang.id] = replace(running, held=(*running.held, *added))
 
     def _pays(self, running: Running, more: int) -> bool:

@@ -7,10 +7,10 @@ from itertools import accumulate
 from math import ceil, floor, log2
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leptonai.core.resources import MILLIS
 from leptonai.core.scheduler.elastic import Curve
+from leptonai.core.scheduler.nodes import Floats, Ints
 from leptonai.core.scheduler.values import Gang, NodeView, Running, Snapshot, Worker
 
 DAY_MS = 24 * 3_600_000
@@ -22,9 +22,6 @@ MAX_OFFERS = 20  # gangs without a promise for which room is looked for at a tim
 ROUNDING_MS = 5  # set aside besides for an elastic gang: instants are whole milliseconds
 MAX_ANEW = 4  # times that all promises are made anew, to mend some
 MAX_TRIES = 4  # to say by when a refused gang could be done
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 # --- what is promised ----------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def standing(
     worst: tuple[Standing, Quota | None] = (Standing.WITHIN, None)
     for quota in quotas:
         asked = Usage()
-        asked.add(gang.workers[: gang.min_workers or None])
+        asked.add(gang.least)
         if not exceeded(quota, used(quota), asked):
             continue
         if not (quota.borrow and gang.preemptible):

@@ -42,7 +42,7 @@ def feasible(gang: Gang, nodes: Iterable[NodeView]) -> Reason | None:
     for worker in gang.workers:
         if not any(_copies_when_empty(kind, worker) for kind in kinds):
             return _too_large(worker.needs, admitted)
-    workers = gang.workers[: gang.min_workers or None]
+    workers = gang.least
     counts = Counter(worker.needs for worker in workers)
     if gang.apart and len(workers) > len(admitted):
         return Reason(
@@ -178,7 +178,7 @@ def no_room(gang: Gang, index: Index, held: Held) -> Reason:
     key = scarce.name, affinity_of(gang)
     if key not in held:
         held[key] = _holders(scarce, index, here)
-    many = gang.min_workers or len(gang.workers)
+    many = len(gang.least)
     room = min(many, int(nodes.row(WorkerSize(needs, 0)).copies[here].sum()))
     if many > 1:
         each = "each" if len({worker.needs for worker in gang.workers}) == 1 else "and less"

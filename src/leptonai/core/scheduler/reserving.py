@@ -21,7 +21,7 @@ def keep_room(gang: Gang, nodes: Nodes, admitted: Bools | None) -> bool:
         False, and keeps nothing, where the gang would not fit even then.
     """
     size = equal_size(gang)
-    wanted = gang.min_workers or len(gang.workers)
+    wanted = len(gang.least)
     if size is None:
         return _keep_for_unequal(gang, nodes, admitted)
     copies = nodes.copies_when_ended(size)

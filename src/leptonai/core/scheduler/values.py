@@ -91,6 +91,11 @@ class Gang:
         gpus = sum(w.needs.gpus * w.needs.gpu_millis for w in self.workers) / MILLIS
         object.__setattr__(self, "gpus", gpus or 1.0)
 
+    @property
+    def least(self) -> tuple[Worker, ...]:
+        """The workers without which it does not run."""
+        return self.workers[: self.min_workers or None]
+
     def admits(self, node: NodeView) -> bool:
         """Whether its affinity lets it use this node."""
         return (
