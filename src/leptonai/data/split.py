@@ -90,7 +90,7 @@ def divide(
             f"the shares {told or '(none)'} are not positive numbers that add up to 1",
             hint="for example train=0.8, test=0.2",
         )
-    drawn = _mixed(keys, seed)
+    drawn = mixed(keys, seed)
     sides = np.zeros(len(keys), np.int64)
     classes = np.zeros(len(keys), np.int64) if labels is None else labels
     until = np.cumsum(list(shares.values()))[:-1]
@@ -104,7 +104,7 @@ def divide(
     return {name: np.flatnonzero(sides == number) for number, name in enumerate(shares)}
 
 
-def _mixed(keys: "NDArray[np.uint64]", seed: int) -> "NDArray[np.uint64]":
+def mixed(keys: "NDArray[np.uint64]", seed: int) -> "NDArray[np.uint64]":
     """SplitMix64: every bit of key and seed moves every bit of the answer.
 
     Source: Steele, Lea, Flood 2014, "Fast Splittable Pseudorandom Number Generators".

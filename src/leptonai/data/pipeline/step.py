@@ -1,0 +1,65 @@
+"""What a pipeline is made of: `Step`, one transformation as a user asked for it.
+
+A step is its options, and is never changed: what it learns from the training data is a value of its
+own (`Learnt`), which the pipeline keeps beside it. So both can be written down: options and facts
+as JSON, arrays as safetensors, and nothing that is run when it is read.
+
+Shape letters: B samples of a batch, H, W, C of an image, T tokens or times, K columns.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from leptonai.data.chance import Chance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# What passes from one step to the next:
+#   "table"   a polars LazyFrame; the target is one of its columns
+#   "images"  an array [B, H, W, C], uint8 as decoded or float32 once normalised
+#   "texts"   a list of B texts
+#   "tokens"  integers [B, T]
+#   "series"  numbers [B, T, K]
+Form: TypeAlias = Literal["table", "images", "texts", "tokens", "series"]
+
+Batch: TypeAlias = Any  # of a form as above
+
+
+class Learnt(NamedTuple):
+    """What a step knows of the training data."""
+
+    facts: Mapping[str, Any] = MappingProxyType({})  # what JSON can say
+    arrays: "Mapping[str, NDArray[Any]]" = MappingProxyType({})
+
+
+# The training data as it comes to a step, from the beginning each time it is called. Of the form
+# "table" it gives one LazyFrame; of others, batch after batch.
+Training: TypeAlias = Callable[[], Iterator[Batch]]
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Its fields are its options; its name on disk is its tag. A concrete step says what form it
+    takes and gives, and checks its options when it is made (`InvalidRequest`)."""
+
+    takes: ClassVar[Form]
+    gives: ClassVar[Form]
+
+    def fit(self, training: Training) -> Learnt:
+        """Learn from the training data, and from it alone. Nothing unless overridden."""
+        return Learnt()
+
+    def transform(self, batch: Batch, learnt: Learnt, chance: Chance | None = None) -> Batch:
+        """The batch is not changed; a step may give it on as it is.
+
+        Args:
+            chance: what to draw from while training; None else, and then nothing is drawn: what
+                augments leaves the batch as it is.
+
+        Raises:
+            InvalidRequest: the batch is not as the training data was; says how.
+        """
+        raise NotImplementedError
