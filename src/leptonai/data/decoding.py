@@ -6,6 +6,7 @@ as well. None of it holds the interpreter's lock for long.
 
 An image is fitted to the asked size whatever its proportions: halved and so on by averaging until
 it is less than twice as large, then interpolated linearly. Orientation marks (EXIF) are not heeded.
+Machines of different kinds may round a pixel differently, by one level.
 """
 
 import io
@@ -40,8 +41,7 @@ class Decoder:
                 f"images cannot be decoded: {error.name} is not installed",
                 hint="pip install 'openlepton[data]'",
             ) from None
-        self._resize: Any = cv2.resize
-        self._linear, self._area = cv2.INTER_LINEAR, cv2.INTER_AREA
+        self._cv: Any = cv2
         self._jpeg: Any = simplejpeg
 
     def __reduce__(self) -> "tuple[type[Decoder], tuple[()]]":
@@ -57,11 +57,22 @@ class Decoder:
         image = self._decode_jpeg(data, height, width) if data[:3] == JPEG_MAGIC else None
         if image is None:
             image = _decode_other(data)
+        self._fit(image, out_HWC)
+
+    def _fit(self, image: "NDArray[np.uint8]", out_HWC: "NDArray[np.uint8]") -> None:
+        cv, (height, width, _) = self._cv, out_HWC.shape
         factor = min(image.shape[0] // height, image.shape[1] // width)
-        if factor > 1:
-            reduced = image.shape[1] // factor, image.shape[0] // factor
-            image = self._resize(image, reduced, interpolation=self._area)
-        self._resize(image, (width, height), dst=out_HWC, interpolation=self._linear)
+        # Intel's code, where there is any, takes half the time, and rounds no worse than OpenCV's
+        # own: but not the same, so nobody gets it unasked. A setting of this thread alone.
+        before = cv.ipp.useIPP_NotExact()
+        cv.ipp.setUseIPP_NotExact(True)
+        try:
+            if factor > 1:
+                reduced = image.shape[1] // factor, image.shape[0] // factor
+                image = cv.resize(image, reduced, interpolation=cv.INTER_AREA)
+            cv.resize(image, (width, height), dst=out_HWC, interpolation=cv.INTER_LINEAR)
+        finally:
+            cv.ipp.setUseIPP_NotExact(before)
 
     def _decode_jpeg(self, data: Bytes, height: int, width: int) -> "NDArray[np.uint8] | None":
         """At least of the asked size. None if libjpeg-turbo has any doubt; Pillow then tells what
