@@ -11,3 +11,20 @@ def plus_pid(batch):
 
 def end_of_the_process(batch):
     os._exit(1)
+
+
+def fail_at_13(batch):
+    if 13 in batch["id"].tolist():
+        raise KeyError("no such thing")
+    return batch
+
+
+class Unsendable(Exception):
+    """Whose arguments are not those that it hands on, so that pickle cannot make it again."""
+
+    def __init__(self, found, wanted):
+        super().__init__(f"{found} is not {wanted}")
+
+
+def fail_unsendably(batch):
+    raise Unsendable(1, 2)

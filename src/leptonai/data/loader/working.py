@@ -5,7 +5,10 @@ Whoever makes them and however long it takes, they come in the order they were a
 
 import inspect
 import multiprocessing
+import os
 import pickle
+import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -121,7 +124,31 @@ _received: Recipe  # in a process that makes batches: sent once, not with each s
 def _receive(recipe: Recipe) -> None:
     global _received
     _received = recipe
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    """Else a parent that is killed leaves its workers behind: they hold both ends of their pipe."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _make_received(step: Step) -> Made:
-    return _received.make(step)
+    try:
+        return _received.make(step)
+    except Exception as error:
+        if _can_be_sent(error):
+            raise
+        in_words = "".join(traceback.format_exception_only(error)).strip()
+    raise RuntimeError(in_words)
+
+
+def _can_be_sent(error: Exception) -> bool:
+    """One that cannot be read on arrival would look like a process that has died."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  (it is our own)
+    except Exception:
+        return False
+    return True
