@@ -37,8 +37,8 @@ format: install-all  ## put the code into its format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench-data: install-test  ## measure how fast data is loaded, beside other loaders that are installed
-	@$(BIN)/python -m benchmarks.data_loading
+bench-data: install-test  ## measure how fast data is committed and loaded, beside its peers, and write the table
+	@$(BIN)/python -m benchmarks.data
 
 bench: install-test  ## measure, and write the table to benchmarks/results/
 	@$(BIN)/python -m benchmarks
