@@ -1,7 +1,7 @@
 """`Dataset`: what a person holds, whether it was committed or lies in a directory."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, overload
 
@@ -19,6 +19,7 @@ from leptonai.errors import InvalidRequest
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
     from leptonai.data.commit import Progress
+    from leptonai.data.quality.report import Report
 
 
 class Sample(NamedTuple):
@@ -128,6 +129,11 @@ class Dataset:
         labels = self.records.labels
         return labels if labels is None or self._chosen is None else labels[self._chosen]
 
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """[N]: of these samples among the records'."""
+        return np.arange(len(self.records)) if self._chosen is None else self._chosen
+
     def __len__(self) -> int:
         return len(self.records) if self._chosen is None else len(self._chosen)
 
@@ -191,6 +197,35 @@ class Dataset:
         chosen = keys if self._chosen is None else keys[self._chosen]
         parts = divide(chosen, shares, seed=seed, labels=labels)
         return {name: self.only(at) for name, at in parts.items()}
+
+    # --- what is wrong with them -----------------------------------------------------------------
+
+    def check(
+        self,
+        *,
+        against: "Dataset | str | None" = None,
+        schema: Mapping[str, str] | None = None,
+        fail_on: Mapping[str, float] | Collection[str] = (),
+        client: "LeptonClient | None" = None,
+        progress: "Progress | None" = None,
+    ) -> "Report":
+        """Measure what commonly is wrong with data: `report.failed` is what failed, and
+        `report.findings` says where.
+
+        Args:
+            against: an earlier version, that schema and drift are measured against.
+            schema: the columns expected, and their types; in place of those of `against`.
+            fail_on: gates that fail past their threshold, where others warn: `["missing"]`, or
+                `{"missing": 0.1}`. `leptonai.data.quality.gates.GATES` are those there are.
+            progress: is told, now and then, how many bytes are done, and of how many.
+
+        Raises:
+            InvalidRequest: there is no such gate, or there are no samples.
+        """
+        from leptonai.data.quality.check import check
+
+        earlier = Dataset.get(against, client=client) if isinstance(against, str) else against
+        return check(self, against=earlier, schema=schema, fail_on=fail_on, progress=progress)
 
     def _own_splits(self) -> "dict[str, Dataset]":
         names, columns = self.records.splits, self.records.columns

@@ -103,6 +103,13 @@ class LocalFolder:
             for one in at
         ]
 
+    def file_paths(self) -> list[str]:
+        return self._paths
+
+    def scannable(self, file: int) -> Path:
+        """Where a whole file lies."""
+        return self._root / self._paths[file]
+
     def _read(self, name: str, start: int, size: int) -> bytes:
         try:
             fd = os.open(self._root / name, os.O_RDONLY | os.O_CLOEXEC)

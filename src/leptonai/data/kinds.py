@@ -253,9 +253,9 @@ def _table(kind: Kind, listing: Listing, read: Read) -> Described:
     splits = [SPLITS.get(_stem(path), "") for path in listing.paths]
     names = _split_names(splits)
     columns = dict(table.columns)
-    if names and "row_file" in columns:
+    if names:
         of_file = _numbered("split", splits, names, np.uint8)["split"]
-        columns["split"] = of_file[columns["row_file"]]
+        columns["split"] = of_file[columns["row_file"]] if "row_file" in columns else of_file
     return Described(schema=table.schema, splits=names, header=table.header, columns=columns)
 
 

@@ -99,7 +99,7 @@ def read_table(path: str, content: Content) -> tuple[list[str], Iterator[tuple[i
     check_text(path, content)
     text = bytes(content).removeprefix(BOM).decode()
     header_line = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, header_line))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(path, header_line))
     header = [name.strip() for name in next(reader, [])]
     if not header:
         raise InvalidRequest(f"{path} is empty", hint="fill it or remove it")
@@ -146,7 +146,7 @@ def _csv_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Ar
     check_text(path, content)
     view = memoryview(content)
     first = bytes(view[:BLOCK_BYTES]).removeprefix(BOM).partition(b"\n")[0].decode(errors="replace")
-    delimiter = _delimiter(path, first)
+    delimiter = delimiter_of(path, first)
     ends, counts, lines = _line_ends(view, ord(delimiter))
     starts = np.concatenate([[0], ends[:-1] + 1])
     header = next(
@@ -297,12 +297,12 @@ def _newlines(view: memoryview) -> Iterator[int]:
 
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
-_MISSING = frozenset({"", "na", "nan", "null", "none", "n/a"})
+MISSING = frozenset({"", "na", "nan", "null", "none", "n/a"})
 _WIDER = {("integer", "number"): "number", ("time", "text"): "text"}
 
 
 def _type_of_texts(values: Sequence[str]) -> str:
-    present = [value.strip() for value in values if value.strip().lower() not in _MISSING]
+    present = [value.strip() for value in values if value.strip().lower() not in MISSING]
     if not present:
         return "text"
     for type, fits in (
@@ -406,7 +406,7 @@ def _check_fields(path: str, line: int, fields: int, expected: int) -> None:
         )
 
 
-def _delimiter(path: str, header: str) -> str:
+def delimiter_of(path: str, header: str) -> str:
     if _ending(path) == "tsv":
         return "\t"
     return ";" if ";" in header and "," not in header else ","

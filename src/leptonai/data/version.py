@@ -3,6 +3,7 @@
 import mmap
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leptonai.data.columns import map_file
@@ -104,6 +105,19 @@ class Version:
         columns = self.manifest.columns
         start, size = int(columns["at"][file]), int(columns["size"][file])
         return self._object(int(columns["object"][file]))[start : start + size]
+
+    def file_paths(self) -> list[str]:
+        return self.manifest.paths()
+
+    def scannable(self, file: int) -> Path | memoryview:
+        """A whole file for a program that reads files itself: where it lies, if it is an object of
+        its own; else its bytes, which are few."""
+        columns = self.manifest.columns
+        number = int(columns["object"][file])
+        if columns["size"][file] == columns["object_size"][number]:
+            self._object(number)  # fetched, and whole
+            return self._shelf.path(self.manifest.objects[number])
+        return self.read_file(file)
 
     def _object(self, number: int) -> memoryview:
         # Threads may map one twice, or drop what another has just read: views keep their mapping.
