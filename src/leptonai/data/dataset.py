@@ -76,6 +76,7 @@ class Dataset:
         *,
         type: str | None = None,
         lineage: dict[str, str] | None = None,
+        fail_on: Mapping[str, float] | Collection[str] = (),
         client: "LeptonClient | None" = None,
         progress: "Progress | None" = None,
     ) -> "Dataset":
@@ -85,12 +86,23 @@ class Dataset:
             source: a directory or file; or s3://, gs://, az://, https://.
             type: what the data is; found out if not given.
             lineage: what it was made from, besides source and parent: role → reference.
+            fail_on: gates that must hold, as `check` has them; schema and drift against the newest
+                version so far. What they measured is kept with the version.
             progress: is told, now and then, how many bytes are done, and of how many.
+
+        Raises:
+            GatesFailed: a gate does not hold; no version was made.
         """
         from leptonai.data.workspace import create
 
         return create(
-            name, source, kind=_kind(type), lineage=lineage, client=client, progress=progress
+            name,
+            source,
+            kind=_kind(type),
+            lineage=lineage,
+            fail_on=fail_on,
+            client=client,
+            progress=progress,
         )
 
     @classmethod

@@ -25,7 +25,7 @@ from leptonai.data.quality.columns import (
 )
 from leptonai.data.quality.copies import Samples
 from leptonai.data.quality.drift import Profile, drift
-from leptonai.data.quality.gates import GATES, parse_gates
+from leptonai.data.quality.gates import GATES, thresholds
 from leptonai.data.quality.near import MAX_NEIGHBOURS
 from leptonai.data.quality.report import Found, Histogram, Report, Skipped, judge
 from leptonai.data.quality.times import time_checks
@@ -72,12 +72,8 @@ def check(
     Args:
         only: these gates; all, if not given.
     """
-    asked = (
-        parse_gates(f"{name}={limit}" for name, limit in fail_on.items())
-        if isinstance(fail_on, Mapping)
-        else parse_gates(fail_on)
-    )
-    wanted = {*GATES} if only is None else {*parse_gates(only)}
+    asked = thresholds(fail_on)
+    wanted = {*GATES} if only is None else {*only}
     if not len(dataset):
         raise InvalidRequest(
             "there are no samples to check", hint="name data that has some: `leptonai dataset list`"

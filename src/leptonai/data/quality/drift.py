@@ -115,16 +115,16 @@ def js_distance(
 def binned(
     before: NDArray[np.float64], now: NDArray[np.float64]
 ) -> tuple[list[float], NDArray[np.float64], NDArray[np.float64]]:
-    """Edges at the deciles of before (of now, if there was nothing), and how many are between.
-    A value that is more than a tenth of all has a bin of its own."""
+    """Edges at the deciles of before (of now, if there was nothing), and how many are up to each.
+    A value that is several deciles has a bin of its own."""
     of = before if len(before) else now
-    inner = np.unique(np.quantile(of, np.linspace(0, 1, BINS + 1), method="inverted_cdf")[:-1])
-    if float(inner[-1]) < float(of.max()):  # what is most often is above its own edge
-        inner = np.append(inner, np.nextafter(inner[-1], np.inf))
+    deciles = np.quantile(of, np.arange(1, BINS) / BINS, method="inverted_cdf")
+    often = deciles[1:][np.diff(deciles) == 0]
+    inner = np.unique(np.concatenate([deciles, np.nextafter(often, -np.inf)]))
     low = min(float(each.min()) for each in (before, now) if len(each))
     high = max(float(each.max()) for each in (before, now) if len(each))
     counts = [
-        np.bincount(np.searchsorted(inner, each, side="right"), minlength=len(inner) + 1)
+        np.bincount(np.searchsorted(inner, each, side="left"), minlength=len(inner) + 1)
         for each in (before, now)
     ]
     edges = [min(low, float(inner[0])), *inner.tolist(), max(high, float(inner[-1]))]

@@ -1,7 +1,7 @@
 """The gates there are, and the thresholds they have unless somebody says otherwise."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from leptonai.errors import InvalidRequest
@@ -51,6 +51,13 @@ GATES: Mapping[str, Gate] = {
         Gate("drift", "population stability index against an earlier version", 0.25, notable=0.1),
     )
 }
+
+
+def thresholds(fail_on: Mapping[str, float] | Collection[str]) -> dict[str, float]:
+    """Of `{"missing": 0.1}`, `["missing"]` and `["missing=0.1"]`. Raises as `parse_gates`."""
+    if isinstance(fail_on, Mapping):
+        return parse_gates(f"{name}={limit}" for name, limit in fail_on.items())
+    return parse_gates([fail_on] if isinstance(fail_on, str) else fail_on)
 
 
 def parse_gates(texts: Iterable[str]) -> dict[str, float]:

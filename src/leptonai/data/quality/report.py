@@ -108,19 +108,15 @@ class GatesFailed(InvalidRequest):
     """A dataset is not as somebody asked for; `report` says in what."""
 
     def __init__(self, report: Report) -> None:
-        told = ", ".join(told_outcome(each) for each in report.failed)
+        worst: dict[str, Finding] = {}
+        for each in report.findings:
+            worst.setdefault(each.gate, each)
+        told = "; ".join(_told(each, worst[each.gate]) for each in report.failed)
         super().__init__(
-            f"{report.dataset or 'the data'} failed: {told}",
-            hint=next((each.hint for each in report.findings if each.severity == "fail"), ""),
+            f"{report.dataset or 'the data'} failed {told}",
+            hint=next(each.hint for each in report.findings if each.severity == "fail"),
         )
         self.report = report
-
-
-def told_outcome(outcome: Outcome) -> str:
-    """`missing 0.12 (at most 0.05)`"""
-    limit = "at least" if GATES[outcome.gate].at_least else "at most"
-    number = "" if outcome.number is None else f" {outcome.number:.4g}"
-    return f"{outcome.gate}{number} ({limit} {outcome.threshold:g})"
 
 
 def judge(
@@ -164,6 +160,12 @@ def judge(
 def shortened(value: object) -> str:
     text = "" if value is None else str(value)
     return text if len(text) <= MAX_TEXT_CHARS else text[: MAX_TEXT_CHARS - 1] + "…"
+
+
+def _told(outcome: Outcome, worst: Finding) -> str:
+    """`missing=0.05 with 0.12: age has no value in 12 of 100 rows, as in sales.csv:17`"""
+    example = f", as in {worst.examples[0].where}" if worst.examples else ""
+    return f"{outcome.gate}={outcome.threshold:g} with {outcome.number:.4g}: {worst.what}{example}"
 
 
 def _finding(found: Found, gate: Gate, threshold: float, asked: bool) -> Finding:
