@@ -171,7 +171,7 @@ def _told(outcome: Outcome, worst: Finding) -> str:
 def _finding(found: Found, gate: Gate, threshold: float, asked: bool) -> Finding:
     assert math.isfinite(found.number), found
     past = gate.is_past(found.number, threshold)
-    by_chance = past and not gate.is_past(found.number, found.chance)
+    by_chance = past and found.number <= found.chance
     return Finding(
         gate=gate.name,
         severity="info" if not past or by_chance else "fail" if asked else "warn",
