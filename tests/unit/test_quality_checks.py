@@ -79,8 +79,9 @@ def test_many_things_alike_cost_no_more_than_their_neighbours_and_it_says_so():
 
 
 def test_texts_are_near_whatever_their_case_and_spaces_and_for_a_word_at_their_end():
-    words = [f"word{n * n % 97}" for n in range(80)]
-    texts = [" ".join(words), " ".join(words).upper() + "  !", " ".join(words[::-1]), "", "", "a"]
+    words = [f"{n * n * 2_654_435_761 % 1_000_003:x}" for n in range(80)]
+    other = [f"{n * n * n * 40_503 % 999_983:x}" for n in range(80)]
+    texts = [" ".join(words), " ".join(words).upper() + "  !", " ".join(other), "", "", "a"]
     signed = np.array([signature(text) for text in texts])
     pairs, complete = near_texts(signed, np.array([1, 2, 3, 4, 4, 5], np.uint64))
     assert (pairs.tolist(), complete) == ([[0, 1]], True)

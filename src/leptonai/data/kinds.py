@@ -65,6 +65,11 @@ def parse_kind(text: str) -> Kind:
     raise InvalidRequest(f"there is no type {text!a}", hint=f"types are {', '.join(KINDS)}")
 
 
+def is_held_out(part: str) -> bool:
+    """Whether a part of this name is there to examine, not to teach."""
+    return SPLITS.get(part.lower(), "train") != "train"
+
+
 def kind_of(listing: Listing) -> Kind:
     """The most telling type that the names allow; `files` if none does."""
     paths = listing.paths
@@ -253,9 +258,9 @@ def _table(kind: Kind, listing: Listing, read: Read) -> Described:
     splits = [SPLITS.get(_stem(path), "") for path in listing.paths]
     names = _split_names(splits)
     columns = dict(table.columns)
-    if names:
+    if names and "row_file" in columns:
         of_file = _numbered("split", splits, names, np.uint8)["split"]
-        columns["split"] = of_file[columns["row_file"]] if "row_file" in columns else of_file
+        columns["split"] = of_file[columns["row_file"]]
     return Described(schema=table.schema, splits=names, header=table.header, columns=columns)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -288,23 +287,27 @@ def _known_contents(dataset: "Dataset") -> NDArray[np.uint64] | None:
     """Of a committed version they are known without reading: the first 64 bits of SHA-256."""
     if not isinstance(dataset.records, Version):
         return None
-    return dataset.records.keys()[dataset.numbers]
+    return dataset.records.keys()[_numbers(dataset)]
 
 
 def _hashed(dataset: "Dataset") -> NDArray[np.uint64]:
     found = np.zeros(len(dataset), np.uint64)
-    for at, number in enumerate(dataset.numbers.tolist()):
-        place = dataset.records.scannable(number)
-        assert isinstance(place, Path), "of a version the digests are known"
-        with place.open("rb") as file:
+    for at, number in enumerate(_numbers(dataset).tolist()):
+        path, _, _ = dataset.records.place_of(number)  # of a version the digests are known
+        with path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
         found[at] = int.from_bytes(digest, "little")
     return found
 
 
+def _numbers(dataset: "Dataset") -> NDArray[np.int64]:
+    """[N]: of its samples among the records'."""
+    return np.arange(len(dataset)) if dataset.chosen is None else dataset.chosen
+
+
 def _samples_of(dataset: "Dataset", content: NDArray[np.uint64]) -> Samples:
     columns = dataset.records.columns
-    splits = columns["split"][dataset.numbers] if "split" in columns else None
+    splits = columns["split"][_numbers(dataset)] if "split" in columns else None
     return Samples(
         content,
         dataset.path_of,
@@ -327,7 +330,7 @@ def _classes_of(dataset: "Dataset") -> dict[str, int]:
 
 def _boxes_of(dataset: "Dataset") -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
     """Boxes, the sample that each is of, their classes."""
-    columns, numbers = dataset.records.columns, dataset.numbers
+    columns, numbers = dataset.records.columns, _numbers(dataset)
     ends = columns["box_end"].astype(np.int64)
     starts = np.concatenate([[0], ends[:-1]])
     counts = (ends - starts)[numbers]

@@ -11,6 +11,7 @@ from leptonai.data.quality.report import Example, Found
 
 FAR_OUT = 3.0  # interquartile ranges beyond the quartiles
 MANY_DEVIATIONS = 3.5
+MOSTLY = 0.9  # of a column's texts are numbers: it was meant to hold numbers
 
 
 class Counts(NamedTuple):
@@ -21,6 +22,7 @@ class Counts(NamedTuple):
     infinite: int = 0
     unfit: int = 0  # not of its type
     lost: int = 0  # texts with characters that were lost
+    numbers: int = 0  # texts that are numbers
 
 
 class Fence(NamedTuple):
@@ -33,31 +35,30 @@ class Fence(NamedTuple):
 def column_checks(counts: Mapping[str, Counts], types: Mapping[str, str]) -> list[Found]:
     found: list[Found] = []
     for name, of in counts.items():
-        total, type = max(1, of.rows), types[name]
-        for gate, count, what, hint in (
-            (
-                "missing",
-                of.missing,
-                "no value",
-                "drop the column: it holds nothing"
-                if of.missing == of.rows
-                else "fill it (a median, a class of its own), or leave out the rows",
-            ),
-            ("unfit", of.unfit, f"what is no {type}", f"correct it, or let {name} be text"),
-            ("infinite", of.infinite, "an infinite value", "see where it was divided by zero"),
-            ("lost", of.lost, "lost characters (\ufffd or NUL)", "save the source again as UTF-8"),
-        ):
-            if (gate == "infinite" and type != "number") or (gate == "lost" and type != "text"):
-                continue
-            found.append(
-                Found(
-                    {"unfit": "types", "lost": "encoding"}.get(gate, gate),
-                    count / total,
-                    f"{name} has {what} in {count:,} of {of.rows:,} rows",
-                    where=name,
-                    hint=hint,
-                )
+        present, meant, unfit = of.rows - of.missing, types[name], of.unfit
+        if meant == "text" and MOSTLY * present <= of.numbers < present:
+            meant, unfit = "number", present - of.numbers
+        fill = "fill it (a median, a class of its own), or leave out the rows"
+        drop = "drop the column: it holds nothing"
+        told = [
+            ("missing", of.missing, "no value", fill if present else drop),
+            ("types", unfit, f"what is no {meant}", "correct it, or leave it empty"),
+        ]
+        if types[name] == "number":
+            told.append(("infinite", of.infinite, "infinity", "see what was divided by zero"))
+        if types[name] == "text":
+            lost = "lost characters (\ufffd or NUL)"
+            told.append(("encoding", of.lost, lost, "save the source again as UTF-8"))
+        found += [
+            Found(
+                gate,
+                count / max(1, of.rows),
+                f"{name} has {what} in {count:,} of {of.rows:,} rows",
+                where=name,
+                hint=hint,
             )
+            for gate, count, what, hint in told
+        ]
     return found
 
 

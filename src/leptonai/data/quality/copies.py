@@ -113,7 +113,9 @@ def no_splits(samples: Samples) -> str:
     if samples.splits is None or not named:
         return "the data has no splits"
     filled = [n for n in named if bool((samples.splits == n).any())]
-    return "" if len(filled) > 1 else f"all samples are in {samples.split_names[named[0]]}"
+    if len(filled) > 1:
+        return ""
+    return f"all samples are in {samples.split_names[filled[0]]}" if filled else "none has a split"
 
 
 def _leaks(

@@ -1,7 +1,9 @@
 """A dataset's table as Polars sees it, read piece by piece however large it is.
 
-Every pass over it streams. What is kept of all rows is a few bytes a row; what needs values side by
-side, a median say, is taken of a sample of rows, and the report says of how many.
+`Dataset.frame` refuses a value that is not of its column's type; here such values are counted. So
+files are scanned by Polars itself, a CSV as texts. Every pass over it streams. What is kept of all
+rows is a few bytes a row; what needs values side by side, a median say, is taken of a sample of
+rows, and the report says of how many.
 """
 
 import io
@@ -13,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leptonai.data.frames import NULLS, TableRecords
 from leptonai.data.kinds import LABEL_COLUMNS, TABLES
 from leptonai.data.quality.columns import Counts, Fence
 from leptonai.data.quality.drift import Profile
 from leptonai.data.quality.report import MAX_EXAMPLES, Example, shortened
-from leptonai.data.records import Bytes
-from leptonai.data.tables import MISSING, delimiter_of
+from leptonai.data.tables import delimiter_of, ending_of
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -73,27 +75,20 @@ class Frame:
 def frame_of(dataset: "Dataset") -> Frame | None:
     """None of what is no table."""
     records, columns = dataset.records, dataset.records.columns
-    names = records.file_paths()
-    if not all(_ending(name) in TABLES for name in names):
+    if "row_file" not in columns or ending_of(records.path_of(0)) not in TABLES:
         return None
-    numbers = None if len(dataset) == len(records) else np.sort(dataset.numbers)
-    if "row_file" in columns:
-        files = list(range(len(names)))
-        rows = np.bincount(columns["row_file"], minlength=len(names))
-        splits = columns.get("split")
-    else:  # of Parquet a sample is a file
-        files = list(range(len(names))) if numbers is None else numbers.tolist()
-        numbers = None
-        rows = np.array([_parquet_rows(records.scannable(file)) for file in files], np.int64)
-        of_file = columns.get("split")
-        splits = None if of_file is None else np.repeat(of_file[files], rows)
+    files, first, rows = np.unique(columns["row_file"], return_index=True, return_counts=True)
+    names = [records.path_of(int(row)) for row in first]
+    numbers = None if dataset.chosen is None else np.sort(dataset.chosen)
+    splits = columns.get("split")
     types = {each.name: "text" if each.type == "class" else each.type for each in records.schema}
     used = {
         name: type
         for name, type in types.items()
         if type in ("integer", "number", "boolean", "text", "time")
     }
-    lazy, unfit = _scanned([(names[file], records.scannable(file)) for file in files], used)
+    sources = [_source(records, int(file)) for file in files]
+    lazy, unfit = _scanned([*zip(names, sources, strict=True)], used)
     if numbers is not None:
         chosen = _numbered(lazy).filter(_among(numbers))
         lazy = chosen.drop(ROW)
@@ -103,10 +98,10 @@ def frame_of(dataset: "Dataset") -> Frame | None:
         lazy=lazy,
         types=used,
         rows=int(rows.sum()) if numbers is None else len(numbers),
-        paths=[names[file] for file in files],
+        paths=names,
         ends=np.cumsum(rows),
         numbers=numbers,
-        header=_ending(names[0]) in ("csv", "tsv"),
+        header=ending_of(names[0]) in ("csv", "tsv"),
         splits=splits,
         unfit=unfit,
         left_out=tuple(name for name in types if name not in used),
@@ -129,6 +124,7 @@ def counted(frame: Frame) -> dict[str, Counts]:
             wanted.append(column.is_infinite().sum().alias(f"infinite{at}"))
         if type == "text":
             wanted.append(_lost(name).sum().alias(f"lost{at}"))
+            wanted.append(_is_number(name).sum().alias(f"numbers{at}"))
         if name in frame.unfit:
             wanted.append(pl.col(frame.unfit[name]).count().alias(f"unfit{at}"))
     row = frame.collect(frame.lazy.select(wanted)).row(0, named=True)
@@ -139,6 +135,7 @@ def counted(frame: Frame) -> dict[str, Counts]:
             row.get(f"infinite{at}") or 0,
             row.get(f"unfit{at}") or 0,
             row.get(f"lost{at}") or 0,
+            row.get(f"numbers{at}") or 0,
         )
         for at, name in enumerate(frame.types)
     }
@@ -297,19 +294,23 @@ def examples_of(
             case "encoding":
                 tests[gate, name] = _lost(name)
             case "types":
-                tests[gate, name] = pl.col(frame.unfit[name]).is_not_null()
+                told = frame.unfit.get(name)
+                of_text = ~(_missing(name, "text") | _is_number(name))
+                tests[gate, name] = pl.col(told).is_not_null() if told else of_text
             case "outliers":
                 tests[gate, name] = _beyond(name, fences[name])
     if not tests:
         return {}
-    told = [test.fill_null(False).alias(f"is{at}") for at, test in enumerate(tests.values())]
+    flags = [test.fill_null(False).alias(f"is{at}") for at, test in enumerate(tests.values())]
     shown = [
-        pl.col(frame.unfit[name] if gate == "types" else name).cast(pl.String).alias(f"value{at}")
+        pl.col(frame.unfit.get(name, name) if gate == "types" else name)
+        .cast(pl.String)
+        .alias(f"value{at}")
         for at, (gate, name) in enumerate(tests)
     ]
     rows = frame.collect(
         _numbered(frame.lazy)
-        .select(ROW, *told, *shown)
+        .select(ROW, *flags, *shown)
         .filter(pl.any_horizontal([f"is{at}" for at in range(len(tests))]))
         .head(EXAMPLE_ROWS)
     )
@@ -327,7 +328,7 @@ def examples_of(
 
 
 def _scanned(
-    files: Sequence[tuple[str, Path | Bytes]], types: Mapping[str, str]
+    files: Sequence[tuple[str, Path | bytes]], types: Mapping[str, str]
 ) -> tuple["pl.LazyFrame", dict[str, str]]:
     import polars as pl
 
@@ -335,11 +336,11 @@ def _scanned(
     unfit = {
         name: f"__unfit{at}"
         for at, (name, type) in enumerate(types.items())
-        if type != "text" and _ending(files[0][0]) in ("csv", "tsv")
+        if type != "text" and ending_of(files[0][0]) in ("csv", "tsv")
     }
     for path, source in files:
         scan = source if isinstance(source, Path) else io.BytesIO(source)
-        match _ending(path):
+        match ending_of(path):
             case "csv" | "tsv":
                 with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as text:
                     header = text.readline().decode(errors="replace")
@@ -400,8 +401,7 @@ def _present(name: str) -> "pl.Expr":
     import polars as pl
 
     text = pl.col(name).str.strip_chars()
-    missing = text.str.to_lowercase().is_in(sorted(MISSING))
-    return pl.when(~missing).then(text)
+    return pl.when(~text.is_in(NULLS)).then(text)
 
 
 def _typed(name: str, type: str) -> "pl.Expr":
@@ -452,6 +452,12 @@ def _lost(name: str) -> "pl.Expr":
     return pl.col(name).str.contains("[\ufffd\x00]").fill_null(False)
 
 
+def _is_number(name: str) -> "pl.Expr":
+    import polars as pl
+
+    return pl.col(name).cast(pl.Float64, strict=False).is_not_null()
+
+
 def _beyond(name: str, fence: Fence) -> "pl.Expr":
     import polars as pl
 
@@ -484,11 +490,13 @@ def _among(numbers: NDArray[np.int64]) -> "pl.Expr":
     return pl.col(ROW).is_in(pl.Series(numbers, dtype=pl.UInt32).implode())
 
 
-def _parquet_rows(source: Path | Bytes) -> int:
-    import polars as pl
-
-    scan = source if isinstance(source, Path) else io.BytesIO(source)
-    return int(pl.scan_parquet(scan).select(pl.len()).collect().item())
+def _source(records: "TableRecords", file: int) -> Path | bytes:
+    """Where a file lies, for Polars to read piece by piece; of one in a pack its bytes, which are
+    few."""
+    path, start, size = records.place_of(file)
+    if start == 0 and path.stat().st_size == size:
+        return path
+    return records.read_part(file, 0, size)
 
 
 def _label_among(types: Mapping[str, str]) -> str:
@@ -499,7 +507,3 @@ def _label_among(types: Mapping[str, str]) -> str:
 
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values[np.isfinite(values)]
-
-
-def _ending(path: str) -> str:
-    return path.rpartition(".")[2].lower()
