@@ -140,12 +140,12 @@ def judge(
         ]
         told.sort(key=lambda each: (*_badness(each), each.where, each.what))
         numbers = [each.number for each in found]
-        worst = min(numbers) if gate.at_least else max(numbers, default=0.0)
+        worst = (min if gate.at_least else max)(numbers, default=None)
         outcomes.append(
             Outcome(
                 gate=name,
                 result=told[0].severity if told else "ok" if found else "skipped",
-                number=told[0].number if told else worst if found else None,
+                number=told[0].number if told else worst,
                 threshold=threshold,
                 asked=name in asked,
                 findings=len(told),
