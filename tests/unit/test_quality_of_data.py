@@ -185,6 +185,15 @@ def test_a_large_table_is_sampled_and_the_report_says_so(tmp_path, monkeypatch):
     )
 
 
+def test_a_table_that_is_too_large_to_hold_is_scanned_and_says_the_same(tmp_path, monkeypatch):
+    text = people(500, _3="3,,inf,b", _20="20,many,100.5,a", _31="31,50,102.5,b")
+    root = table(table(tmp_path / "d", text, "train.csv"), people(90, start=7), "test.csv")
+    held = Dataset.from_local(root).check(against=Dataset.from_local(root))
+    monkeypatch.setattr(frames, "HELD_BYTES", 0)
+    assert Dataset.from_local(root).check(against=Dataset.from_local(root)) == held
+    assert results(held)["missing"] == ("info", 1 / 590)
+
+
 def test_some_rows_of_a_version_are_told_by_their_own_lines(tmp_path):
     root = table(tmp_path / "d", people(100, _60="60,,100.5,a", _61="61,,100.5,b"))
     data = committed(root, tmp_path / "shelf")

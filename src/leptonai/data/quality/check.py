@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from leptonai.data.commit import Progress
     from leptonai.data.dataset import Dataset
 
+NOTHING_EARLIER = "there is nothing to compare with: name an earlier version"
 MAX_SHOWN = 200  # classes and columns in the report's figures
 OF_COLUMNS = ("types", "missing", "infinite", "encoding", "outliers")
 OF_COPIES = ("duplicates", "label-conflicts", "leakage")
@@ -55,6 +56,7 @@ class _Seen:
     notes: list[str] = field(default_factory=list)
     profile: Profile | None = None
     classes: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, float] = field(default_factory=dict)
 
 
 def check(
@@ -77,15 +79,10 @@ def check(
         raise InvalidRequest(
             "there are no samples to check", hint="name data that has some: `leptonai dataset list`"
         )
-    seen = _look(dataset, wanted, progress)
-    measured = seen.measured
-    measured += _of_schema(dataset, against, schema)
-    drawn: list[Histogram] = []
-    if "drift" in wanted:
-        found, drawn = _of_drift(seen, against, progress)
-        measured += found
+    seen = _look(dataset, wanted if against is not None else wanted - {"drift"}, progress)
+    found, drawn = _of_drift(seen, against, progress) if "drift" in wanted else ([], [])
+    measured = [*seen.measured, *_of_schema(dataset, against, schema), *found]
     outcomes, findings = judge([each for each in measured if each.gate in wanted], asked)
-    missing = {} if seen.profile is None else seen.profile.missing
     return Report(
         dataset=_name_of(dataset),
         type=dataset.type,
@@ -96,7 +93,7 @@ def check(
         findings=findings,
         notes=tuple(seen.notes),
         classes=_largest(seen.classes),
-        missing={name: share for name, share in _largest(missing).items() if share},
+        missing={name: share for name, share in _largest(seen.missing).items() if share},
         drift=tuple(drawn),
     )
 
@@ -136,6 +133,7 @@ def _look_at_table(frame: frames.Frame, dataset: "Dataset", wanted: Collection[s
     if frame.left_out:
         seen.notes.append(f"not looked into: {', '.join(frame.left_out[:20])}")
     counts = frames.counted(frame)
+    seen.missing = {name: of.missing / max(1, of.rows) for name, of in counts.items()}
     if {*OF_COLUMNS} & {*wanted}:
         seen.measured += _of_columns(frame, counts, wanted, seen.notes)
     if "drift" in wanted:
@@ -350,7 +348,7 @@ def _of_schema(
         expected = [Field(name, type) for name, type in schema.items()]
         return schema_checks(expected, dataset.schema)
     if against is None:
-        return [Skipped("schema", "there is nothing to compare with: name an earlier version")]
+        return [Skipped("schema", NOTHING_EARLIER)]
     found = schema_checks(against.schema, dataset.schema, against.classes, dataset.classes)
     if against.type != dataset.type:
         what = f"the data is {dataset.type}, and was {against.type}"
@@ -362,8 +360,7 @@ def _of_drift(
     seen: _Seen, against: "Dataset | None", progress: "Progress | None"
 ) -> tuple[list[Measured], list[Histogram]]:
     if against is None:
-        reason = "there is nothing to compare with: name an earlier version"
-        return [Skipped("drift", reason)], []
+        return [Skipped("drift", NOTHING_EARLIER)], []
     if not len(against):
         return [Skipped("drift", "the earlier version has no samples")], []
     before = _look(against, {"drift"}, progress).profile

@@ -8,7 +8,7 @@ rows, and the report says of how many.
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from leptonai.data.dataset import Dataset
 
+HELD_BYTES = 256 << 20  # a table that is smaller is parsed once and held
 SAMPLED_ROWS = 200_000
 SAMPLED_CELLS = 20_000_000  # fewer rows of a table with many columns: 160 MB
 MAX_CATEGORIES = 1_000  # a column of more different values is no category
@@ -94,7 +95,7 @@ def frame_of(dataset: "Dataset") -> Frame | None:
         lazy = chosen.drop(ROW)
         splits = None if splits is None else splits[numbers]
     label = next((each.name for each in records.schema if each.type == "class"), "")
-    return Frame(
+    found = Frame(
         lazy=lazy,
         types=used,
         rows=int(rows.sum()) if numbers is None else len(numbers),
@@ -107,6 +108,11 @@ def frame_of(dataset: "Dataset") -> Frame | None:
         left_out=tuple(name for name in types if name not in used),
         label=label or _label_among(used),
     )
+    size = max(
+        sum(records.place_of(int(file))[2] for file in files),
+        8 * found.rows * len(used),  # packed, they are smaller than their values
+    )
+    return replace(found, lazy=found.collect(lazy).lazy()) if size <= HELD_BYTES else found
 
 
 # --- what is taken of a table --------------------------------------------------------------------
