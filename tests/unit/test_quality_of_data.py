@@ -228,6 +228,23 @@ def test_a_time_series_is_asked_for_its_times(tmp_path):
     assert found(report, "gaps")[0][2] == [("t.csv:9", "4h before 2026-01-01T08:00:00")]
 
 
+def test_series_that_share_a_table_are_told_apart_by_their_texts_and_other_texts_are_values(
+    tmp_path,
+):
+    apart = "when,shop,value\n" + "".join(
+        f"2026-01-{day:02},{shop},1\n" for day in range(1, 29) for shop in "ab"
+    )
+    one = "when,sky,value\n" + "".join(
+        f"2026-01-{day:02},{'ab'[day % 3 // 2]},1\n" for day in range(1, 29)
+    )
+    for text, note in (
+        (apart, "the time is when; rows alike in shop are a series"),
+        (one, "the time is when"),
+    ):
+        report = Dataset.from_local(table(tmp_path / "d", text), type="time series").check()
+        assert (results(report, but=("info",)), report.notes) == ({}, (note,))
+
+
 # --- images, texts, files ------------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ SAMPLED_ROWS = 200_000
 SAMPLED_CELLS = 20_000_000  # fewer rows of a table with many columns: 160 MB
 MAX_CATEGORIES = 1_000  # a column of more different values is no category
 EXAMPLE_ROWS = 10_000  # looked at for examples
+MAX_DISTINCT_TIMES = 0.6  # of all, where several series are in one table
 ROW = "__row"
 KNUTH = 2_654_435_761  # multiplicative hashing: scatters row numbers evenly
 TIME_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
@@ -265,7 +266,12 @@ def times_of(
     name = next((name for name, type in frame.types.items() if type == "time"), "")
     if not name:
         return None
-    keys = tuple(categories(frame))
+    stamped = frame.lazy.select(name).drop_nulls()
+    distinct, count = frame.collect(
+        stamped.select(pl.col(name).n_unique(), pl.len().alias(ROW))
+    ).row(0)
+    # Series side by side share their times; in one series a text is just another value.
+    keys = tuple(categories(frame)) if distinct <= MAX_DISTINCT_TIMES * count else ()
     series = pl.struct(keys).hash(0) if keys else pl.lit(0, pl.UInt64)
     taken = frame.collect(
         _numbered(frame.lazy)
