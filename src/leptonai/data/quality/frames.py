@@ -6,21 +6,19 @@ rows is a few bytes a row; what needs values side by side, a median say, is take
 rows, and the report says of how many.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leptonai.data.frames import NULLS, TableRecords
 from leptonai.data.kinds import LABEL_COLUMNS, TABLES
 from leptonai.data.quality.columns import Counts, Fence
 from leptonai.data.quality.drift import Profile
 from leptonai.data.quality.report import MAX_EXAMPLES, Example, shortened
-from leptonai.data.tables import delimiter_of, ending_of
+from leptonai.data.quality.scanning import scanned, source_of
+from leptonai.data.tables import ending_of
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -36,7 +34,6 @@ EXAMPLE_ROWS = 10_000  # looked at for examples
 MAX_DISTINCT_TIMES = 0.6  # of all, where several series are in one table
 ROW = "__row"
 KNUTH = 2_654_435_761  # multiplicative hashing: scatters row numbers evenly
-TIME_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
 
 
 @dataclass(frozen=True)
@@ -89,8 +86,8 @@ def frame_of(dataset: "Dataset") -> Frame | None:
         for name, type in types.items()
         if type in ("integer", "number", "boolean", "text", "time")
     }
-    sources = [_source(records, int(file)) for file in files]
-    lazy, unfit = _scanned([*zip(names, sources, strict=True)], used)
+    sources = [source_of(records, int(file)) for file in files]
+    lazy, unfit = scanned([*zip(names, sources, strict=True)], used)
     if numbers is not None:
         chosen = _numbered(lazy).filter(_among(numbers))
         lazy = chosen.drop(ROW)
@@ -157,11 +154,7 @@ def sampled_numbers(frame: Frame) -> tuple[dict[str, NDArray[np.float64]], int]:
         return {}, frame.rows
     most = max(1_000, min(SAMPLED_ROWS, SAMPLED_CELLS // len(names)))
     lazy = frame.lazy.select(names)
-    if frame.rows > most:
-        below = int(most / frame.rows * 2**32)
-        scattered = pl.col(ROW).cast(pl.UInt64) * KNUTH % 2**32
-        lazy = _numbered(lazy).filter(scattered < below).drop(ROW)
-    taken = frame.collect(lazy)
+    taken = frame.collect(_scattered(lazy, most / max(1, frame.rows)))
     values = {
         name: _finite(taken[name].cast(pl.Float64, strict=False).drop_nulls().to_numpy())
         for name in names
@@ -198,13 +191,8 @@ def profile_of(frame: Frame, counts: Mapping[str, Counts]) -> Profile:
     found = categories(frame)
     texts = [name for name, type in frame.types.items() if type == "text" and name not in found]
     if texts:
-        share = min(1.0, SAMPLED_ROWS / max(1, frame.rows))
-        scattered = pl.col(ROW).cast(pl.UInt64) * KNUTH % 2**32
-        lengths = frame.collect(
-            _numbered(frame.lazy.select(pl.col(texts).str.len_chars()))
-            .filter(scattered < int(share * 2**32))
-            .drop(ROW)
-        )
+        lazy = frame.lazy.select(pl.col(texts).str.len_chars())
+        lengths = frame.collect(_scattered(lazy, SAMPLED_ROWS / max(1, frame.rows)))
         for name in texts:
             of = lengths[name].drop_nulls().cast(pl.Float64).to_numpy()
             numbers[f"length of {name}"] = of
@@ -336,119 +324,6 @@ def examples_of(
     return found
 
 
-# --- how files become columns --------------------------------------------------------------------
-
-
-def _scanned(
-    files: Sequence[tuple[str, Path | bytes]], types: Mapping[str, str]
-) -> tuple["pl.LazyFrame", dict[str, str]]:
-    import polars as pl
-
-    parts = []
-    unfit = {
-        name: f"__unfit{at}"
-        for at, (name, type) in enumerate(types.items())
-        if type != "text" and ending_of(files[0][0]) in ("csv", "tsv")
-    }
-    for path, source in files:
-        scan = source if isinstance(source, Path) else io.BytesIO(source)
-        match ending_of(path):
-            case "csv" | "tsv":
-                with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as text:
-                    header = text.readline().decode(errors="replace")
-                raw = pl.scan_csv(
-                    scan,
-                    infer_schema=False,
-                    separator=delimiter_of(path, header),
-                    empty_string_is_null=False,
-                    with_column_names=lambda names: [name.strip() for name in names],
-                )
-                # A line without anything is no row.
-                raw = raw.filter(~pl.all_horizontal(pl.all().is_null()))
-                part = raw.select(
-                    *(_typed(name, type).alias(name) for name, type in types.items()),
-                    *(
-                        pl.when(_typed(name, types[name]).is_null())
-                        .then(_present(name))
-                        .alias(beside)
-                        for name, beside in unfit.items()
-                    ),
-                )
-            case "parquet":
-                part = _as_types(pl.scan_parquet(scan), types)
-            case _:
-                as_read = {
-                    "integer": pl.Int64(), "number": pl.Float64(), "boolean": pl.Boolean(),
-                }  # fmt: skip
-                schema = {name: as_read.get(type, pl.String()) for name, type in types.items()}
-                part = pl.scan_ndjson(scan, schema=schema).with_columns(
-                    _time(pl.col(name)).alias(name)
-                    for name, type in types.items()
-                    if type == "time"
-                )
-        parts.append(part)
-    return pl.concat(parts) if len(parts) > 1 else parts[0], unfit
-
-
-def _as_types(lazy: "pl.LazyFrame", types: Mapping[str, str]) -> "pl.LazyFrame":
-    import polars as pl
-
-    to: dict[str, Any] = {
-        "integer": pl.Int64, "number": pl.Float64, "boolean": pl.Boolean, "text": pl.String,
-        "time": pl.Datetime("us"),
-    }  # fmt: skip
-    found = lazy.collect_schema()
-    casts = []
-    for name, type in types.items():
-        column = pl.col(name)
-        if getattr(found[name], "time_zone", None):
-            column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-        elif isinstance(found[name], (pl.Duration, pl.Time)):
-            column = column.cast(pl.Int64)
-        casts.append(column.cast(to[type], strict=False).alias(name))
-    return lazy.select(casts)
-
-
-def _present(name: str) -> "pl.Expr":
-    import polars as pl
-
-    text = pl.col(name).str.strip_chars()
-    return pl.when(~text.is_in(NULLS)).then(text)
-
-
-def _typed(name: str, type: str) -> "pl.Expr":
-    import polars as pl
-
-    text = _present(name)
-    match type:
-        case "integer":
-            return text.cast(pl.Int64, strict=False)
-        case "number":
-            return text.cast(pl.Float64, strict=False)
-        case "boolean":
-            lower = text.str.to_lowercase()
-            return pl.when(lower.is_in(["true", "false"])).then(lower == "true")
-        case "time":
-            return _time(text)
-        case _:
-            return text
-
-
-def _time(text: "pl.Expr") -> "pl.Expr":
-    """ISO 8601; what names an offset becomes UTC."""
-    import polars as pl
-
-    joined = text.str.replace(" ", "T", literal=True)
-    zoned = joined.str.to_datetime(
-        "%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us", time_zone="UTC"
-    )
-    return pl.coalesce(
-        *(joined.str.to_datetime(each, strict=False, time_unit="us") for each in TIME_FORMATS),
-        zoned.dt.replace_time_zone(None),
-        text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")),
-    )
-
-
 def _missing(name: str, type: str) -> "pl.Expr":
     import polars as pl
 
@@ -492,6 +367,16 @@ def _counters(frame: Frame, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in maybe if distinct[name] == frame.rows)
 
 
+def _scattered(lazy: "pl.LazyFrame", share: float) -> "pl.LazyFrame":
+    """About this share of the rows, the same ones each time."""
+    import polars as pl
+
+    if share >= 1:
+        return lazy
+    drawn = pl.col(ROW).cast(pl.UInt64) * KNUTH % 2**32
+    return _numbered(lazy).filter(drawn < int(share * 2**32)).drop(ROW)
+
+
 def _numbered(lazy: "pl.LazyFrame") -> "pl.LazyFrame":
     return lazy.with_row_index(ROW)
 
@@ -500,15 +385,6 @@ def _among(numbers: NDArray[np.int64]) -> "pl.Expr":
     import polars as pl
 
     return pl.col(ROW).is_in(pl.Series(numbers, dtype=pl.UInt32).implode())
-
-
-def _source(records: "TableRecords", file: int) -> Path | bytes:
-    """Where a file lies, for Polars to read piece by piece; of one in a pack its bytes, which are
-    few."""
-    path, start, size = records.place_of(file)
-    if start == 0 and path.stat().st_size == size:
-        return path
-    return records.read_part(file, 0, size)
 
 
 def _label_among(types: Mapping[str, str]) -> str:
