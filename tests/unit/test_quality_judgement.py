@@ -17,7 +17,7 @@ from leptonai.data.quality.report import (
     Skipped,
     judge,
 )
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, from_wire
 
 
 def missing(share, column="age"):
@@ -125,9 +125,15 @@ def test_failing_says_which_gate_by_how_much_and_where():
     made = report(
         missing(0.2)._replace(examples=(Example("a.csv:2"),), hint="fill it"), missing=0.1
     )
-    failed = GatesFailed(made)
+    failed = GatesFailed.of(made)
     assert failed.message == ("people failed missing=0.1 with 0.2: age is missing, as in a.csv:2")
     assert (failed.hint, failed.report) == ("fill it", made)
+
+
+def test_other_refusals_keep_their_class_on_the_wire():
+    wired = from_wire(400, InvalidRequest("no", hint="yes").wire())
+    assert type(wired) is InvalidRequest
+    assert type(from_wire(400, GatesFailed("no", hint="yes").wire())) is GatesFailed
 
 
 def test_gates_are_named_with_a_threshold_or_with_the_usual_one():

@@ -78,7 +78,7 @@ def check(
         draw(report, Path(plot))
     print_json(report) if output == "json" else show(report)
     if report.failed:
-        raise GatesFailed(report)
+        raise GatesFailed.of(report)
     unchecked = [each for each in report.outcomes if each.asked and each.result == "skipped"]
     for each in unchecked:
         say(f"could not be checked: {each.gate}: {each.reason}")

@@ -152,7 +152,7 @@ def _held(
         Dataset(version, name=name), against=earlier, fail_on=gates, only=gates, progress=progress
     )
     if report.failed:
-        raise GatesFailed(report)
+        raise GatesFailed.of(report)
     return report.summary()
 
 

@@ -107,16 +107,21 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class GatesFailed(InvalidRequest):
     """A dataset is not as somebody asked for; `report` says in what."""
 
-    def __init__(self, report: Report) -> None:
+    code = "GatesFailed"
+    report: Report | None = None
+
+    @classmethod
+    def of(cls, report: Report) -> "GatesFailed":
         worst: dict[str, Finding] = {}
         for each in report.findings:
             worst.setdefault(each.gate, each)
         told = "; ".join(_told(each, worst[each.gate]) for each in report.failed)
-        super().__init__(
+        failed = cls(
             f"{report.dataset or 'the data'} failed {told}",
             hint=next(each.hint for each in report.findings if each.severity == "fail"),
         )
-        self.report = report
+        failed.report = report
+        return failed
 
 
 def judge(
