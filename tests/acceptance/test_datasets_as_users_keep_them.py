@@ -173,3 +173,69 @@ def test_bad_data_is_told_with_file_and_row_and_makes_no_version(platform, tmp_p
     assert done.stderr.startswith("error: t.csv:3: 1 fields, and the header has 2\nhint: ")
     listed = json.loads(platform.cli("dataset", "list", "-o", "json").stdout)
     assert "bad" not in [each["metadata"]["name"] for each in listed]
+
+
+def test_data_past_a_gate_becomes_no_version_and_a_version_tells_what_was_measured(
+    platform, tmp_path
+):
+    people = tmp_path / "people.csv"
+    rows = [f"{n % 50},{'ab'[n % 2]}" for n in range(300)]
+    people.write_text("\n".join(["age,city", *rows, *[",a"] * 3]) + "\n")
+    create = ["dataset", "create", "-n", "people", str(people), "--fail-on", "missing=0.02"]
+    assert platform.cli(*create, "--fail-on", "drift").stdout == "people@1\n"
+    kept = platform.answer("dataset", "get", "people", "-o", "json")["spec"]["attributes"]
+    assert kept["quality"] == {
+        "missing": {"result": "info", "number": 3 / 303, "threshold": 0.02},
+        "drift": {"result": "skipped", "threshold": 0.25},
+    }
+    shown = platform.cli("dataset", "get", "people").stdout
+    assert "quality      missing 0.009901 info, drift skipped\n" in shown
+    people.write_text("\n".join(["age,city", *rows, *[",a"] * 20]) + "\n")
+    refused = platform.cli(*create, check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.splitlines()[-2] == (
+        "error: people failed missing=0.02 with 0.0625: age has no value in 20 of 320 rows, "
+        "as in people.csv:302"
+    )
+    assert len(platform.answer("dataset", "versions", "people", "-o", "json")) == 1
+    people.write_text("\n".join(["age,city", *(f"{n % 9},c" for n in range(300))]) + "\n")
+    drifted = platform.cli(*create, "--fail-on", "drift", check=False)
+    assert "people failed drift=0.25" in drifted.stderr.splitlines()[-2]
+
+
+def test_a_check_shows_a_line_for_each_gate_and_exits_with_1_where_one_fails(platform, tmp_path):
+    people = tmp_path / "shop.csv"
+    people.write_text(
+        "age,city\n" + "".join(f"{n % 50},{'ab'[n % 2]}\n" for n in range(100)) + ",a\n"
+    )
+    platform.cli("dataset", "create", "-n", "shop", str(people))
+    passed = platform.cli(
+        "dataset", "check", str(people), "--against", "shop@1", "--fail-on", "schema"
+    )
+    assert passed.stdout.startswith("shop.csv: tabular, 101 samples, against shop@1\n")
+    passed = platform.cli(
+        "dataset",
+        "check",
+        "shop",
+        "--against",
+        "shop@1",
+        "--fail-on",
+        "schema",
+        "--fail-on",
+        "drift",
+    )
+    assert passed.stdout.splitlines()[0] == "shop@1: tabular, 101 samples, against shop@1"
+    assert passed.stderr.splitlines()[-1] == "passed: schema, drift"
+    failed = platform.cli("dataset", "check", "shop", "--fail-on", "missing=0", check=False)
+    assert failed.returncode == 1
+    assert "fail  missing: age has no value in 1 of 101 rows\n      shop.csv:102\n" in failed.stdout
+    skipped = platform.cli("dataset", "check", "shop", "--fail-on", "leakage")
+    assert skipped.stderr.splitlines()[-1] == (
+        "could not be checked: leakage: the data has no splits"
+    )
+    found = json.loads(
+        platform.cli(
+            "dataset", "check", "shop", "--fail-on", "missing=0", "-o", "json", check=False
+        ).stdout
+    )
+    assert [each["gate"] for each in found["findings"] if each["severity"] == "fail"] == ["missing"]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leptonai.cli.dataset_check import check, fail_on_option, summary_line
+from leptonai.cli.dataset_library import data_library
 from leptonai.cli.groups import Command, Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, printable, say
 from leptonai.cli.progress import Progress
@@ -56,6 +58,7 @@ leptonai dataset create -n sales ./sales.csv""",
 @click.option("-t", "--type", metavar="TYPE", help="What the data is; found out if not given.")
 @click.option("-s", "--source", "named", help="A path; or s3://, gs://, az://, https://.")
 @click.option("--lineage", multiple=True, metavar="ROLE=REFERENCE", help="What it was made from.")
+@fail_on_option
 @output_option
 @click.argument("source", required=False)
 def create(
@@ -63,18 +66,20 @@ def create(
     type: str | None,
     named: str | None,
     lineage: tuple[str, ...],
+    fail_on: tuple[str, ...],
     output: str,
     source: str | None,
 ) -> None:
     """Commit what is at a source as the next version.
 
     Only what has changed is read and stored. Data that the newest version already has in the same
-    way makes no new one. Interrupted, the same command goes on where it was.
+    way makes no new one. Interrupted, the same command goes on where it was. With --fail-on, data
+    that is past a gate's threshold becomes no version; `dataset check` tells all there is to tell.
     """
     check_name(name, "dataset")
     if (named is None) == (source is None):
         raise InvalidRequest("name one source", hint="--source PATH, or a path alone")
-    of = _data()
+    of = data_library()
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         progress = Progress("storing")
         try:
@@ -83,6 +88,7 @@ def create(
                 named or source or "",
                 type=type,
                 lineage=_pairs(lineage),
+                fail_on=fail_on,
                 client=client,
                 progress=progress,
             )
@@ -93,6 +99,7 @@ def create(
 
 
 dataset.add_command(create)
+dataset.add_command(check)
 
 
 @dataset.does("list", example="leptonai dataset list")
@@ -146,7 +153,7 @@ def get(output: str, reference: str) -> None:
 @click.argument("reference", metavar="NAME[@VERSION]")
 def preview(samples: int, output: str, reference: str) -> None:
     """Show the first samples, spread over the classes."""
-    of = _data()
+    of = data_library()
     with connect() as client:
         shown = of.get(reference, client=client)
         rows = [_sample(shown, at) for at in _spread(shown, samples)]
@@ -169,7 +176,7 @@ def preview(samples: int, output: str, reference: str) -> None:
 @click.argument("after", metavar="NAME[@VERSION]")
 def diff(output: str, before: str, after: str) -> None:
     """Show which files were added, removed and changed between two versions."""
-    _data()
+    data_library()
     from leptonai.data.differences import differences
     from leptonai.data.workspace import manifest_of
 
@@ -250,19 +257,6 @@ def remove(output: str, references: tuple[str, ...]) -> None:
         print_json([{"reference": each, "action": "removed"} for each in references])
 
 
-def _data() -> type[Dataset]:
-    """The data library, which needs more than the command line itself does."""
-    try:
-        from leptonai.data.dataset import Dataset
-    except ModuleNotFoundError as missing:
-        if missing.name is None or missing.name.startswith("leptonai"):
-            raise
-        raise InvalidRequest(
-            f"this needs {missing.name}", hint="pip install 'openlepton[data]'"
-        ) from missing
-    return Dataset
-
-
 def _reference(artifact: Artifact) -> str:
     return f"{artifact.metadata.name}@{artifact.metadata.version}"
 
@@ -285,6 +279,7 @@ def _facts(artifact: Artifact) -> list[tuple[str, str]]:
     spec = artifact.spec
     facts = dict(spec.attributes)
     schema = facts.pop("schema", {})
+    quality = facts.pop("quality", {})
     return [
         ("version", _reference(artifact)),
         ("aliases", ", ".join(artifact.aliases)),
@@ -294,6 +289,7 @@ def _facts(artifact: Artifact) -> list[tuple[str, str]]:
         ("created", f"{age(artifact.metadata.created_at)} ago"),
         *((f"from {role}", of) for role, of in spec.lineage.items()),
         *((name, _text(value)) for name, value in facts.items()),
+        ("quality", summary_line(quality)),
         ("schema", ", ".join(f"{name} ({type})" for name, type in schema.items())),
     ]
 

@@ -33,6 +33,10 @@ _STATE_COLOURS = {
     "Stopped": _GREY,
     "Archived": _GREY,
     "Deleting": _GREY,
+    "ok": _GREEN,
+    "warn": _YELLOW,
+    "fail": _RED,
+    "skipped": _GREY,
 }
 
 

@@ -1,7 +1,7 @@
 """Datasets of a workspace: committed here, stored and registered there, and back again."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from leptonai.data.commit import Committed, Progress, commit
 from leptonai.data.dataset import Dataset
 from leptonai.data.kinds import Kind
 from leptonai.data.manifest import Manifest
+from leptonai.data.quality.gates import thresholds
 from leptonai.data.shelf import Shelf, shelf_of
 from leptonai.data.sources import open_source
 from leptonai.data.version import Version
@@ -31,11 +32,13 @@ def create(
     *,
     kind: Kind | None = None,
     lineage: dict[str, str] | None = None,
+    fail_on: Mapping[str, float] | Collection[str] = (),
     client: LeptonClient | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """See `Dataset.create`."""
     check_name(name, "dataset")
+    gates = thresholds(fail_on)
     with _client(client) as at, open_source(source) as opened:
         shelf = shelf_of(local=at.connection.local)
         newest = _newest(at, name)
@@ -51,11 +54,12 @@ def create(
                 kept=lambda digest: shelf.touch(digest) or at.blobs.has(digest),
                 progress=progress,
             )
+            quality = _held(name, made, newest, gates, shelf, at, progress) if gates else {}
             content = made.manifest.facts.content
             if newest is not None and newest.spec.attributes.get("content") == content:
                 return _dataset(newest, shelf, at.connection)
             if _stored(at, shelf, made):
-                registered = at.datasets.register(name, _spec(made, told))
+                registered = at.datasets.register(name, _spec(made, told, quality))
                 return _dataset(registered, shelf, at.connection)
     raise Unavailable(
         f"what was stored of {name} was removed meanwhile, {MAX_TRIES} times over",
@@ -123,6 +127,35 @@ def _stored(at: LeptonClient, shelf: Shelf, made: Committed) -> bool:
     return True
 
 
+def _held(
+    name: str,
+    made: Committed,
+    newest: Artifact | None,
+    gates: Mapping[str, float],
+    shelf: Shelf,
+    at: LeptonClient,
+    progress: Progress | None,
+) -> dict[str, dict[str, object]]:
+    """What these gates measured of what was committed, and is no version yet.
+
+    Raises:
+        GatesFailed: one of them does not hold.
+    """
+    from leptonai.data.quality.check import check
+    from leptonai.data.quality.report import GatesFailed
+
+    version = Version.open(shelf, made.digest, fetch=Fetcher(at.connection, shelf))
+    earlier = None
+    if newest is not None and newest.spec.layout == "manifest":
+        earlier = _dataset(newest, shelf, at.connection)
+    report = check(
+        Dataset(version, name=name), against=earlier, fail_on=gates, only=gates, progress=progress
+    )
+    if report.failed:
+        raise GatesFailed.of(report)
+    return report.summary()
+
+
 def _newest(at: LeptonClient, name: str) -> Artifact | None:
     try:
         return at.datasets.get(name)
@@ -130,7 +163,9 @@ def _newest(at: LeptonClient, name: str) -> Artifact | None:
         return None
 
 
-def _spec(made: Committed, lineage: dict[str, str]) -> ArtifactSpec:
+def _spec(
+    made: Committed, lineage: dict[str, str], quality: dict[str, dict[str, object]]
+) -> ArtifactSpec:
     manifest, facts = made.manifest, made.manifest.facts
     attributes: dict[str, Any] = {
         "content": facts.content,
@@ -142,6 +177,8 @@ def _spec(made: Committed, lineage: dict[str, str]) -> ArtifactSpec:
         attributes["classes"] = len(facts.classes)
     if facts.splits:
         attributes["splits"] = [split for split in facts.splits if split]
+    if quality:
+        attributes["quality"] = quality
     return ArtifactSpec(
         digest=made.digest,
         size_bytes=manifest.size_bytes,

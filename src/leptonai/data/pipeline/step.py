@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 # What passes from one step to the next:
 #   "table"   a polars LazyFrame; the target is one of its columns
+#   "matrix"  float32 [B, K]
 #   "images"  an array [B, H, W, C], uint8 as decoded or float32 once normalised
 #   "texts"   a list of B texts
 #   "tokens"  integers [B, T]
 #   "series"  numbers [B, T, K]
-Form: TypeAlias = Literal["table", "images", "texts", "tokens", "series"]
+Form: TypeAlias = Literal["table", "matrix", "images", "texts", "tokens", "series"]
 
 Batch: TypeAlias = Any  # of a form as above
 
@@ -36,8 +37,9 @@ class Learnt(NamedTuple):
     arrays: "Mapping[str, NDArray[Any]]" = MappingProxyType({})
 
 
-# The training data as it comes to a step, from the beginning each time it is called. Of the form
-# "table" it gives one LazyFrame; of others, batch after batch.
+# The training data as it comes to a step: batch after batch, from the beginning each time it is
+# called. A table comes in stretches of a fixed number of rows, each a LazyFrame, so that sums are
+# the same to the last bit however many threads there are, and memory is bounded.
 Training: TypeAlias = Callable[[], Iterator[Batch]]
 
 

@@ -1,0 +1,23 @@
+"""The data library, where it is installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leptonai.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from leptonai.data.dataset import Dataset
+
+
+def data_library() -> type[Dataset]:
+    """The data library, which needs more than the command line itself does."""
+    try:
+        from leptonai.data.dataset import Dataset
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.startswith("leptonai"):
+            raise
+        raise InvalidRequest(
+            f"this needs {missing.name}", hint="pip install 'openlepton[data]'"
+        ) from missing
+    return Dataset
