@@ -1,8 +1,8 @@
 """Committing many small files, beside hashing the same files alone.
 
-Both list the directory and read every file; the commit also packs them, hashes the packs, writes
-them down until they are on the disk, and makes the manifest. In turns, so that whatever else the
-machine does hits both; the best turn of each counts.
+Both list the directory, read every file and take its SHA-256; the commit also asks for the state
+of each file, packs them, writes them down until they are on the disk, and makes the manifest. In
+turns, so that whatever else the machine does hits both; the best turn of each counts.
 """
 
 import argparse

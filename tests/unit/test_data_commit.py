@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import leptonai.data.commit as committing
+from leptonai.blobs.packs import Naming, head_size
 from leptonai.data.commit import Committed, commit
 from leptonai.data.manifest import Manifest
 from leptonai.data.seen import UNSETTLED_NS
@@ -57,6 +58,12 @@ def stored(shelf):
     }
 
 
+def name_of(data):
+    naming = Naming()
+    naming.update(data)
+    return f"sha256:{naming.hexdigest()}"
+
+
 def content_of(made: Committed, shelf):
     version = Version(made.manifest, shelf)
     manifest = made.manifest
@@ -79,12 +86,12 @@ def test_what_goes_in_comes_out(tmp_path, shelf):
         version.manifest.file_of("b/3")
 
 
-def test_a_blob_is_named_by_its_bytes_and_a_manifest_names_its_objects(tmp_path, shelf):
-    import hashlib
-
-    made = commit(LocalSource(many(tmp_path / "data", 50)), shelf)
+def test_every_blob_has_the_name_of_its_bytes_and_a_manifest_names_its_objects(tmp_path, shelf):
+    root = many(tmp_path / "data", 50)
+    files(root, {"empty": b"", "large": b"large" * (1 << 19)})
+    made = commit(LocalSource(root), shelf)
     blobs = stored(shelf)
-    assert {f"sha256:{hashlib.sha256(data).hexdigest()}" for data in blobs.values()} == {*blobs}
+    assert {name_of(data) for data in blobs.values()} == {*blobs}
     assert {made.digest, *made.manifest.objects} == {*blobs}
 
 
@@ -95,7 +102,8 @@ def test_many_small_files_are_few_objects_and_equal_ones_one(tmp_path, shelf, mo
         (root / f"copy{number}").write_bytes(b"the same" * 1000)
     made = commit(LocalSource(root), shelf)
     assert len(made.manifest.objects) <= 20
-    assert made.stored_bytes == 1000 * 1000 + 8000
+    of_heads = made.stored_bytes - (1000 * 1000 + 8000)
+    assert 40 * 1001 <= of_heads <= 40 * 1100 + 128 * len(made.manifest.objects)
     assert made.read_bytes == made.manifest.size_bytes == 1000 * 1000 + 100 * 8000
 
 
@@ -116,7 +124,8 @@ def test_what_has_not_changed_is_not_read_and_one_change_stores_one_object(tmp_p
     assert (again.digest, again.read_bytes, again.stored_objects) == (first.digest, 0, 0)
     (root / "3" / "00003").write_bytes(b"changed")
     third = commit(LocalSource(root), shelf)
-    assert (third.read_bytes, third.stored_bytes, third.stored_objects) == (7, 7, 1)
+    assert (third.read_bytes, third.stored_objects) == (7, 1)
+    assert third.stored_bytes == head_size(1) + 7
     assert {*third.manifest.objects} > {*first.manifest.objects}
     assert content_of(third, shelf)["3/00003"] == b"changed"
 
@@ -228,6 +237,72 @@ def test_two_commits_at_once_make_the_same_version(tmp_path, shelf):
         thread.join()
     assert len(made) == 3 and len({each.digest for each in made}) == 1
     assert len(content_of(made[0], shelf)) == 500
+
+
+def test_what_was_stored_twice_or_known_before_is_not_read_again_either(tmp_path, shelf, later):
+    root = files(tmp_path / "data", {"a": b"same", "b": b"same", "c": b"other"})
+    commit(LocalSource(root), shelf)
+    files(root, {"d": b"other", "e": b"new"})
+    second = commit(LocalSource(root), shelf)
+    assert (second.read_bytes, second.stored_objects) == (8, 1)
+    third = commit(LocalSource(root), shelf)
+    assert (third.digest, third.read_bytes) == (second.digest, 0)
+
+
+def test_the_journal_does_not_grow_with_the_number_of_commits(tmp_path, shelf, later):
+    root = many(tmp_path / "data", 20)
+    sizes = []
+    for turn in range(30):
+        files(root, {f"0/{name:05}": f"{turn} {name}".encode() for name in range(0, 20, 7)})
+        commit(LocalSource(root), shelf)
+        (journal,) = (shelf.place / "seen").iterdir()
+        sizes.append(journal.stat().st_size)
+    assert max(sizes) < 5 * sizes[0]
+
+
+def test_where_the_cache_cannot_be_passed_the_pack_is_written_all_the_same(
+    tmp_path, shelf, monkeypatch
+):
+    root = many(tmp_path / "data", 50)
+    write, refused = os.write, []
+
+    def refuses_whole_pages(fd, data):
+        if len(data) % 4096 == 0 and not refused:
+            refused.append(fd)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", refuses_whole_pages)
+    made = commit(LocalSource(root), shelf)
+    assert {name_of(data) for data in stored(shelf).values()} == {
+        made.digest,
+        *made.manifest.objects,
+    }
+    assert refused
+
+
+def test_progress_goes_on_within_a_large_file(tmp_path, shelf, monkeypatch):
+    monkeypatch.setattr(committing, "HEARD_S", 0.001)
+    root = files(tmp_path / "data", {"large": bytes(4 << 20)})
+    source, seen = LocalSource(root), []
+    chunks = source.chunks
+
+    def halting(path):
+        for number, chunk in enumerate(chunks(path)):
+            if number == 2:
+                told.wait(10)
+            yield chunk
+
+    told = threading.Event()
+
+    def progress(done, whole):
+        seen.append((done, whole))
+        if done == 2 << 20:
+            told.set()
+
+    monkeypatch.setattr(source, "chunks", halting)
+    commit(source, shelf, progress=progress)
+    assert (2 << 20, 4 << 20) in seen and seen[-1] == (4 << 20, 4 << 20)
 
 
 def test_progress_ends_at_all_bytes(tmp_path, shelf):

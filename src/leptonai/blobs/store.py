@@ -1,7 +1,6 @@
 """`BlobStore`: put and get bytes by their digest."""
 
 import asyncio
-import hashlib
 import re
 import tempfile
 import time
@@ -10,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leptonai.blobs.packs import Naming
 from leptonai.errors import InvalidRequest, NotFound, StorageFull, TooLarge, Unavailable
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class BlobStore:
             check_digest(expected_digest)
         import obstore
 
-        sha256, size = hashlib.sha256(), 0
+        sha256, size = Naming(), 0
         # The name is known only at the end, so the bytes wait aside: in memory, then in a file.
         with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
             try:

@@ -809,9 +809,9 @@ class _AsyncCalls:
         """Raises:
         Internal: what arrives is something else.
         """
-        import hashlib
+        from leptonai.blobs.packs import Naming
 
-        sha256 = hashlib.sha256()
+        sha256 = Naming()
         with path.open("wb") as file:
             async with aclosing(self.chunks(request)) as chunks:
                 async for chunk in chunks:

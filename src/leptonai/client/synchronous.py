@@ -808,9 +808,9 @@ class _Calls:
         """Raises:
         Internal: what arrives is something else.
         """
-        import hashlib
+        from leptonai.blobs.packs import Naming
 
-        sha256 = hashlib.sha256()
+        sha256 = Naming()
         with path.open("wb") as file:
             with closing(self.chunks(request)) as chunks:
                 for chunk in chunks:

@@ -1,35 +1,46 @@
 """`commit`: a source becomes a version, on this machine's shelf.
 
-Small files are packed together and large ones are objects of their own; both are named by their
-digests. So what is there already is not written again, a commit that was interrupted goes on where
-it was, two at once do not disturb each other, and a version is there when its manifest is: last.
+Files are put into packs: small ones together, each large one alone. A pack is named by the digests
+of what it holds, so every byte is read once and hashed once. What is there already is not written
+again, a commit that was interrupted goes on where it was, two at once do not disturb each other,
+and a version is there when its manifest is: last.
 """
 
 import hashlib
-import os
+import mmap
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
 
-from leptonai.blobs.manifest import OBJECTS
+from leptonai.blobs.packs import MAX_MEMBERS, encode_head, head_size, name_of_head
 from leptonai.data.columns import Array, texts
 from leptonai.data.kinds import Kind, describe, kind_of
 from leptonai.data.manifest import Facts, Manifest
-from leptonai.data.seen import Place, Seen, now_ns
-from leptonai.data.shelf import Shelf, write_all, writing
+from leptonai.data.seen import (
+    AT_BITS,
+    UNKNOWN,
+    Object,
+    Places,
+    Seen,
+    now_ns,
+    object_columns,
+    used_objects,
+)
+from leptonai.data.shelf import NewBlob, Shelf, writing
 from leptonai.data.source import Source, changed
 from leptonai.data.walk import Listing
 from leptonai.errors import NotFound
 
 PACK_BYTES = 16 << 20  # at most, of small files together
-BUFFER_BYTES = 256 << 10  # of a pack before they are written: fits into a core's own cache
+PACKED_BELOW_BYTES = 1 << 20  # a larger file has a pack of its own
 READERS_MORE = 1  # than the processor needs: one of them waits for the disk
-PACKED_BELOW_BYTES = 1 << 20  # a larger file is an object of its own
+HEARD_S = 0.2  # how long Ctrl-C may go unheard
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -42,15 +53,14 @@ class Committed(NamedTuple):
     stored_objects: int
 
 
-@dataclass
-class _Done:
-    """What became of the files of one pack, or of one large file."""
+class _Done(NamedTuple):
+    """What became of the files of one pack."""
 
-    files: Sequence[int]
-    digests: list[bytes] = field(default_factory=list)
-    at: list[tuple[int, int]] = field(default_factory=list)  # number of the work, place in it
-    object: str = ""  # digest; "" where nothing was new
-    size: int = 0  # of the object
+    number: int  # of the pack
+    files: Array
+    digests: bytes  # 32 of each file
+    places: list[int]  # of each file, as `Places` has them
+    object: Object | None  # None where nothing was new
 
 
 def commit(
@@ -85,13 +95,9 @@ def commit(
     with writing(shelf.place):
         journal.parent.mkdir(parents=True, exist_ok=True)
     seen = Seen(journal)
-    unchanged, known = seen.match(listing, kept or shelf.touch)
-    stored = _Storing(source, shelf, listing, seen, began_ns, known)
-    done = stored.all(
-        [file for file in range(len(listing.paths)) if file not in unchanged], progress
-    )
-    digests, places = _joined(listing, unchanged, done, known)
-    columns = _columns(listing, digests, places)
+    known, contents = seen.match(listing, kept or shelf.touch)
+    done = _Storing(source, shelf, listing, seen, began_ns).all(known, contents, progress)
+    columns = _columns(listing, known)
     bare = Manifest(Facts(type=kind), columns)
     described = describe(kind, listing, lambda file: _content(shelf, bare, file))
     facts = Facts(
@@ -103,11 +109,11 @@ def commit(
         lineage=lineage or {},
     )
     manifest = Manifest.of(facts, columns | described.columns)
-    new = {each.object: each.size for each in done if each.object}
     digest = shelf.put(manifest.parts())
     with writing(shelf.place):
-        seen.replace(listing, digests, places, began_ns=began_ns)
-    read = sum(int(listing.sizes[file]) for each in done for file in each.files)
+        seen.tidy(listing, known, began_ns=began_ns)
+    new = {each.object.digest: each.object.size for each in done if each.object is not None}
+    read = sum(int(listing.sizes[each.files].sum()) for each in done)
     return Committed(digest, manifest, read, sum(new.values()), len(new))
 
 
@@ -115,171 +121,176 @@ class _Storing:
     """Reads, hashes and packs, many files at once."""
 
     def __init__(
-        self,
-        source: Source,
-        shelf: Shelf,
-        listing: Listing,
-        seen: Seen,
-        began_ns: int,
-        known: dict[bytes, Place],
+        self, source: Source, shelf: Shelf, listing: Listing, seen: Seen, began_ns: int
     ) -> None:
         self._source = source
         self._shelf = shelf
         self._listing = listing
         self._seen = seen
         self._began_ns = began_ns
-        self._known = known
-        # Content → work and place of whoever came first. A dict, for `setdefault` is one step.
-        self._claims: dict[bytes, tuple[int, int]] = {}
+        # Content → place, of whoever came first. A dict, for `setdefault` is one step.
+        self._claims: dict[bytes, int] = {}
+        self._first_object = 0  # the number of the first pack's
         self._stopped = threading.Event()
         self._buffers = threading.local()
 
-    def all(self, files: Sequence[int], progress: Progress | None) -> list[_Done]:
+    def all(
+        self,
+        known: Places,
+        contents: Iterable[tuple[bytes, int]],
+        progress: Progress | None,
+    ) -> list[_Done]:
+        """Read what is unknown, and make it known."""
+        files = np.flatnonzero(known.places == UNKNOWN)
+        if not len(files):
+            return []
+        self._claims.update(contents)
+        self._first_object = len(known.objects)
         works = list(_works(files, self._listing.sizes))
-        total = int(self._listing.sizes[np.asarray(files, np.int64)].sum())
-        done: list[_Done] = [_Done(())] * len(works)
-        finished_bytes = 0
-        with ThreadPoolExecutor(self._source.readers + READERS_MORE, "lepton-commit") as readers:
-            waiting: dict[Future[_Done], int] = {
-                readers.submit(self._one, number, work): number for number, work in enumerate(works)
-            }
+        known.objects.extend([Object("", 0)] * len(works))
+        total_bytes = int(self._listing.sizes[files].sum())
+        self._read_bytes = [0] * len(works)
+        waiting = deque(enumerate(works))
+        ended: SimpleQueue[_Done | BaseException] = SimpleQueue()
+        done: list[_Done] = []
+        readers = min(len(works), self._source.readers + READERS_MORE)
+        with ThreadPoolExecutor(readers, "lepton-commit") as pool:
+            for _ in range(readers):
+                pool.submit(self._read_on, waiting, ended)
             try:
-                while waiting:
+                while len(done) < len(works):
                     # With a time limit, for only between waits is Ctrl-C heard at once.
-                    ready, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                    for future in ready:
-                        number = waiting.pop(future)
-                        each = done[number] = future.result()
-                        self._remember(number, each)
-                        finished_bytes += int(self._listing.sizes[list(each.files)].sum())
+                    try:
+                        each = ended.get(timeout=HEARD_S)
+                    except Empty:
+                        pass
+                    else:
+                        if isinstance(each, BaseException):
+                            raise each
+                        done.append(each)
+                        self._learn(known, each)
                     if progress is not None:
-                        progress(finished_bytes, total)
-            except BaseException:
+                        progress(sum(self._read_bytes), total_bytes)
+            finally:
                 self._stopped.set()
-                readers.shutdown(wait=True, cancel_futures=True)
-                raise
+        with writing(self._shelf.place):  # of those whose content another pack, or commit, holds
+            left = [each.files[~self._own(known, each)] for each in done]
+            self._seen.add(self._listing, np.concatenate(left), known, began_ns=self._began_ns)
         return done
 
-    def _remember(self, number: int, done: _Done) -> None:
-        own = [index for index, (work, _) in enumerate(done.at) if work == number]
+    def _learn(self, known: Places, done: _Done) -> None:
+        known.places[done.files] = done.places
+        known.digests[done.files] = np.frombuffer(done.digests, np.uint8).reshape(-1, 32)
+        if done.object is not None:
+            known.objects[self._first_object + done.number] = done.object
         with writing(self._shelf.place):
-            self._seen.add(
-                self._listing,
-                [done.files[index] for index in own],
-                [done.digests[index] for index in own],
-                [Place(done.object, done.size, done.at[index][1]) for index in own],
-                began_ns=self._began_ns,
-            )
+            own = done.files[self._own(known, done)]
+            self._seen.add(self._listing, own, known, began_ns=self._began_ns)
 
-    def _one(self, number: int, files: Sequence[int]) -> _Done:
-        with writing(self._shelf.place):
-            if len(files) == 1 and self._listing.sizes[files[0]] >= PACKED_BELOW_BYTES:
-                return self._large(number, files[0])
-            return self._pack(number, files)
+    def _own(self, known: Places, done: _Done) -> Array:
+        own: Array = known.places[done.files] >> AT_BITS == self._first_object + done.number
+        return own
 
-    def _pack(self, number: int, files: Sequence[int]) -> _Done:
-        if not hasattr(self._buffers, "pack"):
-            self._buffers.pack = memoryview(bytearray(PACKED_BELOW_BYTES + BUFFER_BYTES))
-        buffer: memoryview = self._buffers.pack
-        read_into, sha256, known = self._source.read_into, hashlib.sha256, self._known
-        setdefault, stopped = self._claims.setdefault, self._stopped.is_set
+    def _read_on(
+        self,
+        waiting: deque[tuple[int, list[int]]],
+        ended: "SimpleQueue[_Done | BaseException]",
+    ) -> None:
+        try:
+            while not self._stopped.is_set():
+                try:
+                    number, files = waiting.popleft()
+                except IndexError:
+                    return
+                with writing(self._shelf.place):
+                    if self._listing.sizes[files[0]] >= PACKED_BELOW_BYTES:
+                        done = self._large(number, files[0])
+                    else:
+                        done = self._pack(number, files)
+                if done is not None:
+                    ended.put(done)
+        except BaseException as failure:
+            ended.put(failure)
+
+    def _pack(self, number: int, files: list[int]) -> _Done | None:
+        buffer = self._buffer()
+        read_into, sha256, stopped = self._source.read_into, hashlib.sha256, self._stopped.is_set
+        setdefault, read_bytes = self._claims.setdefault, self._read_bytes
         chosen = np.asarray(files, np.int64)
         names, sizes = [self._listing.paths[file] for file in files], self._listing.sizes[chosen]
-        done = _Done(files)
-        digests, places = done.digests, done.at
-        pack, start, end, new = _Writer(self._shelf), 0, 0, False
-        try:
-            # A piece is hashed with its pack and written while the processor still has it at hand.
-            for name, size in zip(names, sizes.tolist(), strict=True):
-                if end >= BUFFER_BYTES:
-                    pack.write(buffer[:end])
-                    start, end = start + end, 0
-                    if stopped():
-                        return done
-                if read_into(name, buffer[end : end + size + 1]) != size:
-                    raise changed(name)
-                digest = sha256(buffer[end : end + size]).digest()
-                digests.append(digest)
-                if digest in known:
-                    places.append((-1, 0))
-                    continue
-                mine = (number, start + end)
-                claim = setdefault(digest, mine)
-                places.append(claim)
-                if claim == mine:
-                    end, new = end + size, True
-            if new:
-                pack.write(buffer[:end])
-                done.object, done.size = pack.keep(), start + end
-        finally:
-            pack.close()
-        return done
+        object = (self._first_object + number) << AT_BITS
+        digests: list[bytes] = []
+        places: list[int] = []
+        new: list[bytes] = []
+        new_sizes: list[int] = []
+        start = end = head_size(len(files))
+        for name, size in zip(names, sizes.tolist(), strict=True):
+            if stopped():
+                return None
+            if read_into(name, buffer[end : end + size + 1]) != size:
+                raise changed(name)
+            digest = sha256(buffer[end : end + size]).digest()
+            place = setdefault(digest, object + end)
+            digests.append(digest)
+            places.append(place)
+            read_bytes[number] += size
+            if place == object + end:
+                new.append(digest)
+                new_sizes.append(size)
+                end += size
+        stored = None
+        if new:
+            head = buffer[:start] = encode_head(new_sizes, new, start)
+            stored = Object(name_of_head(head), end)
+            if not self._shelf.touch(stored.digest):
+                with closing(NewBlob(self._shelf)) as blob:
+                    blob.write_whole(buffer, end)
+                    blob.keep(stored.digest)
+        return _Done(number, chosen, b"".join(digests), places, stored)
 
-    def _large(self, number: int, file: int) -> _Done:
-        large, size = _Writer(self._shelf), 0
-        try:
-            for chunk in self._source.chunks(self._listing.paths[file]):
+    def _large(self, number: int, file: int) -> _Done | None:
+        name, size, start = self._listing.paths[file], 0, head_size(1)
+        sha256, place = hashlib.sha256(), ((self._first_object + number) << AT_BITS) + start
+        with closing(NewBlob(self._shelf)) as blob:
+            blob.write(bytes(start))
+            for chunk in self._source.chunks(name):
                 if self._stopped.is_set():
-                    return _Done((file,))
-                large.write(chunk)
+                    return None
+                sha256.update(chunk)
+                blob.write(chunk)
                 size += len(chunk)
+                self._read_bytes[number] = size
             if size != self._listing.sizes[file]:
-                raise changed(self._listing.paths[file])
-            digest = large.sha256.digest()
-            done = _Done((file,), [digest], [(-1, 0)])
-            if digest in self._known:
-                return done
-            done.at[0] = self._claims.setdefault(digest, (number, 0))
-            if done.at[0] == (number, 0):
-                done.object, done.size = large.keep(), size
-        finally:
-            large.close()
-        return done
+                raise changed(name)
+            digest, stored = sha256.digest(), None
+            claim = self._claims.setdefault(digest, place)
+            if claim == place:
+                head = encode_head([size], [digest], start)
+                stored = Object(name_of_head(head), start + size)
+                if not self._shelf.touch(stored.digest):
+                    blob.write_head(head)
+                    blob.keep(stored.digest)
+        return _Done(number, np.array([file]), digest, [claim], stored)
+
+    def _buffer(self) -> memoryview:
+        """Of this thread: room for a pack, its head, and the byte that shows that a file has grown.
+        Its pages are taken when they are first written to."""
+        if not hasattr(self._buffers, "pack"):
+            size = head_size(MAX_MEMBERS) + PACK_BYTES + PACKED_BELOW_BYTES
+            self._buffers.pack = memoryview(mmap.mmap(-1, size))
+        buffer: memoryview = self._buffers.pack
+        return buffer
 
 
-class _Writer:
-    """An object that is being written; gone unless it is kept."""
-
-    def __init__(self, shelf: Shelf) -> None:
-        self.sha256 = hashlib.sha256()
-        self._shelf = shelf
-        self._partial: Path | None = None
-        self._fd = -1
-
-    def write(self, data: bytes | memoryview) -> None:
-        if self._partial is None:
-            self._partial = self._shelf.partial()
-            self._fd = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        self.sha256.update(data)
-        write_all(self._fd, data)
-
-    def keep(self) -> str:
-        """The blob's digest. It is on the disk: also after a power cut."""
-        digest = f"sha256:{self.sha256.hexdigest()}"
-        if self._partial is None:
-            return self._shelf.put([b""])
-        if not self._shelf.touch(digest):
-            os.fdatasync(self._fd)
-            self._shelf.keep(self._partial, digest)
-            self._partial = None
-        return digest
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        if self._partial is not None:
-            self._partial.unlink(missing_ok=True)
-
-
-def _works(files: Sequence[int], sizes: Array) -> Iterator[list[int]]:
+def _works(files: Array, sizes: Array) -> Iterator[list[int]]:
     """Neighbours together, so that reading in order reads packs in order."""
     pack: list[int] = []
     pack_bytes = 0
-    for file, size in zip(files, sizes[np.asarray(files, np.int64)].tolist(), strict=True):
+    for file, size in zip(files.tolist(), sizes[files].tolist(), strict=True):
         if size >= PACKED_BELOW_BYTES:
             yield [file]
             continue
-        if pack_bytes + size > PACK_BYTES:
+        if pack_bytes + size > PACK_BYTES or len(pack) == MAX_MEMBERS:
             yield pack
             pack, pack_bytes = [], 0
         pack.append(file)
@@ -288,42 +299,17 @@ def _works(files: Sequence[int], sizes: Array) -> Iterator[list[int]]:
         yield pack
 
 
-def _joined(
-    listing: Listing,
-    unchanged: dict[int, tuple[bytes, Place]],
-    done: Sequence[_Done],
-    known: dict[bytes, Place],
-) -> tuple[list[bytes], list[Place]]:
-    """Digest and place of every file."""
-    digests = [b""] * len(listing.paths)
-    places = [Place("", 0, 0)] * len(listing.paths)
-    for file, (digest, place) in unchanged.items():
-        digests[file], places[file] = digest, place
-    for each in done:
-        for file, digest, (work, at) in zip(each.files, each.digests, each.at, strict=True):
-            digests[file] = digest
-            places[file] = (
-                known[digest] if work < 0 else Place(done[work].object, done[work].size, at)
-            )
-    return digests, places
-
-
-def _columns(
-    listing: Listing, digests: Sequence[bytes], places: Sequence[Place]
-) -> dict[str, Array]:
-    objects = {place.object: place.size for place in places}
-    number_of = {object: number for number, object in enumerate(objects)}
+def _columns(listing: Listing, known: Places) -> dict[str, Array]:
+    numbers, lies_in = used_objects(known.places)
     ends, paths = texts(listing.paths)
-    names = "".join(object.removeprefix("sha256:") for object in objects)
     return {
-        OBJECTS: np.frombuffer(bytes.fromhex(names), np.uint8).reshape(-1, 32),
-        "object_size": np.array(list(objects.values()), np.uint64),
+        **object_columns([known.objects[number] for number in numbers]),
         "path_end": ends,
         "path": paths,
         "size": listing.sizes.astype(np.uint64),
-        "digest": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
-        "object": np.array([number_of[place.object] for place in places], np.uint32),
-        "at": np.array([place.at for place in places], np.uint64),
+        "digest": known.digests,
+        "object": lies_in,
+        "at": (known.places & ((1 << AT_BITS) - 1)).astype(np.uint64),
     }
 
 

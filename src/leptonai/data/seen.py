@@ -7,12 +7,15 @@ import contextlib
 import secrets
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from leptonai.data.columns import Array, decode, encode, texts
 from leptonai.data.walk import Listing
@@ -23,20 +26,31 @@ from leptonai.errors import InvalidRequest
 UNSETTLED_NS = 2_000_000_000
 NEVER = -1  # a stamp that no file has
 FRAME_HEAD_BYTES = 12
-MAX_FRAME_BYTES = 4 << 30
+STALE_FACTOR = 2  # a journal with so many more rows than there are files is written anew
+AT_BITS = 40
+UNKNOWN = -1
 
 
-class Place(NamedTuple):
-    """Where the bytes of a file lie."""
+class Object(NamedTuple):
+    digest: str
+    size: int  # in bytes
 
-    object: str  # digest
-    size: int  # of the object, in bytes
-    at: int
+
+@dataclass(frozen=True)
+class Places:
+    """What is known of the files of a listing: what they are, and where that lies.
+
+    A place is one number: of an object among `objects`, shifted by `AT_BITS`, and where in it.
+    """
+
+    digests: NDArray[np.uint8]  # [N, 32]
+    places: NDArray[np.int64]  # [N]; UNKNOWN of a file that must be read
+    objects: list[Object]
 
 
 class Seen:
     """One journal for each source: a frame for each pack that was finished, and one for the whole
-    at the end."""
+    once much of it is stale."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -57,112 +71,115 @@ class Seen:
 
     def match(
         self, listing: Listing, kept: Callable[[str], bool]
-    ) -> tuple[dict[int, tuple[bytes, Place]], dict[bytes, Place]]:
-        """The files of the listing that have not changed, by number, with their digests; and where
-        any content lies that is still `kept`."""
-        unchanged: dict[int, tuple[bytes, Place]] = {}
-        known: dict[bytes, Place] = {}
-        number_of = (
-            {path: number for number, path in enumerate(listing.paths)} if self._frames else {}
-        )
-        stamps = [tuple(stamp) for stamp in listing.stamps.tolist()] if self._frames else []
-        sizes = listing.sizes.tolist()
-        is_kept: dict[str, bool] = {}
+    ) -> tuple[Places, Iterator[tuple[bytes, int]]]:
+        """What is known of the files that have not changed; and the place of any content that
+        earlier commits found, where its object is still `kept`."""
+        count = len(listing.paths)
+        found = Places(np.zeros((count, 32), np.uint8), np.full(count, UNKNOWN, np.int64), [])
+        if not self._frames:
+            return found, iter(())
+        number_of = {path: number for number, path in enumerate(listing.paths)}
+        numbers_of_objects: dict[str, int] = {}
+        contents: list[tuple[Array, Array]] = []
         for frame in self._frames:
-            objects = _hex(frame["object_digest"])
-            for name in objects:
-                if name not in is_kept:
-                    is_kept[name] = kept(name)
-            digests, path_data, start = frame["digest"].tobytes(), frame["path"].tobytes(), 0
-            object_sizes = frame["object_size"].tolist()
-            for row, (end, size, stamp, object, at) in enumerate(
-                zip(
-                    frame["path_end"].tolist(),
-                    frame["size"].tolist(),
-                    frame["stamp"].tolist(),
-                    frame["object"].tolist(),
-                    frame["at"].tolist(),
-                    strict=True,
-                )
+            objects = []  # of this frame → ours
+            for name, size in zip(
+                _hex(frame["object_digest"]), frame["object_size"].tolist(), strict=True
             ):
-                path, start = path_data[start:end].decode(), end
-                number = number_of.get(path)
-                if not is_kept[objects[object]]:
-                    continue
-                digest = digests[32 * row : 32 * row + 32]
-                place = known.get(digest)
-                if place is None:
-                    place = known[digest] = Place(objects[object], object_sizes[object], at)
-                if number is None:
-                    continue
-                if sizes[number] == size and stamps[number] == tuple(stamp):
-                    unchanged[number] = (digest, place)
-                else:
-                    unchanged.pop(number, None)  # a younger frame says that it changed
-        return unchanged, known
+                if name not in numbers_of_objects:
+                    numbers_of_objects[name] = len(found.objects) if kept(name) else UNKNOWN
+                    if numbers_of_objects[name] != UNKNOWN:
+                        found.objects.append(Object(name, size))
+                objects.append(numbers_of_objects[name])
+            lies_in = np.array(objects, np.int64)[frame["object"]]
+            here = np.flatnonzero(lies_in >= 0)
+            places = (lies_in[here] << AT_BITS) + frame["at"][here].astype(np.int64)
+            digests = frame["digest"][here]
+            contents.append((digests, places))
+            paths = _texts(frame["path_end"], frame["path"])
+            numbers = np.fromiter(map(number_of.get, paths, repeat(-1)), np.int64, len(paths))[here]
+            listed = numbers >= 0
+            numbers, digests, places = numbers[listed], digests[listed], places[listed]
+            same = listing.sizes[numbers] == frame["size"][here][listed]
+            same &= (listing.stamps[numbers] == frame["stamp"][here][listed]).all(axis=1)
+            # Also to UNKNOWN: a younger frame says that it changed.
+            found.places[numbers] = np.where(same, places, UNKNOWN)
+            found.digests[numbers] = digests
+        return found, _pairs(contents)
 
-    def add(
-        self,
-        listing: Listing,
-        files: Sequence[int],
-        digests: Sequence[bytes],
-        places: Sequence[Place],
-        *,
-        began_ns: int,
-    ) -> None:
-        """Append what one pack holds."""
-        if files:
+    def add(self, listing: Listing, files: Array, known: Places, *, began_ns: int) -> None:
+        """Append what is known of these files."""
+        if len(files):
             with self._path.open("ab", buffering=0) as journal:
-                journal.write(_frame(listing, files, digests, places, began_ns))
+                journal.write(_frame(listing, files, known, began_ns))
 
-    def replace(
-        self,
-        listing: Listing,
-        digests: Sequence[bytes],
-        places: Sequence[Place],
-        *,
-        began_ns: int,
-    ) -> None:
-        """The whole, in the place of all that was said before."""
+    def tidy(self, listing: Listing, known: Places, *, began_ns: int) -> None:
+        """Write the whole anew, if much of what was there is stale."""
+        rows = sum(len(frame["size"]) for frame in self._frames)
+        if rows <= STALE_FACTOR * len(listing.paths):
+            return
         # Two commits at once, of two processes or two threads, each write their own.
         fresh = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}.new")
-        fresh.write_bytes(_frame(listing, range(len(digests)), digests, places, began_ns))
+        fresh.write_bytes(_frame(listing, np.arange(len(listing.paths)), known, began_ns))
         fresh.replace(self._path)
+
+
+def used_objects(places: NDArray[np.int64]) -> tuple[list[int], Array]:
+    """The objects that are used, in the order of their first use; and [N]: which of these each
+    file lies in."""
+    used, first, each = np.unique(places >> AT_BITS, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(used), np.uint32)
+    rank[order] = np.arange(len(used))
+    return used[order].tolist(), rank[each.reshape(-1)]
 
 
 def now_ns() -> int:
     return time.time_ns()
 
 
-def _frame(
-    listing: Listing,
-    files: Sequence[int],
-    digests: Sequence[bytes],
-    places: Sequence[Place],
-    began_ns: int,
-) -> bytes:
-    chosen = np.asarray(files, np.int64)
-    stamps = listing.stamps[chosen].copy()
+def _frame(listing: Listing, files: Array, known: Places, began_ns: int) -> bytes:
+    stamps = listing.stamps[files]
     stamps[stamps[:, :2].max(axis=1) > began_ns - UNSETTLED_NS] = NEVER
-    ends, data = texts([listing.paths[file] for file in files])
-    objects = {place.object: place.size for place in places}
-    number_of = {object: number for number, object in enumerate(objects)}
+    ends, data = texts([listing.paths[file] for file in files.tolist()])
+    numbers, lies_in = used_objects(known.places[files])
+    objects = [known.objects[number] for number in numbers]
     columns = {
         "path_end": ends,
         "path": data,
-        "size": listing.sizes[chosen],
+        "size": listing.sizes[files],
         "stamp": stamps,
-        "digest": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
-        "object": np.array([number_of[place.object] for place in places], np.uint32),
-        "at": np.array([place.at for place in places], np.uint64),
-        "object_digest": np.frombuffer(
-            bytes.fromhex("".join(object.removeprefix("sha256:") for object in objects)), np.uint8
-        ).reshape(-1, 32),
-        "object_size": np.array(list(objects.values()), np.uint64),
+        "digest": known.digests[files],
+        "object": lies_in,
+        "at": (known.places[files] & ((1 << AT_BITS) - 1)).astype(np.uint64),
+        **object_columns(objects),
     }
     payload = b"".join(encode(msgspec.Raw(b"{}"), columns))
     crc = zlib.crc32(payload)
     return len(payload).to_bytes(8, "little") + crc.to_bytes(4, "little") + payload
+
+
+def object_columns(objects: list[Object]) -> dict[str, Array]:
+    digests = "".join(object.digest.removeprefix("sha256:") for object in objects)
+    return {
+        "object_digest": np.frombuffer(bytes.fromhex(digests), np.uint8).reshape(-1, 32),
+        "object_size": np.array([object.size for object in objects], np.uint64),
+    }
+
+
+def _pairs(contents: list[tuple[Array, Array]]) -> Iterator[tuple[bytes, int]]:
+    for digests, places in contents:
+        data = digests.tobytes()
+        for row, place in enumerate(places.tolist()):
+            yield data[32 * row : 32 * row + 32], place
+
+
+def _texts(ends: Array, data: Array) -> list[str]:
+    joined, start, found = data.tobytes(), 0, []
+    for end in ends.tolist():
+        found.append(joined[start:end].decode())
+        start = end
+    return found
 
 
 def _hex(digests: Array) -> list[str]:

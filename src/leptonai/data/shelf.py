@@ -5,6 +5,7 @@ So where the platform runs on this machine, its blobs are the shelf, and nothing
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -17,6 +18,8 @@ from leptonai.errors import StorageFull, Unavailable
 
 PARTIAL = "partial"  # what is being written; nothing reads it
 PARTIAL_KEPT_S = 86_400.0  # of a process that was killed
+DIRECT = getattr(os, "O_DIRECT", 0)
+PAGE_BYTES = 4096
 
 
 class Shelf:
@@ -87,6 +90,57 @@ class Shelf:
         except FileNotFoundError:
             return False
         return True
+
+
+class NewBlob:
+    """A blob that is being written; gone unless it is kept."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._partial: Path | None = shelf.partial()
+        self._fd = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+
+    def write(self, data: bytes | memoryview) -> None:
+        write_all(self._fd, data)
+
+    def write_head(self, data: bytes) -> None:
+        """Over what was written first."""
+        assert os.pwrite(self._fd, data, 0) == len(data)
+
+    def write_whole(self, buffer: memoryview, size: int) -> None:
+        """All of it, past the system's cache where that can be done: that takes a tenth of the
+        processor's time. The buffer begins at a page, and goes on to the end of one."""
+        past_cache = DIRECT and self._past_cache(DIRECT)
+        if past_cache:
+            try:
+                write_all(self._fd, buffer[: -(-size // PAGE_BYTES) * PAGE_BYTES])
+                os.ftruncate(self._fd, size)
+                return
+            except OSError as failure:
+                if failure.errno != errno.EINVAL:
+                    raise
+            self._past_cache(0)  # it cannot, after all
+            os.lseek(self._fd, 0, os.SEEK_SET)
+        write_all(self._fd, buffer[:size])
+
+    def _past_cache(self, flag: int) -> bool:
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_SETFL, flag)
+        except OSError:
+            return False
+        return True
+
+    def keep(self, digest: str) -> None:
+        """It has this name, and is on the disk: also after a power cut."""
+        assert self._partial is not None
+        os.fdatasync(self._fd)
+        self._shelf.keep(self._partial, digest)
+        self._partial = None
+
+    def close(self) -> None:
+        os.close(self._fd)
+        if self._partial is not None:
+            self._partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,8 @@ class Source(Protocol):
     def list(self) -> Listing: ...
 
     def read_into(self, path: str, buffer: memoryview) -> int:
-        """Read a file whole, or as much of it as fits; returns how many bytes that were."""
+        """Read a file whole, or as much of it as fits; returns how many bytes that were. The buffer
+        has room for one byte more than was listed, so that a file that has grown is seen."""
 
     def chunks(self, path: str) -> Iterator[bytes | memoryview]:
         """A file's bytes in order. A piece is good until the next one is asked for."""
@@ -39,20 +40,21 @@ class LocalSource:
         self.name = str(root)
         self.readers = max(2, min(16, len(os.sched_getaffinity(0))))
         self._only = root.name if not root.is_dir() else ""
-        self._root = str(root.parent if self._only else root)
+        self._below = f"{root.parent if self._only else root}/"
 
     def list(self) -> Listing:
         if not self._only:
-            return walk(Path(self._root))
-        status = (Path(self._root) / self._only).stat()
+            return walk(Path(self._below))
+        status = Path(self._below, self._only).stat()
         stamp = [status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         return Listing([self._only], np.array([status.st_size]), np.array([stamp]))
 
     def read_into(self, path: str, buffer: memoryview) -> int:
         fd = self._open(path)
         try:
-            size = os.readv(fd, [buffer])
-            while 0 < size < len(buffer) and (more := os.readv(fd, [buffer[size:]])):
+            size = os.readv(fd, (buffer,))
+            # Whoever asks has room for one byte more than there should be: all but it is the whole.
+            while 0 < size < len(buffer) - 1 and (more := os.readv(fd, (buffer[size:],))):
                 size += more
         finally:
             os.close(fd)
@@ -69,7 +71,7 @@ class LocalSource:
 
     def _open(self, path: str) -> int:
         try:
-            return os.open(f"{self._root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(self._below + path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise changed(path) from None
         except PermissionError:

@@ -46,7 +46,8 @@ def walk(root: Path) -> Listing:
     if not root.is_dir():
         raise NotFound(f"{root} is not a directory", hint="check the path")
     real_root = os.path.realpath(root) + "/"
-    found: list[tuple[str, int, int, int, int]] = []
+    paths: list[str] = []
+    numbers: list[int] = []  # four of each
     empty: list[str] = []
     waiting = [(str(root), "")]
     while waiting:
@@ -55,33 +56,48 @@ def walk(root: Path) -> Listing:
             raise TooLarge(
                 f"{prefix!a} lies more than {MAX_DEPTH} folders deep", hint="flatten the folders"
             )
-        before = len(found) + len(waiting)
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                name = entry.name
-                if name in NEVER_DATA:
-                    continue
-                path = prefix + name
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append((entry.path, path + "/"))
-                    continue
-                if entry.is_symlink():
-                    _check_link(entry.path, path, real_root)
-                status = entry.stat()
-                if not stat.S_ISREG(status.st_mode):
-                    raise InvalidRequest(f"{path!a} is not a file", hint="remove it from the data")
-                if not path.isascii() and not _is_text(path):
-                    raise InvalidRequest(f"the name {path!a} is not UTF-8", hint="rename it")
-                found.append(
-                    (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-                )
-        if len(found) > MAX_FILES:
+        before = len(paths) + len(waiting)
+        # By its descriptor, so that no file's state is asked for by its whole path.
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    if (name := entry.name) in NEVER_DATA:
+                        continue
+                    path = prefix + name
+                    if entry.is_file(follow_symlinks=False):
+                        status = entry.stat(follow_symlinks=False)
+                    elif entry.is_dir(follow_symlinks=False):
+                        waiting.append((f"{directory}/{name}", path + "/"))
+                        continue
+                    else:
+                        status = _linked(entry, f"{directory}/{name}", path, real_root)
+                    if not path.isascii() and not _is_text(path):
+                        raise InvalidRequest(f"the name {path!a} is not UTF-8", hint="rename it")
+                    paths.append(path)
+                    numbers += (
+                        status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino,
+                    )  # fmt: skip
+        finally:
+            os.close(fd)
+        if len(paths) > MAX_FILES:
             raise TooLarge(f"{root} holds more than {MAX_FILES} files", hint="divide it")
-        if len(found) + len(waiting) == before and prefix:
+        if len(paths) + len(waiting) == before and prefix:
             empty.append(prefix.removesuffix("/"))
-    found.sort()  # characters and their UTF-8 bytes come in the same order
-    numbers = np.array([each[1:] for each in found], np.int64).reshape(len(found), 4)
-    return Listing([each[0] for each in found], numbers[:, 0], numbers[:, 1:], tuple(sorted(empty)))
+    # Characters and their UTF-8 bytes come in the same order.
+    order = sorted(range(len(paths)), key=paths.__getitem__)
+    states = np.array(numbers, np.int64).reshape(len(paths), 4)[np.array(order, np.int64)]
+    return Listing([paths[at] for at in order], states[:, 0], states[:, 1:], tuple(sorted(empty)))
+
+
+def _linked(entry: "os.DirEntry[str]", at: str, path: str, real_root: str) -> os.stat_result:
+    """What a link leads to, where that is allowed."""
+    if entry.is_symlink():
+        _check_link(at, path, real_root)
+    status = entry.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidRequest(f"{path!a} is not a file", hint="remove it from the data")
+    return status
 
 
 def _check_link(at: str, path: str, real_root: str) -> None:

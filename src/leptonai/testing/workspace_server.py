@@ -1,7 +1,6 @@
 """A workspace in memory behind a real socket: enough of the wire to test clients against, with
 faults on request. Nothing runs in it; a test says what has happened."""
 
-import hashlib
 import itertools
 import json
 import re
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from leptonai.blobs.packs import Naming
 
 TOKEN = "test-token"
 WORKSPACE = "default"
@@ -151,7 +152,9 @@ class WorkspaceServer:
                     raise Refused(404, "NotFound", f"{name} has no quota")
                 return {}
             case ("PUT", "blobs", digest):
-                assert digest == "sha256:" + hashlib.sha256(body).hexdigest()
+                naming = Naming()
+                naming.update(body)
+                assert digest == f"sha256:{naming.hexdigest()}"
                 self.blobs[digest] = body
                 return {}
             case ("HEAD" | "GET", "blobs", digest):
