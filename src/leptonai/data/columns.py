@@ -1,5 +1,6 @@
 """Columns as numpy arrays: written to bytes, and mapped from a file without being read."""
 
+import fcntl
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,7 @@ def map_file(path: Path) -> mmap.mmap:
     FileNotFoundError: it has gone.
     """
     with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # goes with the mapping: who makes room leaves it here
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 

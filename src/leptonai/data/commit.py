@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from leptonai.data.shelf import Shelf, write_all, writing
 from leptonai.data.source import Source, changed
 from leptonai.data.walk import Listing
 from leptonai.errors import NotFound
+
+if TYPE_CHECKING:
+    from leptonai.data.version import Fetch
 
 PACK_BYTES = 16 << 20  # at most, of small files together
 BUFFER_BYTES = 256 << 10  # of a pack before they are written: fits into a core's own cache
@@ -60,6 +63,7 @@ def commit(
     kind: Kind | None = None,
     lineage: dict[str, str] | None = None,
     kept: Callable[[str], bool] | None = None,
+    fetch: "Fetch | None" = None,
     progress: Progress | None = None,
 ) -> Committed:
     """Read what changed, store what is new, and say what the version is.
@@ -69,6 +73,7 @@ def commit(
         lineage: what it was made from: role → reference.
         kept: whether an object is stored already, and is worth being referred to; asked about what
             earlier commits of this source stored. By default, whether the shelf has it.
+        fetch: brings what is kept elsewhere, if it has to be looked into.
 
     Raises:
         NotFound: the source holds no files.
@@ -93,7 +98,7 @@ def commit(
     digests, places = _joined(listing, unchanged, done, known)
     columns = _columns(listing, digests, places)
     bare = Manifest(Facts(type=kind), columns)
-    described = describe(kind, listing, lambda file: _content(shelf, bare, file))
+    described = describe(kind, listing, lambda file: _content(shelf, bare, file, fetch))
     facts = Facts(
         type=kind,
         schema=described.schema,
@@ -327,8 +332,8 @@ def _columns(
     }
 
 
-def _content(shelf: Shelf, manifest: Manifest, file: int) -> bytes:
+def _content(shelf: Shelf, manifest: Manifest, file: int, fetch: "Fetch | None") -> bytes:
     """Of a small number of files: those that describe the others."""
     from leptonai.data.version import Version
 
-    return bytes(Version(manifest, shelf).read_file(file))
+    return bytes(Version(manifest, shelf, fetch=fetch).read_file(file))

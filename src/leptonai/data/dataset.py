@@ -77,6 +77,7 @@ class Dataset:
         lineage: dict[str, str] | None = None,
         client: "LeptonClient | None" = None,
         progress: "Progress | None" = None,
+        sending: "Progress | None" = None,
     ) -> "Dataset":
         """Commit a source as the next version of a name; the newest one, if it is the same.
 
@@ -85,11 +86,18 @@ class Dataset:
             type: what the data is; found out if not given.
             lineage: what it was made from, besides source and parent: role → reference.
             progress: is told, now and then, how many bytes are done, and of how many.
+            sending: the same, of what is then sent to a workspace elsewhere.
         """
         from leptonai.data.workspace import create
 
         return create(
-            name, source, kind=_kind(type), lineage=lineage, client=client, progress=progress
+            name,
+            source,
+            kind=_kind(type),
+            lineage=lineage,
+            client=client,
+            progress=progress,
+            sending=sending,
         )
 
     @classmethod
