@@ -18,7 +18,9 @@ from leptonai.errors import InvalidRequest
 LIMIT_VARIABLE = "LEPTON_CACHE_BYTES"
 MOST_BYTES = 20 << 30  # unless said otherwise; and at most half of what the disk has left for it
 LOOK_AFTER_SHARE = 64  # of the limit, fetched by one process, before it looks how full it is
-ROOM_SHARE = 16  # of the limit, that is free after a look
+SPARE_SHARE = 16  # of the limit, for what several processes fetch until one of them looks
+ROOM_SHARE = 8  # of the limit, that is free when there was too much
+MAPPED_SHARE = 2  # of the limit, that one reader has mapped
 AHEAD_SHARE = 8  # of the limit, that is fetched before it is asked for
 HOLDERS = ".making"  # locked by who makes a version
 
@@ -37,10 +39,17 @@ class Cache(Shelf):
         super().__init__(place)
         self._until_look_bytes = -1  # that may still be fetched before the next look
         self._ahead_bytes = 0
+        self._mapped_bytes = 0
 
     @property
     def ahead_bytes(self) -> int:
         return min(super().ahead_bytes, self._ahead_bytes)
+
+    @property
+    def most_mapped_bytes(self) -> int:
+        if not self._mapped_bytes:
+            self._mapped_bytes = self.limit_bytes() // MAPPED_SHARE
+        return self._mapped_bytes
 
     def limit_bytes(self) -> int:
         """Raises:
@@ -71,10 +80,12 @@ class Cache(Shelf):
         limit = self.limit_bytes()
         self._until_look_bytes = limit // LOOK_AFTER_SHARE
         self._ahead_bytes = limit // AHEAD_SHARE
+        self._mapped_bytes = limit // MAPPED_SHARE
         entries = self._entries()
-        total = sum(each.size for each in entries)
+        total = sum(each.size for each in entries) + self._arriving_bytes()
         if to_bytes is None:
-            to_bytes = limit - limit // ROOM_SHARE if total > limit else total
+            much = total > limit - limit // SPARE_SHARE
+            to_bytes = limit - limit // ROOM_SHARE if much else total
         removed = 0
         with self._no_holder() as free:
             for entry in sorted(entries) if free else ():
@@ -88,8 +99,9 @@ class Cache(Shelf):
         """Remove all that nobody uses; returns how many bytes that were."""
         removed = self.trim(to_bytes=0)
         for each in _scanned(self.place / PARTIAL):
-            size = each.stat().st_size
-            removed += size if _removed(each.path) else 0
+            with contextlib.suppress(FileNotFoundError):
+                size = each.stat().st_size
+                removed += size if _removed(each.path) else 0
         return removed
 
     @contextlib.contextmanager
@@ -111,6 +123,13 @@ class Cache(Shelf):
 
     def _size(self) -> int:
         return sum(each.size for each in self._entries())
+
+    def _arriving_bytes(self) -> int:
+        size = 0
+        for each in _scanned(self.place / PARTIAL):
+            with contextlib.suppress(FileNotFoundError):
+                size += each.stat(follow_symlinks=False).st_size
+        return size
 
     def _entries(self) -> "list[_Entry]":
         """All objects: some 2 µs each."""

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from leptonai.blobs.store import blob_path
 from leptonai.errors import StorageFull, Unavailable
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PARTIAL = "partial"  # what is being written; nothing reads it
 PARTIAL_KEPT_S = 86_400.0  # of a process that was killed
 AHEAD_BYTES = 256 << 20  # fetched at most before they are asked for
@@ -30,6 +32,15 @@ class Shelf:
     def ahead_bytes(self) -> int:
         """How much may be fetched before it is asked for."""
         return AHEAD_BYTES
+
+    @property
+    def most_mapped_bytes(self) -> int:
+        """How much one reader may have mapped, for what is mapped stays."""
+        return sys.maxsize
+
+    def empty(self) -> int:
+        """Remove what can be had again, and say how many bytes that were."""
+        return 0
 
     def used(self, digest: str) -> None:
         """Somebody reads this object."""
@@ -161,7 +172,14 @@ class Arriving:
     def write(self, data: bytes) -> None:
         with writing(self._shelf.place):
             self._shelf.make_room(len(data))
-            write_all(self._fd, data)
+            try:
+                write_all(self._fd, data)
+            except OSError as failure:
+                os.ftruncate(self._fd, self.size)
+                if failure.errno in DISK_FULL and not self._shelf.empty():
+                    self.restart()  # the room is for the others
+                    raise
+                write_all(self._fd, data)
         self._note(data)
 
     def restart(self) -> None:
@@ -194,7 +212,7 @@ def writing(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as failure:
-        if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+        if failure.errno in DISK_FULL:
             raise StorageFull(
                 f"the disk of {place} is full; no version was made",
                 hint="free space, then repeat the command: it goes on where it was",

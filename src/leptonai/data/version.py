@@ -43,6 +43,7 @@ class Version:
         self._manifest_digest = manifest_digest
         self._fetch = fetch
         self._mapped: OrderedDict[int, memoryview] = OrderedDict()
+        self._mapped_bytes = 0  # about, for threads do not wait for each other
 
     @classmethod
     def open(cls, shelf: Shelf, digest: str, *, fetch: Fetch | None = None) -> "Version":
@@ -116,8 +117,12 @@ class Version:
         view = self._mapped.get(number)
         if view is None:
             view = self._mapped[number] = self._map(number)
-            while len(self._mapped) > MAX_MAPPED:
-                self._mapped.popitem(last=False)
+            self._mapped_bytes += len(view)
+            most_bytes = self._shelf.most_mapped_bytes
+            while len(self._mapped) > MAX_MAPPED or (
+                self._mapped_bytes > most_bytes and len(self._mapped) > 1
+            ):
+                self._mapped_bytes -= len(self._mapped.popitem(last=False)[1])
         return view
 
     def _map(self, number: int) -> memoryview:
