@@ -1,16 +1,11 @@
 """Objects between a workspace and this machine: in parallel, cut anywhere, gone on with."""
 
-import contextlib
 import hashlib
 import itertools
 import os
-import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 
@@ -19,81 +14,10 @@ from leptonai.client import LeptonClient
 from leptonai.data.cache import LIMIT_VARIABLE, Cache
 from leptonai.data.transfers import upload
 from leptonai.errors import Internal, NotFound, StorageFull
+from leptonai.testing.between import Between
 from leptonai.testing.platform import RunningPlatform, eventually
 
 MIB = 1 << 20
-
-
-class Between:
-    """Hands bytes on between a client and a server, and cuts connections where it is asked to."""
-
-    def __init__(self, port):
-        self._port = port
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listening.getsockname()[1]
-        self.cut_after: int | None = None  # bytes to the client, of each connection
-        self.slow_s = 0.0  # between two pieces
-        self.requests: list[str] = []  # first lines, with their ranges
-        self.at_once = self.most_at_once = 0
-        self._ended = False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self):
-        self._ended = True
-        self._listening.close()
-
-    def _accept(self):
-        while not self._ended:
-            try:
-                client, _ = self._listening.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._port))
-            threading.Thread(target=self._up, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._down, args=(server, client), daemon=True).start()
-
-    def _up(self, client, server):
-        try:
-            while data := client.recv(65536):
-                for head in re.findall(
-                    rb"(?:GET|PUT|HEAD|POST) [^\r\n]+\r\n(?:[^\r\n]+\r\n)*", data
-                ):
-                    line = head.split(b" HTTP", 1)[0].decode()
-                    asked = re.search(rb"Range: bytes=(\d+)-", head)
-                    self.requests.append(f"{line} from {asked[1].decode()}" if asked else line)
-                server.sendall(data)
-        except OSError:
-            pass
-        finally:
-            close(server)
-
-    def _down(self, server, client):
-        sent, counted = 0, False
-        try:
-            while data := server.recv(65536):
-                if not counted and sent + len(data) > 100_000:
-                    counted = True
-                    self.at_once += 1
-                    self.most_at_once = max(self.most_at_once, self.at_once)
-                if self.cut_after is not None:
-                    data = data[: max(0, self.cut_after - sent)]
-                time.sleep(self.slow_s)
-                client.sendall(data)
-                sent += len(data)
-                if self.cut_after is not None and sent >= self.cut_after:
-                    return
-        except OSError:
-            pass
-        finally:
-            self.at_once -= counted
-            close(client)
-            close(server)
-
-
-def close(connection):
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-    connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +28,8 @@ def platform(tmp_path_factory):
 
 @pytest.fixture
 def between(platform):
-    made = Between(int(platform.state.url.rpartition(":")[2]))
-    yield made
-    made.close()
+    with Between(platform.state.url) as between:
+        yield between
 
 
 @pytest.fixture
@@ -119,8 +42,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def client(platform, between, elsewhere):
-    url = f"http://127.0.0.1:{between.port}/api/v2/workspaces/default"
-    with LeptonClient(url=url, token=platform.token) as client:
+    with LeptonClient(url=between.url, token=platform.token) as client:
         assert client.connection.blobs is None
         yield client
 

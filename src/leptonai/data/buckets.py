@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 READERS = 16  # requests at once: each waits for the network most of its time
 CUTS = 5  # of one object's transfer, in a row, that brought nothing new
 PAUSE_S = 0.2  # after a cut; doubles
+# Without any, the machine's own are asked for, where a cloud's machines have them.
+NO_CREDENTIALS = ("403 ", "401 ", "redential", "169.254.169.254", "/latest/api/token")
 PIECE_BYTES = 4 << 20
 
 
@@ -165,7 +167,7 @@ class BucketSource:
             text = str(error)
             if "NoSuchBucket" in text or "404 Not Found" in text:
                 raise NotFound(f"{what} does not exist", hint="check the bucket's name") from error
-            if any(word in text for word in ("403 ", "401 ", "redential", "169.254.169.254")):
+            if any(word in text for word in NO_CREDENTIALS):
                 raise _forbidden(what, done) from error
             raise Unavailable(
                 f"{what} cannot be {done}: {text.splitlines()[0][:300]}",
