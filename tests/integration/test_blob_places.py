@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import urllib.request
 
 import boto3
 import pytest
@@ -96,6 +97,21 @@ def test_two_platforms_never_share_a_bucket(bucket):
 def test_a_bucket_that_cannot_be_reached_is_said(bucket, monkeypatch):
     with pytest.raises(Unavailable, match="the blobs cannot be reached"):
         asyncio.run(BlobStore("s3://nope").is_empty())
+
+
+def test_a_bucket_that_may_not_be_read_is_said_with_what_to_do(bucket, s3_server):
+    def authenticate(after):
+        request = urllib.request.Request(f"{s3_server}/moto-api/reset-auth", data=after)
+        request.add_header("Content-Type", "text/plain")
+        urllib.request.urlopen(request).close()
+
+    authenticate(b"0")
+    try:
+        with pytest.raises(Unavailable, match="the platform's credentials") as refused:
+            asyncio.run(BlobStore("s3://kept").claim(platform="me", encrypt=False, alone=False))
+    finally:
+        authenticate(b"inf")
+    assert "AWS_*" in refused.value.hint
 
 
 def animals(root):

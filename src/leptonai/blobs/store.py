@@ -33,6 +33,9 @@ MAX_BLOB_BYTES = 64 << 30
 SPOOL_BYTES = 8 << 20  # of a blob on its way that stay in memory
 KEPT_UNUSED_S = 3_600.0  # after a blob was put or asked for: what refers to it is written later
 
+# Names: obstore is not imported to tell them. The first is the system's own.
+NOT_ALLOWED = ("PermissionError", "PermissionDeniedError", "UnauthenticatedError")
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PATH = re.compile(r"sha256/[0-9a-f]{2}/([0-9a-f]{64})")
 
@@ -370,10 +373,10 @@ def _storage_error(error: Exception) -> StorageFull | Unavailable:
         return StorageFull(
             "the disk of the blobs is full; nothing was kept", hint="free space, then try again"
         )
-    if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
+    if type(error).__name__ in NOT_ALLOWED:
         return Unavailable(
             f"the blobs may not be reached with the platform's credentials: {text}",
-            hint="start it with AWS_*, GOOGLE_* or AZURE_* variables that may list, read, write "
-            "and delete there",
+            hint="let its user read and write there; for a bucket, start it with AWS_*, GOOGLE_* "
+            "or AZURE_* variables that may list, read, write and delete",
         )
     return Unavailable(f"the blobs cannot be reached: {text}", hint="try again later")
