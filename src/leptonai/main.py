@@ -345,10 +345,13 @@ async def _open_blobs(
             hint=f"leave --blobs out; or move sha256/ and {MARK} from there to {place}, then "
             "start again",
         )
+    own = place == str(home.blobs)
+    if own and not options.encrypt_blobs and not (home.blobs / MARK).exists():
+        return BlobStore(place), False  # as most are, without the time that a look takes
     encrypted = await BlobStore(place).claim(
         platform=derive(key, "lepton blobs owner v1").hex()[:32],
         encrypt=options.encrypt_blobs,
-        alone=place == str(home.blobs),
+        alone=own,
     )
     return BlobStore(place, key=derive(key, "lepton blobs v1") if encrypted else None), encrypted
 

@@ -108,7 +108,10 @@ def _stored(at: LeptonClient, shelf: Shelf, made: Committed, progress: Progress 
     manifest = made.manifest
     sizes = manifest.columns["object_size"].tolist()
     objects = [*zip(manifest.objects, sizes, strict=True)]
-    last = [(made.digest, shelf.path(made.digest).stat().st_size)]
+    try:
+        last = [(made.digest, shelf.path(made.digest).stat().st_size)]
+    except FileNotFoundError:
+        return False
     # Where its blobs are the shelf nothing is sent, and nothing is worth being told.
     told = None if at.connection.blobs is not None else progress
     return upload(at, shelf, objects, told) and upload(at, shelf, last)
