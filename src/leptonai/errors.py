@@ -12,6 +12,7 @@
     │   │   ├── Locked               another process runs, starts or ends the platform of this home
     │   │   └── VersionConflict      somebody else changed it in between: read it again
     │   ├── TooLarge             413
+    │   ├── RangeNotSatisfiable  416  begins after the end
     │   └── Unsatisfiable        422  well-formed, but no machine here could ever do it
     ├── TryLater             wait, then send the same request again
     │   ├── TooManyRequests      429
@@ -96,6 +97,10 @@ class VersionConflict(Conflict):
 
 class TooLarge(RequestError):
     code, status = "TooLarge", 413
+
+
+class RangeNotSatisfiable(RequestError):
+    code, status = "RangeNotSatisfiable", 416
 
 
 class Unsatisfiable(RequestError):

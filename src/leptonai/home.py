@@ -24,6 +24,8 @@ class PlatformState:
     version: str
     token_file: str
     started: str = ""  # of the process: tells it from a later one of the same pid
+    blobs: str = ""  # where they lie: a directory, or a bucket's URL
+    blobs_encrypted: bool = False
 
     @property
     def process(self) -> Process:
@@ -41,6 +43,7 @@ class Settled:
 
     workspaces: tuple[str, ...] = ()
     database: str = ""  # URL; "" is SQLite in the home
+    blobs: str = ""  # a directory, or a bucket's URL; "" is the home's own directory
     # Whether no other was ever used here, whose records might refer to this home's blobs too.
     sole_database: bool = False
 
@@ -196,8 +199,10 @@ class Home:
         try:
             facts = json.loads(self.config_file.read_text())
             workspaces, database = facts["workspaces"], facts["database"]
+            blobs = facts.get("blobs", "")
             if not (
                 isinstance(database, str)
+                and isinstance(blobs, str)
                 and isinstance(workspaces, list)
                 and all(isinstance(name, str) for name in workspaces)
             ):
@@ -205,14 +210,16 @@ class Home:
             return Settled(
                 workspaces=tuple(workspaces),
                 database=database,
+                blobs=blobs,
                 sole_database=facts.get("sole_database") is True,
             )
         except FileNotFoundError:
             return Settled()
         except (OSError, ValueError, KeyError, TypeError):
             raise InvalidRequest(
-                f"{self.config_file} cannot be read: it says which database and workspaces to use",
-                hint="restore it; or remove it, and give --database and --workspace to "
+                f"{self.config_file} cannot be read: it says which database, blobs and workspaces "
+                "to use",
+                hint="restore it; or remove it, and give --database, --blobs and --workspace to "
                 "`leptonai up` if they were not the usual ones",
             ) from None
 

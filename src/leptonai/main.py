@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from leptonai import __version__
-from leptonai.errors import InvalidRequest, LeptonError, Locked, NotFound, Unavailable
+from leptonai.errors import Conflict, InvalidRequest, LeptonError, Locked, NotFound, Unavailable
 from leptonai.gateway_process import GatewayProcess, end_gateway
 from leptonai.home import Home, PlatformState, Settled, replace_file
 from leptonai.listening import bind, url_of
@@ -34,6 +34,7 @@ from leptonai.processes import Process
 from leptonai.spec.names import check_name
 
 if TYPE_CHECKING:
+    from leptonai.blobs import BlobStore
     from leptonai.ports.store import Store
 
 OPTIONS_VARIABLE = "LEPTON_PLATFORM_OPTIONS"  # JSON of Options
@@ -53,6 +54,8 @@ class Options:
     gateway_port: int = 8421
     workspace: str = "default"
     database: str = ""  # URL; "" is SQLite in the home
+    blobs: str = ""  # a directory, or a bucket's URL; "" is what was settled before
+    encrypt_blobs: bool = False
     containers: Literal["off", "auto"] = "off"  # auto: run images with podman or docker
 
 
@@ -136,7 +139,6 @@ async def _run(
     gateway: GatewayProcess,
     ready: Callable[[PlatformState], None],
 ) -> None:
-    from leptonai.blobs import BlobStore
     from leptonai.control.api.app import make_app
     from leptonai.control.api.context import Config, World
     from leptonai.control.clock import SystemClock
@@ -154,7 +156,6 @@ async def _run(
     settled = _settle(before, options, is_new=is_new)
     clock = SystemClock()
     store = await _open_store(home, settled)
-    blobs = BlobStore(home.blobs)
     engine = LocalEngine(
         home.path,
         fetch_tree=lambda digest, directory: lay_out(blobs, digest, directory),
@@ -166,6 +167,7 @@ async def _run(
     await check_whose_store(store, engine)  # before anything is written to it
     key = await _key_of(home, store)
     sealer, job_tokens = Sealer(key), JobTokens(key)
+    blobs, blobs_encrypted = await _open_blobs(home, before, settled, options, key)
     if settled != before:  # written now that it has proved good: what fails is not kept
         home.write_config(settled)
     serves = asyncio.Event()
@@ -218,6 +220,8 @@ async def _run(
             version=__version__,
             token_file=str(home.token_file),
             started=Process.of(os.getpid()).started,
+            blobs=settled.blobs or str(home.blobs),
+            blobs_encrypted=blobs_encrypted,
         )
 
         def serving() -> None:
@@ -293,6 +297,7 @@ def _settle(before: Settled, options: Options, *, is_new: bool) -> Settled:
     """What is asked now, and what was asked before and not again."""
     database = options.database or before.database
     return Settled(
+        blobs=options.blobs or before.blobs,
         workspaces=tuple(dict.fromkeys((*before.workspaces, options.workspace))),
         database=database,
         sole_database=is_new or (before.sole_database and database == before.database),
@@ -312,6 +317,43 @@ async def _open_store(home: Home, settled: Settled) -> "Store":
             hint=f"restore it; or, to begin anew without them, remove {home.key_file}",
         )
     return await open_store(settled.database or f"sqlite:///{home.database}")
+
+
+async def _open_blobs(
+    home: Home, before: Settled, settled: Settled, options: Options, key: bytes
+) -> "tuple[BlobStore, bool]":
+    """The blobs, and whether they are encrypted.
+
+    Raises:
+        InvalidRequest: the place cannot be one.
+        Conflict: it is another's; or others lie where they were before.
+    """
+    from leptonai.blobs import BlobStore
+    from leptonai.blobs.ownership import MARK
+    from leptonai.blobs.places import check_bucket, is_url
+    from leptonai.security.keys import derive
+
+    def place_of(settled: Settled) -> str:
+        return settled.blobs or str(home.blobs)
+
+    place, place_before = place_of(settled), place_of(before)
+    if is_url(place):
+        check_bucket(place)
+    if place != place_before and not await BlobStore(place_before).is_empty():
+        raise Conflict(
+            f"the blobs of this platform lie in {place_before}",
+            hint=f"leave --blobs out; or move sha256/ and {MARK} from there to {place}, then "
+            "start again",
+        )
+    own = place == str(home.blobs)
+    if own and not options.encrypt_blobs and not (home.blobs / MARK).exists():
+        return BlobStore(place), False  # as most are, without the time that a look takes
+    encrypted = await BlobStore(place).claim(
+        platform=derive(key, "lepton blobs owner v1").hex()[:32],
+        encrypt=options.encrypt_blobs,
+        alone=own,
+    )
+    return BlobStore(place, key=derive(key, "lepton blobs v1") if encrypted else None), encrypted
 
 
 def _has_bytes(path: Path) -> bool:

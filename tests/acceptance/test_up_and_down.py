@@ -115,6 +115,8 @@ def test_the_first_up_makes_a_home_for_its_owner_alone_and_status_tells_where(pl
         "pid": platform.state.pid,
         "version": __version__,
         "token_file": str(platform.home.token_file),
+        "blobs": str(platform.home.blobs),
+        "blobs_encrypted": False,
     }
     assert mode(platform.home.path) == 0o700
     secret_files = (platform.home.token_file, platform.home.key_file, platform.home.database)

@@ -104,6 +104,11 @@ async def test_a_blob_is_kept_under_its_digest_and_no_other(api):
     assert (await api.call("GET", f"/blobs/{digest}")).content == data
     head = await api.call("HEAD", f"/blobs/{digest}")
     assert (head.status_code, head.headers["content-length"]) == (200, "10")
+    part = await api.call("GET", f"/blobs/{digest}", headers={"Range": "bytes=1-3"})
+    assert (part.status_code, part.content) == (206, data[1:4])
+    assert part.headers["content-range"] == f"bytes 1-3/{len(data)}"
+    late = await api.call("GET", f"/blobs/{digest}", headers={"Range": f"bytes={len(data)}-"})
+    assert (late.status_code, late.json()["code"]) == (416, "RangeNotSatisfiable")
     assert (await api.call("GET", "/blobs/sha256:abc")).status_code == 400
 
 

@@ -54,6 +54,11 @@ class Blocking:
             self._loop.run_until_complete(feed.aclose())
 
 
+@pytest.fixture(autouse=True)
+def a_home_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("LEPTON_HOME", str(tmp_path / "home"))
+
+
 @pytest.fixture
 def server():
     with WorkspaceServer() as running:

@@ -40,7 +40,10 @@ def home(tmp_path):
 
 def test_the_platform_of_this_machine_is_used_where_nothing_else_is_said(home):
     assert resolve(environ={"LEPTON_HOME": str(home)}) == Connection(
-        url="http://127.0.0.1:8420/api/v2/workspaces/team", token="local-token", local=True
+        url="http://127.0.0.1:8420/api/v2/workspaces/team",
+        token="local-token",
+        local=True,
+        blobs=home / "blobs",
     )
 
 

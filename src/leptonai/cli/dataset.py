@@ -81,8 +81,7 @@ def create(
         raise InvalidRequest("name one source", hint="--source PATH, or a path alone")
     of = data_library()
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
-        progress = Progress("storing")
-        try:
+        with Progress("storing") as storing, Progress("sending", interrupted="") as sending:
             made = of.create(
                 name,
                 named or source or "",
@@ -90,10 +89,9 @@ def create(
                 lineage=_pairs(lineage),
                 fail_on=fail_on,
                 client=client,
-                progress=progress,
+                progress=storing,
+                sending=sending,
             )
-        finally:
-            progress.end()
         stored = client.datasets.get(f"{made.name}@{made.version}")
     print_json(stored) if output == "json" else click.echo(_reference(stored))
 
@@ -213,13 +211,33 @@ def download(output: str, reference: str, directory: str) -> None:
 
     Interrupted, the same command goes on where it was.
     """
-    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
-        progress = Progress("fetching")
-        try:
-            found = client.datasets.download(reference, Path(directory), progress=progress)
-        finally:
-            progress.end()
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client, Progress("fetching") as progress:
+        found = client.datasets.download(reference, Path(directory), progress=progress)
     print_json(found) if output == "json" else click.echo(_reference(found))
+
+
+@dataset.does("cache", example="leptonai dataset cache\nleptonai dataset cache --clear")
+@click.option("--clear", is_flag=True, help="Remove all that no program uses at this moment.")
+@output_option
+def cache(clear: bool, output: str) -> None:
+    """Show what this machine keeps of workspaces elsewhere.
+
+    What was used longest ago goes when there is more than LEPTON_CACHE_BYTES: for example 50GiB;
+    else 20GiB, or half of what the disk has left if that is less.
+    """
+    data_library()
+    from leptonai.data.cache import cache_of_this_machine
+
+    kept = cache_of_this_machine()
+    removed = kept.empty() if clear else 0
+    holding = kept.holding()
+    if output == "json":
+        print_json({**holding._asdict(), "removed_bytes": removed})
+        return
+    if clear:
+        say(f"{_size(removed)} removed")
+    facts = [("place", holding.place), ("objects", str(holding.objects))]
+    print_facts([*facts, ("size", _size(holding.bytes)), ("limit", _size(holding.limit_bytes))])
 
 
 @dataset.does(

@@ -9,6 +9,7 @@ import click
 
 from leptonai.cli.groups import Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, say
+from leptonai.cli.progress import Progress
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, existing_directory, output_option
 from leptonai.errors import InvalidRequest
 from leptonai.spec.names import check_name
@@ -46,7 +47,11 @@ def create(
     check_name(name, "model")
     source = existing_directory(directory)
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
-        made = client.models.push(name, source, format=format, attributes=_pairs(attributes))
+        facts = _pairs(attributes)
+        with Progress("storing", interrupted="nothing was registered") as progress:
+            made = client.models.push(
+                name, source, format=format, attributes=facts, progress=progress
+            )
     print_json(made) if output == "json" else click.echo(_reference(made))
 
 
@@ -89,8 +94,8 @@ def get(output: str, reference: str) -> None:
 @click.argument("directory")
 def download(output: str, reference: str, directory: str) -> None:
     """Fetch the files of a version into a directory."""
-    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
-        found = client.models.download(reference, Path(directory))
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client, Progress("fetching") as progress:
+        found = client.models.download(reference, Path(directory), progress=progress)
     print_json(found) if output == "json" else click.echo(_reference(found))
 
 

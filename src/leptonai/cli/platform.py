@@ -39,6 +39,13 @@ as_json = click.option(
 @click.option("--workspace", default="default", show_default=True, help="Workspace to use.")
 @click.option("--database", default="", help="Database URL; default: SQLite under $LEPTON_HOME.")
 @click.option(
+    "--blobs",
+    default="",
+    metavar="DIR|URL",
+    help="Where files lie: a directory, s3://, gs:// or az://; default: under $LEPTON_HOME.",
+)
+@click.option("--encrypt-blobs", is_flag=True, help="Encrypt them; settled at the first start.")
+@click.option(
     "--containers",
     type=click.Choice(["off", "auto"]),
     default="off",
@@ -46,16 +53,18 @@ as_json = click.option(
     help="auto: run container images with podman or docker.",
 )
 @as_json
-def up(detach: bool, output: str, **options: str | int) -> None:
+def up(detach: bool, output: str, blobs: str, **options: str | int) -> None:
     """Start the platform on this machine.
 
-    It needs no container engine and no network. All it keeps is under $LEPTON_HOME (~/.leptonai).
+    It needs no container engine and no network. All it keeps is under $LEPTON_HOME (~/.leptonai),
+    unless --database or --blobs name another place.
     What runs goes on when the platform is stopped with Ctrl-C or SIGTERM; `leptonai down` ends it.
     """
     home = Home.default()
+    options["blobs"] = blobs if "://" in blobs or not blobs else str(Path(blobs).absolute())
     running = home.state()
     if running is not None:
-        _refuse_another_database(home, str(options["database"]))
+        _refuse_other_places(home, running, options)
         _announce(running, output, "already running")
         return
     home.make()
@@ -66,7 +75,7 @@ def up(detach: bool, output: str, **options: str | int) -> None:
             another = _started_by_another(home)
             if another is None:
                 raise
-            _refuse_another_database(home, str(options["database"]))
+            _refuse_other_places(home, another, options)
             _announce(another, output, "already running")
             return
         except BaseException:
@@ -79,8 +88,17 @@ def up(detach: bool, output: str, **options: str | int) -> None:
         _stay(process)
 
 
-def _refuse_another_database(home: Home, asked: str) -> None:
-    """Whoever names a database would believe that the platform which runs uses it."""
+def _refuse_other_places(home: Home, running: PlatformState, options: dict[str, str | int]) -> None:
+    """Whoever names a place would believe that the platform which runs uses it."""
+    blobs, asked = str(options["blobs"]), str(options["database"])
+    if (blobs and blobs != running.blobs) or (
+        options["encrypt_blobs"] and not running.blobs_encrypted
+    ):
+        raise errors.Conflict(
+            f"the platform that runs in {home.path} keeps its blobs in {running.blobs}, "
+            + ("encrypted" if running.blobs_encrypted else "not encrypted"),
+            hint="stop it first: leptonai down; or leave the options for blobs out",
+        )
     if asked and asked != (home.config().database or f"sqlite:///{home.database}"):
         raise errors.Conflict(
             f"the platform that runs in {home.path} uses another database",

@@ -23,6 +23,7 @@ class Connection:
     url: str  # of the workspace: http://127.0.0.1:8420/api/v2/workspaces/default
     token: str = field(repr=False)
     local: bool = False  # it is the platform that runs under this machine's LEPTON_HOME
+    blobs: Path | None = None  # where its blobs may be read as they are, and laid down
 
     @property
     def workspace(self) -> str:
@@ -48,6 +49,7 @@ class LocalPlatform:
     token_file: Path
     pid: int | None = None
     started: str = ""  # tells it from a later process of this number
+    blobs: Path | None = None  # where they lie on this machine as they are
 
     def workspace_url(self, workspace: str | None = None) -> str:
         return f"{self.url}/api/v2/workspaces/{workspace or self.workspace}"
@@ -112,7 +114,8 @@ def resolve(
         raise InvalidRequest(
             "the token has characters that no token has", hint="copy it again, without line breaks"
         )
-    return Connection(url=url, token=token, local=is_local)
+    blobs = local.blobs if local is not None and is_local else None
+    return Connection(url=url, token=token, local=is_local, blobs=blobs)
 
 
 def workspace_url(url: str, workspace: str | None) -> str:
@@ -156,12 +159,15 @@ def local_platform(home: Path) -> LocalPlatform | None:
     stopped in order."""
     try:
         facts = json.loads((home / "run" / "platform.json").read_bytes())
+        blobs = str(facts.get("blobs") or home / "blobs")
+        plain = "://" not in blobs and not facts.get("blobs_encrypted")
         return LocalPlatform(
             url=str(facts["url"]).rstrip("/"),
             workspace=str(facts["workspace"]),
             token_file=Path(facts.get("token_file") or home / "token"),
             pid=int(facts["pid"]) if facts.get("pid") else None,
             started=str(facts.get("started") or ""),
+            blobs=Path(blobs) if plain else None,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -18,6 +18,7 @@ from leptonai.client.messages import (
     Cut,
     NotReached,
     Request,
+    Told,
     too_large,
 )
 
@@ -99,8 +100,10 @@ class AsyncHttp:
             await stream.aclose()
 
     async def stream(self, request: Request, token: str) -> AsyncStream:
-        """The answer as it arrives, however long it is silent; raises as `exchange` does."""
-        return await self._open(request, token, self._endless)
+        """The answer as it arrives, however long it is silent, unless it can be asked for again;
+        raises as `exchange` does."""
+        timeout = self._timeout if request.ranged else self._endless
+        return await self._open(request, token, timeout)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -114,7 +117,9 @@ class AsyncHttp:
                         request.method,
                         self._url + request.path,
                         headers=request.headers(token) | {"Accept-Encoding": "identity"},
-                        content=_file_chunks(body) if isinstance(body, Path) else body,
+                        content=_file_chunks(body, request.told)
+                        if isinstance(body, Path)
+                        else body,
                         timeout=timeout,
                     )
                 )
@@ -126,11 +131,15 @@ class AsyncHttp:
         raise AssertionError("unreachable")
 
 
-async def _file_chunks(path: Path) -> AsyncIterator[bytes]:
+async def _file_chunks(path: Path, told: Told | None) -> AsyncIterator[bytes]:
     file = await asyncio.to_thread(path.open, "rb")
+    done = 0
     try:
         while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
             yield chunk
+            done += len(chunk)
+            if told is not None:
+                told(done)
     finally:
         file.close()
 

@@ -18,7 +18,7 @@ from http.client import (
     RemoteDisconnected,
 )
 from pathlib import Path
-from typing import ParamSpec, TypeAlias, TypeVar
+from typing import BinaryIO, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from leptonai.client.messages import (
@@ -31,6 +31,7 @@ from leptonai.client.messages import (
     Cut,
     NotReached,
     Request,
+    Told,
     too_large,
 )
 
@@ -120,9 +121,12 @@ class Http:
         return Answer(response.status, body, headers)
 
     def stream(self, request: Request, token: str) -> Stream:
-        """The answer as it arrives, however long it is silent; raises as `exchange` does."""
+        """The answer as it arrives, however long it is silent, unless it can be asked for again;
+        raises as `exchange` does."""
         connection, response = self._open(request, token)
-        if connection.sock is not None:  # None: the server closes after this answer
+        if (
+            connection.sock is not None and not request.ranged
+        ):  # None: the server closes after this answer
             connection.sock.settimeout(None)
         return Stream(connection, response)
 
@@ -146,7 +150,8 @@ class Http:
         url = self._prefix + request.path
         if isinstance(request.body, Path):
             with request.body.open("rb") as file:
-                connection.request(request.method, url, body=file, headers=headers)
+                body = file if request.told is None else _Counted(file, request.told)
+                connection.request(request.method, url, body=body, headers=headers)
         else:
             connection.request(request.method, url, body=request.body, headers=headers)
 
@@ -186,6 +191,21 @@ class Http:
             with contextlib.suppress(OSError):
                 connection.sock.setsockopt(*option)
         return connection
+
+
+class _Counted:
+    """A file that says how much of it was read."""
+
+    def __init__(self, file: BinaryIO, told: Told) -> None:
+        self._file = file
+        self._told = told
+        self._done = 0
+
+    def read(self, size: int = CHUNK_BYTES) -> bytes:
+        self._told(self._done)  # of what was read before, which is sent by now
+        data = self._file.read(size)
+        self._done += len(data)
+        return data
 
 
 def keepalive_options() -> list[tuple[int, int, int]]:

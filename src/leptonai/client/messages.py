@@ -1,7 +1,7 @@
 """Requests and answers as values: what to send, what an answer means, when to try again. Pure."""
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,6 +14,7 @@ from leptonai.errors import Internal, InvalidRequest, LeptonError, from_wire
 T = TypeVar("T")
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 Parameter = str | int | bool | None | list[str]
+Told = Callable[[int], None]  # how many bytes are done
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0  # without a byte, where an answer is due
@@ -48,6 +49,9 @@ class Request:
     path: str  # below the workspace's URL; quoted, with its query
     body: bytes | Path | None = None  # a Path is streamed
     key: str = ""  # Idempotency-Key: the server answers the same key with the same resource
+    ranged: bool = False  # what it asks for never changes: where it is cut, ask for the rest
+    start: int = 0  # of such a one: how many bytes are here already
+    told: Told | None = field(default=None, compare=False)  # how many bytes of the body were sent
 
     @property
     def repeatable(self) -> bool:
@@ -66,6 +70,8 @@ class Request:
         elif self.body is not None:
             headers["Content-Type"] = "application/json"
             headers["Content-Length"] = str(len(self.body))
+        if self.start:
+            headers["Range"] = f"bytes={self.start}-"
         if self.key:
             headers["Idempotency-Key"] = self.key
         return headers

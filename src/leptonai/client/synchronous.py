@@ -2,10 +2,10 @@
 
 import random
 import secrets as entropy
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -20,6 +20,7 @@ from leptonai.client.messages import (
     NotReached,
     Parameter,
     Request,
+    Told,
     encode,
     is_done_already,
     may_try_again,
@@ -34,6 +35,7 @@ from leptonai.errors import (
     InvalidRequest,
     LeptonError,
     NotFound,
+    RangeNotSatisfiable,
     TryLater,
     Unavailable,
 )
@@ -53,9 +55,10 @@ from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
 from leptonai.spec.workspace import SecretItem, WorkspaceInfo
 
 if TYPE_CHECKING:
-    from leptonai.data.shelf import Shelf
+    from leptonai.data.shelf import Arriving, Shelf
 
 T = TypeVar("T")
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
 JobQueryMode = Literal["alive_only", "archive_only", "alive_and_archive"]
 
 RETRY_FOR_S = 10.0  # a restart of the platform takes less
@@ -101,8 +104,8 @@ class LeptonClient:
         self.nodes = Nodes(self._calls)
         self.quotas = Quotas(self._calls)
         self.secrets = Secrets(self._calls)
-        self.trees = Trees(self._calls)
         self.blobs = Blobs(self._calls)
+        self.trees = Trees(self._calls, self.blobs)
         self.datasets = Artifacts(self._calls, self.trees, self.blobs, "datasets")
         self.models = Artifacts(self._calls, self.trees, self.blobs, "models")
 
@@ -466,8 +469,9 @@ class Secrets:
 class Trees:
     """Directories as blobs: what a workload's working directory, a dataset and a model are."""
 
-    def __init__(self, calls: "_Calls") -> None:
+    def __init__(self, calls: "_Calls", blobs: "Blobs") -> None:
         self._calls = calls
+        self._blobs = blobs
 
     def push(self, directory: Path | str) -> str:
         """Upload what is in a directory, without what its .gitignore names, unless the platform
@@ -475,7 +479,9 @@ class Trees:
         digest, _ = self.push_sized(directory)
         return digest
 
-    def push_sized(self, directory: Path | str) -> tuple[str, int]:
+    def push_sized(
+        self, directory: Path | str, *, progress: Progress | None = None
+    ) -> tuple[str, int]:
         """As `push`; returns the size in bytes, too."""
         from leptonai.blobs.tree import pack
 
@@ -486,13 +492,17 @@ class Trees:
             try:
                 self._calls.ask(Request(method="HEAD", path=path))
             except NotFound:
-                self._calls.ask(Request(method="PUT", path=path, body=packed.path))
+                told = _telling(progress, size_bytes)
+                self._calls.ask(Request(method="PUT", path=path, body=packed.path, told=told))
         finally:
             packed.path.unlink(missing_ok=True)
         return packed.digest, size_bytes
 
-    def pull(self, digest: str, directory: Path | str) -> None:
-        """Download a tree into a directory that is new or empty.
+    def pull(
+        self, digest: str, directory: Path | str, *, progress: Progress | None = None
+    ) -> None:
+        """Download a tree into a directory that is new or empty. Where that was interrupted, it
+        goes on where it was.
 
         Raises:
             InvalidRequest: the directory is not empty.
@@ -503,11 +513,16 @@ class Trees:
         target = Path(directory)
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise InvalidRequest(f"{target} is not empty", hint="name a new or empty directory")
-        with tempfile.TemporaryDirectory(prefix="lepton-") as scratch:
-            tar = Path(scratch) / "tree.tar"
-            self._calls.download(_get("blobs", digest), tar, digest)
-            target.mkdir(parents=True, exist_ok=True)
-            in_thread(unpack, tar, target)
+        shelf = self._calls.shelf
+        self._blobs.fetch(digest, shelf, progress=progress)
+        try:
+            with shelf.held(digest) as tar:
+                target.mkdir(parents=True, exist_ok=True)
+                in_thread(unpack, tar, target)
+        except FileNotFoundError as gone:
+            raise Unavailable(
+                f"{gone.filename} was removed meanwhile", hint="repeat the command"
+            ) from gone
 
 
 class Blobs:
@@ -524,24 +539,27 @@ class Blobs:
             return False
         return True
 
-    def put(self, digest: str, file: Path) -> None:
+    def put(self, digest: str, file: Path, *, told: Told | None = None) -> None:
+        """`told`, now and then, how many bytes were sent."""
         path = path_of("blobs", digest)
-        self._calls.ask(Request(method="PUT", path=path, body=file))
+        self._calls.ask(Request(method="PUT", path=path, body=file, told=told))
 
-    def fetch(self, digest: str, shelf: "Shelf") -> None:
-        """Put it upon the shelf, unless it is there.
+    def fetch(self, digest: str, shelf: "Shelf", *, progress: Progress | None = None) -> None:
+        """Put it upon the shelf, unless it is there. What came of it before an interruption is not
+        asked for again.
 
         Raises:
             Internal: what arrived is something else.
         """
         if shelf.has(digest):
             return
-        partial = in_thread(shelf.partial)
+        arriving = in_thread(shelf.begin, digest)
         try:
-            self._calls.download(_get("blobs", digest), partial, digest)
-            in_thread(shelf.keep, partial, digest)
+            if not arriving.is_there:
+                self._calls.download(digest, arriving, progress)
+                in_thread(arriving.keep)
         finally:
-            partial.unlink(missing_ok=True)
+            arriving.close()
 
 
 class Artifacts:
@@ -567,12 +585,13 @@ class Artifacts:
         format: str = "files",
         lineage: Mapping[str, str] | None = None,
         attributes: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
     ) -> Artifact:
         """Register what is in a directory as the next version of a name.
 
         Where the newest version holds the same files, that one is returned and none is made.
         """
-        digest, size_bytes = self._trees.push_sized(directory)
+        digest, size_bytes = self._trees.push_sized(directory, progress=progress)
         try:
             newest = self.get(name)
             if newest.spec.digest == digest:
@@ -625,7 +644,7 @@ class Artifacts:
         reference: str,
         directory: Path | str,
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Artifact:
         """Fetch the files of a version into a directory that is new or empty.
 
@@ -637,23 +656,18 @@ class Artifacts:
         """
         artifact = self.get(reference)
         if artifact.spec.layout == "tree":
-            self._trees.pull(artifact.spec.digest, directory)
+            self._trees.pull(artifact.spec.digest, directory, progress=progress)
             return artifact
         from leptonai.data.files import check_target, lay_out
         from leptonai.data.manifest import Manifest
-        from leptonai.data.shelf import shelf_of
+        from leptonai.data.transfers import Fetcher
 
         check_target(Path(directory))
-        shelf = shelf_of(local=self._calls.local)
+        shelf = self._calls.shelf
         self._blobs.fetch(artifact.spec.digest, shelf)
         manifest = in_thread(Manifest.open, shelf.path(artifact.spec.digest))
-        sizes, fetched = manifest.columns["object_size"].tolist(), 0
-        for digest, size in zip(manifest.objects, sizes, strict=True):
-            self._blobs.fetch(digest, shelf)
-            fetched += size
-            if progress is not None:
-                progress(fetched, sum(sizes))
-        in_thread(lay_out, manifest, shelf, Path(directory))
+        fetch = Fetcher(self._calls.connection, shelf)
+        in_thread(lay_out, manifest, shelf, Path(directory), fetch=fetch, progress=progress)
         return artifact
 
     def remove(self, reference: str) -> None:
@@ -681,13 +695,15 @@ class _Calls:
 
     def __init__(self, connection: Connection, *, retry_for_s: float, timeout_s: float) -> None:
         self.http = Http(connection.url, timeout_s=timeout_s)
-        self._connection = connection
+        self.connection = connection
         self._retry_for_s = retry_for_s
 
     @property
-    def local(self) -> bool:
-        """Whether the platform runs on this machine, with our LEPTON_HOME."""
-        return self._connection.local
+    def shelf(self) -> "Shelf":
+        """Where blobs lie on this machine."""
+        from leptonai.data.shelf import shelf_of
+
+        return shelf_of(self.connection.blobs)
 
     def read(self, request: Request, kind: type[T]) -> T:
         return (self.ask(request)).read(kind)
@@ -704,7 +720,7 @@ class _Calls:
             failure: LeptonError
             wait_s = pause_s(attempt, random.random())  # noqa: S311 - no secret
             try:
-                answer = self.http.exchange(request, self._connection.token)
+                answer = self.http.exchange(request, self.connection.token)
             except NotReached as reason:
                 failure, again = self._unavailable(reason), True
             except Cut as reason:
@@ -748,17 +764,19 @@ class _Calls:
     def chunks(self, request: Request) -> Feed[bytes]:
         """The body of an answer as it arrives. Where the connection breaks, it is asked for again,
         and what was already seen is skipped: the body only ever grows."""
-        seen_bytes = 0
+        seen_bytes = request.start
         attempt = 0
         give_up = time.monotonic() + self._retry_for_s
         while True:
             failure: LeptonError
             seen_before, began = seen_bytes, time.monotonic()
             try:
-                stream = self.http.stream(request, self._connection.token)
+                if request.ranged:
+                    request = replace(request, start=seen_bytes)
+                stream = self.http.stream(request, self.connection.token)
                 with closing(stream):
-                    if stream.status == 200:
-                        skip = seen_bytes
+                    if stream.status in (200, 206):
+                        skip = seen_bytes if stream.status == 200 else 0
                         for whole in stream.chunks():
                             chunk, skip = skip_bytes(whole, skip)
                             if chunk:
@@ -804,30 +822,47 @@ class _Calls:
                     yield line
             start_ns = last_ns + 1 if one_instant else last_ns
 
-    def download(self, request: Request, path: Path, digest: str) -> None:
-        """Raises:
-        Internal: what arrives is something else.
-        """
-        from leptonai.blobs.packs import Naming
+    def download(
+        self, digest: str, arriving: "Arriving", progress: Progress | None = None
+    ) -> None:
+        """Have the rest of a blob arrive.
 
-        sha256 = Naming()
-        with path.open("wb") as file:
-            with closing(self.chunks(request)) as chunks:
-                for chunk in chunks:
-                    sha256.update(chunk)
-                    file.write(chunk)
-        if digest != f"sha256:{sha256.hexdigest()}":
-            raise Internal(
-                f"the blob {digest} arrived as sha256:{sha256.hexdigest()}",
-                hint="try again; if it stays so, the blob is damaged: upload it again",
-            )
+        Raises:
+            Internal: what arrives is something else.
+        """
+        path = path_of("blobs", digest)
+        total = 0
+        if progress is not None:
+            head = self.ask(Request(method="HEAD", path=path))
+            total = int(head.headers.get("content-length", 0))
+        told = _telling(progress, total)
+        while arriving.digest != digest:
+            begun = arriving.size
+            request = Request(method="GET", path=path, ranged=True, start=begun)
+            try:
+                with closing(self.chunks(request)) as chunks:
+                    for chunk in chunks:
+                        arriving.write(chunk)
+                        if told is not None:
+                            told(arriving.size)
+            except RangeNotSatisfiable:
+                pass  # what was here is longer than the whole
+            arrived = arriving.digest
+            if arrived == digest:
+                return
+            arriving.restart()
+            if not begun:
+                raise Internal(
+                    f"the blob {digest} arrived as {arrived}",
+                    hint="try again; if it stays so, the blob is damaged: upload it again",
+                )
 
     def _unavailable(self, reason: Exception) -> Unavailable:
-        local = self._connection.local
-        message = f"cannot reach Lepton at {self._connection.server}: {reason}"
+        local = self.connection.local
+        message = f"cannot reach Lepton at {self.connection.server}: {reason}"
         if local and isinstance(reason, NotReached):
-            message = f"no Lepton platform is running at {self._connection.server}: {reason}"
-        return Unavailable(message, hint=self._connection.unreachable_hint)
+            message = f"no Lepton platform is running at {self.connection.server}: {reason}"
+        return Unavailable(message, hint=self.connection.unreachable_hint)
 
 
 def _endpoint_state(endpoint: LeptonDeployment) -> EndpointState:
@@ -835,6 +870,12 @@ def _endpoint_state(endpoint: LeptonDeployment) -> EndpointState:
     if endpoint.status is None:
         return EndpointState.STARTING
     return endpoint.status.phase or endpoint.status.state
+
+
+def _telling(progress: Progress | None, total: int) -> Told | None:
+    if progress is None:
+        return None
+    return lambda done: progress(done, total)
 
 
 def _new_key() -> str:

@@ -8,28 +8,24 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from leptonai.blobs.places import check_bucket, open_url
 from leptonai.data.source import changed
 from leptonai.data.walk import MAX_FILES, NEVER_DATA, Listing
-from leptonai.errors import Forbidden, InvalidRequest, LeptonError, NotFound, TooLarge, Unavailable
+from leptonai.errors import Forbidden, LeptonError, NotFound, TooLarge, Unavailable
 
 if TYPE_CHECKING:
     from obstore import GetOptions
-    from obstore.store import ObjectStore
 
-SCHEMES = ("s3", "gs", "az")
 READERS = 16  # requests at once: each waits for the network most of its time
-CONNECT_TIMEOUT_S = 10
-TIMEOUT_S = 60  # without a byte
-RETRIES = 5  # of one request, by the store's client
-RETRY_FOR_S = 30
 CUTS = 5  # of one object's transfer, in a row, that brought nothing new
 PAUSE_S = 0.2  # after a cut; doubles
+# Without any, the machine's own are asked for, where a cloud's machines have them.
+NO_CREDENTIALS = ("403 ", "401 ", "redential", "169.254.169.254", "/latest/api/token")
 PIECE_BYTES = 4 << 20
 
 
@@ -42,15 +38,11 @@ class BucketSource:
         """Raises:
         InvalidRequest: the URL names no bucket.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in SCHEMES or not parts.netloc or parts.query or parts.username:
-            raise InvalidRequest(
-                f"{url!a} names no bucket", hint="for example s3://my-bucket/my-dataset"
-            )
+        check_bucket(url)
         self.name = url.rstrip("/")
         self._only = ""  # the name of the one object that is meant
         self._tags: dict[str, str] = {}  # path → ETag, as listed
-        self._store = _opened(self.name)
+        self._store = open_url(self.name)
 
     def list(self) -> Listing:
         """Raises:
@@ -123,7 +115,7 @@ class BucketSource:
         nothing = NotFound(f"there is nothing at {self.name}", hint="check bucket and prefix")
         if not urlsplit(above).netloc:
             raise nothing
-        self._store, self._only = _opened(above), name
+        self._store, self._only = open_url(above), name
         with self._speaking("found"):
             try:
                 entry = obstore.head(self._store, name)
@@ -175,7 +167,7 @@ class BucketSource:
             text = str(error)
             if "NoSuchBucket" in text or "404 Not Found" in text:
                 raise NotFound(f"{what} does not exist", hint="check the bucket's name") from error
-            if any(word in text for word in ("403 ", "401 ", "redential", "169.254.169.254")):
+            if any(word in text for word in NO_CREDENTIALS):
                 raise _forbidden(what, done) from error
             raise Unavailable(
                 f"{what} cannot be {done}: {text.splitlines()[0][:300]}",
@@ -193,28 +185,3 @@ def _forbidden(what: str, done: str) -> Forbidden:
         f"{what} may not be {done} with the credentials of this environment",
         hint="set AWS_*, GOOGLE_* or AZURE_* variables of somebody who may list and read it",
     )
-
-
-def _opened(url: str) -> "ObjectStore":
-    from obstore.exceptions import BaseError
-    from obstore.store import from_url
-
-    try:
-        return from_url(
-            url,
-            client_options={
-                "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-                "timeout": timedelta(seconds=TIMEOUT_S),
-                # Stores speak https unless the environment names an endpoint that does not.
-                "allow_http": True,
-            },
-            retry_config={
-                "max_retries": RETRIES,
-                "retry_timeout": timedelta(seconds=RETRY_FOR_S),
-            },
-        )
-    except (BaseError, ValueError) as error:
-        raise InvalidRequest(
-            f"{url!a} cannot be opened: {str(error).splitlines()[0][:300]}",
-            hint="for example s3://my-bucket/my-dataset; credentials come from the environment",
-        ) from error

@@ -1,5 +1,7 @@
 """Columns as numpy arrays: written to bytes, and mapped from a file without being read."""
 
+import contextlib
+import fcntl
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +47,9 @@ def map_file(path: Path) -> mmap.mmap:
     FileNotFoundError: it has gone.
     """
     with path.open("rb") as file:
+        # Goes with the mapping: who makes room leaves the file here. Some file systems have none.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_SH)
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,9 @@ from leptonai.data.shelf import NewBlob, Shelf, writing
 from leptonai.data.source import Source, changed
 from leptonai.data.walk import Listing
 from leptonai.errors import NotFound
+
+if TYPE_CHECKING:
+    from leptonai.data.version import Fetch
 
 PACK_BYTES = 16 << 20  # at most, of small files together
 PACKED_BELOW_BYTES = 1 << 20  # a larger file has a pack of its own
@@ -70,6 +73,7 @@ def commit(
     kind: Kind | None = None,
     lineage: dict[str, str] | None = None,
     kept: Callable[[str], bool] | None = None,
+    fetch: "Fetch | None" = None,
     progress: Progress | None = None,
 ) -> Committed:
     """Read what changed, store what is new, and say what the version is.
@@ -79,6 +83,7 @@ def commit(
         lineage: what it was made from: role → reference.
         kept: whether an object is stored already, and is worth being referred to; asked about what
             earlier commits of this source stored. By default, whether the shelf has it.
+        fetch: brings what is kept elsewhere, if it has to be looked into.
 
     Raises:
         NotFound: the source holds no files.
@@ -99,7 +104,7 @@ def commit(
     done = _Storing(source, shelf, listing, seen, began_ns).all(known, contents, progress)
     columns = _columns(listing, known)
     bare = Manifest(Facts(type=kind), columns)
-    described = describe(kind, listing, lambda file: _content(shelf, bare, file))
+    described = describe(kind, listing, lambda file: _content(shelf, bare, file, fetch))
     facts = Facts(
         type=kind,
         schema=described.schema,
@@ -313,8 +318,8 @@ def _columns(listing: Listing, known: Places) -> dict[str, Array]:
     }
 
 
-def _content(shelf: Shelf, manifest: Manifest, file: int) -> bytes:
+def _content(shelf: Shelf, manifest: Manifest, file: int, fetch: "Fetch | None") -> bytes:
     """Of a small number of files: those that describe the others."""
     from leptonai.data.version import Version
 
-    return bytes(Version(manifest, shelf).read_file(file))
+    return bytes(Version(manifest, shelf, fetch=fetch).read_file(file))

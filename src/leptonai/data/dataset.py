@@ -84,6 +84,7 @@ class Dataset:
         fail_on: Mapping[str, float] | Collection[str] = (),
         client: "LeptonClient | None" = None,
         progress: "Progress | None" = None,
+        sending: "Progress | None" = None,
     ) -> "Dataset":
         """Commit a source as the next version of a name; the newest one, if it is the same.
 
@@ -94,6 +95,7 @@ class Dataset:
             fail_on: gates that must hold, as `check` has them; schema and drift against the newest
                 version so far. What they measured is kept with the version.
             progress: is told, now and then, how many bytes are done, and of how many.
+            sending: the same, of what is then sent to a workspace elsewhere.
 
         Raises:
             GatesFailed: a gate does not hold; no version was made.
@@ -108,6 +110,7 @@ class Dataset:
             fail_on=fail_on,
             client=client,
             progress=progress,
+            sending=sending,
         )
 
     @classmethod

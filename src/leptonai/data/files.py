@@ -2,11 +2,12 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from leptonai.data.manifest import Manifest
 from leptonai.data.shelf import Shelf, write_all, writing
-from leptonai.data.version import Version
+from leptonai.data.version import Fetch, Version
 from leptonai.errors import InvalidRequest
 
 
@@ -18,8 +19,16 @@ def check_target(directory: Path) -> None:
         raise InvalidRequest(f"{directory} is not empty", hint="name a new or empty directory")
 
 
-def lay_out(manifest: Manifest, shelf: Shelf, directory: Path) -> None:
-    """All files or none: they are written beside, then the directory appears.
+def lay_out(
+    manifest: Manifest,
+    shelf: Shelf,
+    directory: Path,
+    *,
+    fetch: Fetch | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """All files or none: they are written beside, then the directory appears. Objects that are not
+    here are fetched, and those that are stay, so that another try goes on where this one was.
 
     Raises:
         InvalidRequest: the directory is not empty, or a path of the manifest leads out of it.
@@ -28,7 +37,9 @@ def lay_out(manifest: Manifest, shelf: Shelf, directory: Path) -> None:
     paths = manifest.paths()
     for path in paths:
         _check_path(path)
-    version = Version(manifest, shelf)
+    version = Version(manifest, shelf, fetch=fetch)
+    sizes, done = manifest.columns["size"].tolist(), 0
+    total = sum(sizes)
     beside = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     with writing(directory.absolute().parent):
         beside.mkdir(parents=True)
@@ -44,6 +55,9 @@ def lay_out(manifest: Manifest, shelf: Shelf, directory: Path) -> None:
                     write_all(fd, version.read_file(file))
                 finally:
                     os.close(fd)
+                done += sizes[file]
+                if progress is not None:
+                    progress(done, total)
             if directory.exists():
                 directory.rmdir()
             beside.rename(directory)

@@ -9,22 +9,51 @@ import fcntl
 import hashlib
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from leptonai.blobs.packs import Naming
 from leptonai.blobs.store import blob_path
 from leptonai.errors import StorageFull, Unavailable
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PARTIAL = "partial"  # what is being written; nothing reads it
 PARTIAL_KEPT_S = 86_400.0  # of a process that was killed
 DIRECT = getattr(os, "O_DIRECT", 0)
 PAGE_BYTES = 4096
+AHEAD_BYTES = 256 << 20  # fetched at most before they are asked for
+CHUNK_BYTES = 1 << 20
 
 
 class Shelf:
     def __init__(self, place: Path) -> None:
         self.place = place
+
+    @property
+    def ahead_bytes(self) -> int:
+        """How much may be fetched before it is asked for."""
+        return AHEAD_BYTES
+
+    @property
+    def most_mapped_bytes(self) -> int:
+        """How much one reader may have mapped, for what is mapped stays."""
+        return sys.maxsize
+
+    def empty(self) -> int:
+        """Remove what can be had again, and say how many bytes that were."""
+        return 0
+
+    def used(self, digest: str) -> None:
+        """Somebody reads this object."""
+
+    def make_room(self, size: int) -> None:
+        """So much will be put here."""
+
+    def keeping(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing is removed to make room before the end of this."""
+        return contextlib.nullcontext()
 
     def path(self, digest: str) -> Path:
         return self.place / blob_path(digest)
@@ -73,6 +102,24 @@ class Shelf:
                 partial.unlink(missing_ok=True)
                 raise
         return digest
+
+    def begin(self, digest: str) -> "Arriving":
+        """The file that an object is fetched into, with what came of it before. Waits while
+        another thread or process fetches it, and then finds it whole."""
+        with writing(self.place):
+            return Arriving(self, digest)
+
+    @contextlib.contextmanager
+    def held(self, digest: str) -> Iterator[Path]:
+        """Its file, which nobody removes meanwhile.
+
+        Raises:
+            FileNotFoundError: it is not here.
+        """
+        with self.path(digest).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            self.used(digest)
+            yield self.path(digest)
 
     def keep(self, partial: Path, digest: str) -> None:
         """A whole file becomes the blob of this name."""
@@ -143,13 +190,83 @@ class NewBlob:
             self._partial.unlink(missing_ok=True)
 
 
+class Arriving:
+    """An object on its way. What has come stays for who asks next, also after a kill."""
+
+    def __init__(self, shelf: Shelf, digest: str) -> None:
+        self._shelf = shelf
+        self._digest = digest
+        self._path = shelf.place / PARTIAL / digest.removeprefix("sha256:")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._fd), self._path.stat()):
+                    break
+            os.close(self._fd)  # another one became the object meanwhile, or was removed
+            if shelf.has(digest):
+                self._fd = -1
+                return
+        self.size = 0
+        self._sha256 = Naming()
+        while chunk := os.pread(self._fd, CHUNK_BYTES, self.size):
+            self._note(chunk)
+
+    @property
+    def is_there(self) -> bool:
+        """Somebody else fetched it."""
+        return self._fd < 0
+
+    @property
+    def digest(self) -> str:
+        """Of what has come."""
+        return f"sha256:{self._sha256.hexdigest()}"
+
+    def write(self, data: bytes) -> None:
+        with writing(self._shelf.place):
+            self._shelf.make_room(len(data))
+            try:
+                write_all(self._fd, data)
+            except OSError as failure:
+                os.ftruncate(self._fd, self.size)
+                if failure.errno in DISK_FULL and not self._shelf.empty():
+                    self.restart()  # the room is for the others
+                    raise
+                write_all(self._fd, data)
+        self._note(data)
+
+    def restart(self) -> None:
+        """What came was not what was asked for."""
+        os.ftruncate(self._fd, 0)
+        self.size, self._sha256 = 0, Naming()
+
+    def keep(self) -> None:
+        """It is whole: from now on it lies on the shelf, on the disk."""
+        assert self.digest == self._digest, self.digest
+        with writing(self._shelf.place):
+            os.fdatasync(self._fd)
+            self._shelf.keep(self._path, self._digest)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            if self.size == 0:
+                self._path.unlink(missing_ok=True)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _note(self, data: bytes) -> None:
+        self._sha256.update(data)
+        self.size += len(data)
+
+
 @contextlib.contextmanager
 def writing(place: Path) -> Iterator[None]:
     """Turns what the system says into what a person can act on."""
     try:
         yield
     except OSError as failure:
-        if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+        if failure.errno in DISK_FULL:
             raise StorageFull(
                 f"the disk of {place} is full; no version was made",
                 hint="free space, then repeat the command: it goes on where it was",
@@ -167,8 +284,12 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
-def shelf_of(*, local: bool) -> Shelf:
-    """Of this machine. Where the platform runs on it with our home, its own blobs."""
+def shelf_of(platforms: Path | None) -> Shelf:
+    """Of this machine: the platform's own blobs, where they lie here as they are; else a cache."""
+    from leptonai.data.cache import Cache
+
+    if platforms is not None:
+        return Shelf(platforms)
     named = os.environ.get("LEPTON_HOME") or "~/.leptonai"
     home = Path(named).expanduser().absolute()
-    return Shelf(home / "blobs" if local else home / "cache" / "blobs")
+    return Cache(home / "cache" / "blobs")

@@ -2,10 +2,10 @@
 
 import mmap
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from leptonai.data.columns import map_file
 from leptonai.data.manifest import Field, Manifest
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 MAX_MAPPED = 1024  # objects at once; the system allows a process some 65,000 mappings
 
-Fetch = Callable[[str], None]  # puts an object of this digest upon the shelf
+MAX_AHEAD = 16  # objects that are named as what is likely to be read next
+MAX_FETCHES = 5  # of one object that others remove meanwhile
+
+
+class Fetch(Protocol):
+    def __call__(self, digest: str, then: Sequence[str] = ()) -> None:
+        """Put an object upon the shelf; it is likely that `then` others are asked for."""
 
 
 class Version:
@@ -40,6 +46,7 @@ class Version:
         self._manifest_digest = manifest_digest
         self._fetch = fetch
         self._mapped: OrderedDict[int, memoryview] = OrderedDict()
+        self._mapped_bytes = 0  # about, for threads do not wait for each other
 
     @classmethod
     def open(cls, shelf: Shelf, digest: str, *, fetch: Fetch | None = None) -> "Version":
@@ -135,8 +142,12 @@ class Version:
         view = self._mapped.get(number)
         if view is None:
             view = self._mapped[number] = self._map(number)
-            while len(self._mapped) > MAX_MAPPED:
-                self._mapped.popitem(last=False)
+            self._mapped_bytes += len(view)
+            most_bytes = self._shelf.most_mapped_bytes
+            while len(self._mapped) > MAX_MAPPED or (
+                self._mapped_bytes > most_bytes and len(self._mapped) > 1
+            ):
+                self._mapped_bytes -= len(self._mapped.popitem(last=False)[1])
         return view
 
     def _map(self, number: int) -> memoryview:
@@ -144,21 +155,46 @@ class Version:
         if size == 0:
             return memoryview(b"")
         digest = self.manifest.objects[number]
-        if self._fetch is not None and not self._shelf.has(digest):
-            self._fetch(digest)
-        try:
-            mapped: mmap.mmap = map_file(self._shelf.path(digest))
-        except (FileNotFoundError, ValueError):
+        mapped = self._mapped_or_none(digest)
+        tries = MAX_FETCHES if self._fetch is not None else 0
+        while mapped is None and tries:
+            assert self._fetch is not None
+            self._fetch(digest, self._after(number))
+            mapped = self._mapped_or_none(digest)
+            tries -= 1
+        if mapped is None:
             raise NotFound(
                 f"the object {digest} of this version is not on this machine",
                 hint="get the dataset again: `leptonai dataset download`",
-            ) from None
+            )
         if len(mapped) != size:
             raise NotFound(
                 f"the object {digest} is damaged: {len(mapped)} bytes and not {size}",
                 hint=f"remove {self._shelf.path(digest)}, then get the dataset again",
             )
         return memoryview(mapped)
+
+    def _mapped_or_none(self, digest: str) -> mmap.mmap | None:
+        try:
+            mapped = map_file(self._shelf.path(digest))
+        except (FileNotFoundError, ValueError):
+            return None
+        self._shelf.used(digest)
+        return mapped
+
+    def _after(self, number: int) -> list[str]:
+        """The objects that follow, in a circle: all of them are read in an epoch."""
+        objects, left_bytes = self.manifest.objects, self._shelf.ahead_bytes
+        sizes = self.manifest.columns["object_size"]
+        found: list[str] = []
+        for step in range(1, min(len(objects), 4 * MAX_AHEAD)):
+            at = (number + step) % len(objects)
+            left_bytes -= int(sizes[at])
+            if left_bytes < 0 or len(found) == MAX_AHEAD:
+                break
+            if at not in self._mapped and not self._shelf.has(objects[at]):
+                found.append(objects[at])
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Where it lies, not the bytes: the other process maps the same files."""

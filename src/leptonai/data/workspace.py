@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from leptonai.data.manifest import Manifest
 from leptonai.data.quality.gates import thresholds
 from leptonai.data.shelf import Shelf, shelf_of
 from leptonai.data.sources import open_source
+from leptonai.data.transfers import Fetcher, upload
 from leptonai.data.version import Version
 from leptonai.errors import InvalidRequest, NotFound, Unavailable
 from leptonai.spec.artifacts import Artifact, ArtifactSpec
@@ -35,32 +35,40 @@ def create(
     fail_on: Mapping[str, float] | Collection[str] = (),
     client: LeptonClient | None = None,
     progress: Progress | None = None,
+    sending: Progress | None = None,
 ) -> Dataset:
-    """See `Dataset.create`."""
+    """See `Dataset.create`.
+
+    Args:
+        sending: as `progress`, of what is then sent to a workspace elsewhere.
+    """
     check_name(name, "dataset")
     gates = thresholds(fail_on)
     with _client(client) as at, open_source(source) as opened:
-        shelf = shelf_of(local=at.connection.local)
+        shelf = shelf_of(at.connection.blobs)
+        fetch = Fetcher(at.connection, shelf)
         newest = _newest(at, name)
         told = {"source": opened.name, **(lineage or {})}
         if newest is not None:
             told["parent"] = f"{name}@{newest.metadata.version}"
         for _ in range(MAX_TRIES):
-            made = commit(
-                opened,
-                shelf,
-                kind=kind,
-                lineage=told,
-                kept=lambda digest: shelf.touch(digest) or at.blobs.has(digest),
-                progress=progress,
-            )
-            quality = _held(name, made, newest, gates, shelf, at, progress) if gates else {}
-            content = made.manifest.facts.content
-            if newest is not None and newest.spec.attributes.get("content") == content:
-                return _dataset(newest, shelf, at.connection)
-            if _stored(at, shelf, made):
-                registered = at.datasets.register(name, _spec(made, told, quality))
-                return _dataset(registered, shelf, at.connection)
+            with shelf.keeping():
+                made = commit(
+                    opened,
+                    shelf,
+                    kind=kind,
+                    lineage=told,
+                    kept=lambda digest: shelf.touch(digest) or at.blobs.has(digest),
+                    fetch=fetch,
+                    progress=progress,
+                )
+                quality = _held(name, made, newest, gates, shelf, at, progress) if gates else {}
+                content = made.manifest.facts.content
+                if newest is not None and newest.spec.attributes.get("content") == content:
+                    return _dataset(newest, shelf, at.connection)
+                if _stored(at, shelf, made, sending):
+                    registered = at.datasets.register(name, _spec(made, told, quality))
+                    return _dataset(registered, shelf, at.connection)
     raise Unavailable(
         f"what was stored of {name} was removed meanwhile, {MAX_TRIES} times over",
         hint="see who cleans up the blobs, then repeat the command",
@@ -76,12 +84,12 @@ def get(reference: str, *, client: LeptonClient | None = None) -> Dataset:
                 f"{reference} is a plain tree of files",
                 hint=f"leptonai dataset download {reference} DIRECTORY",
             )
-        return _dataset(artifact, shelf_of(local=at.connection.local), at.connection)
+        return _dataset(artifact, shelf_of(at.connection.blobs), at.connection)
 
 
 def manifest_of(at: LeptonClient, artifact: Artifact) -> Manifest:
     """Fetched if it is not here."""
-    shelf = shelf_of(local=at.connection.local)
+    shelf = shelf_of(at.connection.blobs)
     at.blobs.fetch(artifact.spec.digest, shelf)
     return Manifest.open(shelf.path(artifact.spec.digest))
 
@@ -94,37 +102,23 @@ def looks_like_a_reference(text: str) -> bool:
     return True
 
 
-@dataclass
-class Fetcher:
-    """Brings objects from the workspace; each process, once it needs one, with a client of its
-    own."""
-
-    connection: "Connection"
-    shelf: Shelf
-    _client: LeptonClient | None = field(default=None, repr=False)
-
-    def __call__(self, digest: str) -> None:
-        if self._client is None:
-            self._client = LeptonClient(url=self.connection.url, token=self.connection.token)
-        self._client.blobs.fetch(digest, self.shelf)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"connection": self.connection, "shelf": self.shelf, "_client": None}
-
-
 def _dataset(artifact: Artifact, shelf: Shelf, connection: "Connection") -> Dataset:
     version = Version.open(shelf, artifact.spec.digest, fetch=Fetcher(connection, shelf))
     return Dataset(version, name=artifact.metadata.name or "", version=artifact.metadata.version)
 
 
-def _stored(at: LeptonClient, shelf: Shelf, made: Committed) -> bool:
+def _stored(at: LeptonClient, shelf: Shelf, made: Committed, progress: Progress | None) -> bool:
     """Everything is in the workspace, the manifest last; False if something has gone from both."""
-    for digest in (*made.manifest.objects, made.digest):
-        if not at.blobs.has(digest):
-            if not shelf.has(digest):
-                return False
-            at.blobs.put(digest, shelf.path(digest))
-    return True
+    manifest = made.manifest
+    sizes = manifest.columns["object_size"].tolist()
+    objects = [*zip(manifest.objects, sizes, strict=True)]
+    try:
+        last = [(made.digest, shelf.path(made.digest).stat().st_size)]
+    except FileNotFoundError:
+        return False
+    # Where its blobs are the shelf nothing is sent, and nothing is worth being told.
+    told = None if at.connection.blobs is not None else progress
+    return upload(at, shelf, objects, told) and upload(at, shelf, last)
 
 
 def _held(

@@ -1,12 +1,16 @@
 """Files by their digest: what working directories, datasets and models are made of."""
 
+import re
+
 import msgspec
 
 from leptonai.blobs.store import MAX_BLOB_BYTES, check_digest
 from leptonai.control.api.routing import BYTES, Answer, Call, Route
 from leptonai.core.access import Action, Resource
-from leptonai.errors import TooLarge
+from leptonai.errors import RangeNotSatisfiable, TooLarge
 from leptonai.security.permissions import require
+
+_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 
 
 class StoredBlob(msgspec.Struct, frozen=True):
@@ -28,19 +32,62 @@ async def put(call: Call) -> StoredBlob:
 
 
 async def head(call: Call) -> Answer:
-    return Answer(media=BYTES, headers=await _headers(call))
+    return Answer(media=BYTES, headers=_headers(call, await _size(call)))
 
 
 async def get(call: Call) -> Answer:
-    headers = await _headers(call)
-    return Answer(stream=call.world.blobs.get(call.path["digest"]), media=BYTES, headers=headers)
+    """All of it, or the one range that is asked for. A blob never changes: `If-Range` holds."""
+    size, digest = await _size(call), call.path["digest"]
+    asked = byte_range(call.header("range"), size)
+    if asked is None:
+        stream = call.world.blobs.get(digest, 0, size)
+        return Answer(stream=stream, media=BYTES, headers=_headers(call, size))
+    start, end = asked
+    content_range = ("content-range", f"bytes {start}-{end - 1}/{size}")
+    return Answer(
+        status=206,
+        stream=call.world.blobs.get(digest, start, end),
+        media=BYTES,
+        headers=(*_headers(call, end - start), content_range),
+    )
 
 
-async def _headers(call: Call) -> tuple[tuple[str, str], ...]:
+def byte_range(header: str, size: int) -> tuple[int, int] | None:
+    """Where the range begins and ends that a header asks for, of so many bytes; None for all of
+    them, which is also the answer to what is no single range (RFC 9110, 14.2).
+
+    Raises:
+        RangeNotSatisfiable: it begins after the end.
+    """
+    found = _RANGE.fullmatch(header.strip())
+    if found is None or found.groups() == ("", ""):
+        return None
+    first, last = found.groups()
+    if not first:  # the last so many
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(size, int(last) + 1) if last else size
+        if last and int(last) < int(first):
+            return None
+    if start >= size:
+        raise RangeNotSatisfiable(
+            f"the range begins at {start}, and the blob has {size} bytes",
+            hint="Ask for all of it.",
+        )
+    return start, end
+
+
+async def _size(call: Call) -> int:
     require(call.principal, Action.READ, Resource(kind="blob", workspace=call.workspace))
-    digest = call.path["digest"]
-    size = await call.world.blobs.size(digest)
-    return (("content-length", str(size)), ("etag", f'"{digest}"'))
+    return await call.world.blobs.size(call.path["digest"])
+
+
+def _headers(call: Call, length: int) -> tuple[tuple[str, str], ...]:
+    return (
+        ("content-length", str(length)),
+        ("etag", f'"{call.path["digest"]}"'),
+        ("accept-ranges", "bytes"),
+    )
 
 
 ROUTES = (
@@ -63,7 +110,8 @@ ROUTES = (
         method="GET",
         path="/blobs/{digest}",
         handler=get,
-        summary="Download a blob",
+        summary="Download a blob, or with `Range: bytes=FIRST-LAST` a part of it",
         media=BYTES,
+        ranges=True,
     ),
 )

@@ -61,6 +61,7 @@ def _operation(
         ],
         "responses": {
             str(route.status): _response(route, references),
+            **({"206": _response(route, references)} if route.ranges else {}),
             **({"204": {"description": route.nothing}} if route.nothing else {}),
             "default": {
                 "description": "What happened, and what to do next.",

@@ -72,6 +72,7 @@ class Route:
     answer: Any = None  # the type of its JSON; None answers nothing
     media: str = JSON
     status: int = 200
+    ranges: bool = False  # it may be asked for a part, and then answers 206
     nothing: str = ""  # what it means where it answers 204 instead, if it may
     query: tuple[Parameter, ...] = ()
     scope: Scope = Scope.WORKSPACE
