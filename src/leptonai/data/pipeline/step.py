@@ -63,3 +63,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             InvalidRequest: the batch is not as the training data was; says how.
         """
         raise NotImplementedError
+
+    def absorb(self, following: "Step") -> "Step | None":
+        """One step that does what this and the following one do, and draws as both would, where
+        that is better than one after the other. Both learn nothing."""
+        return None
