@@ -91,6 +91,11 @@ def test_the_batch_that_comes_in_is_not_changed(step, channels):
     assert same(images, before) and made.shape[3] == channels and made.dtype == np.uint8
 
 
+@pytest.mark.parametrize("step", AUGMENTING, ids=lambda step: type(step).__name__)
+def test_a_batch_whose_images_were_all_skipped_stays_one_of_no_images(step):
+    assert len(step.transform(pictures()[:0], NOTHING, chance([]))) == 0
+
+
 # --- moving pixels -------------------------------------------------------------------------------
 
 

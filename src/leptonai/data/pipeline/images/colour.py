@@ -62,7 +62,7 @@ class Colour(ImageStep, frozen=True, forbid_unknown_fields=True, tag="colour"):
         channels = images.shape[3]
         luma = np.array(LUMA if channels == 3 else (1.0,))
         mean = opencv().mean
-        greys = np.array([mean(image)[:channels] for image in images]) @ luma
+        greys = np.array([mean(image)[:channels] for image in images]).reshape(-1, channels) @ luma
         by = chance.uniform(-1, 1, each=4)
         brightness, contrast, saturation = (
             1 + np.array([self.brightness, self.contrast, self.saturation]) * by[:, :3]
