@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 # What passes from one step to the next:
 #   "table"   a polars LazyFrame; the target is one of its columns
+#   "matrix"  float32 [B, K]
 #   "images"  an array [B, H, W, C], uint8 as decoded or float32 once normalised
 #   "texts"   a list of B texts
 #   "tokens"  integers [B, T]
 #   "series"  numbers [B, T, K]
-Form: TypeAlias = Literal["table", "images", "texts", "tokens", "series"]
+Form: TypeAlias = Literal["table", "matrix", "images", "texts", "tokens", "series"]
 
 Batch: TypeAlias = Any  # of a form as above
 
