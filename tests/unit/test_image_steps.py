@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from leptonai.data.chance import Chance
-from leptonai.data.pipeline.images.colour import Colour, CutOut, Greyscale, Normalise
+from leptonai.data.pipeline.images.colour import Colour, CutOut, Greyscale, NormaliseImages
 from leptonai.data.pipeline.images.geometry import (
     CenterCrop,
     Flip,
@@ -200,8 +200,8 @@ def test_steps_that_fill_with_different_things_are_not_joined():
         (lambda: RandomCrop(0, 1), "height is a number from 1 to 16384, not 0"),
         (lambda: CutOut(count=0), "count is a number from 1 to 64, not 0"),
         (lambda: Colour(hue=0.6), "hue is from 0 to 0.5, not 0.6"),
-        (lambda: Normalise(mean=(0.5,)), "mean and deviation are given together"),
-        (lambda: Normalise(mean=(0.5,), deviation=(0.0,)), "deviations positive"),
+        (lambda: NormaliseImages(mean=(0.5,)), "mean and deviation are given together"),
+        (lambda: NormaliseImages(mean=(0.5,), deviation=(0.0,)), "deviations positive"),
         (
             lambda: CenterCrop(13, 4).transform(pictures(), NOTHING),
             "CenterCrop to 13 x 4 of images of 12 x 16",
@@ -225,7 +225,7 @@ def test_steps_that_fill_with_different_things_are_not_joined():
         (lambda: Flip().transform([], NOTHING), "a batch of no images has no size"),
         (lambda: Flip().transform(["x"], NOTHING), "image 0 is str, not an array"),
         (lambda: Greyscale().transform(pictures(channels=2), NOTHING), "of 2 channels, not 1 or"),
-        (lambda: Normalise().fit(lambda: iter([])), "there is no image to learn from"),
+        (lambda: NormaliseImages().fit(lambda: iter([])), "there is no image to learn from"),
     ],
 )
 def test_what_cannot_be_done_is_said(make, message):
@@ -292,7 +292,7 @@ def test_grey_is_as_bright_as_the_colours():
 @given(images=batches, cut=st.integers(1, 3), by=st.sampled_from(["standard", "range"]))
 @settings(deadline=None, max_examples=60)
 def test_normalised_training_data_has_the_statistics_asked_for(images, cut, by):
-    step = Normalise(by)
+    step = NormaliseImages(by)
     learnt = step.fit(lambda: iter([images[:cut], images[cut:]] if cut < len(images) else [images]))
     assert learnt == step.fit(lambda: iter(images[at : at + 1] for at in range(len(images))))
     made = step.transform(images, learnt)
@@ -307,7 +307,7 @@ def test_normalised_training_data_has_the_statistics_asked_for(images, cut, by):
 
 
 def test_published_statistics_need_no_training_data():
-    step = Normalise(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
+    step = NormaliseImages(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
     images = pictures()
     expected = (images / 255 - step.mean) / step.deviation
     assert step.transform(images, step.fit(list)) == pytest.approx(expected, abs=1e-5)
@@ -315,17 +315,18 @@ def test_published_statistics_need_no_training_data():
 
 def test_pixels_from_0_to_1_are_normalised_like_bytes():
     images = pictures()
-    learnt = Normalise().fit(lambda: iter([images]))
+    learnt = NormaliseImages().fit(lambda: iter([images]))
     bytes_, floats = (
-        Normalise().transform(each, learnt) for each in (images, (images / 255).astype(np.float32))
+        NormaliseImages().transform(each, learnt)
+        for each in (images, (images / 255).astype(np.float32))
     )
     assert floats == pytest.approx(bytes_, abs=1e-5)
 
 
 def test_images_of_other_channels_than_the_training_data_are_refused():
-    learnt = Normalise().fit(lambda: iter([pictures()]))
+    learnt = NormaliseImages().fit(lambda: iter([pictures()]))
     with pytest.raises(InvalidRequest, match="images of 1 channels, where the training data has 3"):
-        Normalise().transform(pictures(channels=1), learnt)
+        NormaliseImages().transform(pictures(channels=1), learnt)
     nan = np.full((1, 2, 2, 1), np.nan, np.float32)
     with pytest.raises(InvalidRequest, match="infinite or missing pixels"):
-        Normalise().fit(lambda: iter([nan]))
+        NormaliseImages().fit(lambda: iter([nan]))

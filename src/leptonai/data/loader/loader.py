@@ -56,10 +56,9 @@ class DataLoader:
             batch_size: of each rank.
             num_workers: threads that make batches ahead; 0 for none. By default one a core where
                 there are images to decode, else none.
-            pipeline: what to do with each batch of numpy arrays: a function of it; or an object
-                with `transform`, as a Pipeline is, which of a tuple gets the first part alone, the
-                images or texts without their labels. If it takes `chance`, it gets a `Chance`
-                while augmenting: what it draws for a sample depends on the seed, the epoch and the
+            pipeline: what to do with each batch of numpy arrays: a Pipeline or another object with
+                `transform`, or a function of it. If it takes `chance`, it gets a `Chance` while
+                augmenting: what it draws for a sample depends on the seed, the epoch and the
                 sample alone. If it takes `rng`, it gets a numpy Generator that is the same for the
                 same batch of the same epoch, also in a resumed run.
             augment: whether the pipeline gets its `chance`. As `shuffle`, if not given: what is
@@ -87,7 +86,6 @@ class DataLoader:
         self._shuffle = shuffle
         self._seed = seed
         self._pipeline = getattr(pipeline, "transform", pipeline)
-        self._of_inputs = hasattr(pipeline, "transform")
         self._augment = augment
         self._processes = processes
         if num_workers is None:
@@ -125,7 +123,6 @@ class DataLoader:
             Recipe(
                 self._source,
                 self._pipeline,
-                of_inputs=self._of_inputs,
                 augment=self._shuffle if self._augment is None else self._augment,
                 seed=self._seed,
                 epoch=self._epoch,

@@ -30,7 +30,6 @@ class Recipe:
 
     source: Source
     pipeline: Callable[..., Batch] | None
-    of_inputs: bool  # the pipeline works on the first part of a tuple alone
     augment: bool
     seed: int
     epoch: int
@@ -50,9 +49,6 @@ class Recipe:
             samples = step.samples if made.samples is None else made.samples
             given["chance"] = Chance(samples, seed=self.seed, epoch=self.epoch)
         try:
-            if self.of_inputs and isinstance(made.batch, tuple):
-                inputs, *labels = made.batch
-                return made._replace(batch=(self.pipeline(inputs, **given), *labels))
             return made._replace(batch=self.pipeline(made.batch, **given))
         except Exception as error:
             names = ", ".join(map(str, step.samples[:NAMED_SAMPLES].tolist()))

@@ -90,7 +90,7 @@ def _turned(angles: "NDArray[np.float64]") -> "NDArray[np.float64]":
     return turned
 
 
-class CutOut(ImageStep, frozen=True, forbid_unknown_fields=True, tag="cut-out"):
+class CutOut(ImageStep, frozen=True, forbid_unknown_fields=True, tag="cut_out"):
     """Squares of one grey; their middles lie anywhere, so the edge may cut them.
 
     Source: DeVries, Taylor 2017, "Improved Regularization of Convolutional Neural Networks with
@@ -137,7 +137,7 @@ class Greyscale(ImageStep, frozen=True, forbid_unknown_fields=True, tag="greysca
         return grey.reshape(count, height, width, 1)
 
 
-class Normalise(ImageStep, frozen=True, forbid_unknown_fields=True, tag="normalise-images"):
+class NormaliseImages(ImageStep, frozen=True, forbid_unknown_fields=True, tag="normalise_images"):
     """float32: each channel with mean 0 and deviation 1 ("standard"), or from 0 to 1 ("range"), as
     the training data has it.
 

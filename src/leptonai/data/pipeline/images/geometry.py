@@ -109,7 +109,7 @@ class Flip(GeometricStep, frozen=True, forbid_unknown_fields=True, tag="flip"):
         return maps, size
 
 
-class CenterCrop(GeometricStep, frozen=True, forbid_unknown_fields=True, tag="center-crop"):
+class CenterCrop(GeometricStep, frozen=True, forbid_unknown_fields=True, tag="center_crop"):
     height: int
     width: int
 
@@ -131,7 +131,7 @@ class _Filling(GeometricStep, frozen=True, kw_only=True, forbid_unknown_fields=T
         return self.fill
 
 
-class RandomCrop(_Filling, frozen=True, forbid_unknown_fields=True, tag="random-crop"):
+class RandomCrop(_Filling, frozen=True, forbid_unknown_fields=True, tag="random_crop"):
     """Anywhere in the picture, padded by `pad` pixels on each side. The middle, without chance."""
 
     height: int

@@ -16,7 +16,7 @@ ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]\w{1,30});")
 URL = re.compile(r"\b(?:https?://|www\.)\S+", re.IGNORECASE)
 
 
-class NormaliseText(Step, frozen=True, kw_only=True, tag="normalise-text"):
+class NormaliseText(Step, frozen=True, kw_only=True, tag="normalise_text"):
     """Tags and URLs make way for a space; white space of any length becomes one space."""
 
     takes: ClassVar[Form] = "texts"

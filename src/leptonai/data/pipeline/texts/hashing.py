@@ -16,7 +16,7 @@ MOST_COLUMNS = 1 << 20
 MOST_WORDS = 8
 
 
-class HashTexts(Step, frozen=True, tag="hash-texts"):
+class HashTexts(Step, frozen=True, tag="hash_texts"):
     """float32 [B, `columns`]: words, and sequences of up to `words` of them, counted in columns
     that a hash chooses; each row of length 1, or 0 without words. B * columns * 4 bytes.
 
