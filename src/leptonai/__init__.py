@@ -7,11 +7,12 @@ if TYPE_CHECKING:
     from leptonai.client import LeptonClient
     from leptonai.data.dataset import Dataset
     from leptonai.data.loader import DataLoader
+    from leptonai.data.pipeline import Pipeline
     from leptonai.photon import HTTPException, Photon
 
 __version__ = "0.1.0"
 
-__all__ = ["DataLoader", "Dataset", "HTTPException", "LeptonClient", "Photon"]
+__all__ = ["DataLoader", "Dataset", "HTTPException", "LeptonClient", "Photon", "Pipeline"]
 
 _HOME_OF = {
     "DataLoader": "leptonai.data.loader",
@@ -19,6 +20,7 @@ _HOME_OF = {
     "HTTPException": "leptonai.photon",
     "LeptonClient": "leptonai.client",
     "Photon": "leptonai.photon",
+    "Pipeline": "leptonai.data.pipeline",
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leptonai.data.folder import LocalFolder
-from leptonai.data.kinds import Kind, parse_kind
+from leptonai.data.kinds import Kind, is_held_out, parse_kind
 from leptonai.data.manifest import Field
 from leptonai.data.records import Bytes
 from leptonai.data.split import divide
@@ -17,8 +17,11 @@ from leptonai.data.version import Version
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from leptonai.client import LeptonClient
     from leptonai.data.commit import Progress
+    from leptonai.data.frames import Table
 
 
 class Sample(NamedTuple):
@@ -39,11 +42,13 @@ class Dataset:
         name: str = "",
         version: int | None = None,
         chosen: NDArray[np.int64] | None = None,
+        part: str = "",
     ) -> None:
         """Of all samples of the records, or of those `chosen`. People use the methods below."""
         self.records = records
         self.name = name
         self.version = version
+        self.part = part  # "train", "test", …: of data that was divided
         self._chosen = chosen
 
     # --- where they come from --------------------------------------------------------------------
@@ -156,6 +161,29 @@ class Dataset:
         """The file that a sample is, or is a row of."""
         return self.records.path_of(self._number(at))
 
+    def frame(self) -> "pl.LazyFrame":
+        """A table's rows, with the columns and types of `schema`. Read stretch by stretch when it
+        is collected, and only the columns that are asked for.
+
+        Raises:
+            InvalidRequest: it is no table; or, while it is read, a value is not of its column's
+                type.
+        """
+        from leptonai.data.frames import lazy_frame
+
+        return lazy_frame(self.table())
+
+    def table(self) -> "Table":
+        """What reads a table's rows, stretch by stretch."""
+        from leptonai.data.frames import Table
+
+        return Table(self.records, self._chosen)
+
+    @property
+    def chosen(self) -> "NDArray[np.int64] | None":
+        """The samples' numbers among the records; None for all."""
+        return self._chosen
+
     # --- parts of them ---------------------------------------------------------------------------
 
     def only(self, at: Sequence[int] | NDArray[np.int64]) -> "Dataset":
@@ -164,7 +192,9 @@ class Dataset:
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"samples are numbered from 0 to {len(self) - 1}")
         chosen = wanted if self._chosen is None else self._chosen[wanted]
-        return Dataset(self.records, name=self.name, version=self.version, chosen=chosen)
+        return Dataset(
+            self.records, name=self.name, version=self.version, chosen=chosen, part=self.part
+        )
 
     def split(
         self, *, seed: int = 0, stratify: bool = False, **shares: float
@@ -190,7 +220,7 @@ class Dataset:
         keys = self.records.keys()
         chosen = keys if self._chosen is None else keys[self._chosen]
         parts = divide(chosen, shares, seed=seed, labels=labels)
-        return {name: self.only(at) for name, at in parts.items()}
+        return {name: self._part(name, at) for name, at in parts.items()}
 
     def _own_splits(self) -> "dict[str, Dataset]":
         names, columns = self.records.splits, self.records.columns
@@ -202,10 +232,16 @@ class Dataset:
         if self._chosen is not None:
             of_sample = of_sample[self._chosen]
         return {
-            name: self.only(np.flatnonzero(of_sample == number))
+            name: self._part(name, np.flatnonzero(of_sample == number))
             for number, name in enumerate(names)
             if name
         }
+
+    def _part(self, name: str, at: NDArray[np.int64]) -> "Dataset":
+        """What is divided from a part that is to examine is to examine, too."""
+        part = self.only(at)
+        part.part = self.part if is_held_out(self.part) else name
+        return part
 
     def _number(self, at: int) -> int:
         """Of a sample among the records'; -1 is the last one."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from leptonai.data.ranges import read_range
 from leptonai.data.records import Bytes
 from leptonai.errors import InvalidRequest, NotFound
 
@@ -98,10 +99,23 @@ class LocalFolder:
     def read(self, at: Sequence[int]) -> list[Bytes]:
         if at and not 0 <= min(at) <= max(at) < len(self):
             raise IndexError(f"samples are numbered from 0 to {len(self) - 1}")
+        if at and self.type == "tabular" and not self._sizes.all():
+            from leptonai.data.frames import read_numbered
+
+            return read_numbered(self, at)
         return [
             self._read(self.path_of(one), int(self._starts[one]), int(self._sizes[one]))
             for one in at
         ]
+
+    def read_part(self, file: int, start: int, size: int) -> bytes:
+        """Some of a file's bytes."""
+        return read_range(self._root / self._paths[file], start, size)
+
+    def place_of(self, file: int) -> tuple[Path, int, int]:
+        """Where a file lies: in which one of this machine, from where on, and how long it is."""
+        path = self._root / self._paths[file]
+        return path, 0, path.stat().st_size
 
     def _read(self, name: str, start: int, size: int) -> bytes:
         try:

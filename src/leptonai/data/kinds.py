@@ -65,6 +65,11 @@ def parse_kind(text: str) -> Kind:
     raise InvalidRequest(f"there is no type {text!a}", hint=f"types are {', '.join(KINDS)}")
 
 
+def is_held_out(part: str) -> bool:
+    """Whether a part of this name is there to examine, not to teach."""
+    return SPLITS.get(part.lower(), "train") != "train"
+
+
 def kind_of(listing: Listing) -> Kind:
     """The most telling type that the names allow; `files` if none does."""
     paths = listing.paths

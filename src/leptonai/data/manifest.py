@@ -209,6 +209,7 @@ class Manifest:
             row_file, row_at, row_size = rows
             if int(row_file.max()) >= files:
                 raise _contradiction("a row lies in no file")
+            row_at = np.where(row_size > 0, row_at, 0)  # else it is a number, not a place
             room = columns["size"][row_file]
             if bool((row_at > room).any() or (row_size > room - row_at).any()):
                 raise _contradiction("a row ends outside of its file")

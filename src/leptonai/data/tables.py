@@ -68,8 +68,7 @@ def describe_tables(listing: Listing, files: Sequence[int], read: Any) -> Table:
         "row_at": np.concatenate(starts).astype(np.uint64),
         "row_size": np.concatenate(sizes).astype(np.uint64),
     }
-    has_parquet = any(_ending(listing.paths[file]) == "parquet" for file in files)
-    return Table(schema, _ending(first) in ("csv", "tsv"), {} if has_parquet else columns)
+    return Table(schema, ending_of(first) in ("csv", "tsv"), columns)
 
 
 def check_text(path: str, content: Content) -> None:
@@ -99,7 +98,7 @@ def read_table(path: str, content: Content) -> tuple[list[str], Iterator[tuple[i
     check_text(path, content)
     text = bytes(content).removeprefix(BOM).decode()
     header_line = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, header_line))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(path, header_line))
     header = [name.strip() for name in next(reader, [])]
     if not header:
         raise InvalidRequest(f"{path} is empty", hint="fill it or remove it")
@@ -120,7 +119,7 @@ def read_table(path: str, content: Content) -> tuple[list[str], Iterator[tuple[i
 
 def values_of(path: str, content: Content, column: str) -> Iterator[str]:
     """One column of a table, as text."""
-    if _ending(path) in ("csv", "tsv"):
+    if ending_of(path) in ("csv", "tsv"):
         header, rows = read_table(path, content)
         at = header.index(column)
         yield from (row[at] for _, row in rows)
@@ -133,11 +132,11 @@ def values_of(path: str, content: Content, column: str) -> Iterator[str]:
 
 def _rows_of(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Array]:
     """Schema, and where each row begins and how long it is."""
-    match _ending(path):
+    match ending_of(path):
         case "csv" | "tsv":
             return _csv_rows(path, content)
         case "parquet":
-            return _parquet_schema(path, content), np.zeros(0, np.int64), np.zeros(0, np.int64)
+            return _parquet_rows(path, content)
         case _:
             return _json_lines(path, content)
 
@@ -146,7 +145,7 @@ def _csv_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Ar
     check_text(path, content)
     view = memoryview(content)
     first = bytes(view[:BLOCK_BYTES]).removeprefix(BOM).partition(b"\n")[0].decode(errors="replace")
-    delimiter = _delimiter(path, first)
+    delimiter = delimiter_of(path, first)
     ends, counts, lines = _line_ends(view, ord(delimiter))
     starts = np.concatenate([[0], ends[:-1] + 1])
     header = next(
@@ -169,11 +168,12 @@ def _csv_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Ar
     if not len(starts):
         raise InvalidRequest(f"{path} has a header and no rows", hint="fill it or remove it")
     sizes -= bytes_of[starts + sizes - 1] == RETURN
+    # The first rows, and as many from all over the file.
+    spread = np.linspace(0, len(starts) - 1, GUESSED_ROWS).astype(np.int64)
+    looked_at = np.union1d(np.arange(min(GUESSED_ROWS, len(starts))), spread)
     sample = [
         next(csv.reader([bytes(view[at : at + size]).decode()], delimiter=delimiter))
-        for at, size in zip(
-            starts[:GUESSED_ROWS].tolist(), sizes[:GUESSED_ROWS].tolist(), strict=True
-        )
+        for at, size in zip(starts[looked_at].tolist(), sizes[looked_at].tolist(), strict=True)
     ]
     schema = tuple(
         Field(name, _type_of_texts([row[at] for row in sample])) for at, name in enumerate(header)
@@ -274,14 +274,20 @@ def _json_object(path: str, number: int, line: bytes) -> dict[str, Any]:
         ) from wrong
 
 
-def _parquet_schema(path: str, content: Content) -> tuple[Field, ...]:
+def _parquet_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Array]:
+    """Rows by their numbers: they have no place of their own, so the size of each is 0."""
     import polars
 
     try:
-        schema = polars.read_parquet_schema(io.BytesIO(content))
+        found = polars.scan_parquet(io.BytesIO(content))
+        schema = found.collect_schema()
+        rows = int(found.select(polars.len()).collect().item())
     except Exception as wrong:
         raise InvalidRequest(f"{path} is not Parquet: {wrong}", hint="write it again") from wrong
-    return tuple(Field(name, _type_of_polars(type)) for name, type in schema.items())
+    if not rows:
+        raise InvalidRequest(f"{path} has no rows", hint="fill it or remove it")
+    fields = tuple(Field(name, _type_of_polars(type)) for name, type in schema.items())
+    return fields, np.arange(rows), np.zeros(rows, np.int64)
 
 
 def _newlines(view: memoryview) -> Iterator[int]:
@@ -406,8 +412,8 @@ def _check_fields(path: str, line: int, fields: int, expected: int) -> None:
         )
 
 
-def _delimiter(path: str, header: str) -> str:
-    if _ending(path) == "tsv":
+def delimiter_of(path: str, header: str) -> str:
+    if ending_of(path) == "tsv":
         return "\t"
     return ";" if ";" in header and "," not in header else ","
 
@@ -420,5 +426,5 @@ def _count(view: memoryview, byte: int) -> int:
     return int(np.count_nonzero(np.frombuffer(view, np.uint8) == byte))
 
 
-def _ending(path: str) -> str:
+def ending_of(path: str) -> str:
     return path.rpartition(".")[2].lower()

@@ -3,10 +3,13 @@
 import mmap
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leptonai.data.columns import map_file
 from leptonai.data.manifest import Field, Manifest
+from leptonai.data.ranges import read_range
 from leptonai.data.records import Bytes
 from leptonai.data.shelf import Shelf
 from leptonai.errors import NotFound
@@ -91,6 +94,10 @@ class Version:
         return self.manifest.keys()
 
     def read(self, at: Sequence[int]) -> list[Bytes]:
+        if len(at) and self._has_numbered_rows:
+            from leptonai.data.frames import read_numbered
+
+            return read_numbered(self, at)
         objects, starts, sizes = self.manifest.places(at)
         return [
             self._object(object)[start : start + size]
@@ -104,6 +111,24 @@ class Version:
         columns = self.manifest.columns
         start, size = int(columns["at"][file]), int(columns["size"][file])
         return self._object(int(columns["object"][file]))[start : start + size]
+
+    def read_part(self, file: int, start: int, size: int) -> bytes:
+        """Some of a file's bytes, without mapping it."""
+        path, at, _ = self.place_of(file)
+        return read_range(path, at + start, size)
+
+    def place_of(self, file: int) -> tuple[Path, int, int]:
+        """Where a file lies: in which one of this machine, from where on, and how long it is."""
+        columns = self.manifest.columns
+        digest = self.manifest.objects[int(columns["object"][file])]
+        if self._fetch is not None and not self._shelf.has(digest):
+            self._fetch(digest)
+        return self._shelf.path(digest), int(columns["at"][file]), int(columns["size"][file])
+
+    @cached_property
+    def _has_numbered_rows(self) -> bool:
+        sizes = self.columns.get("row_size")
+        return self.type == "tabular" and sizes is not None and not sizes.all()
 
     def _object(self, number: int) -> memoryview:
         # Threads may map one twice, or drop what another has just read: views keep their mapping.

@@ -37,8 +37,9 @@ class Learnt(NamedTuple):
     arrays: "Mapping[str, NDArray[Any]]" = MappingProxyType({})
 
 
-# The training data as it comes to a step, from the beginning each time it is called. Of the form
-# "table" it gives one LazyFrame; of others, batch after batch.
+# The training data as it comes to a step: batch after batch, from the beginning each time it is
+# called. A table comes in stretches of a fixed number of rows, each a LazyFrame, so that sums are
+# the same to the last bit however many threads there are, and memory is bounded.
 Training: TypeAlias = Callable[[], Iterator[Batch]]
 
 

@@ -1,0 +1,78 @@
+"""Which module defines a step, by its name on disk. Modules are imported when asked for."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import msgspec
+
+from leptonai.data.pipeline.step import Step
+from leptonai.errors import InvalidRequest
+
+_TABLES = "leptonai.data.pipeline.tables"
+
+HOME_OF = {
+    "clean": f"{_TABLES}.cleaning:Clean",
+    "drop_columns": f"{_TABLES}.cleaning:DropColumns",
+    "drop_missing": f"{_TABLES}.cleaning:DropMissing",
+    "select": f"{_TABLES}.cleaning:Select",
+    "impute": f"{_TABLES}.missing:Impute",
+    "clip_outliers": f"{_TABLES}.scaling:ClipOutliers",
+    "scale": f"{_TABLES}.scaling:Scale",
+    "one_hot": f"{_TABLES}.categories:OneHot",
+    "ordinal": f"{_TABLES}.categories:Ordinal",
+    "hash_encode": f"{_TABLES}.categories:HashEncode",
+    "target_encode": f"{_TABLES}.target:TargetEncode",
+    "date_features": f"{_TABLES}.dates:DateFeatures",
+    "pca": f"{_TABLES}.pca:PCA",
+    "to_matrix": f"{_TABLES}.matrix:ToMatrix",
+}
+
+
+def class_of(name: str) -> type[Step]:
+    """Raises:
+    InvalidRequest: there is no step of that name.
+    """
+    if name not in HOME_OF:
+        raise InvalidRequest(
+            f"there is no step {name!a}", hint=f"steps are {', '.join(sorted(HOME_OF))}"
+        )
+    module, _, of_class = HOME_OF[name].partition(":")
+    found: type[Step] = getattr(import_module(module), of_class)
+    return found
+
+
+def name_of(step: Step) -> str:
+    return str(step.__struct_config__.tag)
+
+
+def step_of(told: Mapping[str, Any]) -> Step:
+    """A step from its name (`type`) and options, as they stand in JSON.
+
+    Raises:
+        InvalidRequest: there is no such step, or an option is not one of its; says which.
+    """
+    if not isinstance(told, Mapping) or not isinstance(told.get("type"), str):
+        raise InvalidRequest(
+            f"a step is an object with its type, not {str(told)[:80]}",
+            hint='{"type": "scale", "method": "standard"}',
+        )
+    kind = class_of(told["type"])
+    try:
+        return msgspec.convert(dict(told), kind)
+    except msgspec.ValidationError as wrong:
+        raise InvalidRequest(
+            f"the step {told['type']}: {wrong}",
+            hint=f"its options are {', '.join(kind.__struct_fields__) or 'none'}",
+        ) from wrong
+
+
+def told_of(step: Step) -> dict[str, Any]:
+    """As `step_of` reads it. Options that are as by default stay unsaid, so that steps may get more
+    of them."""
+    told: dict[str, Any] = {"type": name_of(step)}
+    for field in msgspec.structs.fields(step):
+        value = getattr(step, field.name)
+        if field.default is msgspec.NODEFAULT or value != field.default:
+            told[field.name] = msgspec.to_builtins(value)
+    return told
