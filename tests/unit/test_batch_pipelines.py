@@ -33,6 +33,7 @@ from leptonai.data.pipeline import (
 )
 from leptonai.data.pipeline.images.geometry import Moves
 from leptonai.data.pipeline.pipeline import from_spec, joined, spec_of
+from leptonai.data.pipeline.step import Learnt
 from leptonai.data.series.windows import Windowing
 from leptonai.errors import InvalidRequest
 
@@ -96,6 +97,27 @@ def chance(count: int, epoch: int) -> Chance:
 def test_a_pipeline_moves_pixels_once():
     steps = [type(step) for step, _ in joined(AUGMENTING, [None] * len(AUGMENTING))]
     assert steps == [Resize, Moves, Colour, CutOut, NormaliseImages]
+
+
+@pytest.mark.parametrize(
+    ("step", "learnt", "batch", "message"),
+    [
+        (NormaliseImages(), {}, IMAGES, "'subtract' of what a step learnt is wrong"),
+        (NormaliseImages(), {"subtract": "a"}, IMAGES, "Expected `array`, got `str`"),
+        (
+            NormaliseImages(),
+            {"subtract": [1, 2, 3], "divide": [1]},
+            IMAGES,
+            "images of 3 channels, where the training data has 1",
+        ),
+        (StandardiseSeries(), {"mean": [1, None]}, SERIES, "'mean' of what a step learnt is wrong"),
+        (Tokenise(), {"tokenizer": 5}, TEXTS, "'tokenizer' of what a step learnt is wrong"),
+        (Tokenise(), {"tokenizer": "[]", "padding": 0}, TEXTS, "not a tokenizer"),
+    ],
+)
+def test_what_was_learnt_is_checked_where_a_file_is_wrong(step, learnt, batch, message):
+    with pytest.raises(InvalidRequest, match=message):
+        step.transform(batch, Learnt(learnt))
 
 
 def test_forms_that_do_not_fit_are_refused():

@@ -41,8 +41,11 @@ class StandardiseSeries(Step, frozen=True, kw_only=True, tag="standardise_series
         self, batch: Batch, learnt: Learnt, chance: Chance | None = None
     ) -> NDArray[np.float32]:
         series = _checked(batch)
-        mean, deviation = (np.array(learnt.facts[name]) for name in ("mean", "deviation"))
+        mean, deviation = (
+            np.array(learnt.fact(name, list[float])) for name in ("mean", "deviation")
+        )
         _check_columns(series.shape[2], len(mean))
+        _check_columns(series.shape[2], len(deviation))
         constant = deviation <= 1e-12 * np.maximum(1.0, np.abs(mean))
         factor = np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
         standard: NDArray[np.float32] = ((series - mean) * factor).astype(np.float32)

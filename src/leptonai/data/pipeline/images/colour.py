@@ -197,9 +197,10 @@ class NormaliseImages(ImageStep, frozen=True, forbid_unknown_fields=True, tag="n
 
     def transform(self, batch: Batch, learnt: Learnt, chance: Chance | None = None) -> Images:
         images = checked(batch)
-        mean = np.array(self.mean or learnt.facts["subtract"])
-        deviation = np.array(self.deviation or learnt.facts["divide"])
+        mean = np.array(self.mean or learnt.fact("subtract", list[float]))
+        deviation = np.array(self.deviation or learnt.fact("divide", list[float]))
         _check_channels(images.shape[3], len(mean))
+        _check_channels(images.shape[3], len(deviation))
         deviation[deviation < LEAST_SPREAD] = 1.0  # a constant channel becomes 0
         count, height, width, channels = images.shape
         # numpy is several times faster over a whole row of pixels than over a pixel's channels.

@@ -121,8 +121,8 @@ class Tokenise(Step, frozen=True, kw_only=True, tag="tokenise"):
         return list(tokenizer.decode_batch(tokens_BT.tolist(), skip_special_tokens=True))
 
     def _ready(self, learnt: Learnt) -> Any:
-        written = self.tokenizer if self.tokenizer is not None else learnt.facts["tokenizer"]
-        return _ready(written, self.max_length, self.pad, learnt.facts["padding"])
+        written = self.tokenizer if self.tokenizer is not None else learnt.fact("tokenizer", str)
+        return _ready(written, self.max_length, self.pad, learnt.fact("padding", int))
 
 
 class _Texts:
@@ -254,7 +254,9 @@ def _ready(written: str, max_length: int | None, pad: str, padding: int) -> Any:
         tokenizer.no_truncation()
     else:
         tokenizer.enable_truncation(max_length)
-    name = tokenizer.id_to_token(padding)
+    name = tokenizer.id_to_token(padding) if 0 <= padding < MOST_VOCABULARY else None
+    if name is None:
+        raise InvalidRequest(f"the tokenizer has no token {padding} to pad with")
     length = max_length if pad == "max_length" else None
     tokenizer.enable_padding(pad_id=padding, pad_token=name, length=length)
     return tokenizer
