@@ -5,17 +5,17 @@ import os
 import numpy as np
 
 
-def plus_pid(batch):
-    return batch | {"pid": np.full(len(batch["id"]), os.getpid())}
-
-
-def end_of_the_process(batch):
-    os._exit(1)
-
-
 class Noisy:
     """Adds what chance gives to each sample; nothing without chance."""
 
     def transform(self, batch, chance=None):
         noise = np.zeros(len(batch["id"])) if chance is None else chance.uniform(1, 2)[:, 0]
         return batch | {"noise": noise}
+
+
+def plus_pid(batch):
+    return batch | {"pid": np.full(len(batch["id"]), os.getpid())}
+
+
+def end_of_the_process(batch):
+    os._exit(1)
