@@ -120,6 +120,11 @@ def test_what_was_learnt_is_checked_where_a_file_is_wrong(step, learnt, batch, m
         step.transform(batch, Learnt(learnt))
 
 
+def test_a_chance_for_others_is_refused():
+    with pytest.raises(InvalidRequest, match="a chance for 3 samples, and a batch of 23"):
+        FITTED.transform(IMAGES, chance(3, 0))
+
+
 def test_forms_that_do_not_fit_are_refused():
     with pytest.raises(InvalidRequest, match="Tokenise takes texts, and Flip before it gives im"):
         Pipeline([Flip(), Tokenise()])

@@ -208,6 +208,11 @@ class Pipeline:
         if isinstance(batch, tuple):
             first, *rest = batch
             return (self.transform(first, chance), *rest)
+        if chance is not None and len(chance) != len(batch):
+            raise InvalidRequest(
+                f"a chance for {len(chance)} samples, and a batch of {len(batch)}",
+                hint="Chance(numbers_of_the_samples, seed=…, epoch=…)",
+            )
         for step, learnt in joined(self.steps, self.fitted.learnt):
             batch = step.transform(batch, learnt, chance)
         return batch
