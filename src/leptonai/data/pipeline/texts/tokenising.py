@@ -86,7 +86,8 @@ class Tokenise(Step, frozen=True, kw_only=True, tag="tokenise"):
             )
 
     def fit(self, training: Training) -> Learnt:
-        """Equal texts in equal order teach equal vocabularies."""
+        """Equal texts in equal order teach equal vocabularies; unigram ones nearly equal: its
+        trainer adds up in the order of a hash table, and a few pieces may differ."""
         if self.tokenizer is not None:
             tokenizer, written = _parsed(self.tokenizer), {}
         else:
