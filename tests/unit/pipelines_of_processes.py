@@ -5,6 +5,14 @@ import os
 import numpy as np
 
 
+class Noisy:
+    """Adds what chance gives to each sample; nothing without chance."""
+
+    def transform(self, batch, chance=None):
+        noise = np.zeros(len(batch["id"])) if chance is None else chance.uniform(1, 2)[:, 0]
+        return batch | {"noise": noise}
+
+
 def plus_pid(batch):
     return batch | {"pid": np.full(len(batch["id"]), os.getpid())}
 

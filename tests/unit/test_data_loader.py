@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pipelines_of_processes import end_of_the_process, plus_pid
+from pipelines_of_processes import Noisy, end_of_the_process, plus_pid
 
 from leptonai.data import DataLoader, decoding
 from leptonai.data.dataset import Dataset
@@ -152,6 +152,92 @@ def test_augmentation_draws_the_same_in_a_resumed_run():
     read = [next(begun)["noise"].tolist() for _ in range(3)]
     second.load_state_dict(first.state_dict())
     assert read + [batch["noise"].tolist() for batch in second] == whole
+
+
+def noise(batches) -> dict[int, float]:
+    """What was drawn for each sample."""
+    return {
+        int(sample): float(drawn)
+        for batch in batches
+        for sample, drawn in zip(batch["id"], batch["noise"], strict=True)
+    }
+
+
+@given(
+    batch_size=st.integers(1, 12),
+    world_size=st.integers(1, 5),
+    workers=st.integers(0, 3),
+    killed_after=st.integers(0, 4),
+    epoch=st.integers(0, 1),
+)
+@settings(deadline=None, max_examples=30)
+def test_what_chance_gives_a_sample_depends_on_seed_epoch_and_sample_alone(
+    batch_size, world_size, workers, killed_after, epoch
+):
+    """Whatever the batches, workers and ranks, and wherever a run is resumed."""
+    simplest = DataLoader(numbers(25), 1, True, seed=3, num_workers=0, pipeline=Noisy())
+    expected = [noise(simplest) for _ in range(epoch + 1)][-1]
+    drawn = {}
+    for rank in range(world_size):
+        first, second = (
+            DataLoader(
+                numbers(25),
+                batch_size,
+                True,
+                seed=3,
+                num_workers=workers,
+                rank=rank,
+                world_size=world_size,
+                pipeline=Noisy(),
+            )
+            for _ in range(2)
+        )
+        for _ in range(epoch):
+            list(first)
+        running = iter(first)
+        drawn |= noise(batch for _, batch in zip(range(killed_after), running, strict=False))
+        second.load_state_dict(first.state_dict())
+        if second.epoch == epoch:
+            drawn |= noise(second)
+    assert drawn == expected and len(set(expected.values())) == 25
+
+
+def test_chance_gives_the_same_in_processes():
+    here, there = (
+        noise(DataLoader(numbers(20), 6, True, seed=3, pipeline=Noisy(), **where))
+        for where in ({}, {"num_workers": 2, "processes": True})
+    )
+    assert here == there
+
+
+def test_other_seeds_and_epochs_give_other_chances():
+    loader = DataLoader(numbers(9), 4, True, seed=1, pipeline=Noisy())
+    other = DataLoader(numbers(9), 4, True, seed=2, pipeline=Noisy())
+    assert len({value for each in (loader, loader, other) for value in noise(each).values()}) == 27
+
+
+@pytest.mark.parametrize(
+    ("arguments", "augments"),
+    [
+        ({"shuffle": True}, True),
+        ({"shuffle": False}, False),
+        ({"shuffle": True, "augment": False}, False),
+        ({"shuffle": False, "augment": True}, True),
+    ],
+)
+def test_what_is_read_in_order_is_not_augmented_unless_asked_for(arguments, augments):
+    drawn = noise(DataLoader(numbers(9), 4, pipeline=Noisy(), **arguments))
+    assert all((value > 0) == augments for value in drawn.values())
+
+
+def test_a_function_may_take_chance_too():
+    def noisy(batch, *, chance):
+        return batch | {"noise": chance.uniform(1, 2)[:, 0]}
+
+    function, thing = (
+        noise(DataLoader(numbers(9), 4, True, pipeline=each)) for each in (noisy, Noisy())
+    )
+    assert function == thing
 
 
 # --- workers -------------------------------------------------------------------------------------
@@ -431,6 +517,39 @@ def test_damaged_images_are_skipped_and_counted_when_asked(damaged):
     loader = DataLoader(damaged, 5, on_corrupt="skip", num_workers=1)
     ((images, labels),) = loader
     assert (len(images), labels.tolist(), loader.skipped) == (2, [0, 0], 3)
+
+
+def test_chance_belongs_to_the_images_that_were_not_skipped(damaged):
+    class Drawing:
+        def transform(self, batch, chance):
+            return chance.uniform(0, 1)[:, 0], batch[1]
+
+    def drawn(dataset, **arguments):
+        return {
+            int(label): float(value)
+            for values, labels in DataLoader(
+                dataset, 5, shuffle=True, pipeline=Drawing(), **arguments
+            )
+            for value, label in zip(values, labels, strict=True)
+        }
+
+    labels = np.arange(5)
+    everything = DataLoader((labels, labels), 5, shuffle=True, pipeline=Drawing())
+    ((values, of),) = everything
+    expected = dict(zip(of.tolist(), values.tolist(), strict=True))
+    damaged_images = _Numbered(damaged)
+    assert drawn(damaged_images, on_corrupt="skip") == {at: expected[at] for at in (0, 2)}
+
+
+class _Numbered:
+    """Records whose labels are their numbers."""
+
+    def __init__(self, records):
+        self.read, self.digest, self.classes = records.read, records.digest, ()
+        self.labels = np.arange(len(records))
+
+    def __len__(self):
+        return len(self.labels)
 
 
 def test_stray_bytes_in_a_jpeg_do_not_matter(folder):

@@ -24,6 +24,7 @@ _log = logging.getLogger("leptonai.data")
 class Made(NamedTuple):
     batch: Batch
     skipped: int = 0  # corrupt samples that are not in it
+    samples: NDArray[np.int64] | None = None  # those that are in it, where some were skipped
 
 
 class Source(Protocol):
@@ -115,7 +116,7 @@ class Images:
         if skipped:
             images_BHWC, at_B = images_BHWC[sound], at_B[sound]
         batch = images_BHWC if self._labels is None else (images_BHWC, self._labels[at_B])
-        return Made(batch, skipped)
+        return Made(batch, skipped, at_B)
 
     def _name(self, number: int) -> str:
         """As people know it, where the records do."""

@@ -46,6 +46,7 @@ class DataLoader:
         rank: int = 0,
         world_size: int = 1,
         pipeline: Callable[..., Batch] | Any | None = None,
+        augment: bool | None = None,
         image_size: tuple[int, int] = IMAGE_SIZE,
         on_corrupt: OnCorrupt = "raise",
         processes: bool = False,
@@ -57,9 +58,13 @@ class DataLoader:
             batch_size: of each rank.
             num_workers: threads that make batches ahead; 0 for none. By default one a core where
                 there are images to decode, else none.
-            pipeline: what to do with each batch of numpy arrays: a function of it, or an object
-                with `transform`. If it takes `rng`, it gets a numpy Generator that is the same
-                for the same batch of the same epoch, also in a resumed run.
+            pipeline: what to do with each batch of numpy arrays: a Pipeline or another object with
+                `transform`, or a function of it. If it takes `chance`, it gets a `Chance` while
+                augmenting: what it draws for a sample depends on the seed, the epoch and the
+                sample alone. If it takes `rng`, it gets a numpy Generator that is the same for the
+                same batch of the same epoch, also in a resumed run.
+            augment: whether the pipeline gets its `chance`. As `shuffle`, if not given: what is
+                read in order is examined, not learnt.
             image_size: height and width that encoded images are fitted to.
             on_corrupt: what to do about an image that cannot be read: "raise" an error that names
                 it, or "skip" it, count it in `skipped`, and make the batch smaller.
@@ -83,6 +88,7 @@ class DataLoader:
         self._shuffle = shuffle
         self._seed = seed
         self._pipeline = getattr(pipeline, "transform", pipeline)
+        self._augment = augment
         self._processes = processes
         if num_workers is None:
             idle = not self._source.decodes and not processes
@@ -163,13 +169,20 @@ class DataLoader:
         iteration = self._iteration
         order = Order(len(self._source), self._seed, self._epoch, self._shuffle)
         made = made_ahead(
-            Recipe(self._source, self._pipeline, self._seed, self._epoch, self._share.rank),
+            Recipe(
+                self._source,
+                self._pipeline,
+                augment=self._shuffle if self._augment is None else self._augment,
+                seed=self._seed,
+                epoch=self._epoch,
+                rank=self._share.rank,
+            ),
             steps(order, self._share, self._position),
             workers=self._workers,
             processes=self._processes,
         )
         with closing(made):  # type: ignore[type-var]  # it is a generator
-            for step, (batch, skipped) in made:
+            for step, (batch, skipped, _) in made:
                 self._position = step.end
                 self.skipped += skipped
                 yield self._as_tensors(batch)

@@ -10,7 +10,7 @@ import pickle
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from leptonai.data.chance import Chance
 from leptonai.data.loader.batches import Batch, Made, Source
 from leptonai.data.loader.order import Step
 from leptonai.errors import InvalidRequest, Unavailable
@@ -32,6 +33,7 @@ class Recipe:
 
     source: Source
     pipeline: Callable[..., Batch] | None
+    augment: bool
     seed: int
     epoch: int
     rank: int
@@ -40,13 +42,17 @@ class Recipe:
         made = self.source.make(step.samples)
         if self.pipeline is None:
             return made
-        chance = {}
-        if takes_rng(self.pipeline):
+        taken = parameters(self.pipeline)
+        given: dict[str, Any] = {}
+        if "rng" in taken:
             # Of the step alone: a resumed run draws what an uninterrupted one would have drawn.
             drawn_from = [self.seed, self.epoch, step.position, self.rank]
-            chance["rng"] = np.random.default_rng(drawn_from)
+            given["rng"] = np.random.default_rng(drawn_from)
+        if "chance" in taken and self.augment:
+            samples = step.samples if made.samples is None else made.samples
+            given["chance"] = Chance(samples, seed=self.seed, epoch=self.epoch)
         try:
-            return Made(self.pipeline(made.batch, **chance), made.skipped)
+            return made._replace(batch=self.pipeline(made.batch, **given))
         except Exception as error:
             names = ", ".join(map(str, step.samples[:NAMED_SAMPLES].tolist()))
             more = ", …" if len(step.samples) > NAMED_SAMPLES else ""
@@ -54,11 +60,11 @@ class Recipe:
             raise
 
 
-def takes_rng(pipeline: Callable[..., Any]) -> bool:
+def parameters(pipeline: Callable[..., Any]) -> Collection[str]:
     try:
-        return "rng" in inspect.signature(pipeline).parameters
+        return inspect.signature(pipeline).parameters
     except (TypeError, ValueError):  # something built in
-        return False
+        return ()
 
 
 def made_ahead(

@@ -208,7 +208,12 @@ class Pipeline:
         if isinstance(batch, tuple):
             first, *rest = batch
             return (self.transform(first, chance), *rest)
-        for step, learnt in zip(self.steps, self.fitted.learnt, strict=True):
+        if chance is not None and len(chance) != len(batch):
+            raise InvalidRequest(
+                f"a chance for {len(chance)} samples, and a batch of {len(batch)}",
+                hint="Chance(numbers_of_the_samples, seed=…, epoch=…)",
+            )
+        for step, learnt in joined(self.steps, self.fitted.learnt):
             batch = step.transform(batch, learnt, chance)
         return batch
 
@@ -323,6 +328,18 @@ class Pipeline:
     def __repr__(self) -> str:
         steps = " → ".join(type(step).__name__ for step in self.steps)
         return f"<Pipeline {steps}, {'fitted' if self.is_fitted else 'not fitted'}>"
+
+
+def joined(steps: Sequence[Step], learnt: Sequence[Learnt]) -> list[tuple[Step, Learnt]]:
+    """With steps made one that follow each other and are better done at once."""
+    doing: list[tuple[Step, Learnt]] = []
+    for step, known in zip(steps, learnt, strict=True):
+        joint = doing[-1][0].absorb(step) if doing else None
+        if joint is None:
+            doing.append((step, known))
+        else:
+            doing[-1] = joint, Learnt()
+    return doing
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,8 @@ from leptonai.data.pipeline.step import Step
 from leptonai.errors import InvalidRequest
 
 _TABLES = "leptonai.data.pipeline.tables"
+_IMAGES = "leptonai.data.pipeline.images"
+_TEXTS = "leptonai.data.pipeline.texts"
 
 HOME_OF = {
     "clean": f"{_TABLES}.cleaning:Clean",
@@ -26,6 +28,21 @@ HOME_OF = {
     "date_features": f"{_TABLES}.dates:DateFeatures",
     "pca": f"{_TABLES}.pca:PCA",
     "to_matrix": f"{_TABLES}.matrix:ToMatrix",
+    "resize": f"{_IMAGES}.resize:Resize",
+    "flip": f"{_IMAGES}.geometry:Flip",
+    "center_crop": f"{_IMAGES}.geometry:CenterCrop",
+    "random_crop": f"{_IMAGES}.geometry:RandomCrop",
+    "rotate": f"{_IMAGES}.geometry:Rotate",
+    "shift": f"{_IMAGES}.geometry:Shift",
+    "zoom": f"{_IMAGES}.geometry:Zoom",
+    "colour": f"{_IMAGES}.colour:Colour",
+    "cut_out": f"{_IMAGES}.colour:CutOut",
+    "greyscale": f"{_IMAGES}.colour:Greyscale",
+    "normalise_images": f"{_IMAGES}.colour:NormaliseImages",
+    "normalise_text": f"{_TEXTS}.cleaning:NormaliseText",
+    "tokenise": f"{_TEXTS}.tokenising:Tokenise",
+    "hash_texts": f"{_TEXTS}.hashing:HashTexts",
+    "standardise_series": "leptonai.data.pipeline.series:StandardiseSeries",
 }
 
 
@@ -71,6 +88,8 @@ def told_of(step: Step) -> dict[str, Any]:
     """As `step_of` reads it. Options that are as by default stay unsaid, so that steps may get more
     of them."""
     told: dict[str, Any] = {"type": name_of(step)}
+    # A fraction that was given as 20 is 20.0, as it will be once it was read back.
+    step = msgspec.convert(msgspec.to_builtins(step), type(step))
     for field in msgspec.structs.fields(step):
         value = getattr(step, field.name)
         if field.default is msgspec.NODEFAULT or value != field.default:

@@ -9,11 +9,12 @@ Shape letters: B samples of a batch, H, W, C of an image, T tokens or times, K c
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
 from leptonai.data.chance import Chance
+from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Form: TypeAlias = Literal["table", "matrix", "images", "texts", "tokens", "series"]
 
 Batch: TypeAlias = Any  # of a form as above
+Fact = TypeVar("Fact")
 
 
 class Learnt(NamedTuple):
@@ -35,6 +37,18 @@ class Learnt(NamedTuple):
 
     facts: Mapping[str, Any] = MappingProxyType({})  # what JSON can say
     arrays: "Mapping[str, NDArray[Any]]" = MappingProxyType({})
+
+    def fact(self, name: str, kind: type[Fact]) -> Fact:
+        """Raises:
+        InvalidRequest: it was read from a file, and is not there or of another kind.
+        """
+        try:
+            return msgspec.convert(self.facts[name], kind)
+        except (KeyError, msgspec.ValidationError) as error:
+            raise InvalidRequest(
+                f"a damaged pipeline: {name!a} of what a step learnt is wrong ({error})",
+                hint="fit and save it again",
+            ) from None
 
 
 # The training data as it comes to a step: batch after batch, from the beginning each time it is
@@ -65,3 +79,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             InvalidRequest: the batch is not as the training data was; says how.
         """
         raise NotImplementedError
+
+    def absorb(self, following: "Step") -> "Step | None":
+        """One step that does what this and the following one do, and draws as both would, where
+        that is better than one after the other. Both learn nothing."""
+        return None

@@ -99,7 +99,7 @@ def seen_samples(fitted: "Fitted", dataset: Any) -> int:
 
 def batches_of(part: Any, form: Form, image_size: tuple[int, int] | None) -> Iterator[Batch]:
     """What is no table, in its order: a Dataset's samples, without labels, or an array or list."""
-    if is_dataset(part):
+    if is_dataset(part) or hasattr(part, "make"):
         from leptonai.data.loader.batches import source_of
 
         source = source_of(part, image_size or IMAGE_SIZE, "raise")

@@ -1,0 +1,1 @@
+"""Steps over images: one file a family."""

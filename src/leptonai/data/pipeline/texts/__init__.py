@@ -1,0 +1,1 @@
+"""Steps over texts: one file a family."""
