@@ -91,13 +91,13 @@ def make_optimizer(
 
 
 def _groups(parameters: Iterable[tuple[str, Tensor]], weight_decay: float) -> list[dict[str, Any]]:
-    learning = [each for _, each in parameters if each.requires_grad]
-    if not weight_decay:
-        return [{"params": learning, "weight_decay": 0.0}] if learning else []
-    matrices = [each for each in learning if each.ndim >= 2]
-    others = [each for each in learning if each.ndim < 2]
-    groups = ((matrices, weight_decay), (others, 0.0))
-    return [{"params": some, "weight_decay": decay} for some, decay in groups if some]
+    """By decay; and what is spread over ranks apart from what is not, which no kernel mixes."""
+    groups: dict[tuple[bool, float], list[Tensor]] = {}
+    for _, each in parameters:
+        if each.requires_grad:
+            decay = weight_decay if each.ndim >= 2 else 0.0
+            groups.setdefault((hasattr(each, "placements"), decay), []).append(each)
+    return [{"params": some, "weight_decay": decay} for (_, decay), some in groups.items()]
 
 
 def _fused(kind: type[torch.optim.Optimizer], groups: list[dict[str, Any]]) -> dict[str, bool]:

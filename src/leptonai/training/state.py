@@ -16,6 +16,8 @@ from leptonai.training.checkpoints import Part, Saved
 
 SHOWN = 3  # differences of two models
 
+WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
+
 MODEL, OPTIMIZER, AVERAGE = "model/", "optimizer/", "average/"
 
 
@@ -40,6 +42,14 @@ def facts_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, An
         if isinstance(value, int | float | bool)
     }
     return {"optimizer": type(optimizer).__name__, "state": plain, "model": identity(model)}
+
+
+def parameters_of(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """By the names that `state_dict` gives them: without what torch's wrappers put in between."""
+    for name, parameter in model.named_parameters():
+        for wrapper in WRAPPERS:
+            name = name.replace(wrapper, "")
+        yield name, parameter
 
 
 def identity(model: nn.Module) -> str:
@@ -161,7 +171,7 @@ def _optimizer_state(
 
 
 def _named(model: nn.Module, parameters: list[Tensor]) -> Iterator[tuple[Tensor, str]]:
-    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    name_of = {id(parameter): name for name, parameter in parameters_of(model)}
     for parameter in parameters:
         yield parameter, name_of[id(parameter)]
 

@@ -224,7 +224,7 @@ class Trainer:
         self._average: dict[str, Tensor] = {}
         if self._decay is not None:
             self._average = {
-                name: each.detach().clone() for name, each in self.model.named_parameters()
+                name: each.detach().clone() for name, each in state.parameters_of(self.model)
             }
         self._loader = loader_of(
             self._data,
@@ -482,7 +482,7 @@ class Trainer:
         if not self._average:
             yield
             return
-        own = {name: each.detach().clone() for name, each in self.model.named_parameters()}
+        own = {name: each.detach().clone() for name, each in state.parameters_of(self.model)}
         self._set_weights(self._average)
         try:
             yield
@@ -491,7 +491,7 @@ class Trainer:
 
     @torch.no_grad()
     def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        for name, each in self.model.named_parameters():
+        for name, each in state.parameters_of(self.model):
             each.copy_(weights[name])
 
     def _wrap_up(self) -> None:
