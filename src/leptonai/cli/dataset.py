@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leptonai.cli.dataset_transform import transform
 from leptonai.cli.groups import Command, Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, printable, say
 from leptonai.cli.progress import Progress
@@ -93,6 +94,7 @@ def create(
 
 
 dataset.add_command(create)
+dataset.add_command(transform)
 
 
 @dataset.does("list", example="leptonai dataset list")

@@ -91,16 +91,18 @@ def divide(
             hint="for example train=0.8, test=0.2",
         )
     drawn = mixed(keys, seed)
-    sides = np.zeros(len(keys), np.int64)
-    classes = np.zeros(len(keys), np.int64) if labels is None else labels
+    sides = np.zeros(len(keys), np.uint16)
     until = np.cumsum(list(shares.values()))[:-1]
-    for each in np.unique(classes):
-        members = np.flatnonzero(classes == each)
-        order = members[np.argsort(drawn[members], kind="stable")]
-        ranks = np.searchsorted(
-            drawn[order], drawn[order], side="left"
-        )  # of equal ones, the first's
-        sides[order] = np.searchsorted(np.round(until * len(order)), ranks, side="right")
+    classes = [None] if labels is None else np.unique(labels)
+    for each in classes:
+        members = slice(None) if labels is None else np.flatnonzero(labels == each)
+        own = drawn[members]
+        side = np.zeros(len(own), np.uint16)
+        for share in until:
+            before = int(np.round(share * len(own)))  # as many are on the sides up to here
+            # Beyond the last of these are the next sides': so equal ones stay together.
+            side += own > np.partition(own, before - 1)[before - 1] if before else 1
+        sides[members] = side
     return {name: np.flatnonzero(sides == number) for number, name in enumerate(shares)}
 
 
