@@ -39,6 +39,7 @@ format: install-all  ## put the code into its format
 
 bench-data: install-test  ## measure how fast data is loaded, beside other loaders that are installed
 	@$(BIN)/python -m benchmarks.data_loading
+	@$(BIN)/python -m benchmarks.data_tables
 
 bench: install-test  ## measure, and write the table to benchmarks/results/
 	@$(BIN)/python -m benchmarks

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+BLOCK = 1 << 18  # keys that are mixed at once
+
 Id = TypeVar("Id", int, str)
 
 
@@ -113,9 +115,11 @@ def mixed(keys: "NDArray[np.uint64]", seed: int) -> "NDArray[np.uint64]":
     """
     import numpy as np
 
-    with np.errstate(over="ignore"):
-        mixed = keys + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % (1 << 64))
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        result: NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
-    return result
+    made = np.empty_like(keys, np.uint64)
+    step = np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % (1 << 64))
+    for at in range(0, len(keys), BLOCK):  # so that little is needed besides the answer
+        block = keys[at : at + BLOCK] + step
+        block = (block ^ (block >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        block = (block ^ (block >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        made[at : at + BLOCK] = block ^ (block >> np.uint64(31))
+    return made

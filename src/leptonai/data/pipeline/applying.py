@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from leptonai.data.dataset import Dataset
     from leptonai.data.pipeline.tables.tabular import Tabular
 
-STRETCHES = 8  # of a chunk: a file is not too small, and memory holds one stretch
+STRETCHES = 2  # of a chunk: a file is not too small, and memory holds one stretch
 MAX_WORKERS = 64
 WORKER_BYTES = 256 << 20  # that work on one chunk takes at most, about
 PIPELINE_FILE = "pipeline.safetensors"  # beside the tables that it made
@@ -64,11 +64,6 @@ def apply(
     return sorted(found)
 
 
-def count_chunks(parts: "Mapping[str, Dataset]") -> int:
-    rows, of_chunk = _rows_of(parts)
-    return -(-len(rows) // of_chunk)
-
-
 class _Work:
     def __init__(self, pipeline: Pipeline, parts: "Mapping[str, Dataset]", into: Path) -> None:
         if pipeline.takes != "table":
@@ -80,14 +75,9 @@ class _Work:
         first = next(iter(parts.values()))
         self._names = list(parts)
         self._into = into
-        self._rows, self._of_chunk = _rows_of(parts)
+        self._part_of, self._rows = _rows_of(parts)
+        self._of_chunk = Table(first.records, self._rows).stretch_rows() * STRETCHES
         self._whole = first.whole()
-        # Of each row of the records the number of its part.
-        self._part_of = np.full(len(first.records), -1, np.int64)
-        for number, part in enumerate(parts.values()):
-            if part.records.digest != first.records.digest:
-                raise InvalidRequest("the parts are of different data")
-            self._part_of[slice(None) if part.chosen is None else part.chosen] = number
         for name in parts:
             (into / name).mkdir(parents=True, exist_ok=True)
 
@@ -119,7 +109,7 @@ class _Work:
         return found
 
     def _divided(
-        self, made: "pl.DataFrame", of_row: NDArray[np.int64], first: int
+        self, made: "pl.DataFrame", of_row: NDArray[np.int16], first: int
     ) -> "Iterator[tuple[str, pl.DataFrame]]":
         output = self._tabular.output_frame(made)
         at = made["__at__"].to_numpy() - first
@@ -154,17 +144,18 @@ class _Writer:
         self._beside.unlink(missing_ok=True)
 
 
-def _rows_of(parts: "Mapping[str, Dataset]") -> tuple[NDArray[np.int64], int]:
-    """All their rows in order, and how many make a chunk."""
+def _rows_of(parts: "Mapping[str, Dataset]") -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+    """Of each of the records' rows the number of its part, or -1; and the rows that have one."""
     first = next(iter(parts.values()))
-    chosen = [
-        np.arange(len(part.records)) if part.chosen is None else part.chosen
-        for part in parts.values()
-    ]
-    rows = np.sort(np.concatenate(chosen))
-    if len(rows) > 1 and not (np.diff(rows) > 0).all():
+    part_of = np.full(len(first.records), -1, np.int16)
+    for number, part in enumerate(parts.values()):
+        if part.records.digest != first.records.digest:
+            raise InvalidRequest("the parts are of different data")
+        part_of[slice(None) if part.chosen is None else part.chosen] = number
+    rows = np.flatnonzero(part_of >= 0)
+    if len(rows) != sum(map(len, parts.values())):
         raise InvalidRequest("a row is in two parts, or twice in one", hint="divide the data again")
-    return rows, Table(first.records, rows).stretch_rows() * STRETCHES
+    return part_of, rows
 
 
 def parts_of(dataset: "Dataset", shares: Mapping[str, float], seed: int) -> "dict[str, Dataset]":
