@@ -2,6 +2,7 @@
 the rest in a temporary file each, so that a text is parsed once however many steps learn from it.
 """
 
+import io
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,7 +45,12 @@ class Staging:
                 self._kept.append(self._keep(frame, at))
             each = self._kept[at]
             at += 1
-            yield pl.scan_ipc(each) if isinstance(each, Path) else each.lazy()
+            # Read and not mapped: mapped pages would count as ours.
+            yield (
+                pl.scan_ipc(io.BytesIO(each.read_bytes()))
+                if isinstance(each, Path)
+                else each.lazy()
+            )
 
     def _keep(self, frame: "pl.DataFrame", number: int) -> "pl.DataFrame | Path":
         size = int(frame.estimated_size())
