@@ -24,6 +24,7 @@ from leptonai.errors import InvalidRequest
 
 BLOCK_BYTES = 4 << 20  # of a table looked at at once
 GUESSED_ROWS = 1000  # of each file, that the types are guessed by
+GUESSED_AT_ONCE = 32  # rows from all over: with each the system maps up to 2 MiB around it
 MAX_COLUMNS = 10_000
 NEWLINE, QUOTE, RETURN = 10, 34, 13
 BOM = b"\xef\xbb\xbf"
@@ -174,10 +175,11 @@ def _csv_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Ar
     # The first rows, and as many from all over the file.
     spread = np.linspace(0, len(starts) - 1, GUESSED_ROWS).astype(np.int64)
     looked_at = np.union1d(np.arange(min(GUESSED_ROWS, len(starts))), spread)
-    sample = [
-        next(csv.reader([bytes(view[at : at + size]).decode()], delimiter=delimiter))
-        for at, size in zip(starts[looked_at].tolist(), sizes[looked_at].tolist(), strict=True)
-    ]
+    sample = []
+    for at, size in zip(starts[looked_at].tolist(), sizes[looked_at].tolist(), strict=True):
+        sample.append(next(csv.reader([bytes(view[at : at + size]).decode()], delimiter=delimiter)))
+        if len(sample) % GUESSED_AT_ONCE == 0:
+            _give_back(view)
     schema = tuple(
         Field(name, _type_of_texts([row[at] for row in sample])) for at, name in enumerate(header)
     )
