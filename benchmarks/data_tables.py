@@ -1,6 +1,6 @@
 """A CSV of 1 GB: clean, impute, clip, standardise, one-hot, split; beside a hand-written query.
 
-    python -m benchmarks.data_tables [--gigabytes 1] [--memory-limit 768MiB]
+    python -m benchmarks.data_tables [--gigabytes 1] [--memory-limit 1GiB]
 
 Prints JSON: rows of what, goal and measured. Both sides learn from 80 % of the rows, use
 the same exact quartiles, and write the whole as Parquet into a folder for each part. Each runs in a
@@ -30,7 +30,7 @@ TEXTS = ("city", "kind", "plan", "device")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=1.0)
-    parser.add_argument("--memory-limit", default="768MiB")
+    parser.add_argument("--memory-limit", default="1GiB")
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--one", choices=("ours", "polars"), help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
