@@ -76,7 +76,9 @@ def test_ranks_read_disjoint_parts_that_together_are_the_sequence(
     samples, batch_size, world_size, drop_last, start
 ):
     order = Order(samples, 3, 1, shuffle=False)
-    shares = [Share(batch_size, drop_last, rank, world_size) for rank in range(world_size)]
+    shares = [
+        Share(batch_size * world_size, drop_last, rank, world_size) for rank in range(world_size)
+    ]
     ranks = [list(steps(order, share, start)) for share in shares]
     assert [len(rank) for rank in ranks] == [share.batches(samples, start) for share in shares]
     left = max(0, samples - start)
@@ -105,7 +107,7 @@ def test_ranks_read_disjoint_parts_that_together_are_the_sequence(
 def test_the_rest_is_dropped_or_dealt_out(samples, drop_last, sizes):
     order = Order(samples, 0, 0, shuffle=True)
     found = [
-        [len(step.samples) for step in steps(order, Share(4, drop_last, rank, 2), 0)]
+        [len(step.samples) for step in steps(order, Share(8, drop_last, rank, 2), 0)]
         for rank in range(2)
     ]
     assert found == sizes

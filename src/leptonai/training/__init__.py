@@ -1,1 +1,29 @@
-"""What trains in the user's own process."""
+"""Training: from a model and data to a trained model, on any number of workers."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leptonai.training.callbacks import Callback
+    from leptonai.training.history import History
+    from leptonai.training.parallel import Plan
+    from leptonai.training.saving import Keep
+    from leptonai.training.trainer import Trainer
+
+__all__ = ["Callback", "History", "Keep", "Plan", "Trainer"]
+
+_HOME_OF = {
+    "Callback": "leptonai.training.callbacks",
+    "History": "leptonai.training.history",
+    "Keep": "leptonai.training.saving",
+    "Plan": "leptonai.training.parallel",
+    "Trainer": "leptonai.training.trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What imports torch, when it is first used."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)

@@ -1,8 +1,10 @@
 """`DataLoader`: shuffled batches of a data set, that can be resumed at any sample."""
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,7 +79,7 @@ class DataLoader:
         if on_corrupt not in ("raise", "skip"):
             raise InvalidRequest(f'on_corrupt is "raise" or "skip", not {on_corrupt!r}')
         self._source = source_of(dataset, image_size, on_corrupt)
-        self._share = Share(batch_size, drop_last, rank, world_size)
+        self._share = Share(batch_size * world_size, drop_last, rank, world_size)
         self._shuffle = shuffle
         self._seed = seed
         self._pipeline = getattr(pipeline, "transform", pipeline)
@@ -96,6 +98,48 @@ class DataLoader:
     def __len__(self) -> int:
         """How many batches this rank gets in a whole epoch."""
         return self._share.batches(len(self._source))
+
+    def shared(self, rank: int, world_size: int, *, in_lockstep: bool = True) -> "DataLoader":
+        """This rank's part of the very batches that this loader gives, from where it is: they have
+        as many samples as before, over all ranks.
+
+        Args:
+            in_lockstep: all ranks have equally many batches, and so up to ``world_size - 1``
+                samples of an epoch may be left out; else every sample is in one.
+
+        Raises:
+            InvalidRequest: a batch has fewer samples than there are ranks, or it is a part already.
+        """
+        if self._share.world_size > 1:
+            raise InvalidRequest("the loader is a part already", hint="give it no rank")
+        _check("world_size", world_size, 1, self._share.step)
+        _check("rank", rank, 0, world_size - 1)
+        part = copy.copy(self)
+        part._share = replace(
+            self._share, rank=rank, world_size=world_size, in_lockstep=in_lockstep
+        )
+        return part
+
+    @property
+    def dataset_length(self) -> int:
+        """How many samples an epoch reads from, over all ranks."""
+        return len(self._source)
+
+    @property
+    def batch_size(self) -> int:
+        """Of all ranks together."""
+        return self._share.step
+
+    @property
+    def position(self) -> int:
+        """How many samples of the epoch were handed out, over all ranks."""
+        return self._position
+
+    def samples_at(self, position: int) -> list[int]:
+        """The numbers of the samples that this rank gets in the step that begins there."""
+        order = Order(len(self._source), self._seed, self._epoch, self._shuffle)
+        step = next(steps(order, self._share, position), None)
+        return [] if step is None else step.samples.tolist()
 
     @property
     def epoch(self) -> int:

@@ -84,23 +84,29 @@ class Share:
 
     What is left at the end for less than a whole step is dropped, by `drop_last`, or else dealt out
     sample by sample: then the last batches of ranks differ by one sample at the most, and with
-    fewer samples than ranks the higher ranks have one batch less. No sample is ever read twice.
+    fewer samples than ranks the higher ranks have one batch less, unless all are `in_lockstep`:
+    then that rest is dropped. No sample is ever read twice.
     """
 
-    batch_size: int
+    step: int  # samples that all ranks together take at once; at least one each
     drop_last: bool
     rank: int = 0
     world_size: int = 1
+    in_lockstep: bool = False  # every rank has as many batches as every other
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.rank < self.world_size <= self.step, self
 
     @property
-    def step(self) -> int:
-        """How far one step of all ranks goes."""
-        return self.batch_size * self.world_size
+    def batch_size(self) -> int:
+        """Of this rank, in a whole step."""
+        return len(range(self.rank, self.step, self.world_size))
 
     def batches(self, samples: int, start: int = 0) -> int:
         """How many this rank has from a position on."""
         whole, rest = divmod(max(0, samples - start), self.step)
-        return whole + (not self.drop_last and rest > self.rank)
+        least = self.world_size if self.in_lockstep else self.rank + 1
+        return whole + (not self.drop_last and rest >= least)
 
 
 class Step(NamedTuple):
@@ -112,15 +118,15 @@ class Step(NamedTuple):
 def steps(order: Order, share: Share, start: int) -> Iterator[Step]:
     """All that one rank reads, from a position on."""
     count = share.batches(order.samples, start)
-    at_once = max(1, BLOCK_SAMPLES // share.batch_size)
+    mine = np.arange(share.rank, share.step, share.world_size, dtype=np.int64)
+    at_once = max(1, BLOCK_SAMPLES // len(mine))
     for first in range(0, count, at_once):
-        begin = start + first * share.step
-        end = min(begin + min(at_once, count - first) * share.step, order.samples)
-        block = order.at(np.arange(begin + share.rank, end, share.world_size, dtype=np.int64))
-        for number, row in enumerate(range(0, len(block), share.batch_size)):
-            position = begin + number * share.step
+        begins = start + share.step * np.arange(first, min(first + at_once, count), dtype=np.int64)
+        positions = (begins[:, None] + mine).ravel()
+        block = order.at(positions[positions < order.samples])
+        for row, begin in enumerate(begins.tolist()):
             yield Step(
-                position,
-                min(position + share.step, order.samples),
-                block[row : row + share.batch_size],
+                begin,
+                min(begin + share.step, order.samples),
+                block[row * len(mine) : (row + 1) * len(mine)],
             )

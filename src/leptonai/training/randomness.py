@@ -1,0 +1,49 @@
+"""The state of all that draws: torch's generators on this rank, numpy's and Python's."""
+
+import random
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PYTHON_WORDS = 625  # of the Mersenne Twister, with its index
+
+
+def seed_all(seed: int, rank: int) -> None:
+    """Ranks draw differently from each other, and each the same every time."""
+    torch.manual_seed((seed * 1_000_003 + rank) % 2**63)  # of CUDA's generators, too
+    np.random.seed((seed * 1_000_003 + rank) % 2**32)
+    random.seed(seed * 1_000_003 + rank)
+
+
+def capture(device: torch.device) -> dict[str, Tensor]:
+    """Tensors of the same shapes on every rank, which `restore` takes."""
+    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    assert not isinstance(keys, str), "asked for as a tuple"
+    version, words, gauss_next = random.getstate()
+    assert version == 3, "Python's generator has another form"
+    states = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(keys.astype(np.int64)),
+        "numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_rest": torch.tensor(
+            [gauss_next is not None, gauss_next or 0.0], dtype=torch.float64
+        ),
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore(states: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["torch"])
+    position, has_gauss, gauss = states["numpy_rest"].tolist()
+    keys = states["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))
+    there, gauss_next = states["python_rest"].tolist()
+    words = tuple(states["python"].tolist())
+    random.setstate((3, words, gauss_next if there else None))
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
