@@ -44,6 +44,8 @@ class ClassifiesFixedShapes(Protocol):
 class ModelServer(Photon):
     """Predicts with a saved model."""
 
+    model: ClassifiesFixedShapes
+
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
 

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from leptonai.training.models.gpt import GPT
     from leptonai.training.models.hugging_face import HFModel
     from leptonai.training.models.mlp import MLP
-    from leptonai.training.models.plan import Plan
     from leptonai.training.models.recurrent import GRU, LSTM, RNN
     from leptonai.training.models.resnet import ResNet
     from leptonai.training.models.saving import load_model, save_model
@@ -28,7 +27,6 @@ __all__ = [
     "Autoencoder",
     "HFModel",
     "Model",
-    "Plan",
     "ResNet",
     "TransformerEncoder",
     "load_model",
@@ -45,7 +43,6 @@ HOME_OF = {
     "LSTM": "leptonai.training.models.recurrent",
     "MLP": "leptonai.training.models.mlp",
     "Model": "leptonai.training.models.base",
-    "Plan": "leptonai.training.models.plan",
     "RNN": "leptonai.training.models.recurrent",
     "ResNet": "leptonai.training.models.resnet",
     "TransformerEncoder": "leptonai.training.models.transformer",

@@ -6,7 +6,7 @@ Shape letters in this file: B samples, D numbers of the middle, H, W, C of an im
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,10 @@ from leptonai.errors import InvalidRequest
 from leptonai.training.models import checks
 from leptonai.training.models.base import Model
 from leptonai.training.models.images import checked_image_shape
-from leptonai.training.models.plan import Plan
 from leptonai.training.models.tasks import Values
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
 
 MAX_INPUTS = 1 << 24
 
@@ -85,7 +87,7 @@ class Autoencoder(Model, format="torch-autoencoder"):
         scaled = scaled.permute(0, 2, 3, 1) if self.kind == "conv" else scaled
         return scaled.reshape(-1, *self.input_shape) * self.input_std + self.input_mean
 
-    def pair(self, batch: Any) -> tuple[Any, Tensor]:
+    def pair(self, batch: Any, rng: "Generator | None" = None) -> tuple[Any, Any]:
         """The samples themselves, as both."""
         samples = batch[0] if isinstance(batch, tuple | list) else batch
         return samples, samples
@@ -96,10 +98,6 @@ class Autoencoder(Model, format="torch-autoencoder"):
     def check_inputs(self, inputs: Any) -> None:
         checks.shape(self, "samples", inputs, ("B", *self.input_shape))
         checks.finite("samples", inputs)
-
-    def plan(self) -> Plan:
-        # Not to be wrapped one by one: encode and decode are called by themselves, too.
-        return Plan()
 
 
 def _dense(inputs: int, widths: Sequence[int], latent: int) -> tuple[nn.Module, nn.Module]:

@@ -4,7 +4,7 @@ Shape letters in this file: N samples of a data set, B rows of a batch.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -13,14 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from leptonai.data.loader import DataLoader
+from leptonai.data.loader.working import takes_rng
 from leptonai.errors import InvalidRequest
-from leptonai.training.models import saving
-from leptonai.training.models.plan import Plan
+from leptonai.training import evaluation
+from leptonai.training.feeding import moved, pair_of
+from leptonai.training.metrics import metric_named
+from leptonai.training.models import checks, saving
 from leptonai.training.models.summary import Summary, summarise
 from leptonai.training.models.tasks import Task
+from leptonai.training.parallel import Plan
+from leptonai.training.stepping import call
+from leptonai.training.world import World
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from numpy.typing import NDArray
+
+    from leptonai.client import LeptonClient
+    from leptonai.training.history import History
 
 
 class Evaluation(NamedTuple):
@@ -54,6 +64,7 @@ class Model(nn.Module):
     built_on: ClassVar[str] = "meta"  # the device that it is built on before weights are loaded
 
     task: Task
+    classes: tuple[str, ...] | None = None  # their names, where there are some
 
     def __init_subclass__(cls, *, format: str = "", **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -75,14 +86,17 @@ class Model(nn.Module):
         """Inputs that the model takes, of nothing."""
         raise NotImplementedError
 
-    def pair(self, batch: Any) -> tuple[Any, Tensor]:
-        """Inputs and targets, of what a data set gives."""
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise InvalidRequest(
-                f"{type(self).__name__} learns from (inputs, targets), got {_described(batch)}",
-                hint="give a data set with labels, or a tuple of two arrays of one length",
-            )
-        return batch[0], batch[1]
+    def pair(self, batch: Any, rng: "Generator | None" = None) -> tuple[Any, Any]:
+        """Inputs and targets, of a batch of a data set: numpy's arrays, or torch's.
+
+        Args:
+            rng: what to draw from: the same for the same batch of the same epoch.
+        """
+        return pair_of(batch)
+
+    def inputs_of(self, batch: Any) -> Any:
+        """What to predict from, of a batch with targets or without."""
+        return batch[0] if isinstance(batch, tuple | list) and len(batch) in (1, 2) else batch
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean over a batch: what training makes smaller."""
@@ -107,7 +121,7 @@ class Model(nn.Module):
 
     def summary(self) -> Summary:
         """Its layers: print it."""
-        return summarise(self, _on(self.device, self.example()))
+        return summarise(self, moved(self.example(), self.device))
 
     @property
     def device(self) -> torch.device:
@@ -115,35 +129,84 @@ class Model(nn.Module):
 
     # --- what one does with it -------------------------------------------------------------------
 
+    def fit(
+        self,
+        data: Any,
+        epochs: int = 10,
+        batch_size: int = 32,
+        validation_data: Any = None,
+        *,
+        learning_rate: float = 1e-3,
+        seed: int = 0,
+        pipeline: Any = None,
+        num_workers: int = 1,
+        client: "LeptonClient | None" = None,
+        **options: Any,
+    ) -> "History":
+        """Learn from the data, here: or, within a job of several workers, together with them.
+
+        Args:
+            data: a Dataset, a tuple (inputs, targets) of arrays, or a `DataLoader`, which then
+                decides on batch size, order and pipeline.
+            validation_data: the same; looked at after each epoch.
+            seed: of the order of the data, and of all that draws.
+            pipeline: what to do with each batch of numpy arrays, as a `DataLoader` has it.
+            options: of `leptonai.training.Trainer`: optimizer, schedule, precision, checkpoints, …
+
+        Raises:
+            InvalidRequest: data and model do not go together, or an option is none.
+        """
+        from leptonai.training import Trainer
+
+        if num_workers != 1 or client is not None:
+            raise InvalidRequest(
+                "fit trains in this process: it cannot send itself to workers",
+                hint="put it into a script, and: leptonai job create -n NAME --num-workers "
+                f"{max(num_workers, 1)} --workdir . -- python SCRIPT",
+            )
+        if unknown := {*options} - {*inspect.signature(Trainer).parameters}:
+            raise InvalidRequest(
+                f"there is no option {', '.join(sorted(unknown))}",
+                hint="options are those of leptonai.training.Trainer",
+            )
+        loaded = {"seed": seed, "pipeline": pipeline}
+        trainer = Trainer(
+            self,
+            self._to_learn(data, batch_size, shuffle=True, **loaded),
+            validation=None
+            if validation_data is None
+            else self._to_learn(validation_data, batch_size, **loaded),
+            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            **{"metrics": (self.task.metric,), **options},
+        )
+        self._learn_names(data)
+        history = trainer.fit()
+        self.eval()
+        return history
+
     def evaluate(self, data: Any, batch_size: int = 256) -> Evaluation:
         """Loss and accuracy over all of the data."""
-        losses, sums, count = 0.0, None, 0
-        for batch in self._batches(data, batch_size):
-            inputs, targets = self.pair(batch)
-            self.check(inputs, targets)
-            with torch.inference_mode():
-                outputs = self(_on(self.device, inputs))
-                targets = targets.to(self.device)
-                counted = self.task.count(outputs, targets)
-                if counted.targets:
-                    losses += self.loss(outputs, targets).item() * counted.targets
-            sums = counted.sums if sums is None else sums + counted.sums
-            count += counted.targets
-        if sums is None or not count:
-            raise InvalidRequest("there is nothing in the data to evaluate with")
-        return Evaluation(losses / count, self.task.score(sums, count))
+        found = evaluation.evaluate(
+            self,
+            self._pairs(data, batch_size),
+            self.loss,
+            {self.task.metric: metric_named(self.task.metric)},
+            World(0, 1, self.device),
+        )
+        return Evaluation(found["loss"], found[self.task.metric])
 
     def predict(self, data: Any, batch_size: int = 256) -> "NDArray[Any]":
         """[N, …]: the probabilities of the classes, or the values. Of data with targets, its inputs
         are used."""
         parts = []
         for batch in self._batches(data, batch_size):
-            inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
-            if isinstance(inputs, tuple | list) and len(inputs) == 1:
-                inputs = inputs[0]
+            inputs = self.inputs_of(batch)
             self.check(inputs)
             with torch.inference_mode():
-                outputs = self.task.prediction(self(_on(self.device, inputs)))
+                outputs = self.task.prediction(call(self, moved(inputs, self.device)))
             parts.append(outputs.float().cpu().numpy())
         if not parts:
             raise InvalidRequest("there is nothing in the data to predict from")
@@ -168,39 +231,82 @@ class Model(nn.Module):
             )
         return model
 
+    def _pairs(self, data: Any, batch_size: int) -> Iterator[Any]:
+        for number, batch in enumerate(self._batches(data, batch_size)):
+            inputs, targets = _tensors(self.pair(batch, np.random.default_rng(number)))
+            self.check(inputs, targets)
+            yield inputs, targets
+
     def _batches(self, data: Any, batch_size: int) -> Iterator[Any]:
         """In the order of the data; on no account does the model learn from them."""
         training = self.training
         self.eval()
         try:
-            yield from loader_of(self, data, batch_size)
+            yield from self.loader_of(data, batch_size)
         finally:
             self.train(training)
 
+    def _to_learn(self, data: Any, batch_size: int, **options: Any) -> Any:
+        return self.loader_of(data, batch_size, pairing=True, **options)
 
-def loader_of(model: Model, data: Any, batch_size: int, **options: Any) -> Any:
-    """What gives batches of the data: the data itself, where it does that already."""
-    if isinstance(data, np.ndarray | Tensor):
-        data = (data,)
-    if not hasattr(data, "as_columns") and (
-        isinstance(data, DataLoader)
-        or (hasattr(data, "__iter__") and not isinstance(data, Mapping | Sequence))
-    ):
-        return data
-    sides = getattr(model, "input_shape", ())
-    if len(sides) == 3:
-        options["image_size"] = tuple(sides[:2])
-    return DataLoader(data, batch_size, **options)
+    def loader_of(
+        self, data: Any, batch_size: int, *, pairing: bool = False, **options: Any
+    ) -> Any:
+        """What gives batches of the data: the data itself, where it does that already.
+
+        Args:
+            pairing: of inputs and targets, the first of them checked.
+        """
+        if isinstance(data, np.ndarray | Tensor):
+            data = (data,)
+        if isinstance(data, tuple):
+            data = tuple(
+                each.numpy(force=True) if isinstance(each, Tensor) else each for each in data
+            )
+        is_set = hasattr(data, "as_columns") or hasattr(data, "__getitem__")
+        if isinstance(data, DataLoader) or (hasattr(data, "__iter__") and not is_set):
+            return data
+        sides = getattr(self, "input_shape", ())
+        if len(sides) == 3:
+            options["image_size"] = tuple(sides[:2])
+        if pairing:
+            options["pipeline"] = _Pairing(self, options.get("pipeline"))
+        return DataLoader(data, batch_size, **options)
+
+    def _learn_names(self, data: Any) -> None:
+        """Of the classes, from data that has them, unless they were given names."""
+        mine, theirs = self.classes, getattr(data, "classes", None)
+        if mine and theirs and len(mine) == len(theirs) and mine == checks.numbered(len(mine)):
+            self.classes = tuple(map(str, theirs))
 
 
-def _on(device: torch.device, inputs: Any) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs.to(device)
-    if isinstance(inputs, Mapping):
-        return {name: _on(device, value) for name, value in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return tuple(_on(device, value) for value in inputs)
-    return inputs
+class _Pairing:
+    """A pipeline that ends with inputs and targets, and looks closely at the first batch."""
+
+    def __init__(self, model: Model, before: Any) -> None:
+        self._model = model
+        self._before = getattr(before, "transform", before)
+        self._checked = False
+
+    def transform(self, batch: Any, rng: "Generator") -> Any:
+        if self._before is not None:
+            chance = {"rng": rng} if takes_rng(self._before) else {}
+            batch = self._before(batch, **chance)
+        pair = self._model.pair(batch, rng)
+        if not self._checked:
+            self._model.check(*_tensors(pair))
+            self._checked = True
+        return pair
+
+
+def _tensors(tree: Any) -> Any:
+    if isinstance(tree, np.ndarray):
+        return torch.from_numpy(tree)
+    if isinstance(tree, Mapping):
+        return {name: _tensors(part) for name, part in tree.items()}
+    if isinstance(tree, tuple | list):
+        return tuple(_tensors(part) for part in tree)
+    return tree
 
 
 def _plain(value: Any) -> Any:
@@ -208,13 +314,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(each) for each in value]
     return value
-
-
-def _described(batch: Any) -> str:
-    if isinstance(batch, Tensor):
-        return f"one tensor of shape {list(batch.shape)}"
-    if isinstance(batch, Mapping):
-        return f"a dict of {', '.join(map(str, batch))}"
-    if isinstance(batch, tuple | list):
-        return f"{len(batch)} parts"
-    return f"a {type(batch).__name__}"

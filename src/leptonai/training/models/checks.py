@@ -48,10 +48,14 @@ def scale(name: str, mean: float, std: float) -> None:
 def class_names(num_classes: int, classes: Sequence[str] | None) -> tuple[str, ...]:
     """As given, or "0", "1", … ."""
     whole("num_classes", num_classes, 1, MAX_CLASSES)
-    names = tuple(str(k) for k in range(num_classes)) if classes is None else tuple(classes)
+    names = numbered(num_classes) if classes is None else tuple(classes)
     if len(names) != num_classes:
         raise InvalidRequest(f"expected {num_classes} names of classes, got {len(names)}")
     return names
+
+
+def numbered(num_classes: int) -> tuple[str, ...]:
+    return tuple(str(k) for k in range(num_classes))
 
 
 def shape(model: object, what: str, tensor: Any, expected: Sequence[int | str]) -> None:

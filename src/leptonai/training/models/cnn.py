@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from leptonai.errors import InvalidRequest
 from leptonai.training.models import checks
 from leptonai.training.models.images import ImageModel, checked_image_shape
-from leptonai.training.models.plan import Plan
 from leptonai.training.models.tasks import Classes
+from leptonai.training.parallel import Plan
 
 _GROUPS = 8  # of channels, that are normalised together
 _POOLED = 2  # what is left of each side of the image before the last layer
@@ -76,7 +76,7 @@ class CNN(ImageModel, format="torch-cnn"):
         return scores
 
     def plan(self) -> Plan:
-        return Plan(blocks=("features", "head"))
+        return Plan(blocks=(self.features, self.head))
 
 
 def _checked_widths(widths: Sequence[int]) -> tuple[int, ...]:

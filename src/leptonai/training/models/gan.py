@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from leptonai.errors import InvalidRequest
+from leptonai.training.history import History
 from leptonai.training.models import checks
-from leptonai.training.models.base import Evaluation, Model, loader_of
+from leptonai.training.models.base import Evaluation, Model
 from leptonai.training.models.images import checked_image_shape
 from leptonai.training.models.saving import replacing
 from leptonai.training.models.tasks import Values
@@ -94,7 +95,7 @@ class GAN(Model, format="torch-gan"):
             images: Tensor = self(self._latent(count, seed, 0))
         return images.clone()
 
-    def fit(
+    def fit(  # type: ignore[override]  # two networks learn otherwise than one
         self,
         data: Any,
         epochs: int = 10,
@@ -105,7 +106,7 @@ class GAN(Model, format="torch-gan"):
         smoothing: float = 0.1,
         seed: int = 0,
         checkpoint: str | Path | None = None,
-    ) -> list[dict[str, float]]:
+    ) -> History:
         """Train both networks in turns. Each epoch's mean losses.
 
         What is drawn depends on (seed, step) alone. So a run that was interrupted, and goes on from
@@ -140,11 +141,12 @@ class GAN(Model, format="torch-gan"):
         rows: list[dict[str, float]] = []
         if file is not None and file.exists():
             step, rows = self._go_on_from(file, learners, run)
-        loader = loader_of(self, data, batch_size, shuffle=True, seed=seed)
+        loader = self.loader_of(data, batch_size, shuffle=True, seed=seed)
         if rows and hasattr(loader, "load_state_dict"):
             loader.load_state_dict({**loader.state_dict(), "epoch": len(rows), "position": 0})
+        resumed_from = step or None
         self.train()
-        for epoch in range(len(rows), epochs):
+        for _ in range(len(rows), epochs):
             sums = {"discriminator_loss": 0.0, "generator_loss": 0.0}
             batches = 0
             for batch in loader:
@@ -159,11 +161,11 @@ class GAN(Model, format="torch-gan"):
             if not batches:
                 raise InvalidRequest("there is nothing in the data to learn from")
             means = {name: total / batches for name, total in sums.items()}
-            rows.append({"epoch": float(epoch), **means})
+            rows.append(means)
             if file is not None:
                 self._keep(file, learners, run, step, rows)
         self.eval()
-        return rows
+        return History(rows, steps=step, resumed_from=resumed_from)
 
     def evaluate(self, data: Any, batch_size: int = 256) -> Evaluation:
         """Of the discriminator, between these images and as many that are made: its loss, and the

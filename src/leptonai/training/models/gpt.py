@@ -4,7 +4,7 @@ Shape letters in this file: B sequences, T tokens, D width, V size of the vocabu
 """
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,12 @@ from leptonai.training.models.attention import (
     tensor_parallel_tokens,
 )
 from leptonai.training.models.generation import Stop, generate
-from leptonai.training.models.plan import Plan
 from leptonai.training.models.sequences import TokenModel, check_sizes
 from leptonai.training.models.tasks import Classes
+from leptonai.training.parallel import Plan
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
 
 # As published: 124, 355, 774 and 1,558 million parameters.
 PRESETS: Mapping[str, Mapping[str, int]] = {
@@ -163,13 +166,15 @@ class GPT(TokenModel, format="torch-gpt"):
             use_cache=use_cache,
         )
 
-    def pair(self, batch: Any) -> tuple[Any, Tensor]:
+    def pair(self, batch: Any, rng: "Generator | None" = None) -> tuple[Any, Any]:
         if isinstance(batch, tuple | list) and len(batch) == 2:
             return batch[0], batch[1]
-        tokens_BT = batch[0] if isinstance(batch, tuple | list) else batch
-        checks.shape(self, "tokens", tokens_BT, ("B", "T"))
-        if tokens_BT.shape[1] < 2:
-            raise InvalidRequest("expected sequences of two tokens or more, got one")
+        tokens_BT = self.inputs_of(batch)
+        if tokens_BT.ndim != 2 or tokens_BT.shape[1] < 2:
+            raise InvalidRequest(
+                "expected tokens of shape ['B', 'T'], two or more of a sequence, "
+                f"got {list(tokens_BT.shape)}"
+            )
         return tokens_BT[:, :-1], tokens_BT[:, 1:]
 
     def plan(self) -> Plan:
@@ -186,6 +191,6 @@ class GPT(TokenModel, format="torch-gpt"):
             }
         )
         return Plan(
-            blocks=tuple(f"blocks.{layer}" for layer in range(self.layers)),
-            tensor_parallel={**tokens, **tensor_parallel_blocks("blocks", self.layers)},
+            blocks=[*self.blocks],
+            tensor={**tokens, **tensor_parallel_blocks("blocks", self.layers)},
         )

@@ -6,15 +6,19 @@ Shape letters in this file: B rows, T tokens, K classes, V size of the vocabular
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from leptonai.errors import InvalidRequest, NotFound
+from leptonai.training.feeding import moved
 from leptonai.training.models import checks
 from leptonai.training.models.base import Model
 from leptonai.training.models.tasks import Classes
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
 
 TASKS = {
     "text-classification": "AutoModelForSequenceClassification",
@@ -115,9 +119,9 @@ class HFModel(Model, format="hugging-face"):
             "architecture": self.architecture,
         }
 
-    def forward(self, inputs: Any) -> Tensor:
+    def forward(self, inputs: Any = None, **named: Tensor) -> Tensor:
         if isinstance(inputs, Sequence):
-            inputs = self.tokenise(inputs)
+            inputs = moved(self.tokenise(inputs), self.device)
         if isinstance(inputs, Tensor):
             if self.hf_task == "image-classification":
                 checks.shape(self, "images", inputs, ("B", "C", "H", "W"))
@@ -125,7 +129,7 @@ class HFModel(Model, format="hugging-face"):
             else:
                 checks.shape(self, "tokens", inputs, ("B", "T"))
                 inputs = {"input_ids": inputs.long(), "attention_mask": self._mask(inputs)}
-        scores: Tensor = self.inside(**inputs).logits
+        scores: Tensor = self.inside(**(inputs or {}), **named).logits
         return scores
 
     def tokenise(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -149,13 +153,18 @@ class HFModel(Model, format="hugging-face"):
         made = self._tokenise(
             [*texts], padding=True, truncation=True, max_length=longest, return_tensors="pt"
         )
-        return {name: tensor.to(self.device) for name, tensor in made.items()}
+        return dict(made)
 
-    def pair(self, batch: Any) -> tuple[Any, Tensor]:
-        """Tokens alone are their own targets, where the task is to go on with them."""
-        if self.hf_task == "text-generation" and isinstance(batch, Tensor):
-            return batch[:, :-1], batch[:, 1:]
-        return super().pair(batch)
+    def pair(self, batch: Any, rng: "Generator | None" = None) -> tuple[Any, Any]:
+        """Texts become tokens. Tokens alone are their own targets, where the task is to go on."""
+        paired = isinstance(batch, Mapping) or (isinstance(batch, tuple | list) and len(batch) == 2)
+        if self.hf_task == "text-generation" and not paired:
+            tokens_BT = self.inputs_of(batch)
+            return tokens_BT[:, :-1], tokens_BT[:, 1:]
+        inputs, targets = super().pair(batch)
+        if isinstance(inputs, Sequence):
+            inputs = {name: each.numpy() for name, each in self.tokenise(inputs).items()}
+        return inputs, targets
 
     def example(self, count: int = 1) -> Tensor:
         if self.hf_task == "image-classification":

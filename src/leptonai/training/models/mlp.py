@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from leptonai.errors import InvalidRequest
 from leptonai.training.models import checks
 from leptonai.training.models.base import Model
-from leptonai.training.models.plan import Plan
 from leptonai.training.models.scaling import Scaling
 from leptonai.training.models.tasks import Classes, Values
+from leptonai.training.parallel import Plan
 
 MAX_INPUTS = 1 << 24
 
@@ -98,4 +98,4 @@ class MLP(Model, format="torch-mlp"):
         checks.finite("rows", inputs)
 
     def plan(self) -> Plan:
-        return Plan(blocks=("layers", "head"))
+        return Plan(blocks=(self.layers, self.head))

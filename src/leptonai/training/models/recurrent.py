@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from leptonai.errors import InvalidRequest
 from leptonai.training.models import checks
 from leptonai.training.models.base import Model
-from leptonai.training.models.plan import Plan
 from leptonai.training.models.scaling import Scaling
 from leptonai.training.models.tasks import Classes, Values
+from leptonai.training.parallel import Plan
 
 MAX_HORIZON = 1 << 16
 
@@ -144,7 +144,7 @@ class _Recurrent(Model):
             )
 
     def plan(self) -> Plan:
-        return Plan(blocks=("memory", "head"))
+        return Plan(blocks=(self.memory, self.head))
 
     def _read(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
         """Sequences, and their lengths where not all are whole."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from leptonai.errors import InvalidRequest
 from leptonai.training.models import checks
 from leptonai.training.models.images import ImageModel, checked_image_shape
-from leptonai.training.models.plan import Plan
 from leptonai.training.models.tasks import Classes
+from leptonai.training.parallel import Plan
 
 _GROUPS = 8  # of channels, that are normalised together
 _SMALL_SIDE = 64  # images up to it keep their size in the stem
@@ -80,7 +80,7 @@ class ResNet(ImageModel, format="torch-resnet"):
         self.first = nn.Sequential(*_stem(self.input_shape[2], width, self.stem, normalise))
         block = _Bottleneck if depth >= 50 else _Plain
         channels = width
-        self.stages = nn.ModuleList()
+        stages: list[nn.Sequential] = []
         for stage, count in enumerate(_BLOCKS[depth]):
             inside = width * _STAGE_WIDTHS[stage] // _STAGE_WIDTHS[0]
             blocks: list[nn.Module] = []
@@ -88,25 +88,20 @@ class ResNet(ImageModel, format="torch-resnet"):
                 stride = 2 if stage and not number else 1
                 blocks.append(block(channels, inside, stride, normalise))
                 channels = inside * block.wider
-            self.stages.append(nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(channels, num_classes)
         self._begin()
 
     def forward(self, images_BHWC: Tensor) -> Tensor:
-        features = self.first(self.normalised(images_BHWC))
-        for stage in self.stages:
-            features = stage(features)
+        features = self.stages(self.first(self.normalised(images_BHWC)))
         scores: Tensor = self.head(self.pool(features).flatten(1))
         return scores
 
     def plan(self) -> Plan:
         return Plan(
-            blocks=tuple(
-                f"stages.{stage}.{number}"
-                for stage, count in enumerate(_BLOCKS[self.depth])
-                for number in range(count)
-            )
+            blocks=[block for stage in self.stages.children() for block in stage.children()]
         )
 
     def _begin(self) -> None:

@@ -64,6 +64,8 @@ def save_model(model: "Model", path: str | Path, pipeline: Any = None) -> None:
     Whoever reads it meanwhile, or pulls the plug, finds the old model or the new one; or, between
     the two files of a directory, one that is refused because they are not of one model.
 
+    A model that is spread over ranks is gathered: all of them call this, and rank 0 writes.
+
     Args:
         pipeline: what was done to the data, with ``save(path)``. In a directory only.
     """
@@ -78,7 +80,9 @@ def save_model(model: "Model", path: str | Path, pipeline: Any = None) -> None:
         "format_version": str(model.format_version),
         "model": json.dumps(written["model"]),
     }
-    weights = {name: weight.detach().contiguous().cpu() for name, weight in _distinct(model)}
+    weights = {name: _whole(weight).contiguous().cpu() for name, weight in _distinct(model)}
+    if _is_spread(model) and torch.distributed.get_rank():
+        return
     if root.suffix and not root.is_dir() and not str(path).endswith("/"):
         if pipeline is not None:
             raise InvalidRequest(
@@ -216,6 +220,16 @@ def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """What the model keeps, each tensor under the first of its names."""
     again = {name for names in _shared(model) for name in names[1:]}
     return ((name, weight) for name, weight in model.state_dict().items() if name not in again)
+
+
+def _is_spread(model: nn.Module) -> bool:
+    return any(hasattr(weight, "full_tensor") for weight in model.parameters())
+
+
+def _whole(weight: Tensor) -> Tensor:
+    detached = weight.detach()
+    gathered: Tensor = detached.full_tensor() if hasattr(detached, "full_tensor") else detached
+    return gathered
 
 
 def _shared(model: nn.Module) -> Iterable[list[str]]:

@@ -4,13 +4,15 @@ Shape letters in this file: B sequences, T tokens, D width, V size of the vocabu
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from leptonai.errors import InvalidRequest
+from leptonai.training.losses import IGNORED
 from leptonai.training.models import checks
 from leptonai.training.models.attention import (
     NORM_EPSILON,
@@ -21,9 +23,13 @@ from leptonai.training.models.attention import (
     tensor_parallel_blocks,
     tensor_parallel_tokens,
 )
-from leptonai.training.models.plan import Plan
 from leptonai.training.models.sequences import TokenModel, check_sizes
-from leptonai.training.models.tasks import IGNORED, Classes
+from leptonai.training.models.tasks import Classes
+from leptonai.training.parallel import Plan
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from numpy.typing import NDArray
 
 MASKED_SHARE = 0.15  # of the tokens are to be found again; of these
 BECOME_MASK = 0.8  # are hidden, and
@@ -151,34 +157,28 @@ class TransformerEncoder(TokenModel, format="torch-transformer"):
         normalised_BTD: Tensor = self.norm(hidden_BTD)
         return normalised_BTD
 
-    def pair(self, batch: Any) -> tuple[Any, Tensor]:
-        """Tokens alone are hidden in part: by torch's global random numbers while training; else
-        always the same of the same tokens."""
+    def pair(self, batch: Any, rng: "Generator | None" = None) -> tuple[Any, Any]:
+        """Without classes and targets, tokens are hidden in part, and to be found."""
         if self.num_classes is not None or (isinstance(batch, tuple | list) and len(batch) == 2):
             return super().pair(batch)
-        tokens_BT = batch[0] if isinstance(batch, tuple | list) else batch
-        checks.shape(self, "tokens", tokens_BT, ("B", "T"))
-        generator = None if self.training else torch.Generator().manual_seed(0)
-        return self.hide(tokens_BT, generator)
+        return self.hide(np.asarray(self.inputs_of(batch)), rng or np.random.default_rng(0))
 
-    def hide(self, tokens_BT: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Tokens with some hidden, and what is to be found: -100 where nothing is."""
-        tokens_BT = tokens_BT.long()
-        draw_BT, fate_BT = torch.rand((2, *tokens_BT.shape), generator=generator)
-        others_BT = torch.randint(self.vocabulary, tokens_BT.shape, generator=generator)
-        draw_BT, fate_BT, others_BT = (
-            each.to(tokens_BT.device) for each in (draw_BT, fate_BT, others_BT)
-        )
-        hidden_BT = (draw_BT < MASKED_SHARE) & (tokens_BT != self.padding)
-        # One at least of each sequence, so that no batch teaches nothing.
-        first = draw_BT.masked_fill(tokens_BT == self.padding, 2.0).argmin(1, keepdim=True)
-        hidden_BT |= torch.zeros_like(hidden_BT).scatter(1, first, True) & (
-            tokens_BT != self.padding
-        )
-        targets_BT = tokens_BT.masked_fill(~hidden_BT, IGNORED)
-        seen_BT = tokens_BT.masked_fill(hidden_BT & (fate_BT < BECOME_MASK), self.mask)
-        other_BT = hidden_BT & (fate_BT >= BECOME_MASK) & (fate_BT < BECOME_MASK + BECOME_OTHER)
-        return torch.where(other_BT, others_BT, seen_BT), targets_BT
+    def hide(
+        self, tokens_BT: "NDArray[Any]", rng: "Generator"
+    ) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+        """Tokens with some hidden, and what is to be found: -100 where nothing is. One at least of
+        each sequence, so that no batch teaches nothing."""
+        tokens_BT = tokens_BT.astype(np.int64)
+        is_token_BT = tokens_BT != self.padding
+        draw_BT = np.where(is_token_BT, rng.random(tokens_BT.shape), 2.0)
+        fate_BT = rng.random(tokens_BT.shape)
+        others_BT = rng.integers(self.vocabulary, size=tokens_BT.shape)
+        found_BT = (draw_BT < MASKED_SHARE) | (draw_BT == draw_BT.min(1, keepdims=True))
+        found_BT &= is_token_BT
+        masked_BT = found_BT & (fate_BT < BECOME_MASK)
+        other_BT = found_BT & ~masked_BT & (fate_BT < BECOME_MASK + BECOME_OTHER)
+        seen_BT = np.where(masked_BT, self.mask, np.where(other_BT, others_BT, tokens_BT))
+        return seen_BT, np.where(found_BT, tokens_BT, IGNORED)
 
     def check_inputs(self, inputs: Any) -> None:
         super().check_inputs(inputs)
@@ -200,6 +200,6 @@ class TransformerEncoder(TokenModel, format="torch-transformer"):
             else tensor_parallel_tokens("tokens", "head")
         )
         return Plan(
-            blocks=tuple(f"blocks.{layer}" for layer in range(self.layers)),
-            tensor_parallel={**tokens, **tensor_parallel_blocks("blocks", self.layers)},
+            blocks=[*self.blocks],
+            tensor={**tokens, **tensor_parallel_blocks("blocks", self.layers)},
         )
