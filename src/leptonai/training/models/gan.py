@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -23,7 +24,7 @@ from leptonai.training.models.images import checked_image_shape
 from leptonai.training.models.saving import replacing
 from leptonai.training.models.tasks import Values
 
-MAX_SEED = (1 << 31) - 1
+MAX_SEED = (1 << 64) - 1
 MAX_SAMPLES = 1 << 20  # at once
 _GROUPS = 8
 _LEAST_SIDE = 4  # from which a generator begins
@@ -222,8 +223,10 @@ class GAN(Model, format="torch-gan"):
     def _latent(self, count: int, seed: int, step: int) -> Tensor:
         """Drawn on the CPU: the same on every device."""
         checks.whole("seed", seed, 0, MAX_SEED)
-        generator = torch.Generator().manual_seed(seed << 32 | step)
-        return torch.randn((count, self.latent), generator=generator).to(self.device)
+        drawn = np.random.default_rng([seed, step]).standard_normal(
+            (count, self.latent), np.float32
+        )
+        return torch.from_numpy(drawn).to(self.device)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

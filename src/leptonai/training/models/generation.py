@@ -7,6 +7,7 @@ vocabulary.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from leptonai.training.models import checks
 
 if TYPE_CHECKING:
     from leptonai.training.models.gpt import GPT
+
+MAX_SEED = (1 << 64) - 1
 
 Stop: TypeAlias = int | Sequence[int] | None
 
@@ -59,11 +62,9 @@ def generate(
         )
     choose = _Choice(temperature, top_k, top_p, model.vocabulary)
     ends = _stop_tokens(stop, model)
-    draws_BN = torch.rand(
-        (len(prompt_BT), max_new_tokens),
-        generator=torch.Generator().manual_seed(seed),
-        dtype=torch.float64,
-    ).to(model.device, torch.float32)
+    checks.whole("seed", seed, 0, MAX_SEED)
+    draws = np.random.default_rng(seed).random((len(prompt_BT), max_new_tokens), np.float32)
+    draws_BN = torch.from_numpy(draws).to(model.device)
     training = model.training
     model.eval()
     try:

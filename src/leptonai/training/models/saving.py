@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 PIPELINE_FILE = "pipeline.safetensors"
+METADATA = "leptonai"  # the entry of a file's metadata that says what config.json says
 MAX_CONFIG_BYTES = 16 << 20
 
 _classes: dict[str, "type[Model]"] = {}  # by format: what a class statement has registered
@@ -75,11 +76,8 @@ def save_model(model: "Model", path: str | Path, pipeline: Any = None) -> None:
         "format_version": model.format_version,
         "model": model.config(),
     }
-    metadata = {
-        "format": model.format,
-        "format_version": str(model.format_version),
-        "model": json.dumps(written["model"]),
-    }
+    # One entry: of several, safetensors shuffles the order, and equal models shall be equal files.
+    metadata = {METADATA: json.dumps(written)}
     weights = {name: _whole(weight).contiguous().cpu() for name, weight in _distinct(model)}
     if _is_spread(model) and torch.distributed.get_rank():
         return
@@ -138,21 +136,19 @@ def _read_directory(root: Path) -> Saved:
     if (root / CONFIG_FILE).stat().st_size > MAX_CONFIG_BYTES:
         raise ValueError(f"{CONFIG_FILE} has more than {MAX_CONFIG_BYTES} bytes")
     written = json.loads((root / CONFIG_FILE).read_text())
-    if not isinstance(written, dict) or not {"format", "format_version", "model"} <= {*written}:
+    if not _describes(written):
         raise InvalidRequest(
             f"{root / CONFIG_FILE} is not the configuration of a model of Lepton",
             hint="Hugging Face models are opened with HFModel(DIRECTORY, task=…)",
         )
     metadata, weights = _weights(root / WEIGHTS_FILE)
     # Absent in models of before there was one.
-    if "model" in metadata and json.loads(metadata["model"]) != written["model"]:
+    if METADATA in metadata and json.loads(metadata[METADATA])["model"] != written["model"]:
         raise ValueError(
             f"{CONFIG_FILE} is not that of the {WEIGHTS_FILE} beside it: saving was interrupted, "
             "or one of them was changed"
         )
-    return Saved(
-        str(written["format"]), int(written["format_version"]), dict(written["model"]), weights
-    )
+    return _saved(written, weights)
 
 
 def _read_file(root: Path) -> Saved:
@@ -164,13 +160,25 @@ def _read_file(root: Path) -> Saved:
             hint="save the model with model.save(PATH)",
         )
     metadata, weights = _weights(root)
-    if not {"format", "format_version", "model"} <= {*metadata}:
+    if METADATA not in metadata:
         raise InvalidRequest(
             f"{root} holds weights, but not how to build a model for them",
             hint="build the model, and then model.load_state_dict(safetensors.torch.load_file(…))",
         )
-    config = json.loads(metadata["model"])
-    return Saved(metadata["format"], int(metadata["format_version"]), dict(config), weights)
+    written = json.loads(metadata[METADATA])
+    if not _describes(written):
+        raise ValueError("its metadata do not describe a model")
+    return _saved(written, weights)
+
+
+def _describes(written: Any) -> bool:
+    return isinstance(written, dict) and {"format", "format_version", "model"} <= {*written}
+
+
+def _saved(written: dict[str, Any], weights: dict[str, Tensor]) -> Saved:
+    return Saved(
+        str(written["format"]), int(written["format_version"]), dict(written["model"]), weights
+    )
 
 
 def _weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
