@@ -96,7 +96,9 @@ class Model(nn.Module):
 
     def inputs_of(self, batch: Any) -> Any:
         """What to predict from, of a batch with targets or without."""
-        return batch[0] if isinstance(batch, tuple | list) and len(batch) in (1, 2) else batch
+        in_parts = isinstance(batch, tuple | list) and len(batch) in (1, 2)
+        # A list of texts is one part: the inputs themselves.
+        return batch[0] if in_parts and not isinstance(batch[0], str) else batch
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean over a batch: what training makes smaller."""

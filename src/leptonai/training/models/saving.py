@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from leptonai.errors import InvalidRequest, NotFound
 
@@ -213,7 +214,7 @@ def _class_of(saved: Saved, root: Path) -> "type[Model]":
 
 def _built(model_class: "type[Model]", saved: Saved) -> "Model":
     """Without making weights first that are then thrown away."""
-    with torch.device(model_class.built_on), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device(model_class.built_on), _Undrawn():
         model = model_class(**saved.config)
     weights: Mapping[str, Tensor] = saved.weights
     for names in _shared(model):
@@ -222,6 +223,20 @@ def _built(model_class: "type[Model]", saved: Saved) -> "Model":
             weights = {**weights, **dict.fromkeys(names, one)}
     model.load_state_dict(weights, assign=True)
     return model
+
+
+_DRAWING = (torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.normal_, nn.init.uniform_)
+
+
+class _Undrawn(TorchFunctionMode):
+    """First weights are not drawn: on "meta", that alone would import seconds of torch."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function in _DRAWING:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
