@@ -29,5 +29,8 @@ class TestFakeEngine(EngineContract):
     def prints(self, text: str) -> tuple[str, ...]:
         return ("print", text)
 
+    def saves(self, text: str) -> tuple[str, ...]:
+        return ("save", text)
+
     def ignores_term(self) -> tuple[str, ...]:
         return ("ignore-term",)

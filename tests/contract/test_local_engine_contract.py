@@ -42,6 +42,10 @@ class TestLocalEngine(EngineContract):
     def prints(self, text: str) -> tuple[str, ...]:
         return ("echo", text)
 
+    def saves(self, text: str) -> tuple[str, ...]:
+        script = 'cd "$LEPTON_CHECKPOINT_DIR" && echo "$1" >> file && cat file'
+        return ("sh", "-c", script, "sh", text)
+
     def ignores_term(self) -> tuple[str, ...]:
         return ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
 

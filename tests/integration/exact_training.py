@@ -2,8 +2,8 @@
 
     python exact_training.py DIRECTORY STEP:RANK …   dies of SIGKILL after these steps
 
-Dropout, shuffled data, augmentation, bfloat16, accumulation, a buffer, an average of the weights: all
-that draws or remembers.
+Dropout, shuffled data, augmentation, bfloat16, accumulation, a buffer, an average of the weights:
+all that draws or remembers.
 """
 
 import os

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed")
-
 PROGRAM = Path(__file__).parent / "exact_training.py"
 TIME_LIMIT_S = 240
 

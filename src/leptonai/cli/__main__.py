@@ -26,6 +26,7 @@ root = LazyGroup(
         "status": ("leptonai.cli.platform:status", "Show whether the platform runs, and where."),
         "doctor": ("leptonai.cli.platform:doctor", "Check what this machine can do."),
         "job": ("leptonai.cli.job:job", "Run commands to their end, on one or many workers."),
+        "train": ("leptonai.cli.train:train", "Train a model, on one or many workers."),
         "endpoint": ("leptonai.cli.endpoint:endpoint", "Serve models and programs over HTTP."),
         "dataset": ("leptonai.cli.dataset:dataset", "Keep versions of data, and fetch them."),
         "model": ("leptonai.cli.model:model", "Register and fetch trained models."),

@@ -201,25 +201,38 @@ def create(
             elif would_be.explanation is not None:
                 print_dry_run(would_be.metadata.name or "", would_be.explanation)
             return
-        if directory is not None:
-            asked = _with_workdir(asked, client.trees.push(directory))
-        made = client.jobs.create(asked)
-        job_id = made.metadata.id or ""
-        if follow:
-            say(f"created {job_id}")
-            _follow(client, job_id, workers=(), replica=None)
-            raise click.exceptions.Exit(_report_end(client.jobs.wait(job_id)))
-        if wait:
-            say(f"created {job_id}; waiting for its end")
-            made = client.jobs.wait(job_id)
-        if output == "json":
-            print_json(made)
-        else:
-            click.echo(job_id)
-            if not wait:
-                say(f"next: leptonai job log -f {job_id}")
-        if wait:
-            raise click.exceptions.Exit(_report_end(made))
+        submit(client, asked, directory, follow=follow, wait=wait, output=output)
+
+
+def submit(
+    client: LeptonClient,
+    asked: LeptonJob,
+    directory: Path | None,
+    *,
+    follow: bool,
+    wait: bool,
+    output: str,
+) -> None:
+    """Create a job that runs in a copy of the directory, and do what was asked to be done then."""
+    if directory is not None:
+        asked = _with_workdir(asked, client.trees.push(directory))
+    made = client.jobs.create(asked)
+    job_id = made.metadata.id or ""
+    if follow:
+        say(f"created {job_id}")
+        _follow(client, job_id, workers=(), replica=None)
+        raise click.exceptions.Exit(_report_end(client.jobs.wait(job_id)))
+    if wait:
+        say(f"created {job_id}; waiting for its end")
+        made = client.jobs.wait(job_id)
+    if output == "json":
+        print_json(made)
+    else:
+        click.echo(job_id)
+        if not wait:
+            say(f"next: leptonai job log -f {job_id}")
+    if wait:
+        raise click.exceptions.Exit(_report_end(made))
 
 
 @job.does(

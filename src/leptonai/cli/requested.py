@@ -75,6 +75,7 @@ def job_of(
     envs: Sequence[EnvVar],
     overrides: Mapping[str, object],
     preemptible: bool | None = None,
+    ports: Sequence[ContainerPort] = (),
 ) -> LeptonJob:
     """Raises:
     InvalidRequest: it has no name or no command.
@@ -84,6 +85,7 @@ def job_of(
         spec.container,
         command=list(command) or spec.container.command,
         image=image or spec.container.image,
+        ports=[*ports] or spec.container.ports,
     )
     if not container.command:
         raise InvalidRequest(

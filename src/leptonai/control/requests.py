@@ -37,6 +37,7 @@ MAX_LABELS = 64
 MAX_AFFINITY = 1_000
 MAX_ALLOWLIST = 1_000
 MAX_TTL_S = 10 * 366 * 86_400
+MAX_PORTS = 16
 MAX_RUN_S = 10 * 366 * 86_400
 LATEST_TIME_S = 32_503_680_000  # the year 3000: a later time is one in milliseconds
 PRIORITIES = {"low": (1000, 3000), "mid": (4000, 6000), "high": (7000, 9000)}
@@ -89,7 +90,12 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
         gpu_type=spec.accelerator_type,
         gpus=spec.accelerator_num,
     )
-    program = Program(command=(), needs=requested.needs)
+    ports = len(spec.container.ports or ())
+    if ports > MAX_PORTS:
+        raise InvalidRequest(
+            f"spec.container.ports: {ports} of them", hint=f"Ask for at most {MAX_PORTS} a worker."
+        )
+    program = Program(command=(), needs=requested.needs, ports=(scheduler.ANY_PORT,) * ports)
     _check_feasible(program, spec.min_workers or spec.workers, spec.affinity, nodes)
     return spec
 

@@ -36,6 +36,7 @@ class Attempt:
     ports: tuple[int, ...] = ()  # must be free when it starts, else it ends as NOT_STARTED
     trees: tuple[Tree, ...] = ()
     start_in: str = ""  # the tree it starts in; "" is an empty folder of its own
+    keeps: str = ""  # names a folder that all attempts of this name on the node share
     image: str = ""
 
 
@@ -135,6 +136,10 @@ class Engine(Protocol):
 
     async def remove(self, node: str, attempt: AttemptId, *, epoch: int) -> None:
         """Delete what is left of a forgotten attempt: its files and its log."""
+        ...
+
+    async def drop(self, node: str, keeps: str, *, epoch: int) -> None:
+        """Delete the folder that attempts of this name shared, if there is one."""
         ...
 
     async def fence(self, node: str, *, epoch: int) -> bool:

@@ -1,6 +1,6 @@
 """The promise of `leptonai.ports.engine` as a test suite, for engines we never see too.
 
-Subclass `EngineContract`, give it an engine and five programs, and let pytest collect it.
+Subclass `EngineContract`, give it an engine and six programs, and let pytest collect it.
 """
 
 import asyncio
@@ -46,6 +46,11 @@ class EngineContract(ABC):
     def ignores_term(self) -> tuple[str, ...]:
         """A program that runs until it is killed. It prints "ready" when it may be tested, or is
         from its start."""
+
+    @abstractmethod
+    def saves(self, text: str) -> tuple[str, ...]:
+        """A program that adds a line to a file in the folder that it keeps, prints the whole file
+        and exits with 0."""
 
     prints_ready = False  # whether `ignores_term` prints
 
@@ -100,6 +105,27 @@ class EngineContract(ABC):
             await engine.start(attempt, epoch=1)
             await asyncio.sleep(0.1)
             assert await log_of(engine, node, "a.0") == b"once\n"
+
+        self._with_engine(tmp_path, test)
+
+    def test_what_an_attempt_keeps_is_there_for_the_next_until_it_is_dropped(
+        self, tmp_path: Path
+    ) -> None:
+        async def test(engine: Engine, node: str) -> None:
+            async def saved(id: str, keeps: str) -> bytes:
+                command = self.saves("step")
+                await engine.start(Attempt(id=id, node=node, command=command, keeps=keeps), epoch=1)
+                assert (await ended(engine, node, id)).how.exit_code == 0
+                return await log_of(engine, node, id)
+
+            assert await saved("a.0", "job") == b"step\n"
+            assert await saved("a.1", "job") == b"step\nstep\n"
+            assert await saved("b.0", "other") == b"step\n"
+            await engine.drop(node, "job", epoch=1)
+            await engine.drop(node, "job", epoch=1)
+            await engine.drop(node, "never-there", epoch=1)
+            assert await saved("a.2", "job") == b"step\n"
+            assert await saved("b.1", "other") == b"step\nstep\n"
 
         self._with_engine(tmp_path, test)
 
@@ -172,6 +198,7 @@ class EngineContract(ABC):
                 lambda: engine.stop(node, "a.0", grace_ms=0, epoch=6),
                 lambda: engine.forget(node, "a.0", epoch=6),
                 lambda: engine.remove(node, "a.0", epoch=6),
+                lambda: engine.drop(node, "a", epoch=6),
                 lambda: engine.fence(node, epoch=6),
             ]
             for ask in asks:

@@ -36,6 +36,7 @@ class Script:
     seconds: float | None = 0.0  # None runs for ever
     code: int = 0
     output: bytes = b""
+    saves: bytes = b""  # is added to what its folder holds, all of which is then its output
     ignores_term: bool = False
     ends_after_term_s: float = 0.0
     ready_after_s: float | None = None  # None never gets ready
@@ -49,6 +50,7 @@ def script_of(command: tuple[str, ...]) -> Script:
     ("exit", C)          exits with C at once
     ("fail", S, C)       exits with C after S seconds
     ("print", TEXT)      prints a line and exits 0
+    ("save", TEXT)       adds a line to what it keeps, prints all of that and exits 0
     ("ignore-term",)     runs until it is killed
     ("serve", S)         runs for ever, and is ready after S seconds
     ("never-ready",)     runs for ever, and is not
@@ -61,6 +63,8 @@ def script_of(command: tuple[str, ...]) -> Script:
             return Script(code=int(code))
         case ("fail", seconds, code):
             return Script(seconds=float(seconds), code=int(code))
+        case ("save", text):
+            return Script(saves=text.encode() + b"\n")
         case ("print", text):
             return Script(output=text.encode() + b"\n")
         case ("ignore-term",):
@@ -122,6 +126,7 @@ class _Node:
     since_ms: int = 0
     ports_of_strangers: set[int] = field(default_factory=set)
     kept: dict[AttemptId, _Kept] = field(default_factory=dict)
+    folders: dict[str, bytes] = field(default_factory=dict)  # what attempts share, by name
 
     @property
     def unreachable(self) -> bool:
@@ -211,6 +216,13 @@ class FakeEngine:
 
     async def changed(self) -> None:
         await self._changed.wait()
+
+    async def drop(self, node: str, keeps: str, *, epoch: int) -> None:
+        def effect(place: _Node) -> None:
+            self._admit(epoch)
+            place.folders.pop(keeps, None)
+
+        await self._ask("drop", node, "", effect)
 
     async def forget(self, node: str, attempt: AttemptId, *, epoch: int) -> None:
         def effect(place: _Node) -> None:
@@ -359,7 +371,10 @@ class FakeEngine:
             kept.began_s = asyncio.get_running_loop().time()
             self.history.append(kept.run)
             kept.log = script.output
-            kept.marks = [LogMark(now_ms * 1_000_000, len(script.output))]
+            if script.saves:
+                folder = attempt.keeps
+                kept.log = node.folders[folder] = node.folders.get(folder, b"") + script.saves
+            kept.marks = [LogMark(now_ms * 1_000_000, len(kept.log))]
             if script.seconds is not None:
                 loop = asyncio.get_running_loop()
                 kept.end_timer = loop.call_later(

@@ -144,7 +144,7 @@ class Trainer:
         self._data, self._validation = train, validation
         self._loss = loss_named(loss) if isinstance(loss, str) else loss
         self._loss = self._loss or getattr(model, "loss", None)
-        self._make_optimizer = lambda: make_optimizer(
+        self._make_optimizer: Callable[[], torch.optim.Optimizer] = lambda: make_optimizer(
             optimizer, model, learning_rate=learning_rate, weight_decay=weight_decay
         )
         self._schedule, self._warmup_steps = schedule, warmup_steps
@@ -218,7 +218,7 @@ class Trainer:
         randomness.seed_all(self._seed, self._sharing.rank)
         self._learner: Any = spreading.learner
         if self._compile:
-            self._learner.compile()  # type: ignore[no-untyped-call]
+            self._learner.compile()
         self._optimizer = self._make_optimizer()
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._average: dict[str, Tensor] = {}
@@ -455,6 +455,8 @@ class Trainer:
                 validated = self._evaluated(self._validation_loader, self._sharing)
         progress = self.progress
         metrics = progress.end_epoch(validated)
+        if self._knows_its_place:
+            self._loader.end_epoch()
         self._tracker.log(metrics, progress.step)
         rate = self._samples / max(1e-9, time.monotonic() - self._began_at)
         self.history.samples_per_s = rate

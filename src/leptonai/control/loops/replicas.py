@@ -321,6 +321,7 @@ class ReplicasLoop:
             ports=replica.ports,
             trees=tuple(trees),
             start_in="workdir" if program.workdir else "",
+            keeps=_kept_by(replica),
             image=program.image if self._runs_images else "",
         )
 
@@ -362,10 +363,17 @@ class ReplicasLoop:
                         id = f"{replica.id}.{number}"
                         await self._engine.forget(replica.node, id, epoch=self._fence.epoch)
                         await self._engine.remove(replica.node, id, epoch=self._fence.epoch)
+                    if kept := _kept_by(replica):
+                        await self._engine.drop(replica.node, kept, epoch=self._fence.epoch)
                 await self._store.commit(Delete(replica), fence=self._fence)
                 self._mirror.forget(replica)
             elif replica.goal is Goal.RUN:
                 await self._write([stop(replica, now_ms)])
+
+
+def _kept_by(replica: Replica) -> str:
+    """The folder that all attempts of a job share on a node, whichever of its workers they are."""
+    return replica.owner_id if replica.owner_kind is OwnerKind.JOB else ""
 
 
 def _sight(observation: Seen, attempt: str) -> Sight:

@@ -1,5 +1,6 @@
 """The variables that a workload finds: Lepton's own, and those that torch and torchrun read."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 from leptonai.core.records import OwnerKind, Replica
@@ -83,4 +84,17 @@ def _of_worker(
         "PET_MASTER_ADDR": master_address,
         "PET_MASTER_PORT": master_port,
         "PET_NPROC_PER_NODE": str(max(1, replica.program.needs.gpus)),
+        **({"PORT": str(replica.ports[0])} if replica.ports else {}),
+        **_of_tensorflow(replica, gang, addresses),
     }
+
+
+def _of_tensorflow(
+    replica: Replica, gang: Sequence[Replica], addresses: Mapping[str, str]
+) -> dict[str, str]:
+    """Where each worker listens, if the job asked for a port: what tf.distribute reads."""
+    if len(gang) == 1 or not all(each.ports for each in gang):
+        return {}
+    workers = [f"{addresses.get(each.node, '127.0.0.1')}:{each.ports[0]}" for each in gang]
+    task = {"type": "worker", "index": replica.index}
+    return {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task})}

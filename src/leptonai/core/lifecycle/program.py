@@ -7,6 +7,7 @@ from leptonai.core.shapes import resources_of
 from leptonai.spec.containers import Affinity, QueueConfig
 
 DEFAULT_PRIORITY = 5000
+ANY_PORT = 0
 MODEL_SERVER = ("python", "-m", "leptonai.serving.model")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _SUFFIX_LENGTH = 5
@@ -31,6 +32,8 @@ def program_of_job(job: Job) -> Program:
         needs=requested.needs,
         limit_cpu_millis=requested.limit_cpu_millis,
         limit_memory_bytes=requested.limit_memory_bytes,
+        # Whatever number it names: workers share their machine, and each is told its own.
+        ports=(ANY_PORT,) * len(spec.container.ports or ()),
         image=spec.container.image or "",
         workdir=spec.workdir or "",
         allowed_nodes=_nodes(spec.affinity),

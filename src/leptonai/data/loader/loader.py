@@ -135,6 +135,11 @@ class DataLoader:
         """How many samples of the epoch were handed out, over all ranks."""
         return self._position
 
+    def end_epoch(self) -> None:
+        """Leave out what is left of the epoch that was begun, if one was."""
+        if self._position or not self._fresh:
+            self._epoch, self._position, self._fresh = self._epoch + 1, 0, True
+
     def samples_at(self, position: int) -> list[int]:
         """The numbers of the samples that this rank gets in the step that begins there."""
         order = Order(len(self._source), self._seed, self._epoch, self._shuffle)

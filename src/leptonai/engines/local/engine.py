@@ -24,6 +24,7 @@ from leptonai.engines.local.containers import (
     find_runtime,
 )
 from leptonai.engines.local.environment import (
+    KEPT_VARIABLE,
     base_environment,
     gpu_environment,
     tree_variable,
@@ -87,6 +88,7 @@ class LocalEngine:
         self._node, self._group = node, group
         self._home = home
         self._live, self._done = home / "attempts" / "live", home / "attempts" / "done"
+        self._kept = home / "attempts" / "kept"
         self._rubbish = Rubbish(home / "attempts" / "removed")
         self._fetch_tree = fetch_tree
         self._clock = clock
@@ -126,6 +128,7 @@ class LocalEngine:
         """
         self._live.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._done.mkdir(exist_ok=True, mode=0o700)
+        self._kept.mkdir(exist_ok=True, mode=0o700)
         self._rubbish.open()
         self._epoch = EpochFile(self._home / "attempts" / "epoch")
         self._id = _identity(self._home / "attempts" / "id")
@@ -239,6 +242,10 @@ class LocalEngine:
         self._admit(node, attempt, epoch)
         self._rubbish.add(self._done / attempt)
 
+    async def drop(self, node: str, keeps: str, *, epoch: int) -> None:
+        self._admit(node, keeps, epoch)
+        self._rubbish.add(self._kept / keeps)
+
     # --- logs ------------------------------------------------------------------------------------
 
     async def read_log(
@@ -311,6 +318,9 @@ class LocalEngine:
             **{tree_variable(at): path for at, path in trees.items()},
             **gpu_environment(gpus, machine_has_gpus=self._gpus.count > 0),
         }
+        kept = self._kept_folder(attempt)
+        if kept is not None:
+            given[KEPT_VARIABLE] = str(kept)
         if self._runtime is not None and attempt.image:
             folder.prepare()
             folder.note_container(self._runtime.program)
@@ -321,7 +331,7 @@ class LocalEngine:
                     self._runtime,
                     attempt,
                     env=given,
-                    mounts=[folder.at("work"), *trees.values()],
+                    mounts=[folder.at("work"), *trees.values(), *([str(kept)] if kept else [])],
                     directory=directory or folder.at("work"),
                 ),
                 env=client_environment(self._own_environment, given),
@@ -334,6 +344,17 @@ class LocalEngine:
             directory=directory,
             limits=_limits(attempt),
         )
+
+    def _kept_folder(self, attempt: Attempt) -> Path | None:
+        if not attempt.keeps:
+            return None
+        if not _NAME.fullmatch(attempt.keeps):
+            raise InvalidRequest(
+                f"{attempt.keeps!r} is no name for a folder", hint="use letters and digits"
+            )
+        folder = self._kept / attempt.keeps
+        folder.mkdir(exist_ok=True, mode=0o700)
+        return folder
 
     def _refuse(self, id: AttemptId, message: str) -> None:
         self._supervisor.refuse(id, message)

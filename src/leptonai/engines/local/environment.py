@@ -21,6 +21,7 @@ INHERITED = (
     "USER",
 )
 INHERITED_PREFIXES = ("LC_",)
+KEPT_VARIABLE = "LEPTON_CHECKPOINT_DIR"  # what a job saves there, its next attempt finds
 
 
 def base_environment(ours: Mapping[str, str]) -> dict[str, str]:

@@ -207,6 +207,11 @@ class EngineHandle:
             lambda: self._cluster.forget(node, attempt, epoch=epoch),
         )
 
+    async def drop(self, node: str, keeps: str, *, epoch: int) -> None:
+        await self._life.call(
+            f"drop {keeps} on {node}", lambda: self._cluster.drop(node, keeps, epoch=epoch)
+        )
+
     async def remove(self, node: str, attempt: AttemptId, *, epoch: int) -> None:
         await self._life.call(
             f"remove {attempt} on {node}",

@@ -1,0 +1,172 @@
+"""`leptonai train`: a training script, on as many workers as asked."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from leptonai.cli.groups import Command
+from leptonai.cli.job import submit
+from leptonai.cli.session import (
+    FOLLOW_PATIENCE_S,
+    connect,
+    environment_options,
+    existing_directory,
+    given,
+    labels,
+    output_option,
+    priority_option,
+    resource_options,
+    variables,
+)
+from leptonai.errors import InvalidRequest
+
+RETRIES = 3  # of the gang: each goes on from the last checkpoint
+WISHED_PORT = 2222  # of each worker, for tf.distribute; any other one will do
+DATASET_VARIABLE = "LEPTON_DATASET"
+LABEL = "kind=training"
+
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@click.command(
+    "train",
+    cls=Command,
+    context_settings={"allow_interspersed_args": False},
+    example="""\
+leptonai train train.py
+leptonai train --num-workers 2 --cpu 1 --dataset digits@1 train.py -- --epochs 5
+leptonai train --gpu 8 --num-workers 4 --preemptible my_package.train""",
+)
+@click.option("-n", "--name", help="Of the job; by default the script's.")
+@click.option("--num-workers", type=click.IntRange(min=1), help="That train together.")
+@click.option(
+    "--min-workers", type=click.IntRange(min=1), help="Elastic: fewer will do, down to so many."
+)
+@click.option(
+    "--dataset", metavar="NAME[@VERSION]", help=f"Told to the script: ${DATASET_VARIABLE}."
+)
+@resource_options
+@environment_options
+@priority_option
+@click.option(
+    "--preemptible",
+    is_flag=True,
+    default=None,
+    help="More urgent jobs may take its place: it saves, stops, and goes on later.",
+)
+@click.option("--project", metavar="NAME", help="Whose quota it counts against; label `project`.")
+@click.option(
+    "--max-job-failure-retry",
+    type=click.IntRange(min=0),
+    default=RETRIES,
+    show_default=True,
+    help="How often all workers go back to the last checkpoint.",
+)
+@click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="To find it by.")
+@click.option("--follow", is_flag=True, help="Print its log until it ends; fail if it fails.")
+@click.option("--wait", is_flag=True, help="Return when it has ended; fail if it failed.")
+@output_option
+@click.argument("script", metavar="SCRIPT|MODULE")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS...]")
+def train(
+    name: str | None,
+    num_workers: int | None,
+    min_workers: int | None,
+    dataset: str | None,
+    resource_shape: str | None,
+    cpu: float | None,
+    memory: int | None,
+    gpu: float | None,
+    gpu_type: str | None,
+    container_image: str | None,
+    envs: tuple[str, ...],
+    secrets: tuple[str, ...],
+    workdir: str | None,
+    priority: str | None,
+    preemptible: bool | None,
+    project: str | None,
+    max_job_failure_retry: int,
+    label_texts: tuple[str, ...],
+    follow: bool,
+    wait: bool,
+    output: str,
+    script: str,
+    arguments: tuple[str, ...],
+) -> None:
+    """Train: a job whose workers find each other.
+
+    SCRIPT is shipped with the folder it lies in, or with --workdir; a MODULE is run as `python -m`.
+    Workers get what torchrun, PyTorch and TensorFlow read, so a script that is distributed needs no
+    change. When a worker fails, all go back to the last checkpoint.
+    """
+    from msgspec.structs import replace
+
+    from leptonai.cli.requested import job_of, merged_variables, read_job
+    from leptonai.spec.containers import ContainerPort, EnvVar
+
+    if follow and output == "json":
+        raise click.UsageError("--follow prints a log, which is no JSON: use --wait")
+    directory, command = _program(script, workdir, processes=int(gpu or 0))
+    asked = job_of(
+        read_job(None),
+        name=name or _name_of(script),
+        labels=labels((LABEL, *label_texts, *([f"project={project}"] if project else []))),
+        command=(*command, *arguments),
+        image=container_image,
+        workers=num_workers,
+        priority=priority,
+        preemptible=preemptible,
+        envs=variables(envs, secrets),
+        # An elastic gang comes and goes in places that no port can be kept for.
+        ports=() if min_workers else (ContainerPort(container_port=WISHED_PORT),),
+        overrides=given(
+            resource_shape=resource_shape,
+            cpu=cpu,
+            memory=memory,
+            accelerator_num=gpu,
+            accelerator_type=gpu_type,
+            min_workers=min_workers,
+            max_job_failure_retry=max_job_failure_retry,
+            include_workspace_token=True,
+        ),
+    )
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        if dataset is not None:
+            meant = client.datasets.get(dataset)  # its version, whatever becomes the newest later
+            exact = f"{meant.metadata.name}@{meant.metadata.version}"
+            told = merged_variables(asked.spec.envs, [EnvVar(name=DATASET_VARIABLE, value=exact)])
+            asked = replace(asked, spec=replace(asked.spec, envs=told))
+        submit(client, asked, directory, follow=follow, wait=wait, output=output)
+
+
+def _program(
+    script: str, workdir: str | None, *, processes: int
+) -> tuple[Path | None, tuple[str, ...]]:
+    """The folder to ship, and the command to run in it."""
+    # With several GPUs each needs a process of its own, and torchrun starts them.
+    python = ("torchrun",) if processes > 1 else ("python",)
+    directory = existing_directory(workdir) if workdir is not None else None
+    path = Path(script)
+    if path.is_file():
+        root = directory or path.parent
+        try:
+            inside = path.resolve().relative_to(root.resolve())
+        except ValueError:
+            raise InvalidRequest(
+                f"{script} does not lie in {root}", hint="name a --workdir that holds it"
+            ) from None
+        return root, (*python, str(inside))
+    if path.suffix == ".py" or not _MODULE.fullmatch(script):
+        raise InvalidRequest(
+            f"there is no script {script}", hint="name a file, or a module that can be imported"
+        )
+    return directory, (*python, "-m", script)
+
+
+def _name_of(script: str) -> str:
+    """Of `my_package/train.py`: train."""
+    stem = script.rpartition("/")[2].removesuffix(".py").rpartition(".")[2]
+    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "train"
