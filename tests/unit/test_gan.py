@@ -94,3 +94,9 @@ def test_images_it_cannot_use_are_named() -> None:
     broken[3] = np.nan
     with pytest.raises(InvalidRequest, match="the images hold nan"):
         a_gan().fit(broken, 1, 64)
+
+
+def test_workers_that_would_each_learn_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InvalidRequest, match="a GAN learns in one process"):
+        a_gan().fit(HALF_WHITE)

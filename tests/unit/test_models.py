@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from simplejpeg import encode_jpeg
 
 from leptonai.data import DataLoader
+from leptonai.data.sets import DogsAndCats
 from leptonai.errors import InvalidRequest, NotFound
 from leptonai.training.models import (
     CNN,
@@ -382,7 +384,28 @@ def test_an_unknown_option_is_refused_by_name() -> None:
 def test_several_workers_need_a_job() -> None:
     with pytest.raises(InvalidRequest, match="cannot send itself to workers") as refused:
         a_model().fit((ROWS, LABELS), num_workers=2)
-    assert "--num-workers 2" in refused.value.hint
+    assert "leptonai train --num-workers 2" in refused.value.hint
+
+
+def test_photographs_in_folders_become_a_classifier_in_one_file(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for name in ("cats", "dogs"):
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            for number in range(8):
+                stripes = np.indices((20, 30))[int(name == "dogs")] // 4 % 2 * 200 + number
+                pixels = np.repeat(stripes[..., None].astype(np.uint8), 3, 2)
+                (folder / f"{number}.jpg").write_bytes(encode_jpeg(pixels))
+    train, test = DogsAndCats.split(tmp_path)
+    torch.manual_seed(0)
+    model = CNN(input_shape=(16, 24, 3), num_classes=2, widths=(8,), pixel_std=255.0)
+    model.fit(train, epochs=15, batch_size=8, learning_rate=1e-2, quiet=True)
+    loss, accuracy = model.evaluate(test)
+    assert (accuracy, model.classes) == (1.0, ("cats", "dogs")) and loss < 0.3
+    model.save(tmp_path / "cat_dog_classifier.pth")
+    again = CNN.load(tmp_path / "cat_dog_classifier.pth")
+    assert again.classes == model.classes
+    assert np.array_equal(again.predict(test), model.predict(test))
 
 
 def test_evaluating_leaves_a_model_that_trains_training() -> None:

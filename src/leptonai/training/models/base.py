@@ -4,6 +4,7 @@ Shape letters in this file: N samples of a data set, B rows of a batch.
 """
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
@@ -153,6 +154,8 @@ class Model(nn.Module):
             validation_data: the same; looked at after each epoch.
             seed: of the order of the data, and of all that draws.
             pipeline: what to do with each batch of numpy arrays, as a `DataLoader` has it.
+            num_workers: as many as the job has, if you want to be sure of it.
+            client: not yet: a job is sent by ``leptonai train``.
             options: of `leptonai.training.Trainer`: optimizer, schedule, precision, checkpoints, …
 
         Raises:
@@ -160,11 +163,11 @@ class Model(nn.Module):
         """
         from leptonai.training import Trainer
 
-        if num_workers != 1 or client is not None:
+        if client is not None or num_workers not in (1, workers_here()):
             raise InvalidRequest(
                 "fit trains in this process: it cannot send itself to workers",
-                hint="put it into a script, and: leptonai job create -n NAME --num-workers "
-                f"{max(num_workers, 1)} --workdir . -- python SCRIPT",
+                hint="put it into a script, and: "
+                f"leptonai train --num-workers {max(num_workers, 1)} SCRIPT",
             )
         if unknown := {*options} - {*inspect.signature(Trainer).parameters}:
             raise InvalidRequest(
@@ -280,6 +283,12 @@ class Model(nn.Module):
         mine, theirs = self.classes, getattr(data, "classes", None)
         if mine and theirs and len(mine) == len(theirs) and mine == checks.numbered(len(mine)):
             self.classes = tuple(map(str, theirs))
+
+
+def workers_here() -> int:
+    """How many train together in this job; 1 outside of one."""
+    said = os.environ.get("WORLD_SIZE", "")
+    return int(said) if said.isdecimal() else 1
 
 
 class _Pairing:

@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from leptonai.errors import InvalidRequest
 from leptonai.training.history import History
 from leptonai.training.models import checks
-from leptonai.training.models.base import Evaluation, Model
+from leptonai.training.models.base import Evaluation, Model, workers_here
 from leptonai.training.models.images import checked_image_shape
 from leptonai.training.models.saving import replacing
 from leptonai.training.models.tasks import Values
@@ -121,6 +121,11 @@ class GAN(Model, format="torch-gan"):
         Raises:
             InvalidRequest: the images are not such, or the checkpoint is one of another run.
         """
+        if workers_here() > 1:
+            raise InvalidRequest(
+                "a GAN learns in one process, and this job has several workers",
+                hint="leptonai train --num-workers 1 SCRIPT",
+            )
         checks.whole("epochs", epochs, 1, 1 << 30)
         checks.whole("seed", seed, 0, MAX_SEED)
         checks.share("smoothing", smoothing)
