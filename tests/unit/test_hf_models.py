@@ -53,6 +53,11 @@ def test_a_directory_is_opened_and_computes_what_transformers_computes(directory
     assert model.classes == ("LABEL_0", "LABEL_1")
 
 
+def test_its_layers_are_its_blocks() -> None:
+    model = HFModel(architecture=a_bert(num_hidden_layers=3).to_dict(), task="fill-mask")
+    assert [type(block).__name__ for block in model.plan().blocks].count("BertLayer") == 3
+
+
 def test_padding_is_not_read(directory: Path) -> None:
     model = HFModel(directory, task="text-classification")
     alone = model(torch.tensor([[4, 5]]))
@@ -155,6 +160,13 @@ def test_weights_in_a_pickle_are_refused(directory: Path) -> None:
                 "architecture": {"model_type": "bert", "quantization_config": {"bits": 4}},
             },
             "quantised",
+        ),
+        (
+            {
+                "task": "fill-mask",
+                "architecture": {"model_type": "bert", "num_hidden_layers": 10**9},
+            },
+            "num_hidden_layers from 0 to 1024",
         ),
     ],
 )

@@ -16,6 +16,7 @@ from simplejpeg import encode_jpeg
 from leptonai.data import DataLoader
 from leptonai.data.sets import DogsAndCats
 from leptonai.errors import InvalidRequest, NotFound
+from leptonai.serving.model import ModelServer
 from leptonai.training.models import (
     CNN,
     GPT,
@@ -376,6 +377,47 @@ def test_it_learns_what_the_classes_are_called_unless_it_was_told() -> None:
     assert (told.classes, untold.classes) == (("no", "yes"), ("cat", "dog"))
 
 
+def test_a_table_may_call_its_columns_anything() -> None:
+    one, other = a_model(), a_model()
+    one.fit({"rows": ROWS, "label": LABELS}, 1, quiet=True)
+    other.fit((ROWS, LABELS), 1, quiet=True)
+    assert same_bits(one, other)
+    assert one.evaluate({"rows": ROWS, "y": LABELS}) == one.evaluate((ROWS, LABELS))
+    for data in ({"rows": ROWS, "y": LABELS}, {"rows": ROWS}, (ROWS, LABELS)):
+        assert np.array_equal(one.predict(data), one.predict(ROWS))
+
+
+@pytest.mark.parametrize("name", ["CNN", "TransformerEncoder of hidden tokens"])
+def test_what_goes_on_from_a_checkpoint_ends_as_what_was_not_interrupted(
+    name: str, tmp_path: Path
+) -> None:
+    case = CASES[name]
+    whole, part, resumed = (made(case) for _ in range(3))
+    whole.fit(case.data, 3, 16, quiet=True)
+    part.fit(case.data, 2, 16, checkpoints=tmp_path, quiet=True)
+    history = resumed.fit(case.data, 3, 16, checkpoints=tmp_path, quiet=True)
+    assert history.resumed_from == 2 * 128 // 16
+    assert same_bits(whole, resumed)
+
+
+def test_a_model_that_is_not_served_without_code_says_so(tmp_path: Path) -> None:
+    for name in ("GPT", "Autoencoder", "MLP of values"):
+        made(CASES[name]).save(tmp_path / name)
+        with pytest.raises(InvalidRequest, match="is not served without code"):
+            ModelServer(tmp_path / name).init()
+
+
+def test_models_of_classes_are_served_as_they_are(tmp_path: Path) -> None:
+    for name in ("CNN", "ResNet", "MLP"):
+        model = made(CASES[name])
+        model.save(tmp_path / name)
+        server = ModelServer(tmp_path / name)
+        server.init()
+        inputs = inputs_of(CASES[name])[:3]
+        answer = server.predict(inputs.tolist())
+        np.testing.assert_allclose(answer.probabilities, model.predict(inputs), rtol=1e-5)
+
+
 def test_an_unknown_option_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="there is no option lerning_rate"):
         a_model().fit((ROWS, LABELS), lerning_rate=1)
@@ -462,6 +504,15 @@ def test_a_class_of_ones_own_is_saved_and_found_again_by_its_format(tmp_path: Pa
     Line(slope=2.0).save(tmp_path / "line.bin")
     again = load_model(tmp_path / "line.bin")
     assert isinstance(again, Line) and again.config() == {"slope": 2.0}
+
+
+class Steep(Line):
+    """A class without a format, below one that has one."""
+
+
+def test_a_class_without_a_format_of_its_own_is_not_saved_as_another(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="the class Steep has no format of its own"):
+        Steep().save(tmp_path / "m.pth")
 
 
 def test_a_format_belongs_to_one_class(tmp_path: Path) -> None:

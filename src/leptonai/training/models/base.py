@@ -17,7 +17,7 @@ from leptonai.data.loader import DataLoader
 from leptonai.data.loader.working import takes_rng
 from leptonai.errors import InvalidRequest
 from leptonai.training import evaluation
-from leptonai.training.feeding import moved, pair_of
+from leptonai.training.feeding import TARGETS, moved, pair_of
 from leptonai.training.metrics import metric_named
 from leptonai.training.models import checks, saving
 from leptonai.training.models.summary import Summary, summarise
@@ -93,10 +93,13 @@ class Model(nn.Module):
         Args:
             rng: what to draw from: the same for the same batch of the same epoch.
         """
-        return pair_of(batch)
+        inputs, targets = pair_of(batch)
+        return _only(inputs), targets
 
     def inputs_of(self, batch: Any) -> Any:
         """What to predict from, of a batch with targets or without."""
+        if isinstance(batch, Mapping):
+            return _only({name: part for name, part in batch.items() if name not in TARGETS})
         in_parts = isinstance(batch, tuple | list) and len(batch) in (1, 2)
         # A list of texts is one part: the inputs themselves.
         return batch[0] if in_parts and not isinstance(batch[0], str) else batch
@@ -308,6 +311,12 @@ class _Pairing:
             self._model.check(*_tensors(pair))
             self._checked = True
         return pair
+
+
+def _only(inputs: Any) -> Any:
+    """What a dict holds, where that is one thing: a table may call its one column anything."""
+    one = isinstance(inputs, Mapping) and len(inputs) == 1
+    return next(iter(inputs.values())) if one else inputs
 
 
 def _tensors(tree: Any) -> Any:

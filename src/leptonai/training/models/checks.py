@@ -11,7 +11,8 @@ from leptonai.errors import InvalidRequest
 MAX_LAYERS = 1_024  # of one kind: what a stranger's file may ask to be built
 MAX_WIDTH = 1 << 20  # of one layer
 MAX_SIDE = 1 << 16  # of an image
-MAX_CLASSES = 1 << 24
+MAX_CLASSES = 1 << 20  # each has a name
+MAX_VOCABULARY = 1 << 24
 
 
 def whole(name: str, value: Any, least: int, most: int) -> int:

@@ -116,7 +116,7 @@ class _Choice:
             raise InvalidRequest(f"expected top_p above 0 and at most 1, got {top_p}")
         self._temperature = temperature
         self._top_k = (
-            min(checks.whole("top_k", top_k, 1, checks.MAX_CLASSES), vocabulary)
+            min(checks.whole("top_k", top_k, 1, checks.MAX_VOCABULARY), vocabulary)
             if (top_k is not None)
             else vocabulary
         )

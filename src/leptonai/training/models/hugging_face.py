@@ -16,6 +16,7 @@ from leptonai.training.feeding import moved
 from leptonai.training.models import checks
 from leptonai.training.models.base import Model
 from leptonai.training.models.tasks import Classes
+from leptonai.training.parallel import Plan
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -173,6 +174,11 @@ class HFModel(Model, format="hugging-face"):
         padding = self.architecture.get("pad_token_id")
         return torch.full((count, 8), 1 if padding == 0 else 0)
 
+    def plan(self) -> Plan:
+        """The layers, as transformers names those that are not to be split."""
+        names = {*(getattr(self.inside, "_no_split_modules", None) or ())}
+        return Plan(blocks=[part for part in self.modules() if type(part).__name__ in names])
+
     def check_inputs(self, inputs: Any) -> None:
         if isinstance(inputs, Tensor):
             if self.hf_task == "image-classification":
@@ -207,6 +213,9 @@ def _config(architecture: Mapping[str, Any]) -> Any:
         raise InvalidRequest(
             "the model is quantised, so it cannot be trained", hint="take the unquantised one"
         )
+    for name, value in options.items():
+        if "layers" in name and isinstance(value, int):
+            checks.whole(name, value, 0, checks.MAX_LAYERS)
     kind = options.pop("model_type", None)
     if not isinstance(kind, str):
         raise InvalidRequest("expected an architecture with a model_type, a text")

@@ -85,7 +85,7 @@ class _Recurrent(Model):
         self.task = Classes(num_classes) if num_classes else Values(value_std)
 
         if vocabulary is not None:
-            checks.whole("vocabulary", vocabulary, 2, checks.MAX_CLASSES)
+            checks.whole("vocabulary", vocabulary, 2, checks.MAX_VOCABULARY)
             checks.whole("padding", padding, 0, vocabulary - 1)
             self.entry: nn.Module = nn.Embedding(vocabulary, width, padding_idx=padding)
             inputs = width

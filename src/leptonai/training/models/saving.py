@@ -71,6 +71,12 @@ def save_model(model: "Model", path: str | Path, pipeline: Any = None) -> None:
     Args:
         pipeline: what was done to the data, with ``save(path)``. In a directory only.
     """
+    if _classes.get(model.format) is not type(model):
+        name = type(model).__name__
+        raise InvalidRequest(
+            f"the class {name} has no format of its own, so what is saved would not be found again",
+            hint=f'class {name}(Model, format="my-{name.lower()}")',
+        )
     root = Path(path)
     written = {
         "format": model.format,

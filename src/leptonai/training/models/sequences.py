@@ -41,7 +41,7 @@ class TokenModel(Model):
 def check_sizes(
     *, vocabulary: int, context: int, width: int, layers: int, heads: int, positions: str
 ) -> None:
-    checks.whole("vocabulary", vocabulary, 2, checks.MAX_CLASSES)
+    checks.whole("vocabulary", vocabulary, 2, checks.MAX_VOCABULARY)
     checks.whole("context", context, 1, MAX_CONTEXT)
     checks.whole("width", width, 1, checks.MAX_WIDTH)
     checks.whole("layers", layers, 1, checks.MAX_LAYERS)
