@@ -1,44 +1,18 @@
 """However often workers are killed, the numbers are those of a training that was not."""
 
-import os
 import random
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from workers import run_workers
 
 PROGRAM = Path(__file__).parent / "exact_training.py"
-TIME_LIMIT_S = 240
 
 
 def run(root: Path, workers: int, deaths: list[str]) -> list[int]:
-    """Exit codes of the workers; when one is killed, the others end by themselves."""
-    root.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {
-        **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(workers), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(root), *deaths],
-            env=env | {"RANK": str(rank)},
-            stderr=(root / f"stderr-{rank}").open("w"),
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(workers)
-    ]
-    try:
-        return [process.wait(TIME_LIMIT_S) for process in processes]
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
+    """When one is killed, the others end by themselves."""
+    return run_workers(PROGRAM, [str(root), *deaths], workers=workers, logs=root)
 
 
 def losses(root: Path) -> dict[int, list[str]]:
@@ -55,7 +29,7 @@ def losses(root: Path) -> dict[int, list[str]]:
 )
 def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path, workers):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    assert run(whole, workers, []) == [0] * workers, (whole / "stderr-0").read_text()
+    assert run(whole, workers, []) == [0] * workers, (whole / "0.log").read_text()
     expected = losses(whole)
     assert {len(each) for each in expected.values()} == {1}
 
@@ -65,7 +39,7 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path, workers):
         codes = run(torn, workers, [f"{step}:{chance.randrange(workers)}"])
         assert -9 in codes
     codes = run(torn, workers, [])
-    assert codes == [0] * workers, (torn / "stderr-0").read_text()
+    assert codes == [0] * workers, (torn / "0.log").read_text()
 
     found = losses(torn)
     assert {step: {*each} for step, each in found.items()} == {

@@ -5,7 +5,7 @@ ranks and pieces. Only the last piece's backward pass exchanges gradients.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -127,12 +127,12 @@ class Stepper:
     def _update(self) -> None:
         if self.scaler is None:
             if self._clip_norm is not None:
-                nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+                clip(self._parameters, self._clip_norm)
             self._optimizer.step()
         else:
             if self._clip_norm is not None:
                 self.scaler.unscale_(self._optimizer)
-                nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+                clip(self._parameters, self._clip_norm)
             self.scaler.step(self._optimizer)
             self.scaler.update()
         self._optimizer.zero_grad()
@@ -167,6 +167,26 @@ def precisely(precision: Precision, device: str) -> contextlib.AbstractContextMa
         )
     type = PRECISIONS[precision]
     return contextlib.nullcontext() if type is None else torch.autocast(device, type)
+
+
+def clip(parameters: Sequence[Tensor], most: float) -> None:
+    """Scale all gradients down alike, so that their common norm is no larger.
+
+    Those that are spread over ranks and those that are not cannot be in one call of torch's.
+    """
+    kinds: dict[bool, list[Tensor]] = {}
+    for each in parameters:
+        if each.grad is not None:
+            kinds.setdefault(hasattr(each, "placements"), []).append(each)
+    norms = [
+        nn.utils.get_total_norm([each.grad for each in some if each.grad is not None])
+        for some in kinds.values()
+    ]
+    # What is spread knows its norm only together.
+    whole = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
+    total = torch.linalg.vector_norm(torch.stack(whole)) if len(whole) > 1 else whole[0]
+    for some in kinds.values():
+        nn.utils.clip_grads_with_norm_(some, most, total)
 
 
 def call(model: nn.Module, inputs: Any) -> Any:

@@ -1,0 +1,89 @@
+"""One training, however it is spread over ranks."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from workers import free_port, run_workers
+
+HERE = Path(__file__).parent
+
+
+def trained(root: Path, strategy: str, workers: int, steps: int):
+    codes = run_workers(
+        HERE / "spread_training.py", [str(root), strategy, str(steps)], workers=workers,
+        logs=root / "logs",
+    )  # fmt: skip
+    assert codes == [0] * workers, (root / "logs" / "0.log").read_text()
+    return json.loads((root / f"{strategy}-{workers}-{steps}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("alone"), "auto", 1, 16)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "workers"), [("ddp", 2), ("ddp", 3), ("fsdp", 2), ("tensor", 2)]
+)
+def test_it_learns_the_same_as_alone(tmp_path, alone, strategy, workers):
+    found = trained(tmp_path, strategy, workers, 16)
+    assert found["losses"] == pytest.approx(alone["losses"], rel=2e-4)
+    assert found["last"] == pytest.approx(alone["last"], rel=1e-3)
+    for name, weight in alone["weights"].items():
+        np.testing.assert_allclose(found["weights"][name], weight, rtol=1e-2, atol=1e-4)
+
+
+def test_what_two_saved_three_and_one_go_on_from(tmp_path, alone):
+    trained(tmp_path, "fsdp", 2, 4)
+    middle = trained(tmp_path, "fsdp", 3, 8)
+    assert middle["losses"] == pytest.approx(alone["losses"][4:8], rel=1e-3)
+    end = trained(tmp_path, "ddp", 2, 12)
+    assert end["losses"] == pytest.approx(alone["losses"][8:12], rel=1e-3)
+    last = trained(tmp_path, "auto", 1, 16)
+    assert last["losses"] == pytest.approx(alone["losses"][12:], rel=1e-3)
+
+
+PROGRAM = """
+import sys
+from leptonai.errors import LeptonError
+from leptonai.training.world import enter_world
+try:
+    enter_world(arrival_s=float(sys.argv[1]))
+except LeptonError as error:
+    print(type(error).__name__, error.message)
+    sys.exit(3)
+"""
+
+
+def test_a_worker_that_does_not_come_is_named(tmp_path):
+    program = tmp_path / "meet.py"
+    program.write_text(PROGRAM)
+    codes = run_workers(program, ["4"], workers=4, only=[0, 1, 3], logs=tmp_path)
+    assert codes == [3, 3, 3]
+    told = (tmp_path / "0.log").read_text()
+    assert "Unavailable of 4 workers worker 2 did not come within 4 s" in told
+
+
+def test_who_waits_for_a_first_worker_that_does_not_come_is_told(tmp_path):
+    program = tmp_path / "meet.py"
+    program.write_text(PROGRAM)
+    assert run_workers(program, ["2"], workers=2, only=[1], logs=tmp_path) == [3]
+    assert "worker 1 waited 2 s for worker 0" in (tmp_path / "1.log").read_text()
+
+
+def test_a_port_that_another_program_holds_is_told(tmp_path):
+    import socket
+
+    program = tmp_path / "meet.py"
+    program.write_text(PROGRAM)
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", port := free_port()))
+        taken.listen()
+        environment = {"MASTER_PORT": str(port)}
+        codes = run_workers(
+            program, ["4"], workers=2, only=[0], logs=tmp_path, environment=environment
+        )
+    assert codes == [3]
+    assert "Conflict the workers were to meet at" in (tmp_path / "0.log").read_text()
