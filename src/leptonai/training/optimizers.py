@@ -91,13 +91,17 @@ def make_optimizer(
 
 
 def _groups(parameters: Iterable[tuple[str, Tensor]], weight_decay: float) -> list[dict[str, Any]]:
-    learning = [each for _, each in parameters if each.requires_grad]
-    if not weight_decay:
-        return [{"params": learning, "weight_decay": 0.0}] if learning else []
-    matrices = [each for each in learning if each.ndim >= 2]
-    others = [each for each in learning if each.ndim < 2]
-    groups = ((matrices, weight_decay), (others, 0.0))
-    return [{"params": some, "weight_decay": decay} for some, decay in groups if some]
+    """By whether they decay, and whether they are spread over ranks: those that are and those that
+    are not cannot be in one call of torch's."""
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for _, each in parameters:
+        if each.requires_grad:
+            decays = each.ndim >= 2 and weight_decay > 0
+            groups.setdefault((not decays, hasattr(each, "placements")), []).append(each)
+    return [
+        {"params": some, "weight_decay": 0.0 if stays else weight_decay}
+        for (stays, _), some in sorted(groups.items(), key=lambda group: group[0])
+    ]
 
 
 def _fused(kind: type[torch.optim.Optimizer], groups: list[dict[str, Any]]) -> dict[str, bool]:

@@ -85,7 +85,7 @@ class Model(nn.Module):
 
     def example(self, count: int = 1) -> Any:
         """Inputs that the model takes, of nothing."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method example()")
 
     def pair(self, batch: Any, rng: "Generator | None" = None) -> tuple[Any, Any]:
         """Inputs and targets, of a batch of a data set: numpy's arrays, or torch's.
@@ -177,13 +177,13 @@ class Model(nn.Module):
                 f"there is no option {', '.join(sorted(unknown))}",
                 hint="options are those of leptonai.training.Trainer",
             )
-        loaded = {"seed": seed, "pipeline": pipeline}
+        loaded = {"pairing": True, "seed": seed, "pipeline": pipeline}
         trainer = Trainer(
             self,
-            self._to_learn(data, batch_size, shuffle=True, **loaded),
+            self.loader_of(data, batch_size, shuffle=True, **loaded),
             validation=None
             if validation_data is None
-            else self._to_learn(validation_data, batch_size, **loaded),
+            else self.loader_of(validation_data, batch_size, **loaded),
             learning_rate=learning_rate,
             epochs=epochs,
             batch_size=batch_size,
@@ -254,9 +254,6 @@ class Model(nn.Module):
         finally:
             self.train(training)
 
-    def _to_learn(self, data: Any, batch_size: int, **options: Any) -> Any:
-        return self.loader_of(data, batch_size, pairing=True, **options)
-
     def loader_of(
         self, data: Any, batch_size: int, *, pairing: bool = False, **options: Any
     ) -> Any:
@@ -284,6 +281,11 @@ class Model(nn.Module):
     def _learn_names(self, data: Any) -> None:
         """Of the classes, from data that has them, unless they were given names."""
         mine, theirs = self.classes, getattr(data, "classes", None)
+        if mine and theirs and len(theirs) > len(mine):
+            raise InvalidRequest(
+                f"the data has {len(theirs)} classes, and the model {len(mine)}",
+                hint=f"make the model with num_classes={len(theirs)}",
+            )
         if mine and theirs and len(mine) == len(theirs) and mine == checks.numbered(len(mine)):
             self.classes = tuple(map(str, theirs))
 
