@@ -704,15 +704,15 @@ class AsyncRuns:
         return await self._calls.read(_get("runs", id), Run)
 
     async def find(self, name_or_id: str) -> Run:
-        """The run with this id, or beginning of an id, or of the job with this id; else the newest
-        one of this name.
+        """The run with this id, or of the job with this id; else the newest one of this name, else
+        the one whose id begins so.
 
         Raises:
             NotFound: there is none.
         """
-        found = await self.list(q=name_or_id)
+        found = await self.list(q=name_or_id, limit=PAGE_SIZE)
         exact = [run for run in found if run.metadata.id == name_or_id]
-        of_job = [run for run in found if run.spec.job == name_or_id]
+        of_job = await self.list(job=name_or_id, limit=1) if not exact else []
         named = [run for run in found if run.metadata.name == name_or_id]
         begun = [run for run in found if (run.metadata.id or "").startswith(name_or_id)]
         for some in (exact, of_job, named, begun if len(begun) == 1 else []):
@@ -728,6 +728,7 @@ class AsyncRuns:
         ids: Sequence[str] = (),
         q: str | None = None,
         name: str | None = None,
+        job: str | None = None,
         states: Sequence[RunState] = (),
         labels: str | None = None,
         params: Sequence[str] = (),
@@ -737,7 +738,8 @@ class AsyncRuns:
         """Newest first, each with its summary.
 
         Args:
-            q: a part of the id, of the name or of the job's id.
+            q: a part of the name or of the id.
+            job: of the job with this id.
             labels: `k`, `k=v`, joined by commas; the project is one of them.
             params: "lr=0.1", "depth>3": all must hold.
             keys: only these in the summaries; none: all.
@@ -751,6 +753,7 @@ class AsyncRuns:
             id=[*ids] or None,
             q=q,
             name=name,
+            job=job,
             state=[str(state) for state in states] or None,
             query=labels,
             param=[*params] or None,
@@ -780,8 +783,8 @@ class AsyncRuns:
         await self._calls.ask(Request(method="PUT", path=path, body=batch))
 
     async def resume(self, id: str, step: int, *, stream: int = 0, key: str | None = None) -> Run:
-        """Supersede what was recorded after a step, by all who write now. The same key is one
-        resume."""
+        """Supersede what was recorded after a step. Whoever has written before stays superseded:
+        who goes on is a new writer. The same key is one resume."""
         path = path_of("runs", id, "resume")
         body = Resume(step=step, stream=stream)
         return await self._calls.read(_post(path, body, key or _new_key()), Run)

@@ -703,15 +703,15 @@ class Runs:
         return self._calls.read(_get("runs", id), Run)
 
     def find(self, name_or_id: str) -> Run:
-        """The run with this id, or beginning of an id, or of the job with this id; else the newest
-        one of this name.
+        """The run with this id, or of the job with this id; else the newest one of this name, else
+        the one whose id begins so.
 
         Raises:
             NotFound: there is none.
         """
-        found = self.list(q=name_or_id)
+        found = self.list(q=name_or_id, limit=PAGE_SIZE)
         exact = [run for run in found if run.metadata.id == name_or_id]
-        of_job = [run for run in found if run.spec.job == name_or_id]
+        of_job = self.list(job=name_or_id, limit=1) if not exact else []
         named = [run for run in found if run.metadata.name == name_or_id]
         begun = [run for run in found if (run.metadata.id or "").startswith(name_or_id)]
         for some in (exact, of_job, named, begun if len(begun) == 1 else []):
@@ -727,6 +727,7 @@ class Runs:
         ids: Sequence[str] = (),
         q: str | None = None,
         name: str | None = None,
+        job: str | None = None,
         states: Sequence[RunState] = (),
         labels: str | None = None,
         params: Sequence[str] = (),
@@ -736,7 +737,8 @@ class Runs:
         """Newest first, each with its summary.
 
         Args:
-            q: a part of the id, of the name or of the job's id.
+            q: a part of the name or of the id.
+            job: of the job with this id.
             labels: `k`, `k=v`, joined by commas; the project is one of them.
             params: "lr=0.1", "depth>3": all must hold.
             keys: only these in the summaries; none: all.
@@ -750,6 +752,7 @@ class Runs:
             id=[*ids] or None,
             q=q,
             name=name,
+            job=job,
             state=[str(state) for state in states] or None,
             query=labels,
             param=[*params] or None,
@@ -779,8 +782,8 @@ class Runs:
         self._calls.ask(Request(method="PUT", path=path, body=batch))
 
     def resume(self, id: str, step: int, *, stream: int = 0, key: str | None = None) -> Run:
-        """Supersede what was recorded after a step, by all who write now. The same key is one
-        resume."""
+        """Supersede what was recorded after a step. Whoever has written before stays superseded:
+        who goes on is a new writer. The same key is one resume."""
         path = path_of("runs", id, "resume")
         body = Resume(step=step, stream=stream)
         return self._calls.read(_post(path, body, key or _new_key()), Run)
