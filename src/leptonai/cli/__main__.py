@@ -32,6 +32,7 @@ root = LazyGroup(
         "node": ("leptonai.cli.node:node", "See the machines and what is free on them."),
         "quota": ("leptonai.cli.quota:quota", "Guarantee users and projects a part of it all."),
         "secret": ("leptonai.cli.secret:secret", "Keep values that workloads need."),
+        "run": ("leptonai.cli.run:run", "See what trainings measured, compare and plot it."),
         "simulate": (
             "leptonai.cli.simulate:simulate",
             "Ask what a policy would do with a workload.",

@@ -6,13 +6,14 @@ attempt, so what it sends late is still known to be old.
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 from msgspec.structs import replace
 
 from leptonai.blobs.points import Batch, Series
 from leptonai.errors import InvalidRequest, TooLarge
+from leptonai.spec.runs import KeySummary, number_of
 
 MAX_RUN_POINTS = 1 << 28
 MAX_RUN_KEYS = 5_000
@@ -187,3 +188,41 @@ def _least(one: float, other: float) -> float:
     if one != one:
         return other
     return one if other != other else min(one, other)
+
+
+def shown(summary: Mapping[str, Sum], only: Collection[str] = ()) -> dict[str, KeySummary]:
+    """As the wire has it: of all keys, or of those that are named."""
+    return {
+        key: KeySummary(
+            last=number_of(found.last),
+            step=found.step,
+            at=found.at,
+            min=number_of(found.min),
+            max=number_of(found.max),
+        )
+        for key, found in summary.items()
+        if not only or key in only
+    }
+
+
+def replay(batches: Iterable[Batch]) -> tuple[RunPoints, list[tuple[int, int, Batch]]]:
+    """What is known after all of these batches, and those that were new with their attempt and
+    number: as a store would keep them."""
+    run, writers, kept = RunPoints(), dict[str, Writer](), list[tuple[int, int, Batch]]()
+    for batch in batches:
+        taken = take(run, writers.get(batch.writer), batch, 0)
+        if taken is not None:
+            run, writers[batch.writer] = taken.run, taken.writer
+            kept.append((taken.writer.attempt, run.number, batch))
+            if taken.recount:
+                run = replace(run, summary=recounted(sums_of(run, kept)))
+    return run, kept
+
+
+def sums_of(run: RunPoints, kept: Iterable[tuple[int, int, Batch]]) -> Iterator[tuple[str, Sum]]:
+    """Of every series of these batches, of what counts in it."""
+    for attempt, _, batch in kept:
+        for series in batch.series:
+            found = summed(series, attempt, run.limit(batch.stream, attempt))
+            if found is not None:
+                yield series.key, found

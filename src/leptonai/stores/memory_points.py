@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from leptonai.blobs.points import Batch
 from leptonai.core.curves import REDUCE, Points, from_columns, visible
-from leptonai.core.points import RunPoints, Writer, recounted, summed, take
+from leptonai.core.points import RunPoints, Writer, recounted, sums_of, take
 from leptonai.errors import NotFound
 from leptonai.ports.points import Wanted
 
@@ -41,13 +41,7 @@ class MemoryPoints:
             kept.batches.append((taken.writer.attempt, taken.run.number, batch))
         if taken.recount:
             known = kept.known
-            sums = (
-                (series.key, found)
-                for attempt, _, each in kept.batches
-                for series in each.series
-                if (found := summed(series, attempt, known.limit(each.stream, attempt)))
-            )
-            kept.known = replace(known, summary=recounted(sums))
+            kept.known = replace(known, summary=recounted(sums_of(known, kept.batches)))
         return True
 
     async def known(self, workspace: str, runs: Sequence[str]) -> Mapping[str, RunPoints]:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from leptonai.control.api.context import Config
 from leptonai.core.lifecycle.job import status_of
 from leptonai.core.lifecycle.replica import describe_end
-from leptonai.core.points import RunPoints
+from leptonai.core.points import RunPoints, shown
 from leptonai.core.records import (
     Dataset,
     Endpoint,
@@ -85,7 +85,6 @@ def run_view(
     run: Run, points: RunPoints, job: Job | None, now_ms: int, only: frozenset[str] = frozenset()
 ) -> wire_runs.Run:
     """With the summary of its metrics, or of those that are named."""
-    number_of = wire_runs.number_of
     return wire_runs.Run(
         metadata=metadata_of(run),
         spec=run.spec,
@@ -98,17 +97,7 @@ def run_view(
             job_state=job.state if job else None,
             points=points.count,
             usage=_usage(run, (run.ended_at_ms or now_ms) - run.started_at_ms),
-            summary={
-                key: wire_runs.KeySummary(
-                    last=number_of(found.last),
-                    step=found.step,
-                    at=found.at,
-                    min=number_of(found.min),
-                    max=number_of(found.max),
-                )
-                for key, found in points.summary.items()
-                if not only or key in only
-            },
+            summary=shown(points.summary, only),
         ),
     )
 
