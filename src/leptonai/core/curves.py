@@ -200,28 +200,25 @@ def lttb(points: Points, most: int) -> Points:
     Source: Steinarsson 2013, "Downsampling Time Series for Visual Representation", section 4.2.
     """
     count = len(points)
-    if count <= most or most < 3:
-        return points if count <= most else points.at(np.unique(np.array((0, count - 1))))
-    edges = np.linspace(1, count - 1, most - 1).astype(np.int64)
-    x = points.steps.astype(np.float64)
-    y = np.nan_to_num(points.values)
-    sums = np.concatenate(((0.0,), np.cumsum(y)))
-    sums_x = np.concatenate(((0.0,), np.cumsum(x)))
-    ends = np.append(edges[1:], count)
+    if count <= most:
+        return points
+    if most < 3:
+        return points.at(np.array((0, count - 1)))
+    edges = np.linspace(1, count - 1, most - 1).astype(np.int64)  # of most - 2 buckets
+    x = points.steps
+    y = np.where(np.isfinite(points.values), points.values, 0.0)
+    sizes = np.diff(np.append(edges, count))
+    mean_x = np.add.reduceat(x, edges) / sizes  # the last one is of the last point alone
+    mean_y = np.add.reduceat(y, edges) / sizes
     chosen = [0]
     for bucket in range(most - 2):
         start, end = int(edges[bucket]), int(edges[bucket + 1])
-        after = int(ends[bucket + 1]) if bucket + 1 < most - 2 else count
-        width = after - end
-        mean_x = (sums_x[after] - sums_x[end]) / width
-        mean_y = (sums[after] - sums[end]) / width
-        at = chosen[-1]
+        at, next_x, next_y = chosen[-1], mean_x[bucket + 1], mean_y[bucket + 1]
         area = np.abs(
-            (x[at] - mean_x) * (y[start:end] - y[at]) - (x[at] - x[start:end]) * (mean_y - y[at])
+            (x[at] - next_x) * (y[start:end] - y[at]) - (x[at] - x[start:end]) * (next_y - y[at])
         )
         chosen.append(start + int(area.argmax()))
-    chosen.append(count - 1)
-    return points.at(np.array(chosen))
+    return points.at(np.array([*chosen, count - 1]))
 
 
 REDUCE = {"minmax": minmax, "lttb": lttb}
