@@ -173,9 +173,11 @@ def minmax(points: Points, most: int) -> Points:
 
     NaN is neither, but where there is nothing else.
     """
-    count, buckets = len(points), max(1, (most - 2) // 2)
+    count, buckets = len(points), (most - 2) // 2
     if count <= most:
         return points
+    if buckets < 1:
+        return points.at(np.array((0, count - 1)))
     size = -(-count // buckets)
     padded = np.full(buckets * size, np.nan)
     padded[:count] = points.values
