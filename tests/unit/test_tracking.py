@@ -292,21 +292,22 @@ def fields(body):
     while body:
         tag, body = body[0], body[1:]
         if tag & 7 == 0:
-            value, shift = 0, 0
-            while True:
-                byte, body = body[0], body[1:]
-                value |= (byte & 0x7F) << shift
-                shift += 7
-                if not byte & 0x80:
-                    break
+            value, body = varint(body)
         else:
             size = {1: 8, 5: 4}.get(tag & 7)
             if size is None:
-                size, body = body[0], body[1:]
-                while size & 0x80:
-                    size, body = size & 0x7F | body[0] << 7, body[1:]
+                size, body = varint(body)
             value, body = body[:size], body[size:]
         yield tag >> 3, value
+
+
+def varint(body):
+    value = 0
+    for at, byte in enumerate(body):
+        value |= (byte & 0x7F) << 7 * at
+        if not byte & 0x80:
+            return value, body[at + 1 :]
+    raise AssertionError("a varint that does not end")
 
 
 def event(body):

@@ -149,6 +149,8 @@ def _workload(principal: Principal, action: Action, resource: Resource) -> Decis
 
 def _recorder(principal: Principal, action: Action, resource: Resource) -> Decision:
     if resource.kind == "blob" and action in (Action.READ, Action.CREATE):
+        if resource.private:
+            return Deny("this blob is private to its owner")
         return Allow()  # by digest: who does not know one can read none
     if resource.kind == "run" and resource.job != "" and resource.job == principal.job:
         if action in (Action.READ, Action.CREATE, Action.UPDATE):

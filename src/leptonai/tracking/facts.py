@@ -13,8 +13,11 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+import msgspec
+
 from leptonai.spec.runs import GitState
 
+GIT_VARIABLE = "LEPTON_RUN_GIT"  # the state of the tree that a job's directory was shipped from
 GIT_TIMEOUT_S = 5.0
 MAX_ARGUMENTS = 200
 MAX_ARGUMENT_CHARS = 1_000
@@ -49,6 +52,14 @@ def git_state(directory: Path) -> GitState | None:
         dirty=bool(status),
         diff_digest=f"sha256:{digest}" if status else "",
     )
+
+
+def shipped_git_state() -> GitState | None:
+    """As who created the job said it."""
+    try:
+        return msgspec.json.decode(os.environ[GIT_VARIABLE], type=GitState)
+    except (KeyError, msgspec.DecodeError):
+        return None
 
 
 def environment() -> dict[str, str]:

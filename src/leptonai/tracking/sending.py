@@ -429,7 +429,7 @@ def merged(run: Run, change: Change) -> Run:
 def _facts(given: RunSpec) -> RunSpec:
     return replace(
         given,
-        git=facts.git_state(facts.script_directory()),
+        git=facts.shipped_git_state() or facts.git_state(facts.script_directory()),
         environment=facts.environment(),
         command=facts.command(),
     )
