@@ -3,20 +3,28 @@
 import json
 import math
 import os
+import random
 import struct
 import subprocess
 import sys
 import textwrap
 import time
+from array import array
+from collections import deque
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from leptonai.blobs.points import Batch, Series, decode_batch, encode_batch, frame, frames
 from leptonai.cli import local_runs
-from leptonai.errors import Conflict, InvalidRequest, NotFound, TooLarge
-from leptonai.spec.runs import RunState
+from leptonai.core.points import replay
+from leptonai.errors import Conflict, Forbidden, InvalidRequest, NotFound, TooLarge, Unavailable
+from leptonai.spec.metadata import Metadata
+from leptonai.spec.runs import Run, RunState, RunStatus
+from leptonai.testing.platform import eventually
 from leptonai.tracking import active, facts, sending
 from leptonai.tracking.facts import masked
 from leptonai.tracking.folder import RunFolder, folders_in
@@ -442,3 +450,138 @@ def test_a_machine_is_measured_with_its_processes():
 def test_only_the_gpus_that_cuda_shows_are_measured(named, indices):
     environ = {} if named is None else {"CUDA_VISIBLE_DEVICES": named}
     assert visible(environ, 4) == indices
+
+
+def test_a_gpu_that_does_not_tell_everything_is_measured_all_the_same(monkeypatch):
+    def power_mw(index):
+        if index == 1:
+            raise RuntimeError("not supported")
+        return 250_000
+
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetUtilizationRates=lambda _: SimpleNamespace(gpu=40),
+        nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(used=7),
+        nvmlDeviceGetPowerUsage=power_mw,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    found = Machine(os.getpid(), gpus=True).sample()
+    assert {key: value for key, value in found.items() if key.startswith("gpu/")} == {
+        "gpu/0/utilization_percent": 40.0,
+        "gpu/0/memory_bytes": 7.0,
+        "gpu/1/utilization_percent": 40.0,
+        "gpu/1/memory_bytes": 7.0,
+        "gpu/1/power_watts": 250.0,
+    }
+
+
+# --- the workspace -------------------------------------------------------------------------------
+
+
+class FlakyWorkspace:
+    """Fails now and then, also after it has done what it was asked; stores a batch once."""
+
+    def __init__(self, failures=()):
+        self.failures = deque(failures)  # None: answers; "before", "after": fails then
+        self.batches = []
+        self.started = 0
+        self.specs = []
+
+    def _ask(self, act):
+        how = self.failures.popleft() if self.failures else None
+        if how == "before":
+            raise Unavailable("not now")
+        answer = act()
+        if how == "after":
+            raise Unavailable("no answer")
+        return answer
+
+    def start(self, run):
+        self.started += 1
+        status = RunStatus(state=RunState.RUNNING, started_at=5)
+        return self._ask(lambda: replace(run, status=status))
+
+    def append(self, id, batch):
+        self._ask(lambda: self.batches.append(decode_batch(batch)))
+
+    def update(self, id, *, spec, labels):
+        self._ask(lambda: self.specs.append(spec))
+
+    def end(self, id, state, message):
+        self._ask(lambda: None)
+
+
+def recorded_by(workspace, folder):
+    metadata = Metadata(id="0" * 32, name="r")
+    run = Run(metadata=metadata, status=RunStatus(state=RunState.RUNNING))
+    recorded = active.ActiveRun(sending.Sender(run, folder, lambda: workspace, rank=0))
+    recorded.record()
+    return recorded
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(sending, "SEND_EVERY_S", 0.005)
+    monkeypatch.setattr(sending, "FIRST_RETRY_S", 0.001)
+    monkeypatch.setattr(sending, "LONGEST_RETRY_S", 0.01)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_workspace_that_fails_now_and_then_gets_every_point_in_order(tmp_path, quick, seed):
+    chance = random.Random(seed)
+    workspace = FlakyWorkspace(chance.choices([None, "before", "after"], k=60))
+    recorded = recorded_by(workspace, RunFolder(tmp_path))
+    for step in range(300):
+        recorded.log(loss=float(step), step=step)
+        if step % 10 == 0:
+            recorded.flush()
+    eventually(recorded.flush)
+    recorded.finish()
+    known, kept = replay(workspace.batches)
+    steps = [
+        step
+        for _, _, batch in kept
+        for series in batch.series
+        if series.key == "loss"
+        for step in array("q", series.steps)
+    ]
+    assert steps == list(range(300))
+    assert known.summary["loss"].last == 299.0
+    assert workspace.specs
+    assert RunFolder(tmp_path).log_bytes == 0
+
+
+def test_what_the_workspace_refuses_stays_in_the_directory(tmp_path, quick, caplog):
+    class Refusing(FlakyWorkspace):
+        def start(self, run):
+            raise Forbidden("not you", hint="ask")
+
+    workspace = Refusing()
+    recorded = recorded_by(workspace, RunFolder(tmp_path))
+    recorded.log(loss=1.0)
+    assert recorded.flush()
+    recorded.finish()
+    assert workspace.batches == []
+    assert local_runs.load(RunFolder(tmp_path)).status.summary["loss"].last == 1.0
+    assert "not you" in caplog.text
+
+
+def test_points_that_are_refused_are_counted_and_the_rest_goes_on(tmp_path, quick):
+    class Full(FlakyWorkspace):
+        def append(self, id, batch):
+            if len(self.batches) == 1:
+                self.batches.append(None)
+                raise TooLarge("too many keys", hint="log less")
+            super().append(id, batch)
+
+    workspace = Full()
+    recorded = recorded_by(workspace, RunFolder(tmp_path))
+    for step in range(3):
+        recorded.log(loss=1.0, step=step)
+        recorded.flush()
+    recorded.finish()
+    assert recorded.dropped == 1
+    assert len(workspace.batches) == 3

@@ -150,7 +150,7 @@ class ActiveRun:
         if len(queue) > MAX_QUEUED:
             sender.make_room()
         if sender.thread is None:
-            self._wait_for_nothing()
+            self._look_after_queue()
 
     def log_params(self, params: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """What the training was configured with. Nested ones get names with dots."""
@@ -162,11 +162,11 @@ class ActiveRun:
 
     def log_data(self, **datasets: Any) -> None:
         """Which data it reads, by role: `train="pets@3"`, or the `Dataset` itself."""
-        self._change(RunSpec(datasets={check(r): _reference(d) for r, d in datasets.items()}))
+        self._change(RunSpec(datasets={_role(r): _reference(d) for r, d in datasets.items()}))
 
     def log_model(self, **models: Any) -> None:
         """Which models it starts from or makes, by role: `made="cat-dog@4"`."""
-        self._change(RunSpec(models={check(r): _reference(m) for r, m in models.items()}))
+        self._change(RunSpec(models={_role(r): _reference(m) for r, m in models.items()}))
 
     def log_artifact(self, path: str | Path, name: str | None = None) -> None:
         """Keep a file or a directory with the run. Returns when it is kept.
@@ -297,7 +297,7 @@ class ActiveRun:
             self._sender.start()
         self._sender.wake()
 
-    def _wait_for_nothing(self) -> None:
+    def _look_after_queue(self) -> None:
         """Nobody empties the queue: because the process was forked, or the run does not record."""
         self._check_open()
         if self._records:
@@ -316,11 +316,6 @@ class ActiveRun:
     def _check_open(self) -> None:
         if self._over:
             raise Conflict(f"the run {self.name} is over", hint="start another: run.start()")
-
-
-def check(role: str) -> str:
-    check_key(role)
-    return role
 
 
 def _runs(client: "LeptonClient | None", job: str) -> "Runs | None":
@@ -394,6 +389,11 @@ def _reference(thing: Any) -> str:
         return thing
     name, version = getattr(thing, "name", None), getattr(thing, "version", None)
     return f"{name}@{version}" if name and version else str(name or thing)[:200]
+
+
+def _role(name: str) -> str:
+    check_key(name)
+    return name
 
 
 def _number(key: str, value: Any) -> float:

@@ -126,14 +126,19 @@ class Sender:
         self._begin_process()
 
     def start(self) -> None:
-        self.thread = threading.Thread(target=self._work, name="lepton-run", daemon=True)
-        self.thread.start()
+        with self._starting:
+            if self.thread is not None:
+                return
+            if self._forked:
+                self.runs = self._connect()
+            self.thread = threading.Thread(target=self._work, name="lepton-run", daemon=True)
+            self.thread.start()
 
     def forked(self) -> None:
         """In a child: the thread is gone, and what was queued is the parent's to send."""
         self.queue = deque()
         self.thread = None
-        self.runs = self._connect()  # the parent's connections are the parent's
+        self.runs = None  # the parent's connections are the parent's
         self._forked = True
         self._begin_process()
 
@@ -154,6 +159,7 @@ class Sender:
     # --- in the thread ---------------------------------------------------------------------------
 
     def _begin_process(self) -> None:
+        self._starting = threading.Lock()
         self._wake = threading.Event()
         self._events: dict[str, EventFile] = {}  # by directory below the run's
         self._columns: dict[str, _Columns] = {}
