@@ -551,7 +551,7 @@ def test_a_workspace_that_fails_now_and_then_gets_every_point_in_order(tmp_path,
     assert steps == list(range(300))
     assert known.summary["loss"].last == 299.0
     assert workspace.specs
-    assert RunFolder(tmp_path).log_bytes == 0
+    assert RunFolder(tmp_path).log_files == []
 
 
 def test_what_the_workspace_refuses_stays_in_the_directory(tmp_path, quick, caplog):
@@ -585,3 +585,21 @@ def test_points_that_are_refused_are_counted_and_the_rest_goes_on(tmp_path, quic
     recorded.finish()
     assert recorded.dropped == 1
     assert len(workspace.batches) == 3
+
+
+def test_each_process_writes_a_file_of_its_own_and_leaves_it_to_the_next(tmp_path, quick):
+    away, there = FlakyWorkspace(["before"] * 1_000), FlakyWorkspace()
+    folder = RunFolder(tmp_path)
+    living = recorded_by(FlakyWorkspace(["before"] * 10_000), folder)
+    ended = recorded_by(away, folder)
+    for each in (living, ended):
+        each.log(loss=1.0, step=7)
+        assert not each.flush()
+    ended.finish()
+    assert len(folder.log_files) == 2
+    after = recorded_by(there, folder)
+    eventually(after.flush)
+    assert [each.series[0].key for each in there.batches] == ["loss"]
+    assert len(folder.log_files) == 1  # of who lives
+    after.finish()
+    living.finish()

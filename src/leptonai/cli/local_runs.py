@@ -15,7 +15,7 @@ from leptonai.tracking.folder import RunFolder, folders_in
 def load(folder: RunFolder) -> Run:
     """With the summary of what was logged."""
     run = folder.load()
-    known, _ = replay(decode_batch(batch) for batch, _ in folder.batches())
+    known, _ = replay(map(decode_batch, folder.batches()))
     if run.status is None:
         return run
     return replace(
@@ -43,7 +43,7 @@ def curves(
             "curves of a directory need numpy", hint="pip install numpy, or upload the run"
         ) from None
     folder = next(f for f in folders_in(directory) if f.load().metadata.id == id)
-    known, kept = replay(decode_batch(batch) for batch, _ in folder.batches())
+    known, kept = replay(map(decode_batch, folder.batches()))
     found = {}
     for key in keys:
         parts = [

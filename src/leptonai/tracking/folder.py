@@ -1,12 +1,15 @@
-"""A run in a directory: `run.json`, `points.log`, `artifacts/`, and TensorBoard's event files.
+"""A run in a directory: `run.json`, `points.*.log`, `artifacts/`, and TensorBoard's event files.
 
 Without a workspace it is all there is of a run; with one it holds what could not be sent yet.
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -17,7 +20,8 @@ from leptonai.spec.runs import Run, check_key, check_run_id
 
 RUNS = "runs"
 DIRECTORY_VARIABLE = "LEPTON_RUN_DIR"
-MAX_LOG_BYTES = 8 << 30
+MAX_LOG_BYTES = 8 << 30  # of one process
+MAX_TRIES = 100  # of a name for a file
 
 
 def folder_of(id: str, base: Path | None = None) -> "RunFolder":
@@ -48,7 +52,6 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run_file = path / "run.json"
-        self.log_file = path / "points.log"
         self.artifacts = path / "artifacts"
 
     def save(self, run: Run) -> None:
@@ -69,31 +72,39 @@ class RunFolder:
             ) from wrong
 
     @property
-    def log_bytes(self) -> int:
-        try:
-            return self.log_file.stat().st_size
-        except FileNotFoundError:
-            return 0
+    def log_files(self) -> list[Path]:
+        """Of every process that wrote one, in the order in which they began."""
+        return sorted(self.path.glob("points.*.log"))
 
-    def append(self, batch: bytes) -> None:
-        """Raises:
-        StorageFull: it would become too large, or the disk is full; nothing was written.
+    def batches(self) -> Iterator[bytes]:
+        """All that the processes wrote here."""
+        for file in self.log_files:
+            for batch, _ in frames(file):
+                yield batch
+
+    def new_log(self) -> "PointsLog":
+        """One that this process alone writes to.
+
+        Raises:
+            StorageFull: it cannot be made.
         """
-        if self.log_bytes + len(batch) > MAX_LOG_BYTES:
-            raise StorageFull(f"{self.log_file} is full", hint="upload it: leptonai run upload")
-        size = self.log_bytes
-        with self.log_file.open("ab", buffering=0) as file:
+        name = f"points.{time.time_ns() // 1_000_000:014d}.{os.getpid()}"
+        for number in range(MAX_TRIES):
             try:
-                file.write(frame(batch))
+                return PointsLog(self.path / f"{name}.{number}.log", fresh=True)
+            except (FileExistsError, BlockingIOError):
+                continue
             except OSError as failure:
-                os.ftruncate(file.fileno(), size)
-                raise StorageFull(f"{self.log_file}: {failure}", hint="free space") from failure
+                raise StorageFull(f"{self.path}: {failure}", hint="free space") from failure
+        raise StorageFull(f"{self.path} takes no file", hint="name another directory")
 
-    def batches(self, offset: int = 0) -> Iterator[tuple[bytes, int]]:
-        return frames(self.log_file, offset)
-
-    def forget_batches(self) -> None:
-        self.log_file.unlink(missing_ok=True)
+    def orphaned_logs(self) -> list["PointsLog"]:
+        """What processes have left that ended: it is for us to send."""
+        found = []
+        for file in self.log_files:
+            with suppress(OSError):  # locked: its process lives
+                found.append(PointsLog(file))
+        return found
 
     def keep_artifact(self, name: str, source: Path) -> None:
         check_artifact_name(name)
@@ -105,6 +116,48 @@ class RunFolder:
             shutil.copyfile(source, target)
         else:
             raise NotFound(f"{source} is no file", hint="check the path")
+
+
+class PointsLog:
+    """Batches that one process writes, which holds a lock on the file for as long as it lives.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+        self.path = path
+        self._file = path.open("xb" if fresh else "ab", buffering=0)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise
+
+    def append(self, batch: bytes) -> None:
+        """Raises:
+        StorageFull: it would become too large, or the disk is full; nothing was written.
+        """
+        size = self._file.seek(0, os.SEEK_END)
+        if size + len(batch) > MAX_LOG_BYTES:
+            raise StorageFull(f"{self.path} is full", hint="upload it: leptonai run upload")
+        whole = frame(batch)
+        try:
+            if self._file.write(whole) != len(whole):
+                raise OSError("the disk is full")
+        except OSError as failure:
+            os.ftruncate(self._file.fileno(), size)
+            raise StorageFull(f"{self.path}: {failure}", hint="free space") from failure
+
+    def batches(self, offset: int) -> Iterator[tuple[bytes, int]]:
+        return frames(self.path, offset)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def check_artifact_name(name: str) -> None:

@@ -23,7 +23,7 @@ from leptonai.blobs.points import MAX_BATCH_KEYS, Batch, Series, encode_batch
 from leptonai.errors import Internal, LeptonError, StorageFull, TryLater
 from leptonai.spec.runs import Run, RunSpec, RunState
 from leptonai.tracking import facts
-from leptonai.tracking.folder import RunFolder
+from leptonai.tracking.folder import PointsLog, RunFolder
 from leptonai.tracking.machine import Machine
 from leptonai.tracking.tensorboard import EventFile
 
@@ -114,7 +114,6 @@ class Sender:
         self.queue: deque[Entry] = deque()
         self.dropped = 0  # points
         self.run = run
-        self.behind = False  # whether something in the folder is still to be sent
         self.thread: threading.Thread | None = None
         self.folder = folder
         self.rank = rank
@@ -124,6 +123,11 @@ class Sender:
         self._forked = False
         self._refused = False
         self._begin_process()
+
+    @property
+    def behind(self) -> bool:
+        """Whether something here is still to be sent."""
+        return self.runs is not None and (not self._started or bool(self._logs))
 
     def start(self) -> None:
         with self._starting:
@@ -139,6 +143,8 @@ class Sender:
         self.queue = deque()
         self.thread = None
         self.runs = None  # the parent's connections are the parent's
+        for log_file in self._logs:
+            log_file.close()
         self._forked = True
         self._begin_process()
 
@@ -169,7 +175,9 @@ class Sender:
         self._changes: Change | None = None
         self._end: End | None = None
         self._started = False  # known to the workspace
-        self._sent_bytes = 0  # of the log
+        self._logs: list[PointsLog] = []  # to be sent in this order
+        self._own_log: PointsLog | None = None  # the last of them
+        self._sent_bytes = 0  # of the first of them
         self._retry_at_s = 0.0
         self._retry_s = FIRST_RETRY_S
         self._ended = False
@@ -180,7 +188,8 @@ class Sender:
             if not self._forked:
                 self._take_change(Change(_facts(self.run.spec), self.run.metadata.labels or {}))
                 machine = Machine(os.getpid(), gpus=_local_rank() == 0)
-            self.behind = self.runs is not None and self.folder.log_bytes > 0
+                if self.runs is not None:
+                    self._logs = self.folder.orphaned_logs()
             sample_at_s = time.monotonic() + SAMPLE_EVERY_S
             while not self._ended:
                 self._wake.wait(SEND_EVERY_S)
@@ -286,7 +295,7 @@ class Sender:
         """To the workspace, else to the folder."""
         if self._refused:
             return
-        if self.runs is not None and not self.behind and self._introduce():
+        if self.runs is not None and not self._logs and self._introduce():
             try:
                 self.runs.append(self.run.metadata.id or "", batch)
                 return
@@ -296,8 +305,10 @@ class Sender:
                 self._drop(count, refusal.message)
                 return
         try:
-            self.folder.append(batch)
-            self.behind = self.runs is not None
+            if self._own_log is None:
+                self._own_log = self.folder.new_log()
+                self._logs.append(self._own_log)
+            self._own_log.append(batch)
         except StorageFull as full:
             self._drop(count, full.message)
 
@@ -307,23 +318,27 @@ class Sender:
             return
         if not self._introduce():
             return
-        if self.behind:
-            try:
-                for batch, offset in self.folder.batches(self._sent_bytes):
-                    try:
-                        self.runs.append(self.run.metadata.id or "", batch)
-                    except (TryLater, Internal):
-                        raise
-                    except LeptonError as refusal:
-                        self.say(f"points were refused: {refusal.message}")
-                    self._sent_bytes = offset
-            except (TryLater, Internal) as failure:
-                self._wait_before_retry(failure)
-                return
-            self.folder.forget_batches()
-            self._sent_bytes, self.behind = 0, False
-            self._retry_s = FIRST_RETRY_S
+        try:
+            while self._logs:
+                self._send_log(self._logs[0], self.runs)
+                self._logs.pop(0).remove()
+                self._sent_bytes = 0
+                self._own_log = self._own_log if self._logs else None
+                self._retry_s = FIRST_RETRY_S
+        except (TryLater, Internal) as failure:
+            self._wait_before_retry(failure)
+            return
         self._send_changes()
+
+    def _send_log(self, log_file: PointsLog, runs: "Runs") -> None:
+        for batch, offset in log_file.batches(self._sent_bytes):
+            try:
+                runs.append(self.run.metadata.id or "", batch)
+            except (TryLater, Internal):
+                raise
+            except LeptonError as refusal:
+                self.say(f"points were refused: {refusal.message}")
+            self._sent_bytes = offset
 
     def _introduce(self) -> bool:
         """Whether the workspace knows the run."""
@@ -335,12 +350,10 @@ class Sender:
             known = self.runs.start(replace(self.run, status=None))
         except (TryLater, Internal) as failure:
             self._wait_before_retry(failure)
-            self.behind = True
             return False
         except LeptonError as refusal:
             self.say(f"the workspace refuses the run, so it stays here: {refusal.message}")
             self.runs = None
-            self.behind = False
             return False
         self.run = replace(self.run, status=known.status)
         self._started = True
@@ -389,6 +402,8 @@ class Sender:
                     self.say(f"the end of the run could not be told: {failure.message}")
         for events in self._events.values():
             events.close()
+        for log_file in self._logs:
+            log_file.close()
         if self.behind:
             self.say(f"some points were not sent: leptonai run upload {self.folder.path}")
 

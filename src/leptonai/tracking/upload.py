@@ -1,6 +1,5 @@
 """Sending a run that was recorded in a directory."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -13,13 +12,8 @@ if TYPE_CHECKING:
     from leptonai.client import LeptonClient
 
 
-def upload(
-    folder: RunFolder, client: "LeptonClient", progress: Callable[[int], None] | None = None
-) -> Run:
+def upload(folder: RunFolder, client: "LeptonClient") -> Run:
     """Send what the directory holds of a run; again sends nothing twice.
-
-    Args:
-        progress: is told after each batch how many bytes of points were sent.
 
     Raises:
         InvalidRequest: it holds no run.
@@ -31,10 +25,8 @@ def upload(
     except NotFound:  # its job is not of this workspace
         client.runs.start(replace(run, status=None, spec=replace(run.spec, job="")))
     client.runs.update(id, spec=replace(run.spec, job=""), labels=run.metadata.labels)
-    for batch, offset in folder.batches():
+    for batch in folder.batches():
         client.runs.append(id, batch)
-        if progress is not None:
-            progress(offset)
     if folder.artifacts.is_dir():
         files = sorted(path for path in folder.artifacts.rglob("*") if path.is_file())
         for file in files[:MAX_ARTIFACTS]:
