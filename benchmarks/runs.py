@@ -1,12 +1,14 @@
 """Recording runs and reading them back, against a platform of its own.
 
-    python -m benchmarks.runs
+    python -m benchmarks.runs [--table]
 
-Prints one JSON object. A process logs at a steady pace, with TensorBoard's files and all; what its
-training pays is the CPU of its own thread. Then curves of a million points are asked for reduced to
-a thousand, and a thousand runs are listed with their summaries.
+Prints one JSON object; with `--table` it also writes benchmarks/results/runs.md. A process logs at a
+steady pace, with TensorBoard's files and all; what its training pays is the CPU of its own thread.
+Then curves of a million points are asked for reduced to a thousand, and a thousand runs are listed
+with their summaries.
 """
 
+import argparse
 import json
 import math
 import os
@@ -19,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.__main__ import RESULTS, machine
 from leptonai.blobs.points import Batch, Series, encode_batch
 from leptonai.client import LeptonClient
 from leptonai.spec.metadata import Metadata
@@ -37,7 +40,43 @@ RUNS = 1_000
 KEYS = 20
 
 
+# what, figure, unit, goal
+TABLE = (
+    (
+        "points logged and stored by one process, sustained for 10 s",
+        "points_per_s",
+        "/s",
+        "≥ 50,000",
+    ),
+    ("… lost", "points_dropped", "", "0"),
+    ("… CPU of the logging thread for one", "log_cpu_us_1_keys", "µs", "≤ 2"),
+    ("… with ten keys in a call", "log_cpu_us_10_keys", "µs", ""),
+    (
+        "… CPU of the process for one, TensorBoard's files written",
+        "process_cpu_us_per_point",
+        "µs",
+        "",
+    ),
+    ("… CPU of the server for one", "server_cpu_us_per_point", "µs", ""),
+    (
+        "a curve of 1,000,000 points reduced to 1,000 by minmax, p50",
+        "curve_minmax_ms_p50",
+        "ms",
+        "< 100",
+    ),
+    ("… the server's part", "curve_minmax_server_cpu_ms", "CPU ms", ""),
+    ("… by lttb, p50", "curve_lttb_ms_p50", "ms", "< 100"),
+    ("… the server's part", "curve_lttb_server_cpu_ms", "CPU ms", ""),
+    ("comparing 1,000 runs of 20 metrics and 10 parameters, p50", "compare_ms_p50", "ms", "< 300"),
+    ("… the server's part", "compare_server_cpu_ms", "CPU ms", ""),
+    ("… through the SDK, decoded, p50", "compare_sdk_ms_p50", "ms", ""),
+)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", action="store_true")
+    write_table = parser.parse_args().table
     with TemporaryDirectory(prefix="bench-runs-", dir="/var/tmp") as directory:
         where = Path(directory)
         os.chdir(where)
@@ -47,6 +86,24 @@ def main() -> None:
             figures |= long_curve(client, platform.state.pid)
             figures |= many_runs(client, platform.state.pid)
     print(json.dumps(figures, indent=2))
+    if write_table:
+        (RESULTS / "runs.md").write_text(table(figures))
+
+
+def table(figures: dict[str, float]) -> str:
+    """In Markdown. Waits depend upon what else runs on the machine; CPU hardly does."""
+    lines = [
+        "# Runs",
+        "",
+        f"Measured by `python -m benchmarks.runs --table` on {machine()['text']}, while",
+        f"{os.getloadavg()[0]:.0f} processes wanted to run at a time. Compare within it only.",
+        "",
+        "| what | measured | goal |",
+        "| --- | ---: | ---: |",
+    ]
+    for what, figure, unit, goal in TABLE:
+        lines.append(f"| {what} | {figures[figure]:,g} {unit} | {goal} {unit if goal else ''} |")
+    return "\n".join(lines) + "\n"
 
 
 def log_cost(where: Path) -> dict[str, float]:
