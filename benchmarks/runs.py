@@ -2,10 +2,10 @@
 
     python -m benchmarks.runs [--table]
 
-Prints one JSON object; with `--table` it also writes benchmarks/results/runs.md. A process logs at a
-steady pace, with TensorBoard's files and all; what its training pays is the CPU of its own thread.
-Then curves of a million points are asked for reduced to a thousand, and a thousand runs are listed
-with their summaries.
+Prints one JSON object; with `--table` it also writes benchmarks/results/runs.md. A process logs at
+a steady pace, with TensorBoard's files and all; what its training pays is the CPU of its own
+thread. Then curves of a million points are asked for reduced to a thousand, and a thousand runs are
+listed with their summaries.
 """
 
 import argparse

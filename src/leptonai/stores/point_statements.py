@@ -46,11 +46,11 @@ class PointStatements:
             .order_by(batches.c.number)
         )
         self.drop_batches = self._text(sa.delete(batches).where(*of_run[batches]))
-        self.small_chunks = self._text(
+        self.chunks = self._text(
             sa.select(
-                chunks.c.key, chunks.c.stream, chunks.c.attempt, chunks.c.number, chunks.c.points
+                chunks.c.key, chunks.c.attempt, chunks.c.number, chunks.c.stream, chunks.c.points
             )
-            .where(*of_run[chunks], chunks.c.points < bindparam("most"))
+            .where(*of_run[chunks])
             .order_by(chunks.c.number)
         )
         one = (*of_run[chunks], chunks.c.key == bindparam("key"))

@@ -1,8 +1,9 @@
 """The points of runs in a database: SQLite or PostgreSQL, by the same code."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,11 +19,22 @@ from leptonai.stores.writer import Writer as StoreWriter
 
 FIRST_STEP, LAST_STEP = -(1 << 62), 1 << 62
 
-Kept = tuple[str, int, int]  # key, stream, attempt: what a chunk holds points of
+Columns = tuple[bytes, bytes, bytes]
+_Piece = tuple[int, list[Columns]]  # of a stream
 _encode = msgspec.msgpack.Encoder().encode
 _known = msgspec.msgpack.Decoder(RunPoints)
 _sum = msgspec.msgpack.Decoder(Sum)
 _batch = msgspec.msgpack.Decoder(Batch)
+
+
+class _Chunk(NamedTuple):
+    number: int
+    stream: int
+    points: int
+
+
+def _is_of(stream: int, chunk: _Chunk) -> bool:
+    return chunk.stream == stream
 
 
 class SqlPoints:
@@ -143,36 +155,44 @@ class _Run:
         return _known.decode(row[0])
 
     def _fold(self, known: RunPoints) -> RunPoints:
-        """Sort what has arrived into chunks by key, and merge those that are small."""
-        loose: dict[Kept, list[tuple[bytes, bytes, bytes]]] = {}
-        self._do(self._sql.batches)
-        for attempt, _, body in self._cursor.fetchall():
-            batch = _batch.decode(body)
-            for series in batch.series:
-                columns = (series.steps, series.values, series.times)
-                loose.setdefault((series.key, batch.stream, attempt), []).append(columns)
-        small: dict[Kept, list[tuple[int, int]]] = {}
-        self._do(self._sql.small_chunks, most=CHUNK_POINTS)
-        for key, stream, attempt, number, count in self._cursor.fetchall():
-            small.setdefault((key, stream, attempt), []).append((number, count))
+        """Sort what has arrived into chunks by key, and merge those that are small. In an attempt
+        the order of arrival is kept, also where several streams write one key."""
+        chunks: dict[tuple[str, int], list[_Chunk]] = {}
+        self._do(self._sql.chunks)
+        for key, attempt, *chunk in self._cursor.fetchall():
+            chunks.setdefault((key, attempt), []).append(_Chunk(*chunk))
         number = known.number
         rows: list[dict[str, Any]] = []
-        for kept, columns_of in loose.items():
-            points = from_columns(*(b"".join(column) for column in zip(*columns_of, strict=True)))
-            chunks = small.get(kept, [])
-            merged = merges([count for _, count in chunks], len(points))
-            earlier = [
-                self._take_chunk(kept[0], each) for each, _ in chunks[len(chunks) - merged :]
-            ]
-            points = join([*earlier, points])
-            for start in range(0, len(points), CHUNK_POINTS):
-                number += 1
-                part = points.at(slice(start, start + CHUNK_POINTS))
-                rows.append(self._chunk_row(kept, number, part))
+        for (key, attempt), pieces in self._loose().items():
+            before = chunks.get((key, attempt), [])
+            for stream, columns in pieces:
+                points = from_columns(*(b"".join(column) for column in zip(*columns, strict=True)))
+                same = [*takewhile(partial(_is_of, stream), reversed(before))][::-1]
+                merged = merges([chunk.points for chunk in same], len(points))
+                earlier = same[len(same) - merged :]
+                points = join([*(self._take_chunk(key, c.number) for c in earlier), points])
+                for start in range(0, len(points), CHUNK_POINTS):
+                    number += 1
+                    part = points.at(slice(start, start + CHUNK_POINTS))
+                    rows.append(self._chunk_row(key, stream, attempt, number, part))
+                before = []  # what follows comes after these rows
         if rows:
             self._cursor.executemany(self._sql.add_chunk, rows)
         self._do(self._sql.drop_batches)
         return msgspec.structs.replace(known, number=number, loose=0, loose_points=0)
+
+    def _loose(self) -> dict[tuple[str, int], list[_Piece]]:
+        """What has arrived, by key and attempt, in pieces of one stream."""
+        loose: dict[tuple[str, int], list[_Piece]] = {}
+        self._do(self._sql.batches)
+        for attempt, _, body in self._cursor.fetchall():
+            batch = _batch.decode(body)
+            for series in batch.series:
+                pieces = loose.setdefault((series.key, attempt), [])
+                if not pieces or pieces[-1][0] != batch.stream:
+                    pieces.append((batch.stream, []))
+                pieces[-1][1].append((series.steps, series.values, series.times))
+        return loose
 
     def _take_chunk(self, key: str, number: int) -> Points:
         points = self._chunk(key, number)
@@ -183,8 +203,9 @@ class _Run:
         self._do(self._sql.chunk, key=key, number=number)
         return unpack(self._cursor.fetchone()[0])
 
-    def _chunk_row(self, kept: Kept, number: int, points: Points) -> dict[str, Any]:
-        key, stream, attempt = kept
+    def _chunk_row(
+        self, key: str, stream: int, attempt: int, number: int, points: Points
+    ) -> dict[str, Any]:
         return self._name | {
             "key": key,
             "number": number,

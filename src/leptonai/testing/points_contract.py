@@ -218,6 +218,21 @@ class PointsContract:
 
         self.story(tmp_path, test)
 
+    @pytest.mark.parametrize("fold_at", [1, 2, 3, 4])
+    def test_where_two_ranks_write_one_key_the_later_counts(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fold_at: int
+    ) -> None:
+        monkeypatch.setattr(rules, "FOLD_BATCHES", fold_at)
+
+        async def test(points: PointStore) -> None:
+            for at in range(4):
+                batch = a_batch(1 + at // 2, by=at % 2, stream=at % 2, loss=[(1, float(at))])
+                await points.append(WS, RUN, batch, 1)
+                assert await curve(points, "loss") == [(1, float(at))]
+                assert (await summary(points))["loss"].last == float(at)
+
+        self.story(tmp_path, test)
+
     def test_many_batches_are_one_curve(self, tmp_path: Path) -> None:
         async def test(points: PointStore) -> None:
             count = rules.FOLD_BATCHES * 3 + 7
@@ -277,7 +292,7 @@ class PointsContract:
 
         @given(histories())
         @settings(
-            max_examples=25,
+            max_examples=30,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
