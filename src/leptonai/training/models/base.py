@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from leptonai.data.loader import DataLoader
-from leptonai.data.loader.working import takes_rng
+from leptonai.data.loader.working import parameters
 from leptonai.errors import InvalidRequest
 from leptonai.training import evaluation
 from leptonai.training.feeding import TARGETS, moved, pair_of
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from leptonai.client import LeptonClient
+    from leptonai.data.chance import Chance
     from leptonai.training.history import History
 
 
@@ -274,7 +275,8 @@ class Model(nn.Module):
         sides = getattr(self, "input_shape", ())
         if len(sides) == 3:
             options["image_size"] = tuple(sides[:2])
-        if pairing:
+        # A table's rows are inputs and targets already.
+        if pairing and getattr(options.get("pipeline"), "takes", "") != "table":
             options["pipeline"] = _Pairing(self, options.get("pipeline"))
         return DataLoader(data, batch_size, **options)
 
@@ -304,10 +306,11 @@ class _Pairing:
         self._before = getattr(before, "transform", before)
         self._checked = False
 
-    def transform(self, batch: Any, rng: "Generator") -> Any:
+    def transform(self, batch: Any, rng: "Generator", chance: "Chance | None" = None) -> Any:
         if self._before is not None:
-            chance = {"rng": rng} if takes_rng(self._before) else {}
-            batch = self._before(batch, **chance)
+            drawn = {"rng": rng, "chance": chance}
+            given = {name: drawn[name] for name in drawn.keys() & parameters(self._before)}
+            batch = self._before(batch, **given)
         pair = self._model.pair(batch, rng)
         if not self._checked:
             self._model.check(*_tensors(pair))
