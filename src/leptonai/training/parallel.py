@@ -3,7 +3,7 @@
 A model may say how it is best divided, with a method ``plan()`` that gives a `Plan`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -60,7 +60,7 @@ def spread(model: nn.Module, strategy: Strategy, world: World) -> Spread:
         ids = [world.device.index] if world.device.type == "cuda" else None
         learner = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
         return Spread(learner, world, in_lockstep=False)
-    _align(model, world)
+    align([*model.parameters(), *model.buffers()], world)
     mesh = _mesh(world)
     if strategy == "tensor":
         from torch.distributed.tensor.parallel import parallelize_module
@@ -110,13 +110,13 @@ def recompute_blocks(model: nn.Module) -> None:
     apply_activation_checkpointing(model, check_fn=lambda module: id(module) in blocks)
 
 
-def _align(model: nn.Module, world: World) -> None:
-    """All start with the weights of rank 0."""
+def align(tensors: Iterable[torch.Tensor], world: World) -> None:
+    """All ranks have those of rank 0."""
     import torch.distributed as dist
 
     if world.size > 1:
         with torch.no_grad():
-            for tensor in [*model.parameters(), *model.buffers()]:
+            for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
 

@@ -28,7 +28,7 @@ from leptonai.training.history import Ended, History
 from leptonai.training.losses import Loss, loss_named, usual_loss
 from leptonai.training.metrics import metric_named
 from leptonai.training.optimizers import MakeOptimizer, make_optimizer
-from leptonai.training.parallel import Strategy, recompute_blocks, spread
+from leptonai.training.parallel import Strategy, align, recompute_blocks, spread
 from leptonai.training.progress import Progress
 from leptonai.training.saver import Saver, Trained
 from leptonai.training.saving import Keep
@@ -480,6 +480,8 @@ class Trainer:
         self._agree(due=False)
 
     def _evaluated(self, loader: Any, world: World) -> dict[str, float]:
+        # What each rank remembers of its own batches (of normalisation, say) differs until here.
+        align(self.model.buffers(), world)
         # Not by the learner: DDP's forward pass may wait for all ranks, the model's does not.
         with precisely(self._precision, world.device.type):
             return evaluate(
