@@ -1,6 +1,7 @@
 """For all tests."""
 
 import pytest
+from hypothesis import settings
 
 # So that a failure in there shows the values too, as one in a test does.
 pytest.register_assert_rewrite(
@@ -8,3 +9,7 @@ pytest.register_assert_rewrite(
     "leptonai.testing.points_contract",
     "leptonai.testing.store_contract",
 )
+
+# No test depends on how fast the machine is.
+settings.register_profile("lepton", deadline=None)
+settings.load_profile("lepton")

@@ -16,6 +16,7 @@ from pipelines_of_processes import fail_at_13, fail_unsendably
 
 from leptonai.data import DataLoader
 from leptonai.data.folder import LocalFolder
+from leptonai.data.loader.batches import Made
 from leptonai.data.loader.working import READY_BATCHES
 from leptonai.errors import InvalidRequest
 
@@ -140,12 +141,12 @@ class Counting:
     def __len__(self) -> int:
         return self.batches
 
-    def make(self, at_B: np.ndarray) -> tuple[np.ndarray, int]:
+    def make(self, at_B: np.ndarray) -> Made:
         self.begun += 1
         self.held += 1
         made = np.array(at_B)
         weakref.finalize(made, self._let_go)
-        return made, 0
+        return Made(made)
 
     def _let_go(self) -> None:
         self.held -= 1
