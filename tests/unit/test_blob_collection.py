@@ -155,6 +155,40 @@ def test_uploads_that_race_with_a_collection_are_all_there_afterwards(tmp_path):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("asked_meanwhile", [False, True])
+def test_a_blob_that_is_put_again_stays_though_a_slow_collection_has_it_on_its_list(
+    tmp_path, monkeypatch, asked_meanwhile
+):
+    async def main():
+        blobs = await an_old_store(tmp_path, b"a", b"b")
+        written, go_on = asyncio.Event(), asyncio.Event()
+        put_async, listing = obstore.put_async, list(obstore.list(blobs._store, prefix="sha256"))
+
+        async def slow_put(*arguments):
+            await put_async(*arguments)
+            written.set()
+            await go_on.wait()
+
+        async def the_old_list(*arguments, **options):
+            for page in listing:
+                yield page
+
+        assert await blobs.collect(()) == 2
+        monkeypatch.setattr(obstore, "put_async", slow_put)
+        monkeypatch.setattr(obstore, "list", the_old_list)
+        upload = asyncio.create_task(put(blobs, b"a"))
+        await written.wait()
+        if asked_meanwhile:
+            assert await blobs.exists(digest_of(b"a"))
+        assert await blobs.collect(()) == 0
+        go_on.set()
+        await upload
+        assert await blobs.collect(()) == 0
+        assert await blobs.exists(digest_of(b"a"))
+
+    asyncio.run(main())
+
+
 # --- what refers to a blob -----------------------------------------------------------------------
 
 WORKDIR, MODEL = digest_of(b"workdir"), digest_of(b"model")

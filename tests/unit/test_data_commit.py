@@ -107,6 +107,18 @@ def test_many_small_files_are_few_objects_and_equal_ones_one(tmp_path, shelf, mo
     assert made.read_bytes == made.manifest.size_bytes == 1000 * 1000 + 100 * 8000
 
 
+def test_many_readers_have_smaller_packs_and_make_the_same_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(committing, "PACKED_BELOW_BYTES", 2000)
+    monkeypatch.setattr(committing, "BUFFERED_BYTES", 100_000)
+    source = LocalSource(many(tmp_path / "in", 60))
+    made = {}
+    for readers in (1, 9):
+        source.readers = readers
+        made[readers] = commit(source, Shelf(tmp_path / f"shelf-{readers}"))
+    assert {readers: one.stored_objects for readers, one in made.items()} == {1: 2, 9: 8}
+    assert made[1].manifest.facts.content == made[9].manifest.facts.content
+
+
 def test_the_same_data_is_the_same_version_wherever_and_whenever(tmp_path, shelf):
     one = commit(LocalSource(many(tmp_path / "one", 100)), shelf)
     other = commit(LocalSource(many(tmp_path / "other", 100)), Shelf(tmp_path / "shelf2"))

@@ -5,6 +5,7 @@ import contextlib
 import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,7 +76,9 @@ class BlobStore:
         self._max_bytes = max_bytes
         self._kept_unused_s = kept_unused_s
         self._opened: ObjectStore | None = None
-        self._wanted: dict[str, float] = {}  # when each was last put or asked for, oldest first
+        # When each that is there was last put or asked for, oldest first.
+        self._wanted: dict[str, float] = {}
+        self._asked: Counter[str] = Counter()  # being put or asked for: how often at this moment
         self._removals: dict[str, asyncio.Event] = {}  # under way; set when it is done
 
     @property
@@ -186,15 +189,16 @@ class BlobStore:
                     f"the bytes have the digest {digest}, not {expected_digest}",
                     hint="they changed or were cut on their way: send them again",
                 )
-            if not await self.exists(digest):
-                spool.seek(0)
-                try:
-                    # A local store writes beside and renames; object stores show whole objects
-                    # only.
-                    await obstore.put_async(self._store, blob_path(digest), spool)
-                except Exception as error:
-                    raise _storage_error(error) from error
-                self._want(digest)
+            with self._asking(digest):
+                if not await self.exists(digest):
+                    spool.seek(0)
+                    try:
+                        # A local store writes beside and renames; object stores show whole
+                        # objects only.
+                        await obstore.put_async(self._store, blob_path(digest), spool)
+                    except Exception as error:
+                        raise _storage_error(error) from error
+                    self._want(digest)
         return digest
 
     async def get(
@@ -297,10 +301,11 @@ class BlobStore:
         """Unless somebody wants it; who asks from now on waits, and is told that it is gone."""
         import obstore
 
+        # It may be younger than the list that it was found on.
+        if digest in self._asked or digest in self._removals:
+            return False
         wanted_at = self._wanted.get(digest)
         if wanted_at is not None and time.monotonic() - wanted_at < self._kept_unused_s:
-            return False
-        if digest in self._removals:
             return False
         done = self._removals[digest] = asyncio.Event()
         try:
@@ -316,16 +321,28 @@ class BlobStore:
         import obstore
 
         check_digest(digest)
-        self._want(digest)  # first: from here on nobody begins to remove it
-        if removal := self._removals.get(digest):
-            await removal.wait()
+        with self._asking(digest):
+            if removal := self._removals.get(digest):
+                await removal.wait()
+            try:
+                head = await obstore.head_async(self._store, blob_path(digest))
+            except FileNotFoundError:
+                return None
+            except obstore.exceptions.BaseError as error:
+                raise _storage_error(error) from error
+            self._want(digest)
+            return head
+
+    @contextlib.contextmanager
+    def _asking(self, digest: str) -> Iterator[None]:
+        """Meanwhile nobody begins to remove it."""
+        self._asked[digest] += 1
         try:
-            return await obstore.head_async(self._store, blob_path(digest))
-        except FileNotFoundError:
-            self._wanted.pop(digest, None)
-            return None
-        except obstore.exceptions.BaseError as error:
-            raise _storage_error(error) from error
+            yield
+        finally:
+            self._asked[digest] -= 1
+            if not self._asked[digest]:
+                del self._asked[digest]
 
     def _want(self, digest: str) -> None:
         now_s = time.monotonic()

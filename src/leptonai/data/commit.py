@@ -6,6 +6,7 @@ again, a commit that was interrupted goes on where it was, two at once do not di
 and a version is there when its manifest is: last.
 """
 
+import contextlib
 import hashlib
 import mmap
 import threading
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 PACK_BYTES = 16 << 20  # at most, of small files together
 PACKED_BELOW_BYTES = 1 << 20  # a larger file has a pack of its own
+BUFFERED_BYTES = 128 << 20  # of all packs that are being read
 READERS_MORE = 1  # than the processor needs: one of them waits for the disk
 HEARD_S = 0.2  # how long Ctrl-C may go unheard
 
@@ -136,6 +138,7 @@ class _Storing:
         # Content → place, of whoever came first. A dict, for `setdefault` is one step.
         self._claims: dict[bytes, int] = {}
         self._first_object = 0  # the number of the first pack's
+        self._pack_bytes = PACK_BYTES
         self._stopped = threading.Event()
         self._buffers = threading.local()
 
@@ -151,14 +154,16 @@ class _Storing:
             return []
         self._claims.update(contents)
         self._first_object = len(known.objects)
-        works = list(_works(files, self._listing.sizes))
+        readers = self._source.readers + READERS_MORE
+        self._pack_bytes = min(PACK_BYTES, BUFFERED_BYTES // readers - PACKED_BELOW_BYTES)
+        works = list(_works(files, self._listing.sizes, self._pack_bytes))
         known.objects.extend([Object("", 0)] * len(works))
         total_bytes = int(self._listing.sizes[files].sum())
         self._read_bytes = [0] * len(works)
         waiting = deque(enumerate(works))
         ended: SimpleQueue[_Done | BaseException] = SimpleQueue()
         done: list[_Done] = []
-        readers = min(len(works), self._source.readers + READERS_MORE)
+        readers = min(readers, len(works))
         with ThreadPoolExecutor(readers, "lepton-commit") as pool:
             for _ in range(readers):
                 pool.submit(self._read_on, waiting, ended)
@@ -279,15 +284,19 @@ class _Storing:
 
     def _buffer(self) -> memoryview:
         """Of this thread: room for a pack, its head, and the byte that shows that a file has grown.
-        Its pages are taken when they are first written to."""
+        Its pages are taken when they are first written to: large ones, for writing past the
+        system's cache looks each page up."""
         if not hasattr(self._buffers, "pack"):
-            size = head_size(MAX_MEMBERS) + PACK_BYTES + PACKED_BELOW_BYTES
-            self._buffers.pack = memoryview(mmap.mmap(-1, size))
+            size = head_size(MAX_MEMBERS) + self._pack_bytes + PACKED_BELOW_BYTES
+            pack = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            with contextlib.suppress(AttributeError, OSError):  # where the system has none
+                pack.madvise(mmap.MADV_HUGEPAGE)
+            self._buffers.pack = memoryview(pack)
         buffer: memoryview = self._buffers.pack
         return buffer
 
 
-def _works(files: Array, sizes: Array) -> Iterator[list[int]]:
+def _works(files: Array, sizes: Array, most_bytes: int) -> Iterator[list[int]]:
     """Neighbours together, so that reading in order reads packs in order."""
     pack: list[int] = []
     pack_bytes = 0
@@ -295,7 +304,7 @@ def _works(files: Array, sizes: Array) -> Iterator[list[int]]:
         if size >= PACKED_BELOW_BYTES:
             yield [file]
             continue
-        if pack_bytes + size > PACK_BYTES or len(pack) == MAX_MEMBERS:
+        if pack_bytes + size > most_bytes or len(pack) == MAX_MEMBERS:
             yield pack
             pack, pack_bytes = [], 0
         pack.append(file)

@@ -85,9 +85,8 @@ def kind_of(listing: Listing) -> Kind:
         return "files"
     if tables and tables + count[PIPELINE] == len(paths):
         return "tabular"
-    texts = [path for path in paths if _ending(path) in TEXTS]
-    if len(texts) == len(paths):
-        return "text classification" if _in_class_folders(texts) else "text"
+    if sum(count[ending] for ending in TEXTS) == len(paths):
+        return "text classification" if _in_class_folders(paths) else "text"
     return "files"
 
 
