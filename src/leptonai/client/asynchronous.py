@@ -54,6 +54,7 @@ from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape
 from leptonai.spec.quotas import Quota, QuotaSpec
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
 from leptonai.spec.workspace import SecretItem, WorkspaceInfo
+from leptonai.training.keras.wrapping import wrap as teach_keras
 
 if TYPE_CHECKING:
     from leptonai.data.shelf import Arriving, Shelf
@@ -109,6 +110,7 @@ class AsyncLeptonClient:
         self.trees = AsyncTrees(self._calls, self.blobs)
         self.datasets = AsyncArtifacts(self._calls, self.trees, self.blobs, "datasets")
         self.models = AsyncArtifacts(self._calls, self.trees, self.blobs, "models")
+        teach_keras()  # `model.fit(…, client=…)`; Keras itself is not imported for it
 
     @property
     def url(self) -> str:

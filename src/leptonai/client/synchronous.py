@@ -53,6 +53,7 @@ from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape
 from leptonai.spec.quotas import Quota, QuotaSpec
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
 from leptonai.spec.workspace import SecretItem, WorkspaceInfo
+from leptonai.training.keras.wrapping import wrap as teach_keras
 
 if TYPE_CHECKING:
     from leptonai.data.shelf import Arriving, Shelf
@@ -108,6 +109,7 @@ class LeptonClient:
         self.trees = Trees(self._calls, self.blobs)
         self.datasets = Artifacts(self._calls, self.trees, self.blobs, "datasets")
         self.models = Artifacts(self._calls, self.trees, self.blobs, "models")
+        teach_keras()  # `model.fit(…, client=…)`; Keras itself is not imported for it
 
     @property
     def url(self) -> str:
