@@ -85,7 +85,7 @@ def state_of(callback: Any) -> dict[str, Any]:
 
 def set_state(callback: Any, state: dict[str, Any]) -> None:
     for name in STATE:
-        if name in state and hasattr(callback, name):
+        if name in state:
             value = state[name]
             whole = name != "best" and value is not None
             setattr(callback, name, int(value) if whole else value)

@@ -1,4 +1,7 @@
-"""The log of a job's first worker: on the screen as Keras would have drawn it, and as messages."""
+"""The log of a job's first worker: on the screen as Keras would have drawn it, and as messages.
+
+What is written before Keras begins, by the libraries that it loads, stays in the log.
+"""
 
 import re
 import sys
@@ -61,6 +64,7 @@ class Follower:
         self._client = client
         self._job_id = job_id
         self._screen = screen
+        self._has_begun = False
         self.last: deque[str] = deque(maxlen=MAX_LAST_LINES)
 
     def __iter__(self) -> Iterator[Message]:
@@ -68,9 +72,11 @@ class Follower:
             for line in self._lines():
                 message = messages.read(line)
                 if message is not None:
+                    self._has_begun |= message.kind == "begin"
                     yield message
                     continue
-                self._screen.show(line)
+                if self._has_begun:
+                    self._screen.show(line)
                 if not line.startswith(UPDATE):
                     self.last.append(line)
         finally:
@@ -89,6 +95,7 @@ class Follower:
             fresh = [each for each in _first_workers(self._job_id, found) if each.id not in seen]
             for each in fresh:
                 seen.add(each.id)
+                self._has_begun = False
                 yield from jobs.log(self._job_id, each.id)
             if fresh:
                 continue

@@ -1,17 +1,16 @@
 """What the job tells whoever waits for it: lines of its log that a person can read, too."""
 
 import json
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from leptonai.errors import LeptonError
 
-Kind = Literal["epoch", "result", "error"]
 _MARK = '{"lepton": "'
 UPDATE = "\r"  # begins a line that the next one takes the place of, as on a terminal
 
 
 class Message(NamedTuple):
-    kind: str
+    kind: str  # begin, epoch, result or error
     fields: dict[str, Any]
 
     def line(self) -> str:

@@ -68,6 +68,8 @@ class Wish:
                 f"gpu={self.gpu:g}: a worker of Keras uses one GPU",
                 hint=f"num_workers={math.ceil(self.gpu)}, gpu=1",
             )
+        if self.memory is not None:
+            memory_mib(self.memory)
 
 
 def call(

@@ -253,30 +253,26 @@ def _check_reductions(config: Any) -> None:
 
 
 def _ship_code(module: str, folder: Path) -> None:
-    """Copy the package or file that a module is in, unless it is installed: then it is on the
-    worker, too, or an error there names it.
+    """Copy the file that a module is, or the package that it is in, unless it is installed: then
+    it is on the worker, too, or an error there names it.
 
     Raises:
         InvalidRequest: it is too much.
     """
-    top = sys.modules[module.partition(".")[0]]
-    file = getattr(top, "__file__", None)
-    if file is None or _is_installed(Path(file)):
+    file = Path(getattr(sys.modules[module], "__file__", None) or sys.executable)
+    if file.suffix != ".py" or _is_installed(file):
         return
-    source = Path(file)
-    folder.mkdir(exist_ok=True)
-    if source.name != "__init__.py":
-        shutil.copyfile(source, folder / source.name)
-        return
-    sources = [each for each in source.parent.rglob("*.py") if each.is_file()]
+    base = file.parents[module.count(".") + (file.name == "__init__.py")]
+    package = base / module.partition(".")[0]
+    whole = (package / "__init__.py").exists()
+    sources = [each for each in package.rglob("*.py") if each.is_file()] if whole else [file]
     if sum(each.stat().st_size for each in sources) > MAX_CODE_BYTES:
         raise InvalidRequest(
-            f"the package {top.__name__}, which {module} is in, has more than {MAX_CODE_BYTES} "
-            "bytes of code",
+            f"{package} has more than {MAX_CODE_BYTES} bytes of code, and the model needs {module}",
             hint="install it where the workers run, or define the classes in a smaller module",
         )
     for each in sources:
-        target = folder / top.__name__ / each.relative_to(source.parent)
+        target = folder / each.relative_to(base)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(each, target)
 

@@ -91,17 +91,24 @@ class OnTensorFlow:
         self.rank, self.size = rank, size
         self._tf = tf
         self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        self._at_once = tf.function(self._within_graph)  # of what is not in a graph already
 
     def sums(self, tensors: Sequence[Any]) -> list[Any]:
         tf = self._tf
+        dense = [tf.convert_to_tensor(each) for each in tensors]  # an embedding's are sparse
+        if not dense:
+            return []
+        return list((self._at_once if tf.executing_eagerly() else self._within_graph)(dense))
+
+    def _within_graph(self, tensors: list[Any]) -> Any:
+        tf = self._tf
 
         def summed(*values: Any) -> Any:
-            # Within a graph a value that comes from outside lies on no device, and the sum on none.
+            # A value that comes from outside lies on no device, so the sum would be on none.
             placed = [tf.identity(value) for value in values]
             return tf.distribute.get_replica_context().all_reduce("SUM", placed)
 
-        dense = [tf.convert_to_tensor(each) for each in tensors]  # an embedding's are sparse
-        return list(self._strategy.run(summed, args=tuple(dense))) if dense else []
+        return self._strategy.run(summed, args=tuple(tensors))
 
     def leave(self) -> None:
         self.sums([self._tf.constant(0.0)])  # whoever goes first takes the others' collective along

@@ -77,6 +77,7 @@ def _run(directory: Path, tell: Callable[[Message], None]) -> None:
     )
     model = _read(kept.path or directory, task)
     data = unpack(task.data, directory / ARRAYS)
+    tell(Message("begin", {}))
     with tempfile.TemporaryDirectory() as made:
         out = Path(made)
         if task.action == "fit":
