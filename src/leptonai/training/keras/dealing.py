@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leptonai.data.loader.order import Order
+
 
 class Hand(NamedTuple):
     """What a worker gets of one global batch."""
@@ -40,8 +42,8 @@ class Dealing:
         share = len(mine) / dealt
         mine = mine or range(1)
         places = np.arange(start + mine.start, start + mine.stop)
-        order = None if self.seed is None else _order(self.seed, number, self.size)
-        return Hand(places if order is None else order[places], share)
+        order = Order(self.size, self.seed or 0, number, shuffle=self.seed is not None)
+        return Hand(order.at(places), share)
 
 
 def steps_of(size: int, batch_size: int) -> int:
@@ -51,18 +53,6 @@ def steps_of(size: int, batch_size: int) -> int:
 def part_of(size: int, rank: int, workers: int) -> slice:
     """Of samples that are gone through once, one stretch for each worker."""
     return slice(size * rank // workers, size * (rank + 1) // workers)
-
-
-_kept: tuple[tuple[int, int, int], NDArray[np.int64]] | None = None
-
-
-def _order(seed: int, number: int, size: int) -> NDArray[np.int64]:
-    """The last one is kept: it is asked for at every step of the pass."""
-    global _kept
-    key = (seed, number, size)
-    if _kept is None or _kept[0] != key:
-        _kept = (key, np.random.default_rng([seed, number]).permutation(size))
-    return _kept[1]
 
 
 # --- arrays in tuples, lists and dicts -----------------------------------------------------------

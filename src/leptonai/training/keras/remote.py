@@ -6,6 +6,7 @@ import random
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -138,17 +139,18 @@ class _Call:
         screen = Screen(self._verbose)
         follower = Follower(self._client, job_id, screen)
         try:
-            found = self._follow(task, job_id, follower)
-        except KeyboardInterrupt:
-            self._stop(job_id)
-            raise
+            return self._follow(task, job_id, follower)
         except TryLater as away:
             raise type(away)(
                 f"{away.message}; the job {job_id} goes on by itself",
                 hint=f"look at it with `leptonai job log -f {job_id}`"
                 + (f"; its model will be {self._name}" if self._action == "fit" else ""),
             ) from away
-        return found
+        except LeptonError:
+            raise
+        except BaseException:  # Ctrl-C, or a callback of the caller's failed
+            self._stop(job_id)
+            raise
 
     # --- what is asked ---------------------------------------------------------------------------
 
@@ -365,6 +367,7 @@ class _Epochs:
     def __init__(self, keras: Any, model: Any, here: Sequence[Any], task: Task) -> None:
         self._model = model
         self._seen: set[int] = set()
+        self._warned = False
         self._callbacks = None
         if task.action != "fit":
             return
@@ -381,6 +384,13 @@ class _Epochs:
         self._seen.add(epoch)
         self._callbacks.on_epoch_begin(epoch)
         self._callbacks.on_epoch_end(epoch, logs)
+        if self._model.stop_training and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "a callback has set stop_training, which does not reach the job: it goes on. Use "
+                "EarlyStopping, which runs in the job, or stop it with Ctrl-C",
+                stacklevel=6,
+            )
 
     def done(self) -> Any:
         assert self._callbacks is not None
