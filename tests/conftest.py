@@ -1,7 +1,11 @@
 """For all tests."""
 
+import os
+
 import pytest
 from hypothesis import settings
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # before anything imports Keras
 
 # So that a failure in there shows the values too, as one in a test does.
 pytest.register_assert_rewrite(

@@ -64,6 +64,7 @@ from leptonai.spec.runs import (
     RunState,
 )
 from leptonai.spec.workspace import SecretItem, WorkspaceInfo
+from leptonai.training.keras.wrapping import wrap as teach_keras
 
 if TYPE_CHECKING:
     from leptonai.data.shelf import Arriving, Shelf
@@ -120,6 +121,7 @@ class AsyncLeptonClient:
         self.datasets = AsyncArtifacts(self._calls, self.trees, self.blobs, "datasets")
         self.models = AsyncArtifacts(self._calls, self.trees, self.blobs, "models")
         self.runs = AsyncRuns(self._calls, self.trees, self.blobs)
+        teach_keras()  # `model.fit(…, client=…)`; Keras itself is not imported for it
 
     @property
     def url(self) -> str:

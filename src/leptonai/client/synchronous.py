@@ -63,6 +63,7 @@ from leptonai.spec.runs import (
     RunState,
 )
 from leptonai.spec.workspace import SecretItem, WorkspaceInfo
+from leptonai.training.keras.wrapping import wrap as teach_keras
 
 if TYPE_CHECKING:
     from leptonai.data.shelf import Arriving, Shelf
@@ -119,6 +120,7 @@ class LeptonClient:
         self.datasets = Artifacts(self._calls, self.trees, self.blobs, "datasets")
         self.models = Artifacts(self._calls, self.trees, self.blobs, "models")
         self.runs = Runs(self._calls, self.trees, self.blobs)
+        teach_keras()  # `model.fit(…, client=…)`; Keras itself is not imported for it
 
     @property
     def url(self) -> str:
