@@ -3,9 +3,39 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leptonai.training.models import CNN, load_model, save_model
+    from leptonai.training.models import (
+        CNN,
+        GAN,
+        GPT,
+        GRU,
+        LSTM,
+        MLP,
+        RNN,
+        Autoencoder,
+        HFModel,
+        Model,
+        ResNet,
+        TransformerEncoder,
+        load_model,
+        save_model,
+    )
 
-__all__ = ["CNN", "load_model", "save_model"]
+__all__ = [
+    "CNN",
+    "GAN",
+    "GPT",
+    "GRU",
+    "LSTM",
+    "MLP",
+    "RNN",
+    "Autoencoder",
+    "HFModel",
+    "Model",
+    "ResNet",
+    "TransformerEncoder",
+    "load_model",
+    "save_model",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from leptonai.errors import InvalidRequest, NotFound
 from leptonai.training.models import CNN, load_model, save_model
@@ -52,7 +53,9 @@ def test_an_image_scores_the_same_alone_and_in_a_batch_while_training_too() -> N
 
 
 def test_a_wrong_shape_says_what_was_expected_and_got() -> None:
-    with pytest.raises(ValueError, match=r"expected .*\['B', 8, 8, 1\], got \[2, 1, 8, 8\]"):
+    with pytest.raises(
+        InvalidRequest, match=r"CNN expected images of .*\['B', 8, 8, 1\], got \[2, 1, 8, 8\]"
+    ):
         a_cnn()(torch.zeros((2, 1, 8, 8)))
 
 
@@ -67,7 +70,7 @@ def test_a_wrong_shape_says_what_was_expected_and_got() -> None:
     ],
 )
 def test_what_cannot_be_built_is_refused(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InvalidRequest, match=message):
         CNN(**{"input_shape": (8, 8, 1), "num_classes": 10, **change})  # type: ignore[arg-type]
 
 
@@ -84,11 +87,27 @@ def test_torn_weights_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+def without_metadata(directory: Path) -> None:
+    """As models were saved before there was one."""
+    save_file(load_file(directory / "model.safetensors"), directory / "model.safetensors")
+
+
+def test_a_model_of_before_metadata_still_loads(tmp_path: Path) -> None:
+    model = a_cnn().eval()
+    save_model(model, tmp_path)
+    without_metadata(tmp_path)
+    images = torch.rand((2, 8, 8, 1))
+    assert torch.equal(load_model(tmp_path)(images), model(images))
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_model(a_cnn(), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["model"]["widths"] = [16]
     (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidRequest, match=r"is not that of the model\.safetensors"):
+        load_model(tmp_path)
+    without_metadata(tmp_path)
     with pytest.raises(InvalidRequest, match="size mismatch"):
         load_model(tmp_path)
 

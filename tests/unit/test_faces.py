@@ -46,15 +46,18 @@ def test_the_names_are_the_same_things_everywhere() -> None:
     import lepton_ai
     import leptonai
     from lepton_ai.datasets import Digits
-    from lepton_ai.models import CNN
+    from lepton_ai.models import CNN, GPT
     from leptonai.data.digits import Digits as OurDigits
     from leptonai.data.loader.loader import DataLoader
     from leptonai.photon import HTTPException, Photon
     from leptonai.training.models import CNN as OurCNN  # noqa: N811
+    from leptonai.training.models.gpt import GPT as OurGPT  # noqa: N811
 
     assert leptonai.Photon is Photon and leptonai.HTTPException is HTTPException
     assert leptonai.DataLoader is leptonai.data.DataLoader is DataLoader
     assert CNN is lepton_ai.models.CNN is OurCNN
+    assert GPT is OurGPT and [*lepton_ai.models.__all__] == [*leptonai.training.models.__all__]
+    assert all(getattr(lepton_ai.models, name) for name in lepton_ai.models.__all__)
     assert Digits is lepton_ai.datasets.Digits is OurDigits
 
 

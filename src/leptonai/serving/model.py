@@ -11,10 +11,11 @@ takes one channel, [H, W] will do. The model normalises them itself.
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
+from leptonai.errors import InvalidRequest
 from leptonai.serving.photon import HTTPException, Photon
 
 if TYPE_CHECKING:
@@ -30,8 +31,20 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     probabilities: list[list[float]]  # of the classes, in the order of the model's config
 
 
+@runtime_checkable
+class ClassifiesFixedShapes(Protocol):
+    """What can be served without code: arrays of one shape in, one of named classes out."""
+
+    input_shape: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    def __call__(self, inputs: "Tensor") -> "Tensor": ...
+
+
 class ModelServer(Photon):
     """Predicts with a saved model."""
+
+    model: ClassifiesFixedShapes
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
@@ -45,7 +58,14 @@ class ModelServer(Photon):
         threads = os.environ.get("OMP_NUM_THREADS", "")
         if threads.isdecimal() and int(threads) > 0:
             torch.set_num_threads(int(threads))
-        self.model = load_model(self.directory)
+        model = load_model(self.directory)
+        if not isinstance(model, ClassifiesFixedShapes) or not model.classes:
+            raise InvalidRequest(
+                f"{self.directory} holds a {type(model).__name__}, which is not "
+                "served without code",
+                hint="write a Photon that loads it and says what its requests look like",
+            )
+        self.model = model
         with torch.inference_mode():  # the first pass is slow: nobody shall wait for it
             self.model(torch.zeros((1, *self.model.input_shape)))
 

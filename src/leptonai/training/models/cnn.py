@@ -1,39 +1,27 @@
-"""A convolutional network for small images, and its form on disk.
+"""A convolutional network for small images.
 
 Shape letters in this file: B images, H rows, W columns, C channels, K classes.
-
-A saved model is a directory of two files, neither of which can run anything when it is loaded::
-
-    config.json         how to build it, how to treat raw pixels, what the classes are called
-    model.safetensors   its weights
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from leptonai.errors import InvalidRequest, NotFound
-
-FORMAT = "torch-cnn"
-FORMAT_VERSION = 1
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+from leptonai.errors import InvalidRequest
+from leptonai.training.models import checks
+from leptonai.training.models.images import ImageModel, checked_image_shape
+from leptonai.training.models.tasks import Classes
+from leptonai.training.parallel import Plan
 
 _GROUPS = 8  # of channels, that are normalised together
 _POOLED = 2  # what is left of each side of the image before the last layer
 
 
-class CNN(nn.Module):
+class CNN(ImageModel, format="torch-cnn"):
     """Raw images [B, H, W, C] in, scores of the classes [B, K] out.
 
-    It takes pixels as they come from the image and normalises them itself, so that what trains it
-    and what serves it cannot treat them differently. Normalisation inside is by groups of channels
-    of one image: an image's scores do not depend on its batch, nor on how many workers trained.
+    Normalisation inside is by groups of channels of one image: an image's scores do not depend on
+    its batch, nor on how many workers trained. Weights begin as torch's layers begin.
 
     Args:
         input_shape: (H, W, C) of an image; each side at least ``2 ** len(widths)``.
@@ -56,14 +44,16 @@ class CNN(nn.Module):
         classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        self.input_shape = tuple(input_shape)
+        self.widths = _checked_widths(widths)
+        self.input_shape = checked_image_shape(
+            input_shape, 2 ** len(self.widths), f"{len(self.widths)} stages"
+        )
+        self.classes = checks.class_names(num_classes, classes)
         self.num_classes = num_classes
-        self.widths = tuple(widths)
-        self.dropout = dropout
-        self.pixel_mean = pixel_mean
-        self.pixel_std = pixel_std
-        self.classes = tuple(classes or (str(k) for k in range(num_classes)))
-        self._check()
+        self.dropout = checks.share("dropout", dropout)
+        checks.scale("pixel", pixel_mean, pixel_std)
+        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
+        self.task = Classes(num_classes)
         channels = self.input_shape[2]
         stages: list[nn.Module] = []
         for width in self.widths:
@@ -81,87 +71,21 @@ class CNN(nn.Module):
             nn.Linear(channels * _POOLED * _POOLED, num_classes),
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or tuple(images.shape[1:]) != self.input_shape:
-            raise ValueError(
-                f"expected images of shape {['B', *self.input_shape]}, got {list(images.shape)}"
-            )
-        # A copy with plain strides: with others, C=1 makes DDP warn of gradients that do not match.
-        by_channel = images.permute(0, 3, 1, 2).to(
-            torch.float32, copy=True, memory_format=torch.contiguous_format
-        )
-        normalised = (by_channel - self.pixel_mean) / self.pixel_std
-        scores: Tensor = self.head(self.features(normalised))
+    def forward(self, images_BHWC: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.features(self.normalised(images_BHWC)))
         return scores
 
-    def config(self) -> dict[str, Any]:
-        """What ``CNN(**config)`` makes the same network from."""
-        return {
-            "input_shape": list(self.input_shape),
-            "num_classes": self.num_classes,
-            "widths": list(self.widths),
-            "dropout": self.dropout,
-            "pixel_mean": self.pixel_mean,
-            "pixel_std": self.pixel_std,
-            "classes": list(self.classes),
-        }
-
-    def _check(self) -> None:
-        shortest = 2 ** len(self.widths)
-        if len(self.input_shape) != 3 or min(self.input_shape[:2]) < shortest:
-            raise ValueError(
-                f"expected input_shape=(height, width, channels) with sides of at least {shortest} "
-                f"for {len(self.widths)} stages, got {self.input_shape}"
-            )
-        if not self.widths or any(width <= 0 or width % _GROUPS for width in self.widths):
-            raise ValueError(f"expected widths that are multiples of {_GROUPS}, got {self.widths}")
-        if len(self.classes) != self.num_classes:
-            raise ValueError(
-                f"expected {self.num_classes} names of classes, got {len(self.classes)}"
-            )
-        if self.pixel_std <= 0:
-            raise ValueError(f"expected a pixel_std above 0, got {self.pixel_std}")
+    def plan(self) -> Plan:
+        return Plan(blocks=(self.features, self.head))
 
 
-def save_model(model: CNN, directory: str | Path) -> None:
-    """Write the model's two files; the directory is made where there is none."""
-    root = Path(directory)
-    root.mkdir(parents=True, exist_ok=True)
-    config = {"format": FORMAT, "format_version": FORMAT_VERSION, "model": model.config()}
-    (root / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-    weights = {name: weight.contiguous().cpu() for name, weight in model.state_dict().items()}
-    save_file(weights, root / WEIGHTS_FILE)
-
-
-def load_model(directory: str | Path) -> CNN:
-    """The model that `save_model` wrote, in evaluation mode.
-
-    Raises:
-        NotFound, InvalidRequest: the directory holds no such model, or a damaged one.
-    """
-    root = Path(directory)
-    try:
-        config = json.loads((root / CONFIG_FILE).read_text())
-        if (config["format"], config["format_version"]) != (FORMAT, FORMAT_VERSION):
-            raise InvalidRequest(
-                f"{root} holds a model of format {config['format']} {config['format_version']}; "
-                f"this reads {FORMAT} {FORMAT_VERSION}",
-                hint="load it with the version of Lepton that saved it",
-            )
-        model = CNN(**config["model"])
-        model.load_state_dict(load_file(root / WEIGHTS_FILE))
-    except FileNotFoundError:
-        raise NotFound(
-            f"{root} holds no model: it needs {CONFIG_FILE} and {WEIGHTS_FILE}",
-            hint="make one with leptonai.training.models.save_model(model, DIRECTORY)",
-        ) from None
-    except InvalidRequest:
-        raise
-    except Exception as error:  # safetensors and torch raise their own kinds for damaged files
-        raise InvalidRequest(
-            f"the model in {root} cannot be loaded: {error}", hint="download it again"
-        ) from error
-    return model.eval()
+def _checked_widths(widths: Sequence[int]) -> tuple[int, ...]:
+    if not widths or len(widths) > checks.MAX_LAYERS:
+        raise InvalidRequest(f"expected widths of 1 to {checks.MAX_LAYERS} stages, got {widths!r}")
+    for width in widths:
+        if checks.whole("a width", width, 0, checks.MAX_WIDTH) % _GROUPS or not width:
+            raise InvalidRequest(f"expected widths that are multiples of {_GROUPS}, got {widths}")
+    return tuple(widths)
 
 
 def _convolution(channels_in: int, channels_out: int) -> list[nn.Module]:
