@@ -87,6 +87,13 @@ ROWS = (
         "≥ 0.7",
     ),
     Row("… again, one of them changed", "data_commit", "commit_one_changed_s", "s"),
+    Row("points logged and stored by one process", "runs", "points_per_s", "/s", "≥ 50,000"),
+    Row("… lost", "runs", "points_dropped", ""),
+    Row("… what the training pays for one", "runs", "log_cpu_us_1_keys", "µs CPU", "≤ 2"),
+    Row("a curve of 1,000,000 points, reduced", "runs", "curve_minmax_ms_p50", "ms", "≤ 100"),
+    Row("… the server's part", "runs", "curve_minmax_server_cpu_ms", "CPU ms"),
+    Row("comparing 1,000 runs", "runs", "compare_ms_p50", "ms", "≤ 300"),
+    Row("… the server's part", "runs", "compare_server_cpu_ms", "CPU ms"),
 )
 
 

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from leptonai import run
     from leptonai.client import LeptonClient
     from leptonai.data.dataset import Dataset
     from leptonai.data.loader import DataLoader
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["DataLoader", "Dataset", "HTTPException", "LeptonClient", "Photon", "Pipeline"]
+__all__ = ["DataLoader", "Dataset", "HTTPException", "LeptonClient", "Photon", "Pipeline", "run"]
 
 _HOME_OF = {
     "DataLoader": "leptonai.data.loader",
@@ -26,6 +27,8 @@ _HOME_OF = {
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for, when it is: ``import leptonai`` alone costs next to nothing."""
+    if name == "run":
+        return import_module("leptonai.run")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -190,6 +190,7 @@ async def _run(
         workspace_url=lambda workspace: f"{url}/api/v2/workspaces/{workspace}",
         unseal=lambda secret: sealer.open(secret.workspace, secret.name, secret.ciphertext),
         job_token=lambda job: job_tokens.of(job.workspace, job.id),
+        run_token=lambda job: job_tokens.of_runs.of(job.workspace, job.id),
         runs_images=engine.runs_images,
         blobs=blobs if settled.sole_database else None,
         before_placing=load_scheduler,

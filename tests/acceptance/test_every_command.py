@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import click
 import pytest
 
+from leptonai import run
 from leptonai.cli.__main__ import root
 from leptonai.testing.platform import RunningPlatform
 
@@ -40,6 +41,10 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "dataset diff data@1 data": dict,
     "dataset alias data best": dict,
     "dataset cache": dict,
+    "run list": list,
+    "run get cats": dict,
+    "run compare cats": list,
+    "run plot cats": list,
     "model list": list,
     "model get net": dict,
 }
@@ -86,6 +91,14 @@ MISTAKES = [  # each fails, and says so in two lines
     "dataset create -n x --type sounds /",
     "dataset create -n x ftp://host/file",
     "dataset create -n x /nonexistent",
+    "run get nope",
+    "run compare nope",
+    "run plot nope",
+    "run plot cats -k nothing",
+    "run remove nope",
+    "run upload /nonexistent",
+    "run list --local /nonexistent",
+    "run list --param lr",
     "model get nope",
     "model download nope there",
     "model remove nope",
@@ -126,6 +139,8 @@ def filled(platform, empty, tmp_path_factory):
     platform.cli("dataset", "create", "-n", "data", str(folder))
     platform.cli("model", "create", "-n", "net", str(folder))
     platform.cli("quota", "set", "--user", "ann", "--gpus", "1")
+    with platform.client() as client, run.start("cats", client=client, directory=folder / "runs"):
+        run.log(loss=0.5)
     platform.cli("secret", "create", "KEY", stdin="value")
     return platform
 

@@ -24,6 +24,7 @@ from leptonai.errors import (
 )
 from leptonai.ports.store import Emit, Put, Query, Store
 from leptonai.stores import databases, open_store
+from leptonai.testing.points_contract import PointsContract
 from leptonai.testing.store_contract import (
     StoreContract,
     a_job,
@@ -33,7 +34,7 @@ from leptonai.testing.store_contract import (
 )
 
 
-class TestSqliteStore(StoreContract):
+class TestSqliteStore(StoreContract, PointsContract):
     async def open(self, where: Path) -> Store:
         return await open_at(where)
 

@@ -1,10 +1,9 @@
-"""``python spread_models.py RANK PORT DIRECTORY``: one of two ranks that compute a model together.
+"""``python spread_models.py DIRECTORY``: one of two ranks that compute a model together.
 
 Each model is cut by its own plan, over two processes: by layers' tensors, and by FSDP. What comes
 out, the gradients and what is saved are to be those of the model alone.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,9 +51,8 @@ def check(name: str, spread: Model, alone: Model, inputs: torch.Tensor, folder: 
         assert torch.equal(again[part], weight), (name, part)
 
 
-def main(rank: int, port: str, folder: Path) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def main(folder: Path) -> None:
+    dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2,))
     for name, make in MODELS.items():
         inputs = TOKENS if name not in ("cnn", "resnet") else torch.ones((2, 8, 8, 1))
@@ -77,4 +75,4 @@ def is_cut(weight: torch.Tensor) -> bool:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    main(Path(sys.argv[1]))

@@ -4,11 +4,12 @@ import pytest
 import test_api_endpoints
 import test_api_jobs
 import test_api_resources
+import test_api_runs
 from api_world import with_api
 
 STORIES = [
     test.story
-    for module in (test_api_jobs, test_api_endpoints, test_api_resources)
+    for module in (test_api_jobs, test_api_endpoints, test_api_resources, test_api_runs)
     for test in vars(module).values()
     if hasattr(test, "story")
 ]

@@ -1,4 +1,4 @@
-"""Models cut by their own plans compute what they compute alone."""
+"""Models cut by their own plans compute, learn and are saved as they are alone."""
 
 import os
 import socket
@@ -6,18 +6,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
+from leptonai.training.models import load_model
+
 TIME_LIMIT_S = 150
-SCRIPT = Path(__file__).with_name("spread_models.py")
+HERE = Path(__file__).parent
+TOLERANCE = 1e-4  # ranks add up in another order
 
 
-def test_two_ranks_give_outputs_gradients_and_files_of_the_model_alone(tmp_path: Path) -> None:
+def run_two_ranks(script: str, *arguments: str) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), port, str(tmp_path)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            [sys.executable, str(HERE / script), *arguments],
+            env={
+                **os.environ,
+                **world,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "OMP_NUM_THREADS": "1",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -31,3 +44,18 @@ def test_two_ranks_give_outputs_gradients_and_files_of_the_model_alone(tmp_path:
             rank.kill()
             rank.wait()
     assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+
+
+def test_two_ranks_give_outputs_gradients_and_files_of_the_model_alone(tmp_path: Path) -> None:
+    run_two_ranks("spread_models.py", str(tmp_path))
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "tensor"])
+def test_two_ranks_learn_what_one_learns(strategy: str, tmp_path: Path) -> None:
+    run_two_ranks("spread_fit.py", strategy, str(tmp_path / "two.pth"))
+    alone = [sys.executable, str(HERE / "spread_fit.py"), "auto", str(tmp_path / "one.pth")]
+    subprocess.run(alone, check=True, timeout=TIME_LIMIT_S)
+    one, two = (load_model(tmp_path / f"{name}.pth").state_dict() for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=TOLERANCE, rtol=TOLERANCE, msg=name)

@@ -19,6 +19,7 @@ from leptonai.core.records import Replica
 from leptonai.ports.store import Put, Query
 from leptonai.stores.memory import MemoryStore
 
+RUN = "0" * 32
 EXAMPLES = 10  # of each operation and mode
 DOCUMENT = json.loads(document(ROUTES, version="1"))
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
@@ -41,6 +42,7 @@ async def a_lived_in_workspace(api: ApiUnderTest) -> dict[str, str]:
     for kind in ("datasets", "models"):
         spec = {"digest": digest, "size_bytes": 4, "format": "f"}
         await api.call("POST", f"/{kind}", json={"metadata": {"name": "cnn"}, "spec": spec})
+    await api.call("POST", "/runs", json={"metadata": {"id": RUN}, "spec": {}})
     for replica in await api.store.find(Replica, Query()):
         # Ended, so that its log does.
         await api.store.commit(Put(replace(replica, phase=records.Phase.DONE)))
@@ -87,6 +89,8 @@ async def _ask(case, tmp_path, known):
     path["workspace"] = "ws"
     if known:
         path |= {name: parts[name] for name in path if name in parts}
+        if "/runs/" in case.path:
+            path["id"] = RUN
     case.path_parameters = path
     method = case.method
     sent = case.as_transport_kwargs(base_url="http://api")

@@ -15,6 +15,7 @@ KINDS = (
     "dataset",
     "model",
     "blob",
+    "run",
 )
 PLATFORM = ("route", "metrics", "schema")
 
@@ -55,6 +56,22 @@ TABLE = [
     ("member", "update", a("checkpoint", **OTHERS), False),
     ("workload", "update", a("checkpoint", id="mine", owner="ben"), True),
     ("workload", "update", a("checkpoint", id="other", **OWN), False),
+    ("workload", "create", a("run", job="mine"), True),
+    ("workload", "update", a("run", job="mine", owner="ben"), True),
+    ("workload", "read", a("run", job="other", **OWN), False),
+    ("workload", "delete", a("run", job="mine", **OWN), False),
+    ("workload", "update", a("run", **OWN), False),
+    ("recorder", "update", a("run", job="mine"), True),
+    ("recorder", "update", a("run", job="other"), False),
+    ("recorder", "create", a("run"), False),
+    ("recorder", "delete", a("run", job="mine", **OWN), False),
+    ("recorder", "create", a("blob"), True),
+    ("recorder", "create", a("dataset"), False),
+    ("recorder", "read", a("job", id="mine", **OWN), False),
+    ("recorder", "update", a("checkpoint", id="mine", **OWN), False),
+    ("member", "update", a("run", **OWN), True),
+    ("member", "update", a("run", **OTHERS), False),
+    ("member", "read", a("run", **HIDDEN), False),
     ("member", "use", a("secret", **HIDDEN), False),
     ("member", "use", a("secret", **OTHERS), True),
     ("member", "use", a("secret", owner="ana", private=True), True),
@@ -78,7 +95,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("role", "action", "resource", "allowed"), TABLE)
 def test_the_table_of_who_may_do_what(role, action, resource, allowed):
-    principal = who(role, job="mine" if role == "workload" else "")
+    principal = who(role, job="mine" if role in ("workload", "recorder") else "")
     decision = decide(principal, Action(action), resource)
     assert isinstance(decision, Allow if allowed else Deny)
 
@@ -96,6 +113,7 @@ resources = st.builds(
     workspace=st.sampled_from(["ws", "other", ""]),
     id=st.sampled_from(["", "mine", "x"]),
     owner=st.sampled_from(["ana", "ben", ""]),
+    job=st.sampled_from(["", "other"]),
     private=st.booleans(),
 )
 actions = st.sampled_from(Action)

@@ -62,6 +62,7 @@ class World:
             workspace_url=lambda workspace: "",
             unseal=self.unseal,
             job_token=lambda job: "",
+            run_token=lambda job: "",
             blobs=blobs,
         )
 

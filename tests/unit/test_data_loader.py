@@ -374,12 +374,6 @@ def test_texts_of_a_folder_come_with_their_labels(tmp_path):
     assert (texts, labels.tolist()) == (["badly: é", "goodly: é"], [0, 1])
 
 
-def test_a_table_that_is_not_yet_numbers_is_refused(tmp_path):
-    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
-    with pytest.raises(InvalidRequest, match="the rows of tabular data are texts"):
-        DataLoader(Dataset.from_local(tmp_path / "a.csv"))
-
-
 def test_samples_of_any_form_are_stacked():
     samples = [
         ((number, np.full(2, number)), {"name": str(number), "x": torch.tensor(0.5)})

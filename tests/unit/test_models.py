@@ -370,6 +370,8 @@ def test_it_learns_what_the_classes_are_called_unless_it_was_told() -> None:
         def as_columns(self) -> tuple[NDArray[Any], NDArray[Any]]:
             return ROWS, LABELS
 
+    with pytest.raises(InvalidRequest, match="the data has 2 classes, and the model 1"):
+        MLP(4, 1).fit(Pets())
     told = MLP(4, 2, hidden=(8,), classes=("no", "yes"))
     untold = a_model()
     for model in (told, untold):

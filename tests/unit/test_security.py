@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from leptonai.core.access import Principal, Role
 from leptonai.core.lifecycle.job import new_job
+from leptonai.core.records import Job
 from leptonai.errors import Internal, Unauthenticated
 from leptonai.ports.store import Delete, Put, Query
 from leptonai.security.keys import KEY_BYTES, UnsafeKeyFile, derive, load_or_create_key
@@ -150,6 +151,28 @@ def test_job_tokens_prove_themselves_and_forgeries_do_not():
     other = JobTokens(OTHER_KEY).of("ws", "train-cd34").partition(".")[0]
     for forged in (f"{other}.{signature}", head, f"{head}.", f"{head}.!!", "lepton_job_.", ""):
         assert tokens.read(forged) is None
+
+
+def test_a_token_that_records_a_run_is_no_other_and_ends_with_its_job():
+    tokens = JobTokens(KEY)
+    of_job, of_run = tokens.of("ws", "train-ab12"), tokens.of_runs.of("ws", "train-ab12")
+    assert tokens.of_runs.read(of_run) == ("ws", "train-ab12")
+    renamed = of_run.replace("lepton_run_", "lepton_job_"), of_job.replace("job", "run", 1)
+    assert tokens.read(of_run) is tokens.of_runs.read(of_job) is None
+    assert tokens.read(renamed[0]) is tokens.of_runs.read(renamed[1]) is None
+
+    async def story():
+        store = MemoryStore()
+        authenticator = Authenticator(store, Clock(), tokens)
+        job = Job(workspace="ws", id="train-ab12", name="t", created_at_ms=0, spec=JobSpec())
+        (job,) = await store.commit(Put(replace(job, owner="ana")))
+        recorder = Principal("ana", Role.RECORDER, "ws", job="train-ab12")
+        assert await authenticator.principal(of_run) == recorder
+        await store.commit(Put(replace(job, state=JobState.COMPLETED)))
+        with pytest.raises(Unauthenticated, match="ended with its job"):
+            await authenticator.principal(of_run)
+
+    asyncio.run(story())
 
 
 @given(st.text(max_size=60))

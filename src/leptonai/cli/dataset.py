@@ -9,6 +9,7 @@ import click
 
 from leptonai.cli.dataset_check import check, fail_on_option, summary_line
 from leptonai.cli.dataset_library import data_library
+from leptonai.cli.dataset_transform import transform
 from leptonai.cli.groups import Command, Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, printable, say
 from leptonai.cli.progress import Progress
@@ -98,6 +99,7 @@ def create(
 
 dataset.add_command(create)
 dataset.add_command(check)
+dataset.add_command(transform)
 
 
 @dataset.does("list", example="leptonai dataset list")

@@ -215,7 +215,7 @@ def submit(
 ) -> None:
     """Create a job that runs in a copy of the directory, and do what was asked to be done then."""
     if directory is not None:
-        asked = _with_workdir(asked, client.trees.push(directory))
+        asked = _with_workdir(asked, client.trees.push(directory), directory)
     made = client.jobs.create(asked)
     job_id = made.metadata.id or ""
     if follow:
@@ -558,7 +558,16 @@ def _report_end(ended: LeptonJob) -> int:
     return 1
 
 
-def _with_workdir(asked: LeptonJob, digest: str) -> LeptonJob:
+def _with_workdir(asked: LeptonJob, digest: str, directory: Path) -> LeptonJob:
+    """What is shipped is no git tree any more: its run is told here which commit it was."""
     import msgspec
 
-    return msgspec.structs.replace(asked, spec=msgspec.structs.replace(asked.spec, workdir=digest))
+    from leptonai.spec.containers import EnvVar
+    from leptonai.tracking.facts import GIT_VARIABLE, git_state
+
+    spec = msgspec.structs.replace(asked.spec, workdir=digest)
+    git, envs = git_state(directory), list(spec.envs or [])
+    if git is not None and not any(env.name == GIT_VARIABLE for env in envs):
+        told = EnvVar(name=GIT_VARIABLE, value=msgspec.json.encode(git).decode())
+        spec = msgspec.structs.replace(spec, envs=[*envs, told])
+    return msgspec.structs.replace(asked, spec=spec)

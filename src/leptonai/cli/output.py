@@ -15,6 +15,7 @@ _STATE_COLOURS = {
     "Ready": _GREEN,
     "Running": _GREEN,
     "Completed": _GREEN,
+    "Finished": _GREEN,
     "Queueing": _YELLOW,
     "Awaiting": _YELLOW,
     "Starting": _YELLOW,
@@ -53,7 +54,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else None
     lines = table([headers, *rows], width=width)
-    coloured = terminal and _wants_colour()
+    coloured = terminal and wants_colour()
     for row, line in zip([None, *rows], lines, strict=True):
         click.echo(_paint(line, row) if coloured else line, color=coloured)
 
@@ -118,7 +119,7 @@ def _fit(cell: str, size: int) -> str:
     return f"{cell:<{size}}" if len(cell) <= size else cell[: size - 1] + "…"
 
 
-def _wants_colour() -> bool:
+def wants_colour() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

@@ -8,12 +8,22 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from leptonai.core.records import Endpoint, Job, Node, OwnerKind, Quota, Record, Replica, Token
+from leptonai.core.records import (
+    Endpoint,
+    Job,
+    Node,
+    OwnerKind,
+    Quota,
+    Record,
+    Replica,
+    Run,
+    Token,
+)
 from leptonai.errors import Conflict
 from leptonai.ports.store import Change, Fence, Query, Store
 
 Key = tuple[str, str]  # workspace, id
-LIVE_KINDS: tuple[type[Record], ...] = (Job, Endpoint, Replica, Node, Token, Quota)
+LIVE_KINDS: tuple[type[Record], ...] = (Job, Endpoint, Replica, Node, Token, Quota, Run)
 
 
 class Watch:
@@ -46,6 +56,7 @@ class Mirror:
         self.nodes: dict[Key, Node] = {}
         self.tokens: dict[Key, Token] = {}
         self.quotas: dict[Key, Quota] = {}
+        self.runs: dict[Key, Run] = {}
         self._children: dict[Key, dict[str, Replica]] = {}
         self._gone: dict[tuple[type[Record], Key], int] = {}  # dropped at which seq
         self._watches: list[Watch] = []
@@ -162,6 +173,7 @@ class Mirror:
             Node: self.nodes,
             Token: self.tokens,
             Quota: self.quotas,
+            Run: self.runs,
         }
         return tables[kind]
 

@@ -19,6 +19,7 @@ from leptonai.control.loops.readiness import Prober, ReadinessLoop
 from leptonai.control.loops.replicas import ReplicasLoop
 from leptonai.control.loops.retention import RetentionLoop
 from leptonai.control.loops.routes import RoutesLoop
+from leptonai.control.loops.runs import RunsLoop
 from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
 from leptonai.core.records import Job, Node, NodeState, Secret
@@ -53,6 +54,7 @@ class ControlPlane:
         workspace_url: Callable[[str], str],
         unseal: Callable[[Secret], str],
         job_token: Callable[[Job], str],
+        run_token: Callable[[Job], str],
         runs_images: bool = False,
         blobs: BlobStore | None = None,
         policy: Policy = DEFAULT,
@@ -72,6 +74,7 @@ class ControlPlane:
         self._workspace_url = workspace_url
         self._unseal = unseal
         self._job_token = job_token
+        self._run_token = run_token
         self._runs_images = runs_images
         self._blobs = blobs
         self._policy = policy
@@ -103,6 +106,7 @@ class ControlPlane:
             workspace_url=self._workspace_url,
             unseal=self._unseal,
             job_token=self._job_token,
+            run_token=self._run_token,
             runs_images=self._runs_images,
         )
         loops: list[Loop] = [
@@ -110,6 +114,7 @@ class ControlPlane:
             replicas,
             ReadinessLoop(mirror, store, fence, clock, self._prober),
             self.routes,
+            RunsLoop(mirror, store, fence, clock),
             RetentionLoop(mirror, store, fence, clock, self._blobs),
         ]
         self._tasks = [

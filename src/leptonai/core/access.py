@@ -9,7 +9,8 @@ class Role(StrEnum):
     ADMIN = "admin"  # everything in its workspace
     MEMBER = "member"  # sees what is shared, and rules over what it made
     GATEWAY = "gateway"  # follows the route table, nothing else
-    WORKLOAD = "workload"  # a running job: reads its inputs, pushes its outputs
+    WORKLOAD = "workload"  # a running job: reads its inputs, pushes its outputs, records its run
+    RECORDER = "recorder"  # a running job: records its run, nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ Kind = Literal[
     "model",
     "blob",
     "log",
+    "run",
     "route",
     "metrics",
     "schema",
@@ -58,6 +60,7 @@ class Resource:
     workspace: str = ""
     id: str = ""
     owner: str = ""
+    job: str = ""  # the id of the job that it belongs to
     private: bool = False  # only its owner and admins see it
 
 
@@ -91,6 +94,8 @@ def decide(principal: Principal, action: Action, resource: Resource) -> Decision
             return _member(principal, action, resource)
         case Role.WORKLOAD:
             return _workload(principal, action, resource)
+        case Role.RECORDER:
+            return _recorder(principal, action, resource)
         case Role.GATEWAY:
             return Deny("a gateway's token only follows the route table")
 
@@ -133,8 +138,22 @@ def _workload(principal: Principal, action: Action, resource: Resource) -> Decis
         if resource.id and resource.id == principal.job:
             return Allow()
         return Deny("a job's own token speaks for no other job")
+    if resource.kind == "run":
+        return _recorder(principal, action, resource)
     if resource.kind in ("job", "log") and action is Action.READ:
         if resource.id and resource.id == principal.job:
             return Allow()
         return Deny("a job's own token reads no other job")
     return Deny("a job's own token only reads and pushes datasets, models and blobs")
+
+
+def _recorder(principal: Principal, action: Action, resource: Resource) -> Decision:
+    if resource.kind == "blob" and action in (Action.READ, Action.CREATE):
+        if resource.private:
+            return Deny("this blob is private to its owner")
+        return Allow()  # by digest: who does not know one can read none
+    if resource.kind == "run" and resource.job != "" and resource.job == principal.job:
+        if action in (Action.READ, Action.CREATE, Action.UPDATE):
+            return Allow()
+        return Deny("a job does not remove its run")
+    return Deny("a job's own token records the run of no other job")

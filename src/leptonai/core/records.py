@@ -15,6 +15,7 @@ from leptonai.spec.artifacts import ArtifactSpec
 from leptonai.spec.containers import EnvVar
 from leptonai.spec.endpoints import EndpointSpec, EndpointState
 from leptonai.spec.jobs import JobSpec, JobState, JobStatus
+from leptonai.spec.runs import RunSpec, RunState
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -393,7 +394,32 @@ class Model(Record, tag="model", tag_field="kind", frozen=True, kw_only=True):
         return False
 
 
-AnyRecord = Replica | Job | Endpoint | Node | Secret | Token | Quota | Dataset | Model
+class Run(Record, tag="run", tag_field="kind", frozen=True, kw_only=True):
+    """What a training recorded; its points are beside the records (`ports.points`)."""
+
+    spec: RunSpec
+    state: RunState = RunState.RUNNING
+    message: str = ""
+    started_at_ms: int
+    ended_at_ms: int | None = None
+    needs: Needs | None = None  # of each worker of its job
+    workers: int = 1
+
+    @property
+    def parent(self) -> str:
+        return f"{OwnerKind.JOB}/{self.spec.job}" if self.spec.job else ""
+
+    @property
+    def state_name(self) -> str:
+        return self.state
+
+    @property
+    def live(self) -> bool:
+        """Whether it ends with its job, which it does not do by itself."""
+        return self.state is RunState.RUNNING and self.spec.job != ""
+
+
+AnyRecord = Replica | Job | Endpoint | Node | Secret | Token | Quota | Dataset | Model | Run
 
 
 class Severity(StrEnum):

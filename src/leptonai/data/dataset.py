@@ -200,6 +200,10 @@ class Dataset:
         """The samples' numbers among the records; None for all."""
         return self._chosen
 
+    def whole(self) -> "Dataset":
+        """All samples of the records that this is a part of."""
+        return Dataset(self.records, name=self.name, version=self.version)
+
     # --- parts of them ---------------------------------------------------------------------------
 
     def only(self, at: Sequence[int] | NDArray[np.int64]) -> "Dataset":

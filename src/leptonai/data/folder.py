@@ -90,11 +90,11 @@ class LocalFolder:
         """[N]: a number drawn from each sample's path and place, for contents are not known."""
         import numpy as np
 
-        drawn = [
-            hashlib.blake2b(f"{self.path_of(at)}\0{start}".encode(), digest_size=8).digest()
-            for at, start in enumerate(self._starts.tolist())
-        ]
-        return np.frombuffer(b"".join(drawn), np.uint64)
+        from leptonai.data.split import mixed
+
+        drawn = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in self._paths]
+        of_file = np.frombuffer(b"".join(drawn), np.uint64)
+        return mixed(of_file[self._files] ^ mixed(self._starts.astype(np.uint64), 1), 0)
 
     def read(self, at: Sequence[int]) -> list[Bytes]:
         if at and not 0 <= min(at) <= max(at) < len(self):

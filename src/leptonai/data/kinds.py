@@ -29,6 +29,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm"})
 TABLES = frozenset({"csv", "tsv", "jsonl", "ndjson", "parquet"})
+PIPELINE = "safetensors"  # may lie beside tables: what made them
 TEXTS = frozenset({"txt", "md"})
 SPLITS = {
     "train": "train", "training": "train",
@@ -82,7 +83,7 @@ def kind_of(listing: Listing) -> Kind:
         if tables or _in_class_folders([path for path in paths if _ending(path) in IMAGES]):
             return "image classification"
         return "files"
-    if tables == len(paths):
+    if tables and tables + count[PIPELINE] == len(paths):
         return "tabular"
     texts = [path for path in paths if _ending(path) in TEXTS]
     if len(texts) == len(paths):
@@ -242,13 +243,14 @@ def _column(table: str, header: Sequence[str], names: Sequence[str], what: str) 
 def _table(kind: Kind, listing: Listing, read: Read) -> Described:
     from leptonai.data.tables import Table, describe_tables
 
-    for path in listing.paths:
+    files = [number for number, path in enumerate(listing.paths) if _ending(path) != PIPELINE]
+    for path in [listing.paths[number] for number in files] or listing.paths:
         if _ending(path) not in TABLES:
             raise InvalidRequest(
                 f"{path!a} is no table", hint=f"tables end in .{', .'.join(sorted(TABLES))}"
             )
     _refuse_empty(listing, range(len(listing.paths)))
-    table: Table = describe_tables(listing, range(len(listing.paths)), read)
+    table: Table = describe_tables(listing, files, read)
     if kind == "time series" and not any(each.type == "time" for each in table.schema):
         raise InvalidRequest(
             f"{listing.paths[0]} has no column of times: it has "
@@ -256,9 +258,10 @@ def _table(kind: Kind, listing: Listing, read: Read) -> Described:
             hint="write times as 2026-01-31T12:00:00, or use --type tabular",
         )
     splits = [SPLITS.get(_stem(path), "") for path in listing.paths]
-    names = _split_names(splits)
+    names = _split_names([splits[number] for number in files])
     columns = dict(table.columns)
-    if names and "row_file" in columns:
+    if names:
+        splits = [split if split in names else names[0] for split in splits]
         of_file = _numbered("split", splits, names, np.uint8)["split"]
         columns["split"] = of_file[columns["row_file"]]
     return Described(schema=table.schema, splits=names, header=table.header, columns=columns)

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+BLOCK = 1 << 18  # keys that are mixed at once
+
 Id = TypeVar("Id", int, str)
 
 
@@ -91,16 +93,18 @@ def divide(
             hint="for example train=0.8, test=0.2",
         )
     drawn = mixed(keys, seed)
-    sides = np.zeros(len(keys), np.int64)
-    classes = np.zeros(len(keys), np.int64) if labels is None else labels
+    sides = np.zeros(len(keys), np.uint16)
     until = np.cumsum(list(shares.values()))[:-1]
-    for each in np.unique(classes):
-        members = np.flatnonzero(classes == each)
-        order = members[np.argsort(drawn[members], kind="stable")]
-        ranks = np.searchsorted(
-            drawn[order], drawn[order], side="left"
-        )  # of equal ones, the first's
-        sides[order] = np.searchsorted(np.round(until * len(order)), ranks, side="right")
+    classes = [None] if labels is None else np.unique(labels)
+    for each in classes:
+        members = slice(None) if labels is None else np.flatnonzero(labels == each)
+        own = drawn[members]
+        side = np.zeros(len(own), np.uint16)
+        for share in until:
+            before = int(np.round(share * len(own)))  # as many are on the sides up to here
+            # Beyond the last of these are the next sides': so equal ones stay together.
+            side += own > np.partition(own, before - 1)[before - 1] if before else 1
+        sides[members] = side
     return {name: np.flatnonzero(sides == number) for number, name in enumerate(shares)}
 
 
@@ -111,9 +115,11 @@ def mixed(keys: "NDArray[np.uint64]", seed: int) -> "NDArray[np.uint64]":
     """
     import numpy as np
 
-    with np.errstate(over="ignore"):
-        mixed = keys + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % (1 << 64))
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        result: NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
-    return result
+    made = np.empty_like(keys, np.uint64)
+    step = np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % (1 << 64))
+    for at in range(0, len(keys), BLOCK):  # so that little is needed besides the answer
+        block = keys[at : at + BLOCK] + step
+        block = (block ^ (block >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        block = (block ^ (block >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        made[at : at + BLOCK] = block ^ (block >> np.uint64(31))
+    return made

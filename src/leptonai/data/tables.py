@@ -7,6 +7,7 @@ types. Memory: what the file is mapped with, and 12 bytes a row.
 import codecs
 import csv
 import io
+import mmap
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from leptonai.data.columns import Array
 from leptonai.data.manifest import Field
 from leptonai.data.walk import Listing
 from leptonai.errors import InvalidRequest
 
-BLOCK_BYTES = 16 << 20  # of a table looked at at once
+BLOCK_BYTES = 4 << 20  # of a table looked at at once
 GUESSED_ROWS = 1000  # of each file, that the types are guessed by
+GUESSED_AT_ONCE = 32  # rows from all over: with each the system maps up to 2 MiB around it
 MAX_COLUMNS = 10_000
 NEWLINE, QUOTE, RETURN = 10, 34, 13
 BOM = b"\xef\xbb\xbf"
@@ -65,10 +66,14 @@ def describe_tables(listing: Listing, files: Sequence[int], read: Any) -> Table:
     assert schema is not None
     columns = {
         "row_file": np.concatenate(of_file),
-        "row_at": np.concatenate(starts).astype(np.uint64),
-        "row_size": np.concatenate(sizes).astype(np.uint64),
+        "row_at": _joined(starts),
+        "row_size": _joined(sizes),
     }
     return Table(schema, ending_of(first) in ("csv", "tsv"), columns)
+
+
+def _joined(parts: list[Array]) -> Array:
+    return (parts[0] if len(parts) == 1 else np.concatenate(parts)).astype(np.uint64, copy=False)
 
 
 def check_text(path: str, content: Content) -> None:
@@ -87,6 +92,7 @@ def check_text(path: str, content: Content) -> None:
             raise InvalidRequest(
                 f"{path}:{line}: the text is not UTF-8", hint="save it as UTF-8"
             ) from None
+        _give_back(view)
 
 
 def read_table(path: str, content: Content) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -146,48 +152,47 @@ def _csv_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Ar
     view = memoryview(content)
     first = bytes(view[:BLOCK_BYTES]).removeprefix(BOM).partition(b"\n")[0].decode(errors="replace")
     delimiter = delimiter_of(path, first)
-    ends, counts, lines = _line_ends(view, ord(delimiter))
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    header = next(
-        csv.reader([bytes(view[: ends[0]]).removeprefix(BOM).decode()], delimiter=delimiter)
-    )
-    header = [name.strip() for name in header]
-    _check_header(path, header)
-    sizes = ends - starts
-    filled = sizes > 0
-    # A line of "\r" alone is as empty as one of nothing.
-    bytes_of = np.frombuffer(view, np.uint8)
-    only_return = filled & (sizes == 1) & (bytes_of[np.minimum(starts, len(view) - 1)] == RETURN)
-    filled &= ~only_return
-    filled[0] = False
-    wrong = np.flatnonzero(filled & (counts + 1 != len(header)))
-    if len(wrong):
-        row = int(wrong[0])
-        _check_fields(path, int(lines[row]), int(counts[row]) + 1, len(header))
-    starts, sizes = starts[filled], sizes[filled]
+    header: list[str] = []
+    all_starts: list[Array] = []
+    all_sizes: list[Array] = []
+    for begins, lengths, counts, lines in _rows_by_block(view, ord(delimiter)):
+        filled = lengths > 0
+        if not header:
+            head = bytes(view[: int(lengths[0])]).removeprefix(BOM).decode()
+            header = [name.strip() for name in next(csv.reader([head], delimiter=delimiter))]
+            _check_header(path, header)
+            filled[0] = False
+        wrong = np.flatnonzero(filled & (counts + 1 != len(header)))
+        if len(wrong):
+            row = int(wrong[0])
+            _check_fields(path, int(lines[row]), int(counts[row]) + 1, len(header))
+        all_starts.append(begins[filled])
+        all_sizes.append(lengths[filled])
+    starts, sizes = np.concatenate(all_starts), np.concatenate(all_sizes)
     if not len(starts):
         raise InvalidRequest(f"{path} has a header and no rows", hint="fill it or remove it")
-    sizes -= bytes_of[starts + sizes - 1] == RETURN
+    del all_starts, all_sizes
     # The first rows, and as many from all over the file.
     spread = np.linspace(0, len(starts) - 1, GUESSED_ROWS).astype(np.int64)
     looked_at = np.union1d(np.arange(min(GUESSED_ROWS, len(starts))), spread)
-    sample = [
-        next(csv.reader([bytes(view[at : at + size]).decode()], delimiter=delimiter))
-        for at, size in zip(starts[looked_at].tolist(), sizes[looked_at].tolist(), strict=True)
-    ]
+    sample = []
+    for at, size in zip(starts[looked_at].tolist(), sizes[looked_at].tolist(), strict=True):
+        sample.append(next(csv.reader([bytes(view[at : at + size]).decode()], delimiter=delimiter)))
+        if len(sample) % GUESSED_AT_ONCE == 0:
+            _give_back(view)
     schema = tuple(
         Field(name, _type_of_texts([row[at] for row in sample])) for at, name in enumerate(header)
     )
     return schema, starts, sizes
 
 
-def _line_ends(view: memoryview, delimiter: int) -> tuple[Array, Array, Array]:
-    """Of each row: where it ends, how many delimiters it has, and the line it begins on. What
-    stands between quotes is neither."""
-    ends: list[NDArray[np.int64]] = []
-    counts: list[NDArray[np.int64]] = []
-    lines: list[NDArray[np.int64]] = []
-    parity, carried, line = 0, 0, 1
+def _rows_by_block(view: memoryview, delimiter: int) -> Iterator[tuple[Array, Array, Array, Array]]:
+    """Of the rows that end in each block of bytes: where they begin, how long they are, how many
+    delimiters they have, and the line they begin on. What stands between quotes is neither a
+    delimiter nor an end. A row of nothing has the length 0.
+    """
+    parity, carried, line, before_block = 0, 0, 1, 0
+    start, start_line = 0, 1  # of the row that the block begins inside of
     for at in range(0, len(view), BLOCK_BYTES):
         block = np.frombuffer(view[at : at + BLOCK_BYTES], np.uint8)
         newline, comma = block == NEWLINE, block == delimiter
@@ -199,30 +204,34 @@ def _line_ends(view: memoryview, delimiter: int) -> tuple[Array, Array, Array]:
             newline &= ~inside
             comma &= ~inside
         end = np.flatnonzero(newline)
-        before = np.searchsorted(np.flatnonzero(comma), end)
-        count = np.diff(before, prepend=0)
-        total = int(np.count_nonzero(comma))
+        if at + len(block) == len(view) and (not len(end) or end[-1] != len(block) - 1):
+            end = np.append(end, len(block))  # the last line has no end
+        commas = np.flatnonzero(comma)
         if len(end):
+            before = np.searchsorted(commas, end)
+            count = np.diff(before, prepend=0)
             count[0] += carried
-            carried = total - int(before[-1])
+            carried = len(commas) - int(before[-1])
+            begins = np.concatenate([[start], end[:-1] + (at + 1)])
+            last = block[np.maximum(end - 1, 0)]
+            if end[0] == 0:
+                last[0] = before_block
+            lengths = end + at - begins
+            lengths -= (last == RETURN) & (lengths > 0)
+            next_lines = line + np.searchsorted(all_newlines, end) + 1
+            yield begins, lengths, count, np.concatenate([[start_line], next_lines[:-1]])
+            start, start_line = int(end[-1]) + at + 1, int(next_lines[-1])
         else:
-            carried += total
-        ends.append(end + at)
-        counts.append(count)
-        lines.append(line + np.searchsorted(all_newlines, end))
+            carried += len(commas)
         line += len(all_newlines)
-    end_of = np.concatenate([*ends, np.zeros(0, np.int64)])
-    if not len(end_of) or end_of[-1] != len(view) - 1:  # the last line has no end
-        ends.append(np.array([len(view)]))
-        counts.append(np.array([carried]))
-        lines.append(np.array([line]))
-    last_lines = np.concatenate(lines)
-    # A row begins on the line after the one that its predecessor ended on.
-    return (
-        np.concatenate(ends),
-        np.concatenate(counts),
-        np.concatenate([[1], last_lines[:-1] + 1]),
-    )
+        before_block = int(block[-1])
+        _give_back(view)
+
+
+def _give_back(view: memoryview) -> None:
+    """Pages of a mapped file that were read count as our memory until we say that we are done."""
+    if isinstance(view.obj, mmap.mmap):
+        view.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def _json_lines(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Array]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from leptonai.core.records import Event, Record
+from leptonai.ports.points import PointStore
 
 R = TypeVar("R", bound=Record)
 
@@ -84,6 +85,11 @@ class Batch:
 
 class Store(Protocol):
     """Records by kind, committed atomically and durably; safe for many callers at once."""
+
+    @property
+    def points(self) -> PointStore:
+        """What runs measured: beside the records, for nobody follows it."""
+        ...
 
     async def get(self, kind: type[R], workspace: str, id: str) -> R | None: ...
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from leptonai.core.access import Action, Deny, Kind, Principal, Resource, decide
-from leptonai.core.records import Endpoint, Job, Record
+from leptonai.core.records import Endpoint, Job, Record, Run
 from leptonai.errors import Forbidden
 from leptonai.spec.metadata import Visibility
 
@@ -39,4 +39,5 @@ def resource_of(kind: Kind, record: Record) -> Resource:
         id=record.id,
         owner=record.owner,
         private=record.visibility == Visibility.PRIVATE,
+        job=record.spec.job if isinstance(record, Run) else "",
     )

@@ -22,6 +22,7 @@ from leptonai.security.keys import derive
 
 PREFIX = "lepton_"
 JOB_PREFIX = "lepton_job_"
+RUN_PREFIX = "lepton_run_"
 TOKEN_BYTES = 32
 MIN_TOKEN_CHARS = 16
 MAX_TOKEN_CHARS = 4_096
@@ -104,20 +105,26 @@ def issue(
     return literal, record
 
 
+_PURPOSES = {JOB_PREFIX: "lepton job tokens v1", RUN_PREFIX: "lepton run tokens v1"}
+
+
 class JobTokens:
     """Tokens of running jobs. Nothing of them is stored: each proves itself by its signature."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = derive(key, "lepton job tokens v1")
+    def __init__(self, key: bytes, *, prefix: str = JOB_PREFIX) -> None:
+        self._prefix = prefix
+        self._key = derive(key, _PURPOSES[prefix])
+        # Those that may do nothing but record the job's run; every job has one.
+        self.of_runs = self if prefix == RUN_PREFIX else JobTokens(key, prefix=RUN_PREFIX)
 
     def of(self, workspace: str, job: str) -> str:
         subject = f"{workspace}/{job}".encode()
-        return f"{JOB_PREFIX}{_text(subject)}.{_text(self._signature(subject))}"
+        return f"{self._prefix}{_text(subject)}.{_text(self._signature(subject))}"
 
     def read(self, token: str) -> tuple[str, str] | None:
         """The workspace and the job, or None where the signature is not ours."""
-        body, dot, signature = token.removeprefix(JOB_PREFIX).partition(".")
-        if not token.startswith(JOB_PREFIX) or not dot:
+        body, dot, signature = token.removeprefix(self._prefix).partition(".")
+        if not token.startswith(self._prefix) or not dot:
             return None
         try:
             subject = _bytes(body)
@@ -152,7 +159,9 @@ class Authenticator:
         if not token or len(token) > MAX_TOKEN_CHARS or not token.isascii():
             raise _unknown()
         if token.startswith(JOB_PREFIX):
-            return await self._workload(token)
+            return await self._workload(token, self._job_tokens, Role.WORKLOAD)
+        if token.startswith(RUN_PREFIX):
+            return await self._workload(token, self._job_tokens.of_runs, Role.RECORDER)
         sha256 = hash_token(token)
         known = self._known.get(sha256)
         now = self._clock.now_ms()
@@ -181,8 +190,8 @@ class Authenticator:
             self._known.popitem(last=False)
         return known
 
-    async def _workload(self, token: str) -> Principal:
-        read = self._job_tokens.read(token)
+    async def _workload(self, token: str, tokens: JobTokens, role: Role) -> Principal:
+        read = tokens.read(token)
         job = await self._store.get(Job, *read) if read else None
         if job is None:
             raise _unknown()
@@ -191,7 +200,7 @@ class Authenticator:
                 f"the token ended with its job {job.id}",
                 hint="Use a token of your own after the job has finished.",
             )
-        return Principal(job.owner, Role.WORKLOAD, job.workspace, job=job.id)
+        return Principal(job.owner, role, job.workspace, job=job.id)
 
 
 def _unknown() -> Unauthenticated:

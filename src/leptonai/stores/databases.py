@@ -24,6 +24,7 @@ class Database(Protocol):
 
     dialect: sa.Dialect
     begin: str  # starts a transaction in which nobody else writes
+    begin_reading: str  # starts one that sees one instant
     announce: str | None  # tells other processes, inside a transaction, that something is written
     lock_schema: str | None  # what else it takes to be the only one who changes the tables
     quick_reads_inline: bool  # whether reading one row is quicker than changing threads
@@ -72,6 +73,7 @@ def database_at(url: str) -> Database:
 class Sqlite:
     dialect: sa.Dialect = sqlite.dialect(paramstyle="named")
     begin = "BEGIN IMMEDIATE"
+    begin_reading = "BEGIN"
     announce: str | None = None
     lock_schema: str | None = None
     quick_reads_inline = True
@@ -180,6 +182,7 @@ _SQLITE_TROUBLE = {
 class Postgres:
     dialect: sa.Dialect = postgresql.psycopg.dialect()  # type: ignore[no-untyped-call]
     begin = "BEGIN"
+    begin_reading = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     announce: str | None = "NOTIFY lepton_changes"
     listen = "LISTEN lepton_changes"
     lock_schema: str | None = "SELECT pg_advisory_xact_lock(7020094860)"  # any number of our own

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import cached_property
 
 import msgspec
 
 from leptonai.core.records import Event, Record
 from leptonai.errors import Conflict
+from leptonai.ports.points import PointStore
 from leptonai.ports.store import Batch, Change, Fence, Query, R
 from leptonai.stores.decisions import Key, Known, Told, decide, kind_of, unstorable
 from leptonai.stores.journal import batch_of
@@ -27,6 +29,12 @@ class MemoryStore:
         self._seq = 0
         self._forgotten = 0  # the seq up to which deleted records may have been pruned
         self._changed = asyncio.Event()
+
+    @cached_property
+    def points(self) -> PointStore:
+        from leptonai.stores.memory_points import MemoryPoints  # loads numpy
+
+        return MemoryPoints()
 
     async def get(self, kind: type[R], workspace: str, id: str) -> R | None:
         await _give_way()

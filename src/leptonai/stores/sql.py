@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import msgspec
 
 from leptonai.core.records import AnyRecord, Event, Record
 from leptonai.errors import Conflict, Unavailable
+from leptonai.ports.points import PointStore
 from leptonai.ports.store import Batch, Change, Fence, Query, R
 from leptonai.stores.databases import Cursor, Database, Postgres, database_at
 from leptonai.stores.decisions import Told, kind_of
@@ -33,6 +34,7 @@ class SqlStore:
 
     def __init__(self, database: Database) -> None:
         """Use `open`."""
+        self._database = database
         self._statements = Statements(database)
         self._journal = Journal(0)
         self._readers = Readers(database)
@@ -56,6 +58,12 @@ class SqlStore:
             await store.close()
             raise
         return store
+
+    @cached_property
+    def points(self) -> PointStore:
+        from leptonai.stores.points import SqlPoints  # loads numpy
+
+        return SqlPoints(self._database, self._readers, self._writer)
 
     async def get(self, kind: type[R], workspace: str, id: str) -> R | None:
         wanted = {"kind": kind_of(kind), "workspace": workspace, "id": id}

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA = "0001"  # the newest revision in migrations/versions
+SCHEMA = "0002"  # the newest revision in migrations/versions
 
 metadata = sa.MetaData()
 
@@ -87,6 +87,52 @@ leases = sa.Table(
     metadata,
     sa.Column("name", Text, primary_key=True),
     sa.Column("epoch", sa.BigInteger, nullable=False),
+)
+
+# Points of runs. What arrives is kept as it is (`metric_batches`), and from time to time sorted by
+# key into chunks, which are merged into larger ones; so a batch costs one row, and a curve is few.
+metric_runs = sa.Table(
+    "metric_runs",
+    metadata,
+    sa.Column("workspace", Text, primary_key=True),
+    sa.Column("run", Text, primary_key=True),
+    sa.Column("known", sa.LargeBinary, nullable=False),  # core.points.RunPoints as msgpack
+)
+
+metric_writers = sa.Table(
+    "metric_writers",
+    metadata,
+    sa.Column("workspace", Text, primary_key=True),
+    sa.Column("run", Text, primary_key=True),
+    sa.Column("writer", Text, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("attempt", sa.BigInteger, nullable=False),
+)
+
+metric_batches = sa.Table(
+    "metric_batches",
+    metadata,
+    sa.Column("workspace", Text, primary_key=True),
+    sa.Column("run", Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("attempt", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+
+metric_chunks = sa.Table(
+    "metric_chunks",
+    metadata,
+    sa.Column("workspace", Text, primary_key=True),
+    sa.Column("run", Text, primary_key=True),
+    sa.Column("key", Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("stream", sa.BigInteger, nullable=False),
+    sa.Column("attempt", sa.BigInteger, nullable=False),
+    sa.Column("first_step", sa.BigInteger, nullable=False),
+    sa.Column("last_step", sa.BigInteger, nullable=False),
+    sa.Column("points", sa.BigInteger, nullable=False),
+    sa.Column("sum", sa.LargeBinary, nullable=False),  # core.points.Sum as msgpack
+    sa.Column("data", sa.LargeBinary, nullable=False),  # as core.curves packs them; comes last
 )
 
 # Alembic's own table, which is not one of ours to migrate.

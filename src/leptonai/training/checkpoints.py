@@ -180,7 +180,7 @@ def open_checkpoint(path: Path) -> Saved:
         InvalidRequest: it is torn, or of another format.
     """
     index = _read_index(path)
-    places: dict[str, list[_Place]] = {}
+    places: dict[str, dict[object, _Place]] = {}  # a block that two ranks hold counts once
     for name, told in index["files"].items():
         file = path / name
         if "/" in name or not file.is_file():
@@ -191,9 +191,12 @@ def open_checkpoint(path: Path) -> Saved:
                 hint="use the one before",
             )
         for tensor, place in _places_in(file).items():
-            places.setdefault(tensor, []).append(place)
+            places.setdefault(tensor, {}).setdefault((place.at, place.shape), place)
     return Saved(
-        path, index["step"], index["facts"], {name: tuple(some) for name, some in places.items()}
+        path,
+        index["step"],
+        index["facts"],
+        {name: tuple(blocks.values()) for name, blocks in places.items()},
     )
 
 

@@ -110,7 +110,9 @@ def local_of(tensor: Tensor) -> Tensor:
 
 def is_mine(tensor: Tensor, rank: int) -> bool:
     """Whether this rank writes it: of what all have, only rank 0."""
-    return rank == 0 or _is_distributed(tensor)
+    return rank == 0 or (
+        _is_distributed(tensor) and any(each.is_shard() for each in tensor.placements)  # type: ignore[attr-defined]
+    )
 
 
 def fill(tensor: Tensor, saved: Saved, name: str) -> None:

@@ -139,7 +139,8 @@ class Api:
         measures = self._world.measures
         measures.requests.add(method, route, str(exchange.status))
         measures.seconds.observe(perf_counter() - exchange.started, method, route)
-        if exchange.method in READING:
+        told = exchange.route is None or exchange.route.audited or exchange.status >= 400
+        if exchange.method in READING or not told:
             return
         principal = exchange.principal
         self._world.audit.write(

@@ -10,6 +10,7 @@ from leptonai.control.api import (
     nodes,
     platform,
     quotas,
+    runs,
     secrets,
     workspace,
 )
@@ -24,6 +25,7 @@ ROUTES: tuple[Route, ...] = (
     *quotas.ROUTES,
     *secrets.ROUTES,
     *artifacts.ROUTES,
+    *runs.ROUTES,
     *blobs.ROUTES,
     *internal.ROUTES,
     *platform.ROUTES,

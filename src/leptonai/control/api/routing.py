@@ -73,6 +73,7 @@ class Route:
     media: str = JSON
     status: int = 200
     ranges: bool = False  # it may be asked for a part, and then answers 206
+    audited: bool = True  # if it changes something
     nothing: str = ""  # what it means where it answers 204 instead, if it may
     query: tuple[Parameter, ...] = ()
     scope: Scope = Scope.WORKSPACE
@@ -117,6 +118,10 @@ class Call:
             if not isinstance(patch.get(part) or {}, dict):
                 raise InvalidRequest(f"{part}: expected object", hint="Send a JSON merge patch.")
         return patch
+
+    async def small_body(self) -> bytes:
+        """A raw one, as it is."""
+        return await self._bounded_body()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from leptonai.control.api.context import Config
 from leptonai.core.lifecycle.job import status_of
 from leptonai.core.lifecycle.replica import describe_end
+from leptonai.core.points import RunPoints, shown
 from leptonai.core.records import (
     Dataset,
     Endpoint,
@@ -23,12 +24,14 @@ from leptonai.core.records import (
     Phase,
     Record,
     Replica,
+    Run,
     Secret,
     Termination,
 )
 from leptonai.core.resources import MIB, MILLIS
 from leptonai.spec import nodes as wire_nodes
 from leptonai.spec import replicas as wire_replicas
+from leptonai.spec import runs as wire_runs
 from leptonai.spec.artifacts import Artifact
 from leptonai.spec.endpoints import (
     AutoscalerStatus,
@@ -72,6 +75,43 @@ def dry_run_of(view: W, explanation: Explanation) -> W:
 
 def job_view(job: Job) -> LeptonJob:
     return LeptonJob(metadata=metadata_of(job), spec=job.spec, status=status_of(job))
+
+
+GIB = 1 << 30
+HOUR_MS = 3_600_000
+
+
+def run_view(
+    run: Run, points: RunPoints, job: Job | None, now_ms: int, only: frozenset[str] = frozenset()
+) -> wire_runs.Run:
+    """With the summary of its metrics, or of those that are named."""
+    return wire_runs.Run(
+        metadata=metadata_of(run),
+        spec=run.spec,
+        status=wire_runs.RunStatus(
+            state=run.state,
+            message=run.message,
+            started_at=run.started_at_ms,
+            ended_at=run.ended_at_ms,
+            heard_at=points.heard_at_ms or None,
+            job_state=job.state if job else None,
+            points=points.count,
+            usage=_usage(run, (run.ended_at_ms or now_ms) - run.started_at_ms),
+            summary=shown(points.summary, only),
+        ),
+    )
+
+
+def _usage(run: Run, wall_ms: int) -> wire_runs.Usage:
+    needs, hours = run.needs, run.workers * wall_ms / HOUR_MS
+    if needs is None:
+        return wire_runs.Usage(wall_seconds=wall_ms / 1000)
+    return wire_runs.Usage(
+        wall_seconds=wall_ms / 1000,
+        cpu_hours=hours * needs.cpu_millis / MILLIS,
+        gpu_hours=hours * needs.gpus * needs.gpu_millis / MILLIS,
+        memory_gib_hours=hours * needs.memory_bytes / GIB,
+    )
 
 
 # A state that the published client knows in `state`; `phase` keeps the truth.

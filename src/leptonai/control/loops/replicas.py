@@ -79,6 +79,7 @@ class ReplicasLoop:
         workspace_url: Callable[[str], str],
         unseal: Callable[[Secret], str],
         job_token: Callable[[Job], str],
+        run_token: Callable[[Job], str],
         runs_images: bool = False,
     ) -> None:
         self.watch: Watch = mirror.watch(Replica, Node)
@@ -91,6 +92,7 @@ class ReplicasLoop:
         self._workspace_url = workspace_url
         self._unseal = unseal
         self._job_token = job_token
+        self._run_token = run_token
         self._runs_images = runs_images
         self._failures: dict[str, int] = {}  # of each node, in a row
         self._known: dict[
@@ -303,6 +305,8 @@ class ReplicasLoop:
         )
         if program.workspace_token and job is not None:
             env["LEPTON_WORKSPACE_TOKEN"] = self._job_token(job)
+        if job is not None:
+            env["LEPTON_RUN_TOKEN"] = self._run_token(job)
         env |= await self._user_env(replica.workspace, program)
         trees = []
         if program.workdir:

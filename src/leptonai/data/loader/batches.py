@@ -6,7 +6,7 @@ stay a list. Shape letters in this file: N samples, B rows of a batch, H, W, C o
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from leptonai.data.decoding import Decoder
 from leptonai.data.records import Records
 from leptonai.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from leptonai.data.pipeline import Pipeline
 
 Batch: TypeAlias = Any  # as above: the type of a tree of arrays cannot be written down
 OnCorrupt: TypeAlias = Literal["raise", "skip"]
@@ -46,7 +49,12 @@ class Columnar(Protocol):
         """Arrays of one length, N."""
 
 
-def source_of(dataset: Any, image_size: tuple[int, int], on_corrupt: OnCorrupt) -> Source:
+def source_of(
+    dataset: Any,
+    image_size: tuple[int, int],
+    on_corrupt: OnCorrupt,
+    table_pipeline: "Pipeline | None" = None,
+) -> Source:
     """The fastest way to batches of this data set.
 
     Raises:
@@ -58,7 +66,7 @@ def source_of(dataset: Any, image_size: tuple[int, int], on_corrupt: OnCorrupt) 
     if isinstance(dataset, Columnar):
         return Columns(dataset.as_columns())
     if hasattr(dataset, "read") and hasattr(dataset, "labels"):
-        return _source_of_records(dataset, image_size, on_corrupt)
+        return _source_of_records(dataset, image_size, on_corrupt, table_pipeline)
     if isinstance(dataset, Mapping) or (
         isinstance(dataset, tuple) and all(hasattr(each, "shape") for each in dataset)
     ):
@@ -71,15 +79,21 @@ def source_of(dataset: Any, image_size: tuple[int, int], on_corrupt: OnCorrupt) 
     )
 
 
-def _source_of_records(records: Any, size: tuple[int, int], on_corrupt: OnCorrupt) -> Source:
+def _source_of_records(
+    records: Any,
+    size: tuple[int, int],
+    on_corrupt: OnCorrupt,
+    table_pipeline: "Pipeline | None",
+) -> Source:
     kind = getattr(records, "type", "image classification")
     if kind in ("text", "text classification"):
         return Texts(records)
     if kind in ("tabular", "time series"):
-        raise InvalidRequest(
-            f"the rows of {kind} data are texts, not yet numbers",
-            hint='load arrays of its columns: DataLoader({"NAME": [...], ...})',
-        )
+        from leptonai.data.dataset import Dataset
+        from leptonai.data.loader.tables import TableRows
+
+        dataset = records if isinstance(records, Dataset) else Dataset(records)
+        return TableRows(dataset, table_pipeline)
     return Images(records, size, on_corrupt)
 
 

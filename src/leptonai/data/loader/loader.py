@@ -83,11 +83,13 @@ class DataLoader:
             _check("image_size", side, 1, 1 << 14)
         if on_corrupt not in ("raise", "skip"):
             raise InvalidRequest(f'on_corrupt is "raise" or "skip", not {on_corrupt!r}')
-        self._source = source_of(dataset, image_size, on_corrupt)
+        # A table is transformed as a whole, before rows are picked.
+        table: Any = pipeline if getattr(pipeline, "takes", "") == "table" else None
+        self._source = source_of(dataset, image_size, on_corrupt, table)
         self._share = Share(batch_size * world_size, drop_last, rank, world_size)
         self._shuffle = shuffle
         self._seed = seed
-        self._pipeline = getattr(pipeline, "transform", pipeline)
+        self._pipeline = None if table else getattr(pipeline, "transform", pipeline)
         self._augment = augment
         self._processes = processes
         if num_workers is None:

@@ -157,6 +157,15 @@ class Pipeline:
         self._tabular = None
         return self
 
+    def fit_on_all(self, dataset: Any) -> "Pipeline":
+        """On all samples, also on those of parts that are to examine. For steps that learn nothing
+        but names."""
+        from leptonai.data.pipeline.tables.tabular import fit_table
+
+        self._fitted = fit_table(self, dataset, None)
+        self._tabular = None
+        return self
+
     def fit_transform(self, dataset: Any, **options: Any) -> Batch:
         """Of its own training data. Where an encoding looks at the target, each row gets what
         the others teach: so it differs from `transform` of the same values seen anew."""
@@ -165,7 +174,7 @@ class Pipeline:
         part = training_part(dataset)
         self.fit(part, **options)
         if self.takes == "table":
-            return self._table().transform(part, is_training=True)
+            return self.tabular.transform(part, is_training=True)
         return self.transform(part)
 
     def _fit_batches(self, part: Any, image_size: tuple[int, int] | None) -> Fitted:
@@ -204,7 +213,7 @@ class Pipeline:
             InvalidRequest: it is not as the training data was; says the row and the column.
         """
         if self.takes == "table":
-            return self._table().transform(batch)
+            return self.tabular.transform(batch)
         if isinstance(batch, tuple):
             first, *rest = batch
             return (self.transform(first, chance), *rest)
@@ -217,7 +226,9 @@ class Pipeline:
             batch = step.transform(batch, learnt, chance)
         return batch
 
-    def _table(self) -> "Tabular":
+    @property
+    def tabular(self) -> "Tabular":
+        """Of a fitted pipeline of a table: what works on stretches of it."""
         if self._tabular is None:
             from leptonai.data.pipeline.tables.tabular import Tabular
 
@@ -307,7 +318,7 @@ class Pipeline:
         )
         if pipeline.takes == "table":
             try:
-                pipeline._table()
+                pipeline.tabular  # noqa: B018 (made now, to see that it can be)
             except (KeyError, TypeError, ValueError, AttributeError) as wrong:
                 raise InvalidRequest(
                     f"{name} is a damaged pipeline: what a step learnt is incomplete ({wrong!r})",

@@ -21,6 +21,7 @@ from leptonai.ports.engine import (
     Machine,
     Observation,
 )
+from leptonai.ports.points import PointStore
 from leptonai.ports.store import Batch, Change, Fence, Query, R, Store
 from leptonai.testing.simulation.cluster import SimulatedCluster
 
@@ -128,6 +129,10 @@ class StoreHandle:
 
     def __init__(self, inner: Store, life: Incarnation) -> None:
         self._inner, self._life = inner, life
+
+    @property
+    def points(self) -> PointStore:
+        return self._inner.points
 
     async def get(self, kind: type[R], workspace: str, id: str) -> R | None:
         return await self._life.call(

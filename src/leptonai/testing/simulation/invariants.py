@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 from leptonai.core.records import Event, Job, Node, OwnerKind, Phase, Quota, Record, Replica
 from leptonai.core.resources import Free
+from leptonai.ports.points import PointStore
 from leptonai.ports.store import Batch, Change, Delete, Fence, Query, R, Store
 from leptonai.spec.jobs import JobState
 
@@ -28,6 +29,10 @@ class CheckedStore:
         # Since when others give way, by whom they give way to: name and priority.
         self._promised_s: dict[tuple[str, int], float] | None = {} if prompt else None
         self._jobs: dict[Key, Job] = {}
+
+    @property
+    def points(self) -> PointStore:
+        return self._inner.points
 
     async def commit(self, *changes: Change, fence: Fence | None = None) -> tuple[Record, ...]:
         written = await self._inner.commit(*changes, fence=fence)

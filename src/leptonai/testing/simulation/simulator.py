@@ -221,6 +221,7 @@ class _World:
                 workspace_url=lambda workspace: f"http://simulated/{workspace}",
                 unseal=lambda secret: "",
                 job_token=lambda job: "",
+                run_token=lambda job: "",
                 policy=POLICY,
             )
             self.trace.note(f"#{life.number} starts")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from leptonai.data.loader import DataLoader
-from leptonai.data.loader.working import takes_rng
+from leptonai.data.loader.working import parameters
 from leptonai.errors import InvalidRequest
 from leptonai.training import evaluation
 from leptonai.training.feeding import TARGETS, moved, pair_of
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from leptonai.client import LeptonClient
+    from leptonai.data.chance import Chance
     from leptonai.training.history import History
 
 
@@ -85,7 +86,7 @@ class Model(nn.Module):
 
     def example(self, count: int = 1) -> Any:
         """Inputs that the model takes, of nothing."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method example()")
 
     def pair(self, batch: Any, rng: "Generator | None" = None) -> tuple[Any, Any]:
         """Inputs and targets, of a batch of a data set: numpy's arrays, or torch's.
@@ -177,13 +178,13 @@ class Model(nn.Module):
                 f"there is no option {', '.join(sorted(unknown))}",
                 hint="options are those of leptonai.training.Trainer",
             )
-        loaded = {"seed": seed, "pipeline": pipeline}
+        loaded = {"pairing": True, "seed": seed, "pipeline": pipeline}
         trainer = Trainer(
             self,
-            self._to_learn(data, batch_size, shuffle=True, **loaded),
+            self.loader_of(data, batch_size, shuffle=True, **loaded),
             validation=None
             if validation_data is None
-            else self._to_learn(validation_data, batch_size, **loaded),
+            else self.loader_of(validation_data, batch_size, **loaded),
             learning_rate=learning_rate,
             epochs=epochs,
             batch_size=batch_size,
@@ -254,9 +255,6 @@ class Model(nn.Module):
         finally:
             self.train(training)
 
-    def _to_learn(self, data: Any, batch_size: int, **options: Any) -> Any:
-        return self.loader_of(data, batch_size, pairing=True, **options)
-
     def loader_of(
         self, data: Any, batch_size: int, *, pairing: bool = False, **options: Any
     ) -> Any:
@@ -277,13 +275,19 @@ class Model(nn.Module):
         sides = getattr(self, "input_shape", ())
         if len(sides) == 3:
             options["image_size"] = tuple(sides[:2])
-        if pairing:
+        # A table's rows are inputs and targets already.
+        if pairing and getattr(options.get("pipeline"), "takes", "") != "table":
             options["pipeline"] = _Pairing(self, options.get("pipeline"))
         return DataLoader(data, batch_size, **options)
 
     def _learn_names(self, data: Any) -> None:
         """Of the classes, from data that has them, unless they were given names."""
         mine, theirs = self.classes, getattr(data, "classes", None)
+        if mine and theirs and len(theirs) > len(mine):
+            raise InvalidRequest(
+                f"the data has {len(theirs)} classes, and the model {len(mine)}",
+                hint=f"make the model with num_classes={len(theirs)}",
+            )
         if mine and theirs and len(mine) == len(theirs) and mine == checks.numbered(len(mine)):
             self.classes = tuple(map(str, theirs))
 
@@ -302,10 +306,11 @@ class _Pairing:
         self._before = getattr(before, "transform", before)
         self._checked = False
 
-    def transform(self, batch: Any, rng: "Generator") -> Any:
+    def transform(self, batch: Any, rng: "Generator", chance: "Chance | None" = None) -> Any:
         if self._before is not None:
-            chance = {"rng": rng} if takes_rng(self._before) else {}
-            batch = self._before(batch, **chance)
+            drawn = {"rng": rng, "chance": chance}
+            given = {name: drawn[name] for name in drawn.keys() & parameters(self._before)}
+            batch = self._before(batch, **given)
         pair = self._model.pair(batch, rng)
         if not self._checked:
             self._model.check(*_tensors(pair))

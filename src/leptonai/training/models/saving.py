@@ -71,7 +71,7 @@ def save_model(model: "Model", path: str | Path, pipeline: Any = None) -> None:
     Args:
         pipeline: what was done to the data, with ``save(path)``. In a directory only.
     """
-    if _classes.get(model.format) is not type(model):
+    if _classes.get(model.format) is not _own_class(model):
         name = type(model).__name__
         raise InvalidRequest(
             f"the class {name} has no format of its own, so what is saved would not be found again",
@@ -249,6 +249,16 @@ def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """What the model keeps, each tensor under the first of its names."""
     again = {name for names in _shared(model) for name in names[1:]}
     return ((name, weight) for name, weight in model.state_dict().items() if name not in again)
+
+
+def _own_class(model: nn.Module) -> type[nn.Module]:
+    """As it was before FSDP put a class of its own over it."""
+    bases = type(model).__mro__
+    if not _is_spread(model):
+        return bases[0]
+    from torch.distributed.fsdp import FSDPModule  # seconds to import
+
+    return bases[bases.index(FSDPModule) + 1] if FSDPModule in bases else bases[0]
 
 
 def _is_spread(model: nn.Module) -> bool:

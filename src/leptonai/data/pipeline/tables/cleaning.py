@@ -64,6 +64,8 @@ class Clean(TableStep, frozen=True, kw_only=True, tag="clean"):
                     if values.n_unique() > 1 or values[0] != first[name]:
                         varies.add(name)
             copies.look(cleaned)
+            if len(varies) == len(columns) and not numeric and not copies.found():
+                break  # nothing is left to be found out
         drop = {name for name in columns if self.constant and name not in varies}
         if self.duplicate:
             drop |= copies.found() - drop

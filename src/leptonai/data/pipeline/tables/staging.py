@@ -2,6 +2,7 @@
 the rest in a temporary file each, so that a text is parsed once however many steps learn from it.
 """
 
+import io
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,28 +23,34 @@ class Staging:
     ) -> None:
         self._source = source
         self._left_bytes = memory_limit_bytes // SHARE
-        self._kept: list[pl.DataFrame | Path] | None = None
+        self._coming: Iterator[pl.DataFrame] | None = None
+        self._kept: list[pl.DataFrame | Path] = []
         self._place: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> "Staging":
         return self
 
     def read(self) -> "Iterator[pl.LazyFrame]":
-        """From the beginning. The first reading is to go to its end."""
+        """From the beginning. What nobody has asked for yet is read from the source, once."""
         import polars as pl
 
-        if self._kept is None:
-            kept: list[pl.DataFrame | Path] = []
-            for frame in self._source():
-                kept.append(self._keep(frame, len(kept)))
-                yield frame.lazy()
-            self._kept = kept
-            return
-        for each in self._kept:
-            if isinstance(each, Path):
-                yield pl.scan_ipc(each)
-            else:
-                yield each.lazy()
+        if self._coming is None:
+            self._coming = iter(self._source())
+        at = 0
+        while True:
+            if at == len(self._kept):
+                frame = next(self._coming, None)
+                if frame is None:
+                    return
+                self._kept.append(self._keep(frame, at))
+            each = self._kept[at]
+            at += 1
+            # Read and not mapped: mapped pages would count as ours.
+            yield (
+                pl.scan_ipc(io.BytesIO(each.read_bytes()))
+                if isinstance(each, Path)
+                else each.lazy()
+            )
 
     def _keep(self, frame: "pl.DataFrame", number: int) -> "pl.DataFrame | Path":
         size = int(frame.estimated_size())
@@ -63,6 +70,6 @@ class Staging:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._kept = None
+        self._kept = []
         if self._place is not None:
             self._place.cleanup()

@@ -138,6 +138,18 @@ class Tabular:
             return x_BK, None
         return x_BK, self._labels(made[self.target], numbers)
 
+    def output_frame(self, made: "pl.DataFrame") -> "pl.DataFrame":
+        """As it is kept in a file. Where the last step makes a matrix: as float32."""
+        import polars as pl
+
+        if self._matrix is None:
+            return self.columns_of(made)
+        x_BK, y_B = self.arrays(made)
+        columns = {name: x_BK[:, at] for at, name in enumerate(self.fitted.gives)}
+        if y_B is not None and self.target is not None:
+            columns[self.target] = y_B
+        return pl.DataFrame(columns)
+
     @property
     def makes_arrays(self) -> bool:
         return self._matrix is not None
