@@ -104,13 +104,16 @@ class Stepper:
         total: Tensor | None = None
         bounds = list(_pieces(count, self.accumulation))
         for start, end in bounds:
-            piece = Pair(cut(batch.inputs, start, end), cut(batch.targets, start, end))
             last = end == count
+            piece = batch
+            if len(bounds) > 1:
+                piece = Pair(cut(batch.inputs, start, end), cut(batch.targets, start, end))
             with contextlib.nullcontext() if last else without_exchange(self._learner):
                 loss = self._value(piece)
                 share = loss.detach() * ((end - start) / of_all)
                 # Ranks' gradients are averaged, and are to be added.
-                self._backward(loss * ((end - start) * self._world.size / of_all))
+                weight = (end - start) * self._world.size / of_all
+                self._backward(loss if weight == 1 else loss * weight)
             total = share if total is None else total + share
         assert total is not None, "a batch without rows"
         return total
