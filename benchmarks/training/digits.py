@@ -1,4 +1,4 @@
-"""Scikit-learn's digits: how many of those that it has not seen the default CNN reads, and how soon.
+"""Scikit-learn's digits: how many that it has not seen the default CNN reads, and how soon.
 
     python -m benchmarks.training.digits [--quick]
 

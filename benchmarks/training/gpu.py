@@ -67,7 +67,9 @@ def main() -> None:
                 used = tokens / seconds * flops_of_a_token(network(big), context) / peak
                 rows.append(row("… of the GPU's peak", f"{100 * used:.1f} %"))
         times = best["a loop by hand"] / best["Trainer"]
-        rows.append(row("Trainer, in the loop by hand", f"{times:.3f} ×", "≥ 0.99 ×" if big else ""))
+        rows.append(
+            row("Trainer, in the loop by hand", f"{times:.3f} ×", "≥ 0.99 ×" if big else "")
+        )
         told = " and ".join(f"{loss:.4f}" for loss in losses.values())
         rows.append(row("mean losses of both", told))
         if there:

@@ -11,8 +11,11 @@ import fcntl
 import hashlib
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+
+import numpy as np
 
 BUFFER_BYTES = 4 << 20  # hashed and written at once
 PAGE_BYTES = 4_096
@@ -29,8 +32,8 @@ class DirectFile:
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._go_past_cache(True)
-        self._memory = mmap.mmap(-1, BUFFER_BYTES)  # begins at a page
-        self._buffer = memoryview(self._memory)
+        # Begins at a page. Numpy lets other threads work while it copies.
+        self._buffer = np.frombuffer(mmap.mmap(-1, BUFFER_BYTES), np.uint8)
         self._held = 0  # bytes in the buffer
         self._written = 0
         self._sha256 = hashlib.sha256()
@@ -39,14 +42,17 @@ class DirectFile:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         os.close(self._fd)
 
     def write(self, data: memoryview) -> None:
         while data:
             taken = min(len(data), BUFFER_BYTES - self._held)
-            self._buffer[self._held : self._held + taken] = data[:taken]
+            self._buffer[self._held : self._held + taken] = np.frombuffer(data[:taken], np.uint8)
             self._held += taken
             data = data[taken:]
             if self._held == BUFFER_BYTES:
@@ -59,7 +65,7 @@ class DirectFile:
         return self._sha256.hexdigest()
 
     def _flush(self) -> None:
-        held, self._held = self._buffer[: self._held], 0
+        held, self._held = self._buffer[: self._held].data, 0
         self._sha256.update(held)
         if len(held) % PAGE_BYTES:  # the end of the file
             self._go_past_cache(False)
@@ -79,7 +85,5 @@ class DirectFile:
             at, data = at + count, data[count:]
 
     def _go_past_cache(self, wanted: bool) -> None:
-        try:
+        with suppress(OSError):  # this file system cannot
             fcntl.fcntl(self._fd, fcntl.F_SETFL, DIRECT if wanted else 0)
-        except OSError:
-            pass  # this file system cannot
