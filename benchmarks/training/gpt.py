@@ -38,7 +38,7 @@ class Losses(Callback):
 
 def main() -> None:
     with part(__doc__) as (quick, rows):
-        steps = 6 if quick else 200
+        steps = 6 if quick else 100
         letters, text = read()
         learnt, unseen = windows(text[: len(text) * 9 // 10]), windows(text[len(text) * 9 // 10 :])
         heard = Losses()

@@ -96,7 +96,7 @@ def mlp(quick: bool) -> Task:
             nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
         )
 
-    steps, turns = (4, 1) if quick else (800, 14)
+    steps, turns = (4, 1) if quick else (600, 8)
     inputs, targets = torch.randn(64 * steps, 64), torch.randint(10, (64 * steps,))
     return Task("MLP 64-128-128-10, batch 64", 0.98, model, inputs, targets, 64, turns)
 
@@ -109,7 +109,7 @@ def cnn(quick: bool) -> Task:
             nn.Flatten(), nn.Linear(32 * 7 * 7, 10),
         )  # fmt: skip
 
-    steps, turns = (2, 1) if quick else (20, 16)
+    steps, turns = (2, 1) if quick else (15, 8)
     inputs, targets = torch.randn(64 * steps, 1, 28, 28), torch.randint(10, (64 * steps,))
     return Task("CNN of 2 layers, 28 x 28, batch 64", 0.99, model, inputs, targets, 64, turns)
 
@@ -123,7 +123,7 @@ def transformer(quick: bool) -> Task:
     def model() -> nn.Module:
         return GPT(256, context=context, **shape)  # type: ignore[arg-type]
 
-    steps, turns = (2, 1) if quick else (3, 14)
+    steps, turns = (2, 1) if quick else (2, 6)
     inputs = torch.randint(256, (4 * steps, context))
     millions = sum(each.numel() for each in model().parameters()) / 1e6
     name = f"GPT of {millions:.1f} M parameters, 4 x {context} tokens"

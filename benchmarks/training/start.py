@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from benchmarks.training.turns import Took, middle, part, row
 
-TURNS = 11
+TURNS = 7
 MOST_MORE_S = 0.2
 PROCESSES = ("first_step", "first_step_by_hand")
 
