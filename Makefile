@@ -2,7 +2,7 @@
 # Needs Python >= 3.11 with venv. Another interpreter: make PYTHON=/path/to/python3 …
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stop test check format bench bench-data bench-scheduler clean install install-test install-all
+.PHONY: help demo stop test check format bench bench-data bench-scheduler bench-train clean install install-test install-all
 
 # The first interpreter that is new enough and can make environments.
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -45,6 +45,9 @@ bench: install-test  ## measure, and write the table to benchmarks/results/
 
 bench-scheduler: install-test  ## measure the scheduler on published traces, if they are there
 	@$(BIN)/python -m benchmarks.scheduling
+
+bench-train: install-test  ## measure training beside loops by hand and its peers, and write the table
+	@$(BIN)/python -m benchmarks.training
 
 clean:  ## remove all that make made here: the environment, the demo's platform, caches
 	@LEPTON_HOME= $(MAKE) --no-print-directory stop

@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 
 from leptonai.errors import InvalidRequest, NotFound, StorageFull, Unavailable
+from leptonai.training.direct import DirectFile
 
 FORMAT, VERSION = "lepton-checkpoint", 1
 INDEX = "checkpoint.json"
-PIECE_BYTES = 8 << 20  # hashed and written at once
 OTHERS_S = 600.0  # for the other ranks to have written their parts
 ASK_EVERY_S = 0.05
 MAX_INDEX_BYTES = 256 << 20
@@ -401,17 +401,11 @@ def write_safetensors(path: Path, parts: Mapping[str, Part]) -> str:
     header["__metadata__"] = {"blocks": json.dumps(blocks, separators=(",", ":"))}
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    sha256 = hashlib.sha256()
-    with path.open("xb", buffering=0) as file:
-        before = memoryview(len(head).to_bytes(8, "little") + head)
-        for view in (before, *(_bytes_of(part.tensor) for part in parts.values())):
-            for start in range(0, len(view), PIECE_BYTES):
-                piece = view[start : start + PIECE_BYTES]
-                sha256.update(piece)
-                while piece:
-                    piece = piece[file.write(piece) :]
-        os.fdatasync(file.fileno())
-    return sha256.hexdigest()
+    with DirectFile(path) as file:
+        file.write(memoryview(len(head).to_bytes(8, "little") + head))
+        for part in parts.values():
+            file.write(_bytes_of(part.tensor))
+        return file.finish()
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -92,11 +92,11 @@ def cut(tree: Tree, start: int, end: int) -> Tree:
 
 def moved(tree: Tree, device: torch.device) -> Tree:
     if isinstance(tree, Tensor):
-        return tree.to(device, non_blocking=True)
-    if isinstance(tree, Mapping):
-        return {name: moved(each, device) for name, each in tree.items()}
+        return tree if tree.device == device else tree.to(device, non_blocking=True)
     if isinstance(tree, tuple | list):
         return _alike(tree, [moved(each, device) for each in tree])
+    if isinstance(tree, Mapping):
+        return {name: moved(each, device) for name, each in tree.items()}
     return tree
 
 

@@ -257,10 +257,10 @@ def _torch_from_numpy() -> Callable[[Batch], Batch]:
     def convert(batch: Batch) -> Batch:
         if isinstance(batch, np.ndarray):
             return torch.from_numpy(batch) if batch.dtype.kind in "biufc" else batch.tolist()
-        if isinstance(batch, Mapping):
-            return {name: convert(value) for name, value in batch.items()}
         if isinstance(batch, tuple):
             return tuple(convert(value) for value in batch)
+        if isinstance(batch, Mapping):
+            return {name: convert(value) for name, value in batch.items()}
         if isinstance(batch, list):
             return [convert(value) for value in batch]
         return batch
