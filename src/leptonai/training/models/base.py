@@ -19,7 +19,7 @@ from leptonai.errors import InvalidRequest
 from leptonai.training import evaluation
 from leptonai.training.feeding import TARGETS, moved, pair_of
 from leptonai.training.metrics import metric_named
-from leptonai.training.models import checks, saving
+from leptonai.training.models import saving
 from leptonai.training.models.summary import Summary, summarise
 from leptonai.training.models.tasks import Task
 from leptonai.training.parallel import Plan
@@ -64,6 +64,7 @@ class Model(nn.Module):
     format: ClassVar[str] = ""  # its name on disk
     format_version: ClassVar[int] = 1
     built_on: ClassVar[str] = "meta"  # the device that it is built on before weights are loaded
+    answers: ClassVar[bool] = True  # inputs with what its task predicts: it is served without code
 
     task: Task
     classes: tuple[str, ...] | None = None  # their names, where there are some
@@ -166,6 +167,7 @@ class Model(nn.Module):
             InvalidRequest: data and model do not go together, or an option is none.
         """
         from leptonai.training import Trainer
+        from leptonai.training.registry import name_classes
 
         if client is not None or num_workers not in (1, workers_here()):
             raise InvalidRequest(
@@ -191,7 +193,7 @@ class Model(nn.Module):
             seed=seed,
             **{"metrics": (self.task.metric,), **options},
         )
-        self._learn_names(data)
+        name_classes(self, data, pipeline)
         history = trainer.fit()
         self.eval()
         return history
@@ -280,17 +282,6 @@ class Model(nn.Module):
             options["pipeline"] = _Pairing(self, options.get("pipeline"))
         return DataLoader(data, batch_size, **options)
 
-    def _learn_names(self, data: Any) -> None:
-        """Of the classes, from data that has them, unless they were given names."""
-        mine, theirs = self.classes, getattr(data, "classes", None)
-        if mine and theirs and len(theirs) > len(mine):
-            raise InvalidRequest(
-                f"the data has {len(theirs)} classes, and the model {len(mine)}",
-                hint=f"make the model with num_classes={len(theirs)}",
-            )
-        if mine and theirs and len(mine) == len(theirs) and mine == checks.numbered(len(mine)):
-            self.classes = tuple(map(str, theirs))
-
 
 def workers_here() -> int:
     """How many train together in this job; 1 outside of one."""
@@ -303,6 +294,7 @@ class _Pairing:
 
     def __init__(self, model: Model, before: Any) -> None:
         self._model = model
+        self.pipeline = before
         self._before = getattr(before, "transform", before)
         self._checked = False
 
