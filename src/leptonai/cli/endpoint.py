@@ -50,12 +50,13 @@ leptonai endpoint update digits --replicas 2""",
     context_settings={"allow_interspersed_args": False},
     example="""\
 leptonai endpoint create -n digits --model digits-cnn --replicas 2
+leptonai endpoint create -n digits --model digits-cnn@production
 leptonai endpoint create -n files --port 8000 --command 'python -m http.server $PORT'
 leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token -- \\
     python serve.py""",
 )
 @click.option("-n", "--name", help="Lower-case letters, digits and dashes; part of its URL.")
-@click.option("--model", metavar="NAME[@VERSION]", help="Serve this registered model.")
+@click.option("--model", metavar="NAME[@VERSION|@ALIAS]", help="Serve this registered model.")
 @click.option("--command", "shell_command", metavar="LINE", help="Run this line of shell.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Where the command listens: $PORT.")
 @click.option("--replicas", type=click.IntRange(min=0), help="How many; 1 if not given.")
@@ -235,7 +236,7 @@ leptonai endpoint update digits --replicas 2
 leptonai endpoint update digits --model digits-cnn@2
 leptonai endpoint update digits --replicas 0         # stops it""",
 )
-@click.option("--model", metavar="NAME[@VERSION]", help="Serve this registered model.")
+@click.option("--model", metavar="NAME[@VERSION|@ALIAS]", help="Serve this registered model.")
 @click.option("--command", "shell_command", metavar="LINE", help="Run this line of shell.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Where the command listens.")
 @click.option("--replicas", type=click.IntRange(min=0), help="How many; 0 stops it.")
