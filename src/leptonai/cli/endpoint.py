@@ -32,6 +32,7 @@ from leptonai.cli.views import (
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from leptonai.client import LeptonClient
     from leptonai.spec.endpoints import LeptonDeployment
     from leptonai.spec.replicas import Replica
 
@@ -136,6 +137,8 @@ def create(
     )
     directory = existing_directory(workdir) if workdir is not None else None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        if asked.spec.model is not None:
+            asked = _with(asked, model=_version(client, asked.spec.model))
         if dry_run:
             would_be = client.endpoints.dry_run(asked)
             if output == "json":
@@ -144,7 +147,7 @@ def create(
                 print_dry_run(would_be.metadata.name or "", would_be.explanation)
             return
         if directory is not None:
-            asked = _with_workdir(asked, client.trees.push(directory))
+            asked = _with(asked, workdir=client.trees.push(directory))
         made = client.endpoints.create(asked)
         made_name = made.metadata.name or name or ""
         if wait:
@@ -301,6 +304,8 @@ def update(
     if not (spec or changed or directory):
         raise click.UsageError("nothing to change: give at least one option")
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        if model is not None:
+            spec["model"] = _version(client, model)
         if changed:
             spec["envs"] = merged_variables(client.endpoints.get(name).spec.envs, changed)
         if directory is not None:
@@ -427,7 +432,13 @@ def _access(each: LeptonDeployment) -> str:
     return f"{literal} tokens of its own" if literal else "the workspace's tokens"
 
 
-def _with_workdir(asked: LeptonDeployment, digest: str) -> LeptonDeployment:
+def _version(client: LeptonClient, model: str) -> str:
+    """The version that it means now: an endpoint does not change by itself."""
+    meant = client.models.get(model)
+    return f"{meant.metadata.name}@{meant.metadata.version}"
+
+
+def _with(asked: LeptonDeployment, **changes: Any) -> LeptonDeployment:
     import msgspec
 
-    return msgspec.structs.replace(asked, spec=msgspec.structs.replace(asked.spec, workdir=digest))
+    return msgspec.structs.replace(asked, spec=msgspec.structs.replace(asked.spec, **changes))
