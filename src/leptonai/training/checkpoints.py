@@ -264,19 +264,28 @@ class Writer:
     """
 
     def __init__(
-        self, root: Path, *, rank: int, writers: int, attempt: str, after: Callable[[int], None]
+        self,
+        root: Path,
+        *,
+        rank: int,
+        writers: int,
+        attempt: str,
+        before: Callable[[], None] = lambda: None,
+        after: Callable[[int], None] = lambda step: None,
     ) -> None:
         """
         Args:
             writers: how many ranks write; those from this number on have nothing to say.
             attempt: the same on all ranks, and never used before: what a killed attempt left
                 cannot be taken for ours.
+            before: is called on rank 0 when all but the last step has been done.
             after: is called on rank 0, with the step, when a checkpoint is there.
         """
         self._root = root
         self._rank = rank
         self._writers = writers
         self._attempt = attempt
+        self._before = before
         self._after = after
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -340,6 +349,7 @@ class Writer:
             "files": files,
         }
         _write_durably(beside / INDEX, json.dumps(index, separators=(",", ":")).encode())
+        self._before()
         target = self._root / name_of(snapshot.step)
         if target.exists():  # torn, or of the same step: ours is as good and whole
             discard(target)

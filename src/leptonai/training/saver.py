@@ -53,11 +53,13 @@ class Saver:
         *,
         keep: Keep,
         every_steps: int | None,
+        before: Callable[[], None],
         after: Callable[[int], None],
     ) -> None:
         """
         Args:
             every_steps: between two; None to have cost and failures decide.
+            before: is called in that thread when a checkpoint is about to be there.
             after: is told, in another thread of rank 0, of the step that is on the disk.
         """
         self.place = place
@@ -65,7 +67,7 @@ class Saver:
         self._trained = trained
         self._keep = keep
         self._every_steps = every_steps
-        self._after = after
+        self._before, self._after = before, after
         self._cost_s = FIRST_COST_S
         self._began_at = self._saved_at = time.monotonic()
         self._failures = int(os.environ.get("LEPTON_JOB_FAILURE_COUNT") or 0)
@@ -167,6 +169,7 @@ class Saver:
             rank=self._world.rank,
             writers=self._world.size if sharded else 1,
             attempt=f"{attempt:x}",
+            before=self._before,
             after=self._written,
         )
 

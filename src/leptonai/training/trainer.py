@@ -36,7 +36,7 @@ from leptonai.training.saver import Saver, Trained
 from leptonai.training.saving import Keep
 from leptonai.training.schedules import PLATEAU, schedule_named
 from leptonai.training.stepping import Precision, Stepper, precisely
-from leptonai.training.tracking import tracker_of
+from leptonai.training.tracking import NoTracker, Tracker, ending, tracker_of
 from leptonai.training.troubles import explained, not_a_number
 from leptonai.training.world import World, enter_world
 
@@ -122,6 +122,7 @@ class Trainer:
         Raises:
             InvalidRequest: an argument is out of range, or names nothing that there is.
         """
+        self._settings = _plain(locals()) | {"model": type(model).__name__}
         for name, value, least in (
             ("epochs", epochs, 1),
             ("batch_size", batch_size, 1),
@@ -193,15 +194,16 @@ class Trainer:
         """
         with _deterministic(self._deterministic), _on_stop(self._stop_asked):
             self._set_up(enter_world(self._device))
-            try:
-                self._run()
-                self._wrap_up()
-            finally:
-                if self._saver is not None:
-                    self._saver.wait()
-        if self._agreed == "stopped":
-            self._tell("stopped; the same command goes on from the checkpoint")
-            raise SystemExit(STOPPED)
+            with ending(self._tracker):
+                try:
+                    self._run()
+                    self._wrap_up()
+                finally:
+                    if self._saver is not None:
+                        self._saver.wait()
+                if self._agreed == "stopped":
+                    self._tell("stopped; the same command goes on from the checkpoint")
+                    raise SystemExit(STOPPED)
         return self.history
 
     def evaluate(self, data: Any) -> dict[str, float]:
@@ -252,7 +254,7 @@ class Trainer:
         self._places: list[int] = []  # where in the epoch each of them began
         self._samples = 0
         self._began_at = self._met_at = time.monotonic()
-        self._tracker = tracker_of(self._track, world.is_first, {})
+        self._tracker: Tracker = self._new_tracker() if world.is_first else NoTracker()
         self._saver = self._new_saver(world)
         if self._saver is not None and (saved := self._saver.find(self._tell)) is not None:
             self._resume(saved.facts)
@@ -283,6 +285,13 @@ class Trainer:
             to_learn=False,
         )
 
+    def _new_tracker(self) -> Tracker:
+        named = {"train": self._data, "validation": self._validation}
+        datasets = {
+            role: data for role, data in named.items() if getattr(data, "version", None) is not None
+        }
+        return tracker_of(self._track, self._settings, datasets)
+
     def _new_saver(self, world: World) -> Saver | None:
         if self._place is None:
             return None
@@ -292,6 +301,7 @@ class Trainer:
             Trained(self.model, self._optimizer, self._average),
             keep=self._keep,
             every_steps=self._save_every,
+            before=self._tracker.flush,
             after=self._saved,
         )
 
@@ -465,7 +475,7 @@ class Trainer:
         metrics = progress.end_epoch(validated)
         if self._knows_its_place:
             self._loader.end_epoch()
-        self._tracker.log(metrics, progress.step)
+        self._tracker.log_epoch(metrics, progress.step)
         rate = self._samples / max(1e-9, time.monotonic() - self._began_at)
         self.history.samples_per_s = rate
         told = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
@@ -529,7 +539,6 @@ class Trainer:
     def _save(self) -> None:
         if self._saver is None or self._stepper is None:
             return
-        self._tracker.flush()  # what is logged up to here is not logged again after a resume
         scaler = self._stepper.scaler
         now_facts = self.progress.to_facts() | {
             "trained_s": self._trained_s(time.monotonic()),
@@ -541,7 +550,7 @@ class Trainer:
         self._saver.save(self.progress.step, now_facts)
 
     def _saved(self, step: int) -> None:
-        self._tracker.checkpointed(step)
+        self._tracker.checkpointed()
         for callback in self._callbacks:
             callback.on_checkpoint(self, step)
 
@@ -556,6 +565,13 @@ class Trainer:
     def _say(self, text: str) -> None:
         if not self._quiet:
             print(text, flush=True)
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that can be written down as they are."""
+    return {
+        name: value for name, value in arguments.items() if isinstance(value, str | int | float)
+    }
 
 
 @contextmanager
