@@ -30,7 +30,7 @@ from leptonai.training.metrics import metric_named
 from leptonai.training.optimizers import MakeOptimizer, make_optimizer
 from leptonai.training.parallel import Strategy, recompute_blocks, spread
 from leptonai.training.progress import Progress
-from leptonai.training.registry import check_can_register, pipeline_of
+from leptonai.training.registry import check_can_register, dataset_of, pipeline_of
 from leptonai.training.registry import register as register_model
 from leptonai.training.saver import Saver, Trained
 from leptonai.training.saving import Keep
@@ -286,7 +286,7 @@ class Trainer:
         )
 
     def _new_tracker(self) -> Tracker:
-        named = {"train": self._data, "validation": self._validation}
+        named = {"train": dataset_of(self._data), "validation": dataset_of(self._validation)}
         datasets = {
             role: data for role, data in named.items() if getattr(data, "version", None) is not None
         }
