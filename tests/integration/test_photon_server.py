@@ -185,7 +185,7 @@ EXPECTED = "inputs: expected a list of images of shape [8, 8, 1], got "
         ({"inputs": [[[None] * 8] * 8]}, EXPECTED + "some that are not numbers"),
         ({"inputs": [[[1e300] * 8] * 8]}, EXPECTED + "some with numbers too large"),
         ({"inputs": [IMAGE] * 1025}, "inputs: expected at most 1024 in a request, got 1025"),
-        ({"inputs": 3}, "inputs: expected `array`, got `int`"),
+        ({"inputs": 3}, "inputs: expected `str | object | array`, got `int`"),
         ({}, "Object missing required field `inputs`"),
     ],
 )

@@ -32,6 +32,7 @@ from leptonai.cli.views import (
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from leptonai.client import LeptonClient
     from leptonai.spec.endpoints import LeptonDeployment
     from leptonai.spec.replicas import Replica
 
@@ -50,12 +51,13 @@ leptonai endpoint update digits --replicas 2""",
     context_settings={"allow_interspersed_args": False},
     example="""\
 leptonai endpoint create -n digits --model digits-cnn --replicas 2
+leptonai endpoint create -n digits --model digits-cnn@production
 leptonai endpoint create -n files --port 8000 --command 'python -m http.server $PORT'
 leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token -- \\
     python serve.py""",
 )
 @click.option("-n", "--name", help="Lower-case letters, digits and dashes; part of its URL.")
-@click.option("--model", metavar="NAME[@VERSION]", help="Serve this registered model.")
+@click.option("--model", metavar="NAME[@VERSION|@ALIAS]", help="Serve this registered model.")
 @click.option("--command", "shell_command", metavar="LINE", help="Run this line of shell.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Where the command listens: $PORT.")
 @click.option("--replicas", type=click.IntRange(min=0), help="How many; 1 if not given.")
@@ -135,6 +137,8 @@ def create(
     )
     directory = existing_directory(workdir) if workdir is not None else None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        if asked.spec.model is not None:
+            asked = _with(asked, model=_version(client, asked.spec.model))
         if dry_run:
             would_be = client.endpoints.dry_run(asked)
             if output == "json":
@@ -143,7 +147,7 @@ def create(
                 print_dry_run(would_be.metadata.name or "", would_be.explanation)
             return
         if directory is not None:
-            asked = _with_workdir(asked, client.trees.push(directory))
+            asked = _with(asked, workdir=client.trees.push(directory))
         made = client.endpoints.create(asked)
         made_name = made.metadata.name or name or ""
         if wait:
@@ -235,7 +239,7 @@ leptonai endpoint update digits --replicas 2
 leptonai endpoint update digits --model digits-cnn@2
 leptonai endpoint update digits --replicas 0         # stops it""",
 )
-@click.option("--model", metavar="NAME[@VERSION]", help="Serve this registered model.")
+@click.option("--model", metavar="NAME[@VERSION|@ALIAS]", help="Serve this registered model.")
 @click.option("--command", "shell_command", metavar="LINE", help="Run this line of shell.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Where the command listens.")
 @click.option("--replicas", type=click.IntRange(min=0), help="How many; 0 stops it.")
@@ -300,6 +304,8 @@ def update(
     if not (spec or changed or directory):
         raise click.UsageError("nothing to change: give at least one option")
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        if model is not None:
+            spec["model"] = _version(client, model)
         if changed:
             spec["envs"] = merged_variables(client.endpoints.get(name).spec.envs, changed)
         if directory is not None:
@@ -426,7 +432,13 @@ def _access(each: LeptonDeployment) -> str:
     return f"{literal} tokens of its own" if literal else "the workspace's tokens"
 
 
-def _with_workdir(asked: LeptonDeployment, digest: str) -> LeptonDeployment:
+def _version(client: LeptonClient, model: str) -> str:
+    """The version that it means now: an endpoint does not change by itself."""
+    meant = client.models.get(model)
+    return f"{meant.metadata.name}@{meant.metadata.version}"
+
+
+def _with(asked: LeptonDeployment, **changes: Any) -> LeptonDeployment:
     import msgspec
 
-    return msgspec.structs.replace(asked, spec=msgspec.structs.replace(asked.spec, workdir=digest))
+    return msgspec.structs.replace(asked, spec=msgspec.structs.replace(asked.spec, **changes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -68,14 +68,17 @@ def list_(output: str) -> None:
             (
                 _reference(each),
                 each.spec.format,
+                each.spec.lineage.get("dataset", ""),
+                _measured(each),
                 _size(each.spec.size_bytes),
+                ", ".join(each.aliases),
                 age(each.metadata.created_at),
             )
             for each in found
         ]
-        print_table(("MODEL", "FORMAT", "SIZE", "AGE"), rows)
+        print_table(("MODEL", "FORMAT", "FROM", "METRICS", "SIZE", "ALIASES", "AGE"), rows)
     else:
-        say("no models yet; create one: leptonai model create -n digits-cnn ./digits-cnn")
+        say("no models yet; a training makes one: model.fit(data, register=NAME)")
 
 
 @model.does("get", example="leptonai model get digits-cnn\nleptonai model get digits-cnn@1 -o json")
@@ -99,6 +102,32 @@ def download(output: str, reference: str, directory: str) -> None:
     print_json(found) if output == "json" else click.echo(_reference(found))
 
 
+@model.does(
+    "alias",
+    example="""\
+leptonai model alias digits@3 production
+leptonai model alias --drop digits production""",
+)
+@click.option("--drop", is_flag=True, help="Take the alias away; the version stays.")
+@output_option
+@click.argument("reference", metavar="NAME[@VERSION]")
+@click.argument("alias")
+def alias(drop: bool, output: str, reference: str, alias: str) -> None:
+    """Give a version another name: NAME@ALIAS means it, and no other, until that is changed.
+
+    An endpoint goes on with the version that it was created with.
+    """
+    with connect() as client:
+        if drop:
+            name = reference.partition("@")[0]
+            found = client.models.get(f"{name}@{alias}")
+            client.models.drop_alias(_reference(found), alias)
+            found = client.models.get(_reference(found))
+        else:
+            found = client.models.set_alias(reference, alias)
+    print_json(found) if output == "json" else click.echo(_reference(found))
+
+
 @model.does("remove", example="leptonai model remove digits-cnn@1")
 @output_option
 @click.argument("references", nargs=-1, required=True, metavar="NAME[@VERSION]...")
@@ -119,15 +148,46 @@ def _reference(artifact: Artifact) -> str:
 
 def _facts(artifact: Artifact) -> list[tuple[str, str]]:
     spec = artifact.spec
+    facts = dict(spec.attributes)
+    metrics, signature = _taken(facts, "metrics"), _taken(facts, "signature")
     return [
         ("version", _reference(artifact)),
+        ("aliases", ", ".join(artifact.aliases)),
         ("format", spec.format),
         ("size", _size(spec.size_bytes)),
         ("digest", spec.digest),
         ("created", f"{age(artifact.metadata.created_at)} ago"),
         *((f"from {role}", of) for role, of in spec.lineage.items()),
-        *((name, str(value)) for name, value in spec.attributes.items()),
+        *((name, _number(value)) for name, value in metrics.items()),
+        *((name, str(value)) for name, value in facts.items()),
+        *((name, _told(value)) for name, value in signature.items()),
     ]
+
+
+def _measured(artifact: Artifact) -> str:
+    """What was measured on data that it did not learn from, if there was some."""
+    metrics = _taken(dict(artifact.spec.attributes), "metrics")
+    held_out = {name: value for name, value in metrics.items() if name.startswith("val_")}
+    return ", ".join(f"{name} {_number(value)}" for name, value in (held_out or metrics).items())
+
+
+def _taken(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    """One that is an object; what else somebody called so stays."""
+    found = facts.get(name)
+    return facts.pop(name) if isinstance(found, dict) else {}
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _told(value: Any) -> str:
+    """Of a signature."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} ({kind})" for name, kind in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
 
 
 def _size(size_bytes: int) -> str:

@@ -109,6 +109,8 @@ def train(
 
     if follow and output == "json":
         raise click.UsageError("--follow prints a log, which is no JSON: use --wait")
+    if arguments[:1] == ("--",):  # which only says that what follows is the script's own
+        arguments = arguments[1:]
     directory, command = _program(script, workdir, processes=int(gpu or 0))
     asked = job_of(
         read_job(None),

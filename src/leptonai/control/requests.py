@@ -15,6 +15,7 @@ from leptonai.core.shapes import gpu_type_of, resources_of
 from leptonai.errors import InvalidRequest, NotFound, Unsatisfiable
 from leptonai.ports.store import Query
 from leptonai.security.permissions import require, resource_of
+from leptonai.spec.artifacts import LATEST
 from leptonai.spec.codec import suggestion
 from leptonai.spec.containers import (
     Affinity,
@@ -364,15 +365,17 @@ def _gpu_types(nodes: Iterable[Node]) -> set[str]:
 
 
 async def _model_digest(world: World, workspace: str, reference: str | None) -> str:
-    """What `NAME` (its newest version) or `NAME@VERSION` means now."""
+    """What `NAME` (its newest version), `NAME@VERSION` or `NAME@ALIAS` means now."""
     if reference is None:
         return ""
     name, _, version = reference.partition("@")
     query = Query(workspace=workspace, name=name)
     found = [model for model in await world.store.find(Model, query) if not model.deleted]
     chosen = max(found, key=lambda model: model.number, default=None)
-    if version:
-        chosen = next((model for model in found if str(model.number) == version), None)
+    if version and version != LATEST:
+        chosen = next(
+            (each for each in found if version == str(each.number) or version in each.aliases), None
+        )
     if chosen is None:
         known = ", ".join(f"{name}@{model.number}" for model in found[-10:])
         raise NotFound(

@@ -44,9 +44,12 @@ class LocalFolder:
         from leptonai.data.kinds import describe, kind_of
         from leptonai.data.source import LocalSource
 
+        self.source = Path(root)
         found = LocalSource(root).list()
+        files = len(found.paths)
         if keep is not None:
             found = found.only([n for n, path in enumerate(found.paths) if keep(path)])
+        self.left_out = files - len(found.paths)  # files that do not count
         if not found.paths:
             raise NotFound(f"{root} holds no files", hint="check the path")
         path = Path(root)

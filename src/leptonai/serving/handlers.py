@@ -27,6 +27,7 @@ class Declaration:
     path: str | None = None
     method: Method = "POST"
     example: Any = None
+    raw: bool = False
 
 
 def declare(function: Function, declaration: Declaration) -> Function:
@@ -35,6 +36,8 @@ def declare(function: Function, declaration: Declaration) -> Function:
             f"the handler {function.__name__} asks for method={declaration.method!r}; "
             'it can be "GET" or "POST"'
         )
+    if declaration.raw and declaration.method == "GET":
+        raise ValueError(f"the handler {function.__name__} wants the body of a GET, which has none")
     setattr(function, _DECLARATION, declaration)
     return function
 
@@ -70,6 +73,7 @@ class Route:
     description: str
     decode: Callable[[bytes], msgspec.Struct]
     collections: frozenset[str]  # fields that take each value of a repeated query field
+    raw: bool  # its one argument is the body, as bytes
 
     def arguments(self, body: bytes, query: bytes, parts: Mapping[str, str]) -> dict[str, Any]:
         """The keyword arguments for `call`.
@@ -77,6 +81,8 @@ class Route:
         Raises:
             InvalidRequest: with the name of the field that is wrong.
         """
+        if self.raw:
+            return {self.input_type.__struct_fields__[0]: body}
         try:
             if self.method == "POST" and not parts:
                 given = self.decode(body or b"{}")
@@ -141,6 +147,8 @@ def _route(photon: object, name: str, declaration: Declaration) -> Route:
         decode = msgspec.json.Decoder(input_type).decode
     except TypeError as error:
         _refuse(cls, call, str(error))
+    if declaration.raw and [field[1] for field in fields] != [bytes]:
+        _refuse(cls, call, "with raw=True it takes one argument, which is bytes")
     path_fields = tuple(re.findall(r"\{(\w+)\}", path))
     unknown = sorted(set(path_fields) - set(input_type.__struct_fields__))
     if unknown:
@@ -161,6 +169,7 @@ def _route(photon: object, name: str, declaration: Declaration) -> Route:
         collections=frozenset(
             field for field, hint, *_ in fields if (get_origin(hint) or hint) in _COLLECTIONS
         ),
+        raw=declaration.raw,
     )
 
 

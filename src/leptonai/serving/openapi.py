@@ -65,7 +65,13 @@ def _operation(
     ]
     if parameters:
         operation["parameters"] = parameters
-    if route.method == "POST":
+    if route.raw:
+        binary = {"schema": {"type": "string", "format": "binary"}}
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/octet-stream": binary},
+        }
+    elif route.method == "POST":
         content: dict[str, Any] = {"schema": _reference(input_name)}
         if route.example is not None:
             content["example"] = route.example

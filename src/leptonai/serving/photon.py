@@ -57,21 +57,34 @@ class Photon:
     @overload
     @staticmethod
     def handler(
-        path: str | None = None, /, *, method: Method = "POST", example: Any = None
+        path: str | None = None,
+        /,
+        *,
+        method: Method = "POST",
+        example: Any = None,
+        raw: bool = False,
     ) -> Callable[[Handler], Handler]: ...
 
     @staticmethod
-    def handler(path: Any = None, /, *, method: Method = "POST", example: Any = None) -> Any:
+    def handler(
+        path: Any = None,
+        /,
+        *,
+        method: Method = "POST",
+        example: Any = None,
+        raw: bool = False,
+    ) -> Any:
         """Make a method answer requests.
 
         Args:
             path: where; the method's name unless given. ``greet/{name}`` passes on a part of it.
             method: "POST", or "GET".
             example: of an input, shown in ``/openapi.json``.
+            raw: the body is no JSON: as bytes, it is the one argument.
         """
         if callable(path):
             return declare(path, Declaration())
-        return lambda function: declare(function, Declaration(path, method, example))
+        return lambda function: declare(function, Declaration(path, method, example, raw))
 
     def launch(self, host: str | None = None, port: int | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then finish the calls that were accepted.

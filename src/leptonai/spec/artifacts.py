@@ -6,6 +6,8 @@ from msgspec import field
 
 from leptonai.spec.metadata import Metadata, Wire
 
+LATEST = "latest"  # the alias that always is the newest version
+
 
 class ArtifactSpec(Wire, frozen=True):
     """One version of a dataset or a model. The server numbers the versions of a name from 1."""

@@ -7,10 +7,11 @@ if TYPE_CHECKING:
     from leptonai.training.callbacks import Callback
     from leptonai.training.history import History
     from leptonai.training.parallel import Plan
+    from leptonai.training.registry import register
     from leptonai.training.saving import Keep
     from leptonai.training.trainer import Trainer
 
-__all__ = ["Callback", "History", "Keep", "Plan", "Trainer"]
+__all__ = ["Callback", "History", "Keep", "Plan", "Trainer", "register"]
 
 _HOME_OF = {
     "Callback": "leptonai.training.callbacks",
@@ -18,6 +19,7 @@ _HOME_OF = {
     "Keep": "leptonai.training.saving",
     "Plan": "leptonai.training.parallel",
     "Trainer": "leptonai.training.trainer",
+    "register": "leptonai.training.registry",
 }
 
 

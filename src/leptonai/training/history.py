@@ -15,6 +15,7 @@ class History:
     ended: Ended = "finished"
     resumed_from: int | None = None  # the step of the checkpoint that it went on from
     samples_per_s: float = 0.0
+    registered: str = ""  # NAME@VERSION of the model that was registered at its end
 
     def __getitem__(self, name: str) -> list[float]:
         """One curve."""

@@ -30,6 +30,8 @@ from leptonai.training.metrics import metric_named
 from leptonai.training.optimizers import MakeOptimizer, make_optimizer
 from leptonai.training.parallel import Strategy, align, recompute_blocks, spread
 from leptonai.training.progress import Progress
+from leptonai.training.registry import check_can_register, dataset_of, pipeline_of
+from leptonai.training.registry import register as register_model
 from leptonai.training.saver import Saver, Trained
 from leptonai.training.saving import Keep
 from leptonai.training.schedules import PLATEAU, schedule_named
@@ -77,6 +79,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         track: bool | None = None,
         pipeline: Any = None,
+        register: str | None = None,
         seed: int = 0,
         deterministic: bool = False,
         device: str | None = None,
@@ -111,6 +114,8 @@ class Trainer:
                 something failed decide.
             track: log to a run; by default within a job.
             pipeline: what makes inputs of samples; for a Dataset alone.
+            register: the name that the trained model becomes a version of, with its pipeline; see
+                `leptonai.training.register`.
             seed: of the order of the data, and of all that draws.
             deterministic: the same numbers each time, also where that is slower.
 
@@ -165,6 +170,9 @@ class Trainer:
         self._hears_every_step = any(listens(each, "on_step") for each in callbacks)
         self._track = track
         self._pipeline = pipeline
+        self._register = register
+        if register is not None:
+            check_can_register(model, register, pipeline or pipeline_of(train))
         self._seed, self._deterministic = seed, deterministic
         self._device, self._quiet = device, quiet
         self._asked: Ended | None = None  # by this rank
@@ -278,7 +286,7 @@ class Trainer:
         )
 
     def _new_tracker(self) -> Tracker:
-        named = {"train": self._data, "validation": self._validation}
+        named = {"train": dataset_of(self._data), "validation": dataset_of(self._validation)}
         datasets = {
             role: data for role, data in named.items() if getattr(data, "version", None) is not None
         }
@@ -518,7 +526,15 @@ class Trainer:
                 self._set_weights(self._average)
             for callback in self._callbacks:
                 callback.on_end(self)
+            if self._register is not None:
+                self._register_model(self._register)
         self._tracker.flush()
+
+    def _register_model(self, name: str) -> None:
+        made = register_model(self.model, name, data=self._loader, metrics=self.history.last)
+        if made is not None:
+            self.history.registered = f"{name}@{made.metadata.version}"
+            self._tell(f"registered the model {self.history.registered}")
 
     # --- checkpoints -----------------------------------------------------------------------------
 

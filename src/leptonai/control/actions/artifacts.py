@@ -15,12 +15,11 @@ from leptonai.core.records import Dataset, Model
 from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, TooLarge, VersionConflict
 from leptonai.ports.store import Put, Query
 from leptonai.security.permissions import may_read, require, resource_of
-from leptonai.spec.artifacts import Artifact, ArtifactSpec
+from leptonai.spec.artifacts import LATEST, Artifact, ArtifactSpec
 from leptonai.spec.names import check_name
 
 MAX_ATTRIBUTES_BYTES = 256 << 10
 MAX_ALIASES = 32  # of one version
-LATEST = "latest"
 ASKED_AT_ONCE = 64  # objects, of the blob store
 
 ArtifactRecord = Dataset | Model

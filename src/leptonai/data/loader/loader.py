@@ -86,6 +86,8 @@ class DataLoader:
         # A table is transformed as a whole, before rows are picked.
         table: Any = pipeline if getattr(pipeline, "takes", "") == "table" else None
         self._source = source_of(dataset, image_size, on_corrupt, table)
+        self.dataset, self.image_size = dataset, image_size
+        self.pipeline = pipeline or getattr(self._source, "pipeline", None)
         self._share = Share(batch_size * world_size, drop_last, rank, world_size)
         self._shuffle = shuffle
         self._seed = seed
@@ -132,6 +134,11 @@ class DataLoader:
     def dataset_length(self) -> int:
         """How many samples an epoch reads from, over all ranks."""
         return len(self._source)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether samples are encoded images, which are fitted to `image_size`."""
+        return self._source.decodes
 
     @property
     def batch_size(self) -> int:

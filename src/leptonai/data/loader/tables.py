@@ -55,6 +55,7 @@ class TableRows:
                 "the pipeline gives a table, and a model takes numbers",
                 hint="let it end with ToMatrix()",
             )
+        self.pipeline = pipeline
         named = hashlib.sha256(f"{dataset.digest} {pipeline.digest}".encode()).hexdigest()
         self.digest: str | None = f"sha256:{named}"
         row_bytes = 4 * len(pipeline.columns) + 8

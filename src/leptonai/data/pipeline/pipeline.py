@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from leptonai.data.chance import Chance
 from leptonai.data.manifest import Field
@@ -250,6 +252,16 @@ class Pipeline:
                 "results on them would be too good",
                 hint="fit it on the training part alone: train, test = dataset.split(…).values()",
             )
+
+    def taught_by(self, records: str, reference: str) -> "Pipeline":
+        """The same, where the records that it was fitted on have another digest and name now: a
+        folder's once they were committed, say."""
+        same = Pipeline(self.steps, target=self.target)
+        same._fitted = replace(
+            self.fitted,
+            on=msgspec.structs.replace(self.fitted.on, records=records, reference=reference),
+        )
+        return same
 
     # --- keeping ---------------------------------------------------------------------------------
 

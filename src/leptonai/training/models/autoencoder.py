@@ -37,6 +37,8 @@ class Autoencoder(Model, format="torch-autoencoder"):
         input_mean, input_std: of the raw numbers.
     """
 
+    answers = False
+
     def __init__(
         self,
         input_shape: int | Sequence[int],

@@ -19,7 +19,7 @@ from leptonai.errors import InvalidRequest
 from leptonai.training import evaluation
 from leptonai.training.feeding import TARGETS, moved, pair_of
 from leptonai.training.metrics import metric_named
-from leptonai.training.models import checks, saving
+from leptonai.training.models import saving
 from leptonai.training.models.summary import Summary, summarise
 from leptonai.training.models.tasks import Task
 from leptonai.training.parallel import Plan
@@ -64,6 +64,7 @@ class Model(nn.Module):
     format: ClassVar[str] = ""  # its name on disk
     format_version: ClassVar[int] = 1
     built_on: ClassVar[str] = "meta"  # the device that it is built on before weights are loaded
+    answers: ClassVar[bool] = True  # inputs with what its task predicts: it is served without code
 
     task: Task
     classes: tuple[str, ...] | None = None  # their names, where there are some
@@ -148,9 +149,12 @@ class Model(nn.Module):
         pipeline: Any = None,
         num_workers: int = 1,
         client: "LeptonClient | None" = None,
+        resources: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> "History":
-        """Learn from the data, here: or, within a job of several workers, together with them.
+        """Learn from the data: here; within a job of several workers, together with them; or, with
+        a client, as a job of that workspace, which is followed from here until the model has
+        learnt. To interrupt this stops the job.
 
         Args:
             data: a Dataset, a tuple (inputs, targets) of arrays, or a `DataLoader`, which then
@@ -158,25 +162,50 @@ class Model(nn.Module):
             validation_data: the same; looked at after each epoch.
             seed: of the order of the data, and of all that draws.
             pipeline: what to do with each batch of numpy arrays, as a `DataLoader` has it.
-            num_workers: as many as the job has, if you want to be sure of it.
-            client: not yet: a job is sent by ``leptonai train``.
-            options: of `leptonai.training.Trainer`: optimizer, schedule, precision, checkpoints, …
+            num_workers: of the job; within one, as many as it has, if you want to be sure of it.
+            client: of the workspace that is to run it. A folder of this machine becomes a dataset
+                there, arrays are sent with the job.
+            resources: of each worker of the job: cpu, memory (MiB), accelerator_num, ….
+            options: of `leptonai.training.Trainer`: optimizer, schedule, precision, register, …
 
         Raises:
-            InvalidRequest: data and model do not go together, or an option is none.
+            InvalidRequest: data and model do not go together, an option is none, or something
+                cannot be sent to a job; says what.
+            JobFailed: the job has failed; ends with what it said last.
         """
         from leptonai.training import Trainer
+        from leptonai.training.registry import name_classes
 
-        if client is not None or num_workers not in (1, workers_here()):
+        if client is None and num_workers not in (1, workers_here()):
             raise InvalidRequest(
-                "fit trains in this process: it cannot send itself to workers",
-                hint="put it into a script, and: "
+                "without a client, fit trains in this process alone",
+                hint="model.fit(…, client=LeptonClient()); or put it into a script, and: "
                 f"leptonai train --num-workers {max(num_workers, 1)} SCRIPT",
             )
         if unknown := {*options} - {*inspect.signature(Trainer).parameters}:
             raise InvalidRequest(
                 f"there is no option {', '.join(sorted(unknown))}",
                 hint="options are those of leptonai.training.Trainer",
+            )
+        if client is not None:
+            from leptonai.training.models.sending import fit_in_job
+
+            name_classes(self, data, pipeline)
+            settings = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
+            Trainer(self, None, pipeline=pipeline, seed=seed, **{**settings, **options})  # checks
+            return fit_in_job(
+                self,
+                data,
+                validation=validation_data,
+                pipeline=pipeline,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                seed=seed,
+                options=options,
+                workers=num_workers,
+                resources=resources or {},
+                client=client,
             )
         loaded = {"pairing": True, "seed": seed, "pipeline": pipeline}
         trainer = Trainer(
@@ -191,7 +220,7 @@ class Model(nn.Module):
             seed=seed,
             **{"metrics": (self.task.metric,), **options},
         )
-        self._learn_names(data)
+        name_classes(self, data, pipeline)
         history = trainer.fit()
         self.eval()
         return history
@@ -280,17 +309,6 @@ class Model(nn.Module):
             options["pipeline"] = _Pairing(self, options.get("pipeline"))
         return DataLoader(data, batch_size, **options)
 
-    def _learn_names(self, data: Any) -> None:
-        """Of the classes, from data that has them, unless they were given names."""
-        mine, theirs = self.classes, getattr(data, "classes", None)
-        if mine and theirs and len(theirs) > len(mine):
-            raise InvalidRequest(
-                f"the data has {len(theirs)} classes, and the model {len(mine)}",
-                hint=f"make the model with num_classes={len(theirs)}",
-            )
-        if mine and theirs and len(mine) == len(theirs) and mine == checks.numbered(len(mine)):
-            self.classes = tuple(map(str, theirs))
-
 
 def workers_here() -> int:
     """How many train together in this job; 1 outside of one."""
@@ -303,6 +321,7 @@ class _Pairing:
 
     def __init__(self, model: Model, before: Any) -> None:
         self._model = model
+        self.pipeline = before
         self._before = getattr(before, "transform", before)
         self._checked = False
 

@@ -49,6 +49,8 @@ class GAN(Model, format="torch-gan"):
         groups of channels of one image, so that what it says of an image does not depend on others.
     """
 
+    answers = False
+
     def __init__(
         self,
         input_shape: Sequence[int],

@@ -50,6 +50,7 @@ class HFModel(Model, format="hugging-face"):
         architecture: the model's configuration where there is no source: a dict with "model_type".
     """
 
+    answers = False  # what it takes depends on a tokenizer that lies elsewhere
     built_on = "cpu"  # what transformers builds has buffers that are in no file
 
     def __init__(

@@ -1,0 +1,213 @@
+"""From the inputs of a request, as JSON has them, to what a model takes: through the very pipeline
+that it learnt with.
+
+Shape letters: B inputs of a request; H, W, C of an image; K numbers of a row.
+"""
+
+import base64
+import binascii
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leptonai.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from leptonai.data.pipeline import Pipeline
+    from leptonai.training.models.signature import Signature
+
+MAX_BATCH = 1_024  # inputs of one request
+
+Read = Callable[[Any], NDArray[Any]]  # raises InvalidRequest: says which input is wrong
+
+
+def reader_of(signature: "Signature", pipeline: "Pipeline | None") -> Read:
+    if signature.inputs == "rows":
+        assert pipeline is not None
+        return lambda inputs: _rows(pipeline, inputs)
+    if signature.inputs == "texts":
+        assert pipeline is not None
+        return lambda inputs: _texts(pipeline, inputs)
+    if signature.inputs == "images":
+        return Images(signature.shape, pipeline)
+    return Arrays(signature, pipeline)
+
+
+def warm_up(signature: "Signature", read: Read) -> None:
+    """What is imported at the first use is imported now."""
+    one: Any = dict.fromkeys(signature.columns) if signature.inputs == "rows" else "a"
+    if signature.inputs in ("rows", "texts"):
+        with contextlib.suppress(InvalidRequest):  # it may well want what is missing here
+            read(one)
+
+
+def _rows(pipeline: "Pipeline", inputs: Any) -> NDArray[Any]:
+    """[B, K]. A row is an object: the value of each column by its name."""
+    rows = [inputs] if isinstance(inputs, Mapping) else inputs
+    _check_count(rows, "rows: {column: value}")
+    for at, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise InvalidRequest(
+                f"inputs: row {at} is {_told(row)}, not an object of its columns",
+                hint=f"its columns are {_listed([f.name for f in pipeline.fitted.takes])}",
+            )
+    target = pipeline.target
+    if target is not None:  # what is to be found out is not looked at
+        rows = [{name: row[name] for name in row if name != target} for row in rows]
+    found: NDArray[Any] = pipeline.transform(rows)
+    if len(found) != len(rows):
+        for at, row in enumerate(rows):  # a step that drops rows says why when it has one alone
+            try:
+                pipeline.transform(row)
+            except InvalidRequest as wrong:
+                raise InvalidRequest(f"row {at}: {wrong.message}", hint=wrong.hint) from None
+        raise InvalidRequest("the pipeline drops some of these rows")
+    return found
+
+
+def _texts(pipeline: "Pipeline", inputs: Any) -> NDArray[Any]:
+    texts = [inputs] if isinstance(inputs, str) else inputs
+    _check_count(texts, "texts")
+    for at, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidRequest(f"inputs: text {at} is {_told(text)}")
+    found: NDArray[Any] = pipeline.transform(texts)
+    return found
+
+
+class Images:
+    """An image is a file in base64, or nested lists of its pixels."""
+
+    def __init__(self, shape: tuple[int, ...], pipeline: "Pipeline | None") -> None:
+        self._shape = shape
+        self._pipeline = pipeline
+        self._arrays = _Numbers("images", shape)
+        self._decoder: Any = None
+
+    def __call__(self, inputs: Any) -> NDArray[Any]:
+        images = [inputs] if isinstance(inputs, str) else inputs
+        _check_count(images, self._arrays.expected)
+        if any(isinstance(image, str) for image in images):
+            files = [_bytes(image, at) for at, image in enumerate(images)]
+            return self._through(self.decoded(files))
+        return self._through(self._arrays(images))
+
+    def of_files(self, files: Sequence[bytes]) -> NDArray[Any]:
+        return self._through(self.decoded(files))
+
+    def decoded(self, files: Sequence[bytes]) -> NDArray[np.uint8]:
+        """[B, H, W, C], as the DataLoader decodes them."""
+        if self._decoder is None:
+            from leptonai.data.decoding import Decoder
+
+            self._decoder = Decoder()
+        height, width, channels = self._shape
+        images = np.empty((len(files), height, width, 3), np.uint8)
+        for at, file in enumerate(files):
+            try:
+                self._decoder.decode_into(file, images[at])
+            except InvalidRequest as wrong:
+                raise InvalidRequest(
+                    f"inputs: image {at} is {wrong.message}", hint=wrong.hint
+                ) from None
+        if channels == 1:
+            from leptonai.data.pipeline.images.colour import Greyscale
+            from leptonai.data.pipeline.step import Learnt
+
+            return Greyscale().transform(images, Learnt())
+        return images
+
+    def _through(self, images: NDArray[Any]) -> NDArray[Any]:
+        if self._pipeline is None:
+            return images
+        found: NDArray[Any] = self._pipeline.transform(images)
+        return found
+
+
+class Arrays:
+    """[B, …]. An input is nested lists of numbers: a row, a series, the tokens of a text."""
+
+    def __init__(self, signature: "Signature", pipeline: "Pipeline | None") -> None:
+        self._numbers = _Numbers("arrays", signature.shape, signature.dtype or "float32")
+        self._pipeline = pipeline
+
+    def __call__(self, inputs: Any) -> NDArray[Any]:
+        _check_count(inputs, self._numbers.expected)
+        numbers = self._numbers(inputs)
+        if self._pipeline is None:
+            return numbers
+        found: NDArray[Any] = self._pipeline.transform(numbers)
+        return found
+
+
+class _Numbers:
+    """Nested lists as one array, of a shape if one is given."""
+
+    def __init__(self, what: str, shape: tuple[int, ...], dtype: str = "float32") -> None:
+        self.expected = f"{what} of shape {list(shape)}" if shape else what
+        self._shape = shape
+        self._dtype = np.dtype(dtype)
+
+    def __call__(self, inputs: Sequence[Any]) -> NDArray[Any]:
+        expected = f"inputs: expected a list of {self.expected}"
+        try:
+            found = np.asarray(inputs)
+        except ValueError:
+            raise InvalidRequest(f"{expected}, got some of differing shapes") from None
+        if found.dtype.kind not in "iuf":  # texts, nulls, numbers too large
+            raise InvalidRequest(f"{expected}, got some that are not numbers")
+        shape = self._shape
+        if shape and shape[-1] == 1 and found.shape[1:] == shape[:-1]:
+            found = found[..., None]
+        if shape and found.shape[1:] != shape:
+            raise InvalidRequest(f"{expected}, got {list(found.shape[1:])}")
+        if self._dtype.kind in "iu" and found.dtype.kind == "f":
+            raise InvalidRequest(f"{expected} of whole numbers, got some with a fraction")
+        with np.errstate(over="ignore"):
+            numbers = found.astype(self._dtype)
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+            raise InvalidRequest(f"{expected}, got some with numbers too large")
+        return numbers
+
+
+def _check_count(inputs: Any, expected: str) -> None:
+    if not isinstance(inputs, list):
+        raise InvalidRequest(f"inputs: expected a list of {expected}, got {_told(inputs)}")
+    if not inputs:
+        raise InvalidRequest(f"inputs: expected a list of {expected}, got an empty list")
+    if len(inputs) > MAX_BATCH:
+        raise InvalidRequest(
+            f"inputs: expected at most {MAX_BATCH} in a request, got {len(inputs)}"
+        )
+
+
+def _bytes(image: Any, at: int) -> bytes:
+    if not isinstance(image, str):
+        raise InvalidRequest(
+            f"inputs: image {at} is {_told(image)}, and others are files in base64",
+            hint="send all in one way",
+        )
+    try:
+        # Of a browser's data:image/png;base64,… what follows the comma.
+        return base64.b64decode(image.rpartition(",")[2], validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(f"inputs: image {at} is a text, and no base64") from None
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "null"
+    return "a list" if isinstance(value, list) else f"the number {value}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)[:200]

@@ -1,0 +1,57 @@
+"""``python -m leptonai.training.models.worker``: in a job, learns as `model.fit` was told to.
+
+It goes by the directory that it is started in (see `shipping`), and keeps the trained model and its
+history with the job's run.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from leptonai import run
+from leptonai.errors import LeptonError
+from leptonai.training.models.saving import PIPELINE_FILE, load_model
+from leptonai.training.models.sending import HISTORY_FILE, RESULT
+from leptonai.training.models.shipping import MODEL_DIRECTORY, open_data, read_order
+from leptonai.training.world import enter_world, leave_world
+
+
+def learn(directory: Path) -> None:
+    order = read_order(directory)
+    model = load_model(directory / MODEL_DIRECTORY)
+    pipeline = None
+    if (directory / PIPELINE_FILE).exists():
+        from leptonai.data.pipeline import Pipeline
+
+        pipeline = Pipeline.load(directory / PIPELINE_FILE)
+    options: dict[str, Any] = {**order.options}
+    history = model.fit(
+        open_data(directory, "train", order.data),
+        order.epochs,
+        order.batch_size,
+        None if order.validation is None else open_data(directory, "validation", order.validation),
+        learning_rate=order.learning_rate,
+        seed=order.seed,
+        pipeline=pipeline,
+        **options,
+    )
+    with tempfile.TemporaryDirectory(prefix="lepton-fit-") as scratch:
+        model.save(Path(scratch) / MODEL_DIRECTORY)
+        if enter_world(options.get("device")).is_first:
+            (Path(scratch) / HISTORY_FILE).write_bytes(msgspec.json.encode(history))
+            (run.current() or run.start()).log_artifact(scratch, RESULT)
+    leave_world()
+
+
+def main() -> None:
+    try:
+        learn(Path())
+    except LeptonError as error:
+        sys.exit(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""From data to a served model: a fit that runs as a job, a version, an endpoint, answers."""
+
+import base64
+import json
+import urllib.error
+import urllib.request
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import leptonai as l
+from leptonai.data.pipeline import Clean, Impute, OneHot, Scale, ToMatrix
+from leptonai.testing.platform import RunningPlatform
+from leptonai.training.models import MLP
+from leptonai.training.models.sending import JobFailed
+
+ROWS = np.random.default_rng(0).normal(size=(96, 4)).astype(np.float32)
+LABELS = (ROWS.sum(1) > 0).astype(np.int64)
+RESOURCES = {"cpu": 0.5, "memory": 1024}
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory):
+    with RunningPlatform(tmp_path_factory.mktemp("models") / "home") as running:
+        yield running
+
+
+@pytest.fixture
+def client(platform, monkeypatch):
+    monkeypatch.setenv("LEPTON_HOME", str(platform.home.path))
+    with platform.client() as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the workers have: more of them may add up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def a_model(**options):
+    torch.manual_seed(0)
+    return MLP(4, 2, hidden=(8,), **options)
+
+
+def test_a_fit_as_a_job_gives_what_it_gives_here_to_the_bit(client, capsys):
+    here, there = a_model(dropout=0.1), a_model(dropout=0.1)
+    options = {"validation_data": (ROWS[:20], LABELS[:20]), "schedule": "cosine", "seed": 3}
+    expected = here.fit((ROWS, LABELS), 3, 16, quiet=True, **options)
+    history = there.fit((ROWS, LABELS), 3, 16, client=client, resources=RESOURCES, **options)
+    assert (history.epochs, history.steps) == (expected.epochs, expected.steps)
+    for name, weight in here.state_dict().items():
+        assert torch.equal(weight, there.state_dict()[name]), name
+    assert not there.training
+    assert "epoch 3/3" in capsys.readouterr().out
+
+
+def test_a_table_becomes_a_version_that_two_workers_trained_and_an_endpoint_that_takes_rows(
+    client, platform, tmp_path
+):
+    rng = np.random.default_rng(0)
+    age, town = rng.integers(0, 99, 400), rng.choice(["Ulm", "Bonn"], 400)
+    rich = np.where((age > 50) == (town == "Ulm"), "yes", "no")
+    pl.DataFrame({"age": age, "town": town, "rich": rich}).write_csv(tmp_path / "people.csv")
+    folder = l.Dataset.from_local(tmp_path / "people.csv")
+    train, test = folder.split(train=0.8, test=0.2).values()
+    steps = [Clean(), Impute(), Scale(), OneHot(), ToMatrix()]
+    pipeline = l.Pipeline(steps, target="rich").fit(train)
+
+    torch.manual_seed(0)
+    model = MLP(len(pipeline.columns), 2, hidden=(16,))
+    alone = MLP(len(pipeline.columns), 2, hidden=(16,))
+    alone.load_state_dict(model.state_dict())
+    options = {"validation_data": test, "pipeline": pipeline, "learning_rate": 1e-2}
+    alone.fit(train, 20, 32, quiet=True, **options)
+    history = model.fit(
+        train, 20, 32, num_workers=2, client=client, resources=RESOURCES, register="rich", **options
+    )
+    for name, weight in alone.state_dict().items():
+        torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-3, atol=1e-4)
+    assert history.last["val_accuracy"] >= 0.95
+    assert model.classes == ("no", "yes")
+
+    assert history.registered == "rich@1"
+    version = platform.answer("model", "get", "rich", "-o", "json")["spec"]
+    assert version["format"] == "torch-mlp"
+    assert version["lineage"]["dataset"] == "people-csv@1"
+    assert version["lineage"]["job"].startswith("fit-mlp-")
+    assert version["lineage"]["run"] == client.runs.find(version["lineage"]["job"]).metadata.id
+    assert version["attributes"]["metrics"] == history.last
+    assert version["attributes"]["workers"] == 2
+    assert version["attributes"]["signature"] == {
+        "inputs": "rows",
+        "columns": {"age": "integer", "town": "text"},
+        "outputs": "labels",
+        "classes": ["no", "yes"],
+    }
+    assert platform.cli("model", "alias", "rich@1", "production").stdout == "rich@1\n"
+    listed = platform.cli("model", "list").stdout
+    assert "people-csv@1" in listed
+    assert "production" in listed
+
+    created = ("endpoint", "create", "-n", "rich", "--model", "rich@production")
+    url = platform.cli(*created, "--cpu", "0.5", "--memory", "1GiB", "--wait").stdout.strip()
+    rows = test.frame().collect()
+    asked = rows.drop("rich").to_dicts()
+    status, answer = ask(f"{url}/predict", {"inputs": asked}, platform.token)
+    assert status == 200
+    assert np.mean([a == b for a, b in zip(answer["labels"], rows["rich"], strict=True)]) >= 0.95
+    np.testing.assert_allclose(
+        answer["probabilities"],
+        model.predict(l.DataLoader(test, 32, pipeline=pipeline)),
+        atol=1e-6,
+    )
+    status, one = ask(f"{url}/predict", {"inputs": asked[0]}, platform.token)
+    assert one["labels"] == answer["labels"][:1]
+    wrong = {"inputs": [asked[0], {"age": "old", "town": "Ulm"}]}
+    assert ask(f"{url}/predict", wrong, platform.token) == (
+        422,
+        {"error": "row 1: 'age' is 'old', and not an integer"},
+    )
+
+
+def test_a_job_that_fails_says_its_last_lines(client):
+    poison = ROWS.copy()
+    poison[50, 1] = np.nan  # not in the first batch that is looked at
+    with pytest.raises(JobFailed, match="not finite|nan") as failed:
+        a_model().fit((poison, LABELS), 2, 16, client=client, resources=RESOURCES, quiet=True)
+    assert "leptonai job log fit-mlp-" in failed.value.hint
+
+
+def ask(url, body, token):
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Authorization": f"Bearer {token}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as refused:
+        return refused.code, json.load(refused)
