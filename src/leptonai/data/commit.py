@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 PACK_BYTES = 16 << 20  # at most, of small files together
 PACKED_BELOW_BYTES = 1 << 20  # a larger file has a pack of its own
-BUFFERED_BYTES = 128 << 20  # of all packs that are being read
+BUFFERED_BYTES = 192 << 20  # at most, of all packs that are being read
 READERS_MORE = 1  # than the processor needs: one of them waits for the disk
 HEARD_S = 0.2  # how long Ctrl-C may go unheard
 
@@ -155,7 +155,8 @@ class _Storing:
         self._claims.update(contents)
         self._first_object = len(known.objects)
         readers = self._source.readers + READERS_MORE
-        self._pack_bytes = min(PACK_BYTES, BUFFERED_BYTES // readers - PACKED_BELOW_BYTES)
+        beside_bytes = head_size(MAX_MEMBERS) + PACKED_BELOW_BYTES
+        self._pack_bytes = min(PACK_BYTES, BUFFERED_BYTES // readers - beside_bytes)
         works = list(_works(files, self._listing.sizes, self._pack_bytes))
         known.objects.extend([Object("", 0)] * len(works))
         total_bytes = int(self._listing.sizes[files].sum())
