@@ -21,6 +21,10 @@ class Peers(Protocol):
 
     def sums(self, tensors: Sequence[Any]) -> list[Any]:
         """Of the backend's tensors, over all workers; each gives as many, of the same shapes."""
+        ...
+
+    def scaled(self, gradient: Any, by: Any) -> Any:
+        """Times a variable."""
 
     def leave(self) -> None: ...
 
@@ -30,6 +34,9 @@ class Alone:
 
     def sums(self, tensors: Sequence[Any]) -> list[Any]:
         return list(tensors)
+
+    def scaled(self, gradient: Any, by: Any) -> Any:
+        return gradient * by.value
 
     def leave(self) -> None: ...
 
@@ -69,7 +76,7 @@ class OnTorch:
 
         found = list(tensors)
         with torch.no_grad():
-            for kind in {each.dtype for each in tensors}:
+            for kind in dict.fromkeys(each.dtype for each in tensors):  # in one order
                 places = [at for at, each in enumerate(tensors) if each.dtype == kind]
                 flat = torch.cat([tensors[at].reshape(-1) for at in places])
                 dist.all_reduce(flat)
@@ -77,6 +84,9 @@ class OnTorch:
                 for at, part in zip(places, parts, strict=True):
                     found[at] = part.view(tensors[at].shape)
         return found
+
+    def scaled(self, gradient: Any, by: Any) -> Any:
+        return gradient * by.value.to(gradient.dtype)
 
     def leave(self) -> None:
         from leptonai.training.world import leave_world
@@ -94,11 +104,22 @@ class OnTensorFlow:
         self._at_once = tf.function(self._within_graph)  # of what is not in a graph already
 
     def sums(self, tensors: Sequence[Any]) -> list[Any]:
-        tf = self._tf
-        dense = [tf.convert_to_tensor(each) for each in tensors]  # an embedding's are sparse
-        if not dense:
+        if not tensors:
             return []
-        return list((self._at_once if tf.executing_eagerly() else self._within_graph)(dense))
+        summed = self._at_once if self._tf.executing_eagerly() else self._within_graph
+        return list(summed(list(tensors)))
+
+    def scaled(self, gradient: Any, by: Any) -> Any:
+        """An embedding's gradient is rows; an optimizer treats them otherwise than a whole matrix,
+        so rows they stay. Those that do not count must not be touched at all."""
+        tf = self._tf
+        share = tf.cast(by.value, gradient.dtype)
+        if not isinstance(gradient, tf.IndexedSlices):
+            return gradient * share
+        counting = tf.shape(gradient.values)[0] * tf.cast(share > 0, tf.int32)
+        return tf.IndexedSlices(
+            gradient.values[:counting] * share, gradient.indices[:counting], gradient.dense_shape
+        )
 
     def _within_graph(self, tensors: list[Any]) -> Any:
         tf = self._tf
@@ -172,11 +193,9 @@ def _optimizers(model: Any) -> list[Any]:
 
 def _summed_first(apply: Callable[..., Any], share: Any, peers: Peers) -> Callable[..., Any]:
     def summed(grads: Any, trainable_variables: Any = None) -> Any:
-        import keras
-
         grads = list(grads)
         there = [at for at, grad in enumerate(grads) if grad is not None]
-        weighted = [grads[at] * keras.ops.cast(share, grads[at].dtype) for at in there]
+        weighted = [peers.scaled(grads[at], share) for at in there]
         for at, grad in zip(there, peers.sums(weighted), strict=True):
             grads[at] = grad
         return apply(grads, trainable_variables)

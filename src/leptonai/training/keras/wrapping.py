@@ -7,10 +7,12 @@ taught now, else when somebody imports it.
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:  # as base classes they would cost every command 5 ms
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
 
 Method = Literal["fit", "evaluate", "predict"]
 METHODS: tuple[Method, ...] = ("fit", "evaluate", "predict")
@@ -64,28 +66,28 @@ def _with_client(name: Method, before: Callable[..., Any]) -> Callable[..., Any]
     return method
 
 
-class _WhenImported(MetaPathFinder):
+class _WhenImported:
     """Has others find Keras, and teaches it once it is loaded."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    ) -> "ModuleSpec | None":
         if name != "keras":
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
                 if spec.loader is not None:
-                    spec.loader = _Teaching(spec.loader)
+                    spec.loader = _Teaching(spec.loader)  # type: ignore[assignment]
                 return spec
         return None
 
 
-class _Teaching(Loader):
-    def __init__(self, loader: Loader) -> None:
+class _Teaching:
+    def __init__(self, loader: "Loader") -> None:
         self._loader = loader
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+    def create_module(self, spec: "ModuleSpec") -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
