@@ -29,7 +29,7 @@ MOST_PERCENT = 2.0
 
 def main() -> None:
     with part(__doc__) as (quick, rows), tempfile.TemporaryDirectory() as scratch:
-        width, turns = (64, 1) if quick else (WIDTH, 4)
+        width, turns = (64, 1) if quick else (WIDTH, 3)
         torch.manual_seed(0)
         model = nn.Sequential(
             *(layer for _ in range(LAYERS) for layer in (nn.Linear(width, width), nn.ReLU()))
