@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -179,9 +178,7 @@ class Saver:
         local = state.local_of(tensor)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.shape != local.shape:
-            # By numpy, which asks for large pages: they are there in half the time.
-            fresh = torch.from_numpy(np.empty(local.nbytes, np.uint8))
-            buffer = self._buffers[name] = fresh.view(local.dtype).view(local.shape)
+            buffer = self._buffers[name] = torch.empty(local.shape, dtype=local.dtype)
         return buffer.copy_(local)
 
     def _written(self, step: int) -> None:
