@@ -55,7 +55,7 @@ def transform(
     data_library()
     from leptonai.data.dataset import Dataset
     from leptonai.data.kinds import is_held_out
-    from leptonai.data.pipeline.applying import PIPELINE_FILE, apply, parts_of, teaching_part
+    from leptonai.data.pipeline.applying import PIPELINE_FILE, apply, fit_and_apply, parts_of
 
     limit_bytes = None if memory_limit is None else memory_limit << 20
     pipeline = read_pipeline(file)
@@ -68,9 +68,9 @@ def transform(
                     pipeline.check_unseen(samples)
         else:
             say("fitting on the training part")
-            pipeline.fit(teaching_part(parts), memory_limit_bytes=limit_bytes)
         with tempfile.TemporaryDirectory(prefix="leptonai-transform-") as folder:
-            files = apply(
+            write = apply if pipeline.is_fitted else fit_and_apply
+            files = write(
                 pipeline, parts, Path(folder), workers=num_workers, memory_limit_bytes=limit_bytes
             )
             pipeline.save(Path(folder) / PIPELINE_FILE)

@@ -32,6 +32,8 @@ class Clean(TableStep, frozen=True, kw_only=True, tag="clean"):
     of an earlier one go.
     """
 
+    is_costly = True
+
     strip: bool = True
     missing: tuple[str, ...] = MISSING  # in lower case
     infinite_is_missing: bool = True
