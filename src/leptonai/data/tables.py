@@ -288,7 +288,7 @@ def _parquet_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array
     import polars
 
     try:
-        found = polars.scan_parquet(io.BytesIO(content))
+        found = polars.scan_parquet(io.BytesIO(_parquet_without_rows(content)))
         schema = found.collect_schema()
         rows = int(found.select(polars.len()).collect().item())
     except Exception as wrong:
@@ -297,6 +297,12 @@ def _parquet_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array
         raise InvalidRequest(f"{path} has no rows", hint="fill it or remove it")
     fields = tuple(Field(name, _type_of_polars(type)) for name, type in schema.items())
     return fields, np.arange(rows), np.zeros(rows, np.int64)
+
+
+def _parquet_without_rows(content: Content) -> bytes:
+    """Its end, which says what it holds: the rest may be larger than memory."""
+    size = int.from_bytes(content[-8:-4], "little") + 8
+    return bytes(content[:4]) + bytes(content[-min(size, max(0, len(content) - 4)) :])
 
 
 def _newlines(view: memoryview) -> Iterator[int]:
