@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from leptonai import DataLoader, Dataset, Pipeline
+from leptonai.cli.__main__ import run
 from leptonai.testing.platform import RunningPlatform
 
 
@@ -66,3 +67,23 @@ def test_a_table_is_fitted_transformed_divided_and_kept_with_its_pipeline(
     command[4] = str(tmp_path / "whole")
     refused = platform.cli(*command, check=False)
     assert "fitted on 100 of these 100 samples" in refused.stderr
+
+
+def test_a_table_of_this_machine_is_transformed_without_a_workspace(tmp_path, monkeypatch, capsys):
+    frame = pl.DataFrame({"age": [*range(50)], "town": ["Ulm", "Bonn"] * 25})
+    frame.write_csv(tmp_path / "people.csv")
+    spec = {"steps": [{"type": "scale"}, {"type": "one_hot"}, {"type": "to_matrix"}]}
+    (tmp_path / "steps.json").write_text(json.dumps(spec))
+    command = ["dataset", "transform", str(tmp_path / "people.csv")]
+    command += ["--pipeline", str(tmp_path / "steps.json"), "--split", "train=0.8,test=0.2"]
+    command += ["--into", str(tmp_path / "ready")]
+    monkeypatch.setenv("LEPTON_HOME", str(tmp_path / "nothing"))
+    assert (run(command), capsys.readouterr().out) == (0, f"{tmp_path / 'ready'}\n")
+    files = sorted(str(p.relative_to(tmp_path / "ready")) for p in tmp_path.glob("ready/**/*.*"))
+    assert files == ["pipeline.safetensors", "test/00000.parquet", "train/00000.parquet"]
+    pipeline = Pipeline.load(tmp_path / "ready" / "pipeline.safetensors")
+    parts = Dataset.from_local(tmp_path / "people.csv").split(train=0.8, test=0.2)
+    kept = pl.read_parquet(tmp_path / "ready" / "test" / "00000.parquet")
+    assert (kept.to_numpy() == pipeline.transform(parts["test"])).all()
+    assert run(command) != 0
+    assert "is not an empty directory" in capsys.readouterr().err

@@ -21,10 +21,11 @@ from leptonai.data.pipeline import (
     Pipeline,
     Scale,
     Select,
+    TargetEncode,
     ToMatrix,
 )
-from leptonai.data.pipeline.applying import apply
-from leptonai.data.pipeline.tables import statistics
+from leptonai.data.pipeline.applying import apply, fit_and_apply
+from leptonai.data.pipeline.tables import statistics, table
 from leptonai.errors import InvalidRequest
 
 
@@ -212,6 +213,66 @@ def test_any_number_of_workers_writes_the_same_files(tmp_path, monkeypatch):
         files = apply(pipeline, parts, into, workers=workers)
         made.append({path.relative_to(into): path.read_bytes() for path in files})
     assert made[0] == made[1] and len(made[0]) > 4
+
+
+@pytest.mark.parametrize("memory_limit_bytes", [1, 1 << 30])
+@pytest.mark.parametrize("stretch_bytes", [1, 1 << 14])
+def test_fitting_and_applying_at_once_gives_the_same_bytes_as_one_after_the_other(
+    tmp_path, monkeypatch, memory_limit_bytes, stretch_bytes
+):
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame(
+        {
+            "a": pl.Series(rng.normal(size=3000)).set(pl.Series(rng.random(3000) < 0.1), None),
+            "t": rng.choice([" x", "y", "NA", "null "], 3000),
+            "s": rng.choice(["1", " 2", "nan", ""], 3000),
+            "y": rng.integers(0, 2, 3000),
+        }
+    )
+    frame.write_csv(tmp_path / "t.csv")
+    steps = [Clean(), TargetEncode(columns=("t",)), Impute(), ClipOutliers(), Scale(), ToMatrix()]
+    parts = Dataset.from_local(tmp_path / "t.csv").split(train=0.8, test=0.2)
+    fitted = Pipeline(steps, target="y").fit(parts["train"])
+    monkeypatch.setattr("leptonai.data.frames.STRETCH_BYTES", stretch_bytes)
+    apply(fitted, parts, tmp_path / "one")
+    at_once = Pipeline(steps, target="y")
+    fit_and_apply(at_once, parts, tmp_path / "other", memory_limit_bytes=memory_limit_bytes)
+    one, other = (
+        {path.name + path.parent.name: path.read_bytes() for path in into.rglob("*.parquet")}
+        for into in (tmp_path / "one", tmp_path / "other")
+    )
+    assert (at_once.to_bytes(), other) == (fitted.to_bytes(), one)
+    assert len(one) > 2
+
+
+def test_a_row_that_is_refused_while_all_are_written_is_named_by_its_number(tmp_path):
+    frame = pl.DataFrame({"n": [str(at) for at in range(50)], "m": range(50)})
+    frame.with_columns(n=pl.when(pl.col("m") == 41).then(pl.lit("x")).otherwise("n")).write_csv(
+        tmp_path / "t.csv", quote_style="always"
+    )
+    dataset = Dataset.from_local(tmp_path / "t.csv", type="tabular")
+    rows = np.arange(50)
+    parts = {"train": dataset.only(rows[rows != 41]), "test": dataset.only([41])}
+    with pytest.raises(InvalidRequest, match="row 41: 'n' is 'x', and was a number"):
+        fit_and_apply(Pipeline([Clean(), Scale()]), parts, tmp_path / "out")
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=300), st.integers(1, 400))
+def test_what_is_added_up_does_not_depend_on_where_a_table_was_cut(values, at_once):
+    frame = pl.DataFrame({"a": values})
+    before, table.BLOCK_VALUES = table.BLOCK_VALUES, 64
+    try:
+        cut = table.Stretches(lambda: map(pl.DataFrame.lazy, frame.iter_slices(at_once)), {}, None)
+        whole = table.Stretches(lambda: iter([frame.lazy()]), {}, None)
+        one, other = (
+            statistics.moments(lambda each=each: each.numbers(["a"]), 1) for each in (cut, whole)
+        )
+        assert [block.height for _, block in cut.blocks(["a"])][:-1] == [64] * (
+            -(-len(values) // 64) - 1
+        )
+    finally:
+        table.BLOCK_VALUES = before
+    assert one == other
 
 
 def test_what_does_not_fit_into_memory_is_learnt_from_all_the_same(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +12,12 @@ from leptonai.cli.groups import Command
 from leptonai.cli.output import print_json, say
 from leptonai.cli.pipeline import data_library, memory_limit_option, parse_shares, read_pipeline
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, output_option
+from leptonai.errors import InvalidRequest
 from leptonai.spec.names import check_name
+
+if TYPE_CHECKING:
+    from leptonai.data.dataset import Dataset
+    from leptonai.data.pipeline import Pipeline
 
 MAX_WORKERS = 64
 
@@ -21,13 +27,17 @@ MAX_WORKERS = 64
     cls=Command,
     example="""\
 leptonai dataset transform sales --pipeline steps.json --name sales-ready --split train=0.8,test=0.2
-leptonai dataset transform sales@4 --pipeline sales.safetensors --name sales-ready""",
+leptonai dataset transform sales@4 --pipeline sales.safetensors --name sales-ready
+leptonai dataset transform ./sales.csv --pipeline steps.json --into ./ready""",
 )
 @click.option(
     "-p", "--pipeline", "file", required=True, type=click.Path(path_type=Path), metavar="FILE",
     help="A fitted pipeline, or the spec of one, which is fitted on the training part.",
 )  # fmt: skip
-@click.option("-n", "--name", required=True, help="Of the dataset that it makes.")
+@click.option("-n", "--name", help="Of the dataset that it makes.")
+@click.option(
+    "--into", type=click.Path(path_type=Path), metavar="DIR", help="Leave the files there instead."
+)
 @click.option("--split", "shares", metavar="NAME=SHARE,...", help="Divide it: train=0.8,test=0.2.")
 @click.option("--seed", default=0, show_default=True, help="Of the split.")
 @memory_limit_option
@@ -39,7 +49,8 @@ leptonai dataset transform sales@4 --pipeline sales.safetensors --name sales-rea
 @click.argument("reference", metavar="NAME[@VERSION]|PATH")
 def transform(
     file: Path,
-    name: str,
+    name: str | None,
+    into: Path | None,
     shares: str | None,
     seed: int,
     memory_limit: int | None,
@@ -49,34 +60,43 @@ def transform(
 ) -> None:
     """Fit a pipeline on the training part, transform all parts, commit the result.
 
-    The version is Parquet in a folder for each part, with the fitted pipeline beside them.
+    The version is Parquet in a folder for each part, with the fitted pipeline beside them. With
+    --into these are left in a directory, and a table of this machine needs no workspace.
     """
-    check_name(name, "dataset")
+    if (name is None) == (into is None):
+        raise InvalidRequest("give --name or --into: one of them", hint="--name sales-ready")
+    if name is not None:
+        check_name(name, "dataset")
     data_library()
     from leptonai.data.dataset import Dataset
-    from leptonai.data.kinds import is_held_out
-    from leptonai.data.pipeline.applying import PIPELINE_FILE, apply, parts_of, teaching_part
+    from leptonai.data.pipeline.applying import parts_of
 
-    limit_bytes = None if memory_limit is None else memory_limit << 20
-    pipeline = read_pipeline(file)
+    def write(source: Dataset, folder: Path) -> Pipeline:
+        pipeline = read_pipeline(file)
+        limit_bytes = None if memory_limit is None else memory_limit << 20
+        parts = parts_of(source, parse_shares(shares), seed)
+        files = _write(pipeline, parts, folder, num_workers, limit_bytes)
+        say(f"transformed into {len(files)} files")
+        return pipeline
+
+    if into is not None:
+        if into.exists() and (not into.is_dir() or any(into.iterdir())):
+            raise InvalidRequest(f"{into} is not an empty directory", hint="name another one")
+        if Path(reference).exists():
+            pipeline = write(Dataset.from_local(reference), into)
+        else:
+            with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+                pipeline = write(Dataset.from_local(reference, client=client), into)
+        made = {"into": str(into), "pipeline": pipeline.digest}
+        print_json(made) if output == "json" else click.echo(into)
+        return
+    assert name is not None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         source = Dataset.from_local(reference, client=client)
-        parts = parts_of(source, parse_shares(shares), seed)
-        if pipeline.is_fitted:
-            for part, samples in parts.items():
-                if is_held_out(part):
-                    pipeline.check_unseen(samples)
-        else:
-            say("fitting on the training part")
-            pipeline.fit(teaching_part(parts), memory_limit_bytes=limit_bytes)
         with tempfile.TemporaryDirectory(prefix="leptonai-transform-") as folder:
-            files = apply(
-                pipeline, parts, Path(folder), workers=num_workers, memory_limit_bytes=limit_bytes
-            )
-            pipeline.save(Path(folder) / PIPELINE_FILE)
-            say(f"transformed into {len(files)} files; storing")
+            pipeline = write(source, Path(folder))
             named = source.name if source.version is None else f"{source.name}@{source.version}"
-            made = Dataset.create(
+            stored = Dataset.create(
                 name,
                 folder,
                 type="tabular",
@@ -87,5 +107,28 @@ def transform(
                 },
                 client=client,
             )
-        stored = client.datasets.get(f"{made.name}@{made.version}")
-    print_json(stored) if output == "json" else click.echo(f"{made.name}@{made.version}")
+        found = client.datasets.get(f"{stored.name}@{stored.version}")
+    print_json(found) if output == "json" else click.echo(f"{stored.name}@{stored.version}")
+
+
+def _write(
+    pipeline: Pipeline,
+    parts: dict[str, Dataset],
+    folder: Path,
+    workers: int,
+    memory_limit_bytes: int | None,
+) -> list[Path]:
+    """Into a folder for each part, with the pipeline beside them."""
+    from leptonai.data.kinds import is_held_out
+    from leptonai.data.pipeline.applying import PIPELINE_FILE, apply, fit_and_apply
+
+    if pipeline.is_fitted:
+        for part, samples in parts.items():
+            if is_held_out(part):
+                pipeline.check_unseen(samples)
+    else:
+        say("fitting on the training part")
+    write = apply if pipeline.is_fitted else fit_and_apply
+    files = write(pipeline, parts, folder, workers=workers, memory_limit_bytes=memory_limit_bytes)
+    pipeline.save(folder / PIPELINE_FILE)
+    return files

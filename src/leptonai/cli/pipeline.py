@@ -65,7 +65,7 @@ def fit(
         raise InvalidRequest(f"{spec} is fitted already", hint="leptonai pipeline show FILE")
     parts = parts_of(Dataset.from_local(reference), parse_shares(shares), seed)
     made.fit(
-        teaching_part(parts),
+        teaching_part(parts)[1],
         memory_limit_bytes=None if memory_limit is None else memory_limit << 20,
     )
     made.save(into)

@@ -328,8 +328,8 @@ def _columns(listing: Listing, known: Places) -> dict[str, Array]:
     }
 
 
-def _content(shelf: Shelf, manifest: Manifest, file: int, fetch: "Fetch | None") -> bytes:
-    """Of a small number of files: those that describe the others."""
+def _content(shelf: Shelf, manifest: Manifest, file: int, fetch: "Fetch | None") -> memoryview:
+    """Mapped, for it may be a table that is larger than memory."""
     from leptonai.data.version import Version
 
-    return bytes(Version(manifest, shelf, fetch=fetch).read_file(file))
+    return Version(manifest, shelf, fetch=fetch).read_file(file)

@@ -237,9 +237,7 @@ class Dataset:
         labels = self.labels if stratify else None
         if stratify and labels is None:
             raise InvalidRequest("there are no labels to stratify by", hint="leave out stratify")
-        keys = self.records.keys()
-        chosen = keys if self._chosen is None else keys[self._chosen]
-        parts = divide(chosen, shares, seed=seed, labels=labels)
+        parts = divide(self._keys(), shares, seed=seed, labels=labels)
         return {name: self._part(name, at) for name, at in parts.items()}
 
     # --- what is wrong with them -----------------------------------------------------------------
@@ -291,6 +289,10 @@ class Dataset:
         part = self.only(at)
         part.part = self.part if is_held_out(self.part) else name
         return part
+
+    def _keys(self) -> "NDArray[np.uint64]":
+        keys = self.records.keys()
+        return keys if self._chosen is None else keys[self._chosen]
 
     def _number(self, at: int) -> int:
         """Of a sample among the records'; -1 is the last one."""

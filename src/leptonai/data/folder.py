@@ -97,7 +97,9 @@ class LocalFolder:
 
         drawn = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in self._paths]
         of_file = np.frombuffer(b"".join(drawn), np.uint64)
-        return mixed(of_file[self._files] ^ mixed(self._starts.astype(np.uint64), 1), 0)
+        keys = of_file[self._files]
+        keys ^= mixed(self._starts.astype(np.uint64, copy=False), 1)
+        return mixed(keys, 0)
 
     def read(self, at: Sequence[int]) -> list[Bytes]:
         if at and not 0 <= min(at) <= max(at) < len(self):

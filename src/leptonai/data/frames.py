@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -68,6 +69,7 @@ class Table:
         self.chosen = chosen
         self.fields = records.schema
         self._delimiters: dict[int, str] = {}
+        self._has_nulls = False  # a column of numbers says "NA", say
 
     def __len__(self) -> int:
         return len(self.records) if self.chosen is None else len(self.chosen)
@@ -235,13 +237,19 @@ class Table:
                 int(np.flatnonzero(self.records.columns["row_file"] == file)[0])
             )
             self._delimiters[file] = delimiter_of(path, line)
-        return pl.read_csv(
+        read = partial(
+            pl.read_csv,
             data,
             has_header=False,
             schema=dict(schema),
             separator=self._delimiters[file],
-            null_values=NULLS,
         )
+        if not self._has_nulls:
+            try:
+                return _with_nulls(read())
+            except pl.exceptions.PolarsError:  # where a number should be, say
+                self._has_nulls = True
+        return read(null_values=NULLS)
 
     def _size(self, file: int) -> int:
         return self.records.place_of(file)[2]
@@ -377,6 +385,20 @@ def read_numbered(records: Any, at: Sequence[int]) -> list[bytes | memoryview]:
 
 def _least(rows: int, wanted: int | None) -> int:
     return rows if wanted is None else min(rows, wanted)
+
+
+def _with_nulls(frame: "pl.DataFrame") -> "pl.DataFrame":
+    """As `read_csv` with null values makes it, in half the time."""
+    import polars as pl
+
+    made = []
+    for column in frame:
+        if column.dtype == pl.String():
+            is_null = column.is_in(NULLS)
+            made.append(column.set(is_null, None) if is_null.any() else column)
+        else:
+            made.append(column.fill_nan(None) if column.dtype.is_float() else column)
+    return pl.DataFrame(made)
 
 
 def _read_json(file: int, data: bytes, schema: "Mapping[str, Any]") -> "pl.DataFrame":

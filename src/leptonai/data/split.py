@@ -93,7 +93,8 @@ def divide(
             hint="for example train=0.8, test=0.2",
         )
     drawn = mixed(keys, seed)
-    sides = np.zeros(len(keys), np.uint16)
+    del keys  # of a long table each of these is large
+    sides = np.zeros(len(drawn), np.uint16)
     until = np.cumsum(list(shares.values()))[:-1]
     classes = [None] if labels is None else np.unique(labels)
     for each in classes:
@@ -105,6 +106,7 @@ def divide(
             # Beyond the last of these are the next sides': so equal ones stay together.
             side += own > np.partition(own, before - 1)[before - 1] if before else 1
         sides[members] = side
+    del drawn, own
     return {name: np.flatnonzero(sides == number) for number, name in enumerate(shares)}
 
 

@@ -73,7 +73,8 @@ def describe_tables(listing: Listing, files: Sequence[int], read: Any) -> Table:
 
 
 def _joined(parts: list[Array]) -> Array:
-    return (parts[0] if len(parts) == 1 else np.concatenate(parts)).astype(np.uint64, copy=False)
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return joined.view(np.uint64) if joined.dtype == np.int64 else joined.astype(np.uint64)
 
 
 def check_text(path: str, content: Content) -> None:
@@ -153,8 +154,7 @@ def _csv_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Ar
     first = bytes(view[:BLOCK_BYTES]).removeprefix(BOM).partition(b"\n")[0].decode(errors="replace")
     delimiter = delimiter_of(path, first)
     header: list[str] = []
-    all_starts: list[Array] = []
-    all_sizes: list[Array] = []
+    all_starts, all_sizes = _Growing(), _Growing()
     for begins, lengths, counts, lines in _rows_by_block(view, ord(delimiter)):
         filled = lengths > 0
         if not header:
@@ -166,12 +166,11 @@ def _csv_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Ar
         if len(wrong):
             row = int(wrong[0])
             _check_fields(path, int(lines[row]), int(counts[row]) + 1, len(header))
-        all_starts.append(begins[filled])
-        all_sizes.append(lengths[filled])
-    starts, sizes = np.concatenate(all_starts), np.concatenate(all_sizes)
+        all_starts.add(begins[filled])
+        all_sizes.add(lengths[filled])
+    starts, sizes = all_starts.whole(), all_sizes.whole()
     if not len(starts):
         raise InvalidRequest(f"{path} has a header and no rows", hint="fill it or remove it")
-    del all_starts, all_sizes
     # The first rows, and as many from all over the file.
     spread = np.linspace(0, len(starts) - 1, GUESSED_ROWS).astype(np.int64)
     looked_at = np.union1d(np.arange(min(GUESSED_ROWS, len(starts))), spread)
@@ -184,6 +183,26 @@ def _csv_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Ar
         Field(name, _type_of_texts([row[at] for row in sample])) for at, name in enumerate(header)
     )
     return schema, starts, sizes
+
+
+class _Growing:
+    """Numbers that come piece by piece, in one place that grows where it is: joined in the end,
+    they would be there twice."""
+
+    def __init__(self) -> None:
+        self._numbers = np.empty(1 << 16, np.int64)
+        self._count = 0
+
+    def add(self, piece: Array) -> None:
+        end = self._count + len(piece)
+        if end > len(self._numbers):
+            self._numbers.resize(max(end, len(self._numbers) * 5 // 4), refcheck=False)
+        self._numbers[self._count : end] = piece
+        self._count = end
+
+    def whole(self) -> Array:
+        self._numbers.resize(self._count, refcheck=False)
+        return self._numbers
 
 
 def _rows_by_block(view: memoryview, delimiter: int) -> Iterator[tuple[Array, Array, Array, Array]]:
@@ -288,7 +307,7 @@ def _parquet_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array
     import polars
 
     try:
-        found = polars.scan_parquet(io.BytesIO(content))
+        found = polars.scan_parquet(io.BytesIO(_parquet_without_rows(content)))
         schema = found.collect_schema()
         rows = int(found.select(polars.len()).collect().item())
     except Exception as wrong:
@@ -297,6 +316,12 @@ def _parquet_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array
         raise InvalidRequest(f"{path} has no rows", hint="fill it or remove it")
     fields = tuple(Field(name, _type_of_polars(type)) for name, type in schema.items())
     return fields, np.arange(rows), np.zeros(rows, np.int64)
+
+
+def _parquet_without_rows(content: Content) -> bytes:
+    """Its end, which says what it holds: the rest may be larger than memory."""
+    size = int.from_bytes(content[-8:-4], "little") + 8
+    return bytes(content[:4]) + bytes(content[-min(size, max(0, len(content) - 4)) :])
 
 
 def _newlines(view: memoryview) -> Iterator[int]:

@@ -5,16 +5,23 @@ the same files to the last byte. Each writes one file into each part's folder.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leptonai.data.frames import Table
+from leptonai.data.manifest import Field
 from leptonai.data.pipeline.pipeline import Pipeline
+from leptonai.data.pipeline.tables.admission import Admission, fields_of
+from leptonai.data.pipeline.tables.staging import Staged, Staging
+from leptonai.data.pipeline.tables.table import Row
+from leptonai.data.pipeline.tables.tabular import MEMORY_LIMIT_BYTES, fit_staged, with_hidden
+from leptonai.data.pipeline.training import fitted_on, taught, training_part
 from leptonai.data.shelf import writing
 from leptonai.errors import InvalidRequest
 
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 STRETCHES = 2  # of a chunk: a file is not too small, and memory holds one stretch
 MAX_WORKERS = 64
 WORKER_BYTES = 256 << 20  # that work on one chunk takes at most, about
+PartFrame: TypeAlias = "tuple[str, pl.LazyFrame]"  # rows of one part
 PIPELINE_FILE = "pipeline.safetensors"  # beside the tables that it made
 
 
@@ -53,70 +61,151 @@ def apply(
         InvalidRequest: a row is not as the training data was; says which. Or no row is left.
         StorageFull: the disk of `into` is full.
     """
-    work = _Work(pipeline, parts, into)
-    wanted = range(work.chunks) if chunks is None else chunks
+    table = _Divided(pipeline, parts, into)
+    tabular = pipeline.tabular
+
+    def one(chunk: int) -> list[Path]:
+        return table.write(chunk, tabular, table.chunk(chunk, tabular), done=0)
+
+    wanted = range(table.chunks) if chunks is None else chunks
+    found = _at_once(one, wanted, workers, memory_limit_bytes)
+    if not found and chunks is None:
+        raise InvalidRequest("the steps drop every row", hint="impute what is missing")
+    return found
+
+
+def fit_and_apply(
+    pipeline: Pipeline,
+    parts: "Mapping[str, Dataset]",
+    into: Path,
+    *,
+    workers: int = 1,
+    memory_limit_bytes: int | None = None,
+) -> list[Path]:
+    """Fit on the part `train`, or on the only one; then write them all. As `fit` and `apply` one
+    after the other, but the text is parsed once."""
+    name, teacher = teaching_part(parts)
+    part, rows = training_part(teacher), teacher.chosen
+    if part is not teacher or (rows is not None and bool((np.diff(rows) < 0).any())):
+        pipeline.fit(part, memory_limit_bytes=memory_limit_bytes)  # not all of it, or not in order
+        return apply(pipeline, parts, into, workers=workers, memory_limit_bytes=memory_limit_bytes)
+    table = _Divided(pipeline, parts, into)
+    on, members = fitted_on(part)
+    with Staging(
+        lambda: table.teaching(name, pipeline.target), memory_limit_bytes or MEMORY_LIMIT_BYTES
+    ) as staged:
+        fitted = fit_staged(pipeline, staged, name, table.takes, on, members)
+        pipeline.has_learnt(fitted)
+        tabular = pipeline.tabular
+
+        def one(chunk: tuple[int, list[PartFrame]]) -> list[Path]:
+            return table.write(chunk[0], tabular, chunk[1], done=staged.steps_done)
+
+        chunks = (
+            (number, [(part, frame) for _, part, frame in frames])
+            for number, frames in groupby(staged.read_all(), lambda each: each[0] // STRETCHES)
+        )
+        return _at_once(one, chunks, workers, memory_limit_bytes)
+
+
+def _at_once(
+    one: "Callable[[Any], list[Path]]",
+    chunks: Iterable[Any],
+    workers: int,
+    memory_limit_bytes: int | None,
+) -> list[Path]:
     if memory_limit_bytes is not None:
         workers = min(workers, memory_limit_bytes // WORKER_BYTES)
     with ThreadPoolExecutor(max(1, min(workers, MAX_WORKERS)), "lepton-apply") as pool:
-        found = [path for paths in pool.map(work.one, wanted) for path in paths]
-    if not found and chunks is None:
-        raise InvalidRequest("the steps drop every row", hint="impute what is missing")
-    return sorted(found)
+        return sorted(path for paths in pool.map(one, chunks) for path in paths)
 
 
-class _Work:
+class _Divided:
+    """The rows of all parts, stretch by stretch, in each those of one part after those of another:
+    so each is transformed for itself, and nothing has to be picked out of what was made."""
+
     def __init__(self, pipeline: Pipeline, parts: "Mapping[str, Dataset]", into: Path) -> None:
         if pipeline.takes != "table":
             raise InvalidRequest(
                 f"the pipeline takes {pipeline.takes}, not a table",
                 hint="give it to a DataLoader: DataLoader(dataset, pipeline=pipeline)",
             )
-        self._tabular: Tabular = pipeline.tabular
         first = next(iter(parts.values()))
         self._names = list(parts)
         self._into = into
-        self._part_of, self._rows = _rows_of(parts)
-        self._of_chunk = Table(first.records, self._rows).stretch_rows() * STRETCHES
+        self._part_of, rows = _rows_of(parts)
+        self._table = Table(first.records, None if len(rows) == len(self._part_of) else rows)
+        self._of_stretch = self._table.stretch_rows()
         self._whole = first.whole()
         for name in parts:
             (into / name).mkdir(parents=True, exist_ok=True)
 
     @property
     def chunks(self) -> int:
-        return -(-len(self._rows) // self._of_chunk)
+        return -(-len(self._table) // (self._of_stretch * STRETCHES))
 
-    def one(self, chunk: int) -> list[Path]:
-        rows = self._rows[chunk * self._of_chunk : (chunk + 1) * self._of_chunk]
-        part = self._whole.only(rows)
+    @property
+    def takes(self) -> tuple[Field, ...]:
+        return fields_of(self._table.frame_of(np.arange(0)))
+
+    def teaching(self, teacher: str, target: str | None) -> Iterator[Staged]:
+        """All rows, for a pipeline that learns from one part."""
+        admission = Admission(self.takes, target)
+        number = self._names.index(teacher)
+        for stretch, (rows, frame) in enumerate(self._table.stretches(rows=self._of_stretch)):
+            taught = np.where(self._part_of[rows] == number, rows, -1)
+            for part, each in self._parts(admission, rows, frame, taught):
+                yield Staged(stretch, part, each)
+
+    def chunk(self, number: int, tabular: "Tabular") -> "Iterator[PartFrame]":
+        """For a pipeline that has learnt."""
+        known = taught(tabular.fitted, self._whole)
+        wanted = [each.name for each in tabular.fitted.takes if each.name in self._table.schema]
+        size = self._of_stretch * STRETCHES
+        for rows, frame in self._table.stretches(
+            wanted,
+            first=number * size,
+            last=min((number + 1) * size, len(self._table)),
+            rows=self._of_stretch,
+        ):
+            of_these = None if known is None else np.where(known[rows], rows, -1)
+            for part, each in self._parts(tabular.admission, rows, frame, of_these):
+                yield part, each.lazy()
+
+    def _parts(
+        self,
+        admission: Admission,
+        rows: NDArray[np.int64],
+        frame: "pl.DataFrame",
+        taught: NDArray[np.int64] | None,
+    ) -> "Iterator[tuple[str, pl.DataFrame]]":
+        hidden = with_hidden(admission.frame(frame, int(rows[0])), rows, taught)
+        of_row = self._part_of[rows]
+        for number, name in enumerate(self._names):
+            mine = of_row == number
+            if mine.any():
+                yield name, hidden if mine.all() else hidden.filter(mine)
+
+    def write(
+        self, chunk: int, tabular: "Tabular", frames: "Iterable[PartFrame]", *, done: int
+    ) -> list[Path]:
         writers: dict[str, _Writer] = {}
-        found: list[Path] = []
         with writing(self._into):
             try:
-                at = 0
-                for frame, numbers in self._tabular.stretches(part):
-                    of_row = self._part_of[rows[at : at + len(frame)]]
-                    made = self._tabular.frame(frame, numbers, at=int(rows[at]))
-                    for name, each in self._divided(made, of_row, int(rows[at])):
-                        if name not in writers:
-                            path = self._into / name / f"{chunk:05d}.parquet"
-                            writers[name] = _Writer(path)
-                        writers[name].add(each)
-                    at += len(frame)
-                found += [writer.keep() for writer in writers.values()]
+                for part, frame in frames:
+                    made = tabular.made(frame, self._given, done=done)
+                    if len(made):
+                        if part not in writers:
+                            path = self._into / part / f"{chunk:05d}.parquet"
+                            writers[part] = _Writer(path)
+                        writers[part].add(tabular.output_frame(made))
+                return [writer.keep() for writer in writers.values()]
             finally:
                 for writer in writers.values():
                     writer.close()
-        return found
 
-    def _divided(
-        self, made: "pl.DataFrame", of_row: NDArray[np.int16], first: int
-    ) -> "Iterator[tuple[str, pl.DataFrame]]":
-        output = self._tabular.output_frame(made)
-        at = made["__at__"].to_numpy() - first
-        for number, name in enumerate(self._names):
-            mine = of_row[at] == number
-            if mine.any():
-                yield name, output if mine.all() else output.filter(mine)
+    def _given(self, row: int) -> Row:
+        return Table(self._table.records).frame_of(np.array([row])).row(0, named=True)
 
 
 class _Writer:
@@ -192,25 +281,12 @@ def facts_of(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def fit_and_apply(
-    pipeline: Pipeline,
-    parts: "Mapping[str, Dataset]",
-    into: Path,
-    *,
-    memory_limit_bytes: int | None = None,
-    workers: int = 1,
-) -> list[Path]:
-    """Fit on the part `train`, or on the only one; then write them all."""
-    pipeline.fit(teaching_part(parts), memory_limit_bytes=memory_limit_bytes)
-    return apply(pipeline, parts, into, workers=workers, memory_limit_bytes=memory_limit_bytes)
-
-
-def teaching_part(parts: "Mapping[str, Dataset]") -> "Dataset":
-    """The part `train`, or the only one."""
+def teaching_part(parts: "Mapping[str, Dataset]") -> "tuple[str, Dataset]":
+    """The part `train`, or the only one; and its name."""
     if "train" in parts:
-        return parts["train"]
+        return "train", parts["train"]
     if len(parts) > 1:
         raise InvalidRequest(
             f"of the parts {', '.join(parts)} none is to learn from", hint="call one train"
         )
-    return next(iter(parts.values()))
+    return next(iter(parts.items()))

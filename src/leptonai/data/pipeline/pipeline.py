@@ -179,6 +179,11 @@ class Pipeline:
             return self.tabular.transform(part, is_training=True)
         return self.transform(part)
 
+    def has_learnt(self, fitted: Fitted) -> None:
+        """For who fits it while it reads the data for something else, too."""
+        self._fitted = fitted
+        self._tabular = None
+
     def _fit_batches(self, part: Any, image_size: tuple[int, int] | None) -> Fitted:
         from leptonai.data.pipeline.training import batches_of, fitted_on
 

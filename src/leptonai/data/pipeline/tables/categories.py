@@ -139,6 +139,7 @@ class HashEncode(TableStep, frozen=True, kw_only=True, tag="hash_encode"):
     """
 
     fits = ("text", "boolean")
+    is_costly = True
 
     buckets: int = 32
     prefix: str = "hash_"

@@ -22,6 +22,7 @@ from leptonai.errors import InvalidRequest
 if TYPE_CHECKING:
     import polars as pl
 
+LOOKED_AT, OFTEN = 1000, 4  # values: each is there so often or more, where few are in it often
 MISSING = ("", "na", "n/a", "nan", "null", "none")
 
 
@@ -31,6 +32,8 @@ class Clean(TableStep, frozen=True, kw_only=True, tag="clean"):
     become numbers; those that are empty, the same in every row of the training data, or a copy
     of an earlier one go.
     """
+
+    is_costly = True
 
     strip: bool = True
     missing: tuple[str, ...] = MISSING  # in lower case
@@ -101,16 +104,27 @@ class Clean(TableStep, frozen=True, kw_only=True, tag="clean"):
     def _cleaned(self, texts: Iterable[str], floats: Iterable[str]) -> "list[pl.Expr]":
         import polars as pl
 
-        made = []
-        for name in texts:
-            text = pl.col(name).str.strip_chars(BLANKS) if self.strip else pl.col(name)
-            is_missing = text.str.to_lowercase().is_in(list(self.missing))
-            made.append(pl.when(~is_missing).then(text).alias(name))
+        made = [pl.col(name).map_batches(self._texts, return_dtype=pl.String) for name in texts]
         for name in floats:
             if self.infinite_is_missing:
                 number = pl.col(name)
                 made.append(pl.when(number.is_finite()).then(number).alias(name))
         return made
+
+    def _texts(self, values: "pl.Series") -> "pl.Series":
+        """Each text of a column once, where few are in it often."""
+        import polars as pl
+
+        if values.head(LOOKED_AT).n_unique() > LOOKED_AT // OFTEN:
+            return self._each_text(values)
+        coded = values.cast(pl.Categorical(pl.Categories.random()))
+        distinct = coded.unique().drop_nulls()
+        by_code = distinct.cast(pl.String).gather(distinct.to_physical().arg_sort())
+        return self._each_text(by_code).gather(coded.to_physical()).alias(values.name)
+
+    def _each_text(self, values: "pl.Series") -> "pl.Series":
+        texts = values.str.strip_chars(BLANKS) if self.strip else values
+        return texts.set(texts.str.to_lowercase().is_in(list(self.missing)), None)
 
     def of_row(self, learnt: Learnt) -> RowStep:
         facts = learnt.facts

@@ -41,7 +41,7 @@ class PCA(TableStep, frozen=True, kw_only=True, tag="pca"):
                 hint=f"at most as many as columns, and these at most {MAX_COLUMNS}",
             )
         rows, mean_K, squares_KK = 0, np.zeros(count), np.zeros((count, count))
-        for at, frame in training.columns(columns):
+        for at, frame in training.blocks(columns):
             x_BK = np.column_stack([as_numbers(frame[name]) for name in columns])
             if not len(x_BK):
                 continue

@@ -2,7 +2,9 @@
 whatever machine adds up, since stretches are merged in their order.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,6 +18,7 @@ Read: TypeAlias = Callable[
 
 SORTED_AT_ONCE = 1 << 20  # values of a column: 8 MiB
 DIGIT_BITS = 16
+MAX_THREADS = 8
 SIGN = np.uint64(1 << 63)
 
 
@@ -51,9 +54,7 @@ class Moments:
 
 def moments(read: Read, columns: int) -> list[Moments]:
     found = [Moments() for _ in range(columns)]
-    for stretch in read():
-        for column, values in zip(found, stretch, strict=True):
-            column.add(values)
+    _add_all(found, read)
     return found
 
 
@@ -137,13 +138,25 @@ class _Search:
 
 
 def _read_into(searches: Sequence[_Search], read: Read) -> None:
-    for stretch in read():
-        for search, values in zip(searches, stretch, strict=True):
-            if search.is_open:
-                search.add(values)
+    _add_all(searches, read)
     for search in searches:
         if search._wanted:
             search.settle()
+
+
+def _add_all(columns: "Sequence[Moments | _Search]", read: Read) -> None:
+    """Columns at once, and each one's stretches in their order. The next is read meanwhile."""
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), "lepton-statistics") as pool:
+        adding: list[Future[None]] = []
+        for stretch in read():
+            for each in adding:
+                each.result()
+            adding = [
+                pool.submit(column.add, values)
+                for column, values in zip(columns, stretch, strict=True)
+            ]
+        for each in adding:
+            each.result()
 
 
 def _between(search: _Search, place: float) -> float:

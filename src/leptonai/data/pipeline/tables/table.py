@@ -26,6 +26,7 @@ AT = "__at__"  # of the row in what is transformed
 REFUSED = "__refused__"  # a step will not have it: said in full by the step's own `of_row`
 HIDDEN = frozenset({ROW, AT, REFUSED})
 MAX_CATEGORIES = 100_000  # that a column may have
+BLOCK_VALUES = 1 << 20  # that are added up at once: 8 MiB of numbers
 
 Row: TypeAlias = dict[str, Any]  # None is missing
 RowStep: TypeAlias = Callable[[Row], None]  # changes the row in place
@@ -57,18 +58,41 @@ class Stretches:
             yield at, frame
             at += len(frame)
 
+    def blocks(self, names: Sequence[str]) -> "Iterator[tuple[int, pl.DataFrame]]":
+        """As `columns`, in frames of as many rows each, wherever the stretches were cut: so that
+        sums of floats are the same to the last bit."""
+        import polars as pl
+
+        rows = max(1, BLOCK_VALUES // max(1, len(names)))
+        waiting: list[pl.DataFrame] = []
+        first = count = 0
+        for _, frame in self.columns(names):
+            waiting.append(frame)
+            count += len(frame)
+            if count < rows:
+                continue
+            joined = pl.concat(waiting)
+            for at in range(0, count - rows + 1, rows):
+                yield first + at, joined.slice(at, rows)
+            left = count % rows
+            waiting = [joined.tail(left)] if left else []
+            first, count = first + count - left, left
+        if count:
+            yield first, pl.concat(waiting)
+
     def numbers(self, names: Sequence[str]) -> Iterator[list[NDArray[np.float64]]]:
-        """Each column's values that are there, stretch after stretch.
+        """Each column's values that are there, block after block.
 
         Raises:
             InvalidRequest: one is infinite; says where.
         """
-        for at, frame in self.columns(names):
+        for at, frame in self.blocks(names):
             found = []
             for name in names:
                 values = as_numbers(frame[name])
-                if np.isinf(values).any():
-                    row = at + int(np.flatnonzero(np.isinf(values))[0])
+                infinite = np.isinf(values)
+                if infinite.any():
+                    row = at + int(np.flatnonzero(infinite)[0])
                     raise InvalidRequest(
                         f"row {row} of the training data: {name!a} is infinite",
                         hint="take a Clean step first: it makes infinities missing",
@@ -85,6 +109,7 @@ class TableStep(Step, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gives: ClassVar[Form] = "table"
     fits: ClassVar[tuple[Type, ...]] = ("number", "text", "boolean", "time")
     may_take_target: ClassVar[bool] = False
+    is_costly: ClassVar[bool] = False  # its result is kept for the steps that learn from it
 
     columns: tuple[str, ...] | None = None
     types: tuple[Type, ...] | None = None

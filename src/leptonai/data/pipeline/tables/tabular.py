@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from leptonai.data.pipeline.saving import FittedOn
 from leptonai.data.pipeline.step import Learnt, Step
 from leptonai.data.pipeline.tables.admission import Admission, fields_of, in_fields
 from leptonai.data.pipeline.tables.matrix import ToMatrix, row_of
-from leptonai.data.pipeline.tables.staging import Staging
+from leptonai.data.pipeline.tables.staging import Staged, Staging
 from leptonai.data.pipeline.tables.table import (
     AT,
     HIDDEN,
@@ -40,7 +41,7 @@ class Tabular:
         assert len(self.steps) == len(steps)
         self.target = target
         self.fitted = fitted
-        self._admission = Admission(fitted.takes, target)
+        self.admission = Admission(fitted.takes, target)
         self._apply = [
             step.of_row(learnt) for step, learnt in zip(self.steps, fitted.learnt, strict=True)
         ]
@@ -102,24 +103,28 @@ class Tabular:
             rows: of each row its number, if it taught the pipeline; -1 else.
             at: number of the first row, for errors.
         """
-        import polars as pl
+        numbers = np.arange(at, at + len(frame))
+        hidden = with_hidden(self.admission.frame(frame, at), numbers, rows)
+        return self.made(hidden.lazy(), lambda row: frame.row(row - at, named=True))
 
-        admitted = self._admission.frame(frame, at)
-        hidden = [pl.Series(AT, np.arange(at, at + len(frame)), pl.Int64)]
-        if rows is not None:
-            numbers = pl.Series(ROW, rows, pl.Int64)
-            hidden.append(numbers.set(numbers < 0, None))
-        lazy = admitted.with_columns(*hidden, pl.lit(False).alias(REFUSED)).lazy()
-        made = transformed(lazy, self.steps, self.fitted.learnt).collect()
+    def made(
+        self, frame: "pl.LazyFrame", given: Callable[[int], Row], *, done: int = 0
+    ) -> "pl.DataFrame":
+        """What the last step leaves of an admitted frame with the hidden columns.
+
+        Args:
+            given: a row as it came, by its number, for errors.
+            done: how many of the steps it has gone through.
+        """
+        made = transformed(frame, self.steps[done:], self.fitted.learnt[done:]).collect()
         refused = made[REFUSED].arg_true()
         if len(refused):
             row = int(made[AT][int(refused[0])])
-            given = frame.row(row - at, named=True)
             try:
-                self._row(given)
+                self._row(given(row))
             except InvalidRequest as wrong:
                 raise InvalidRequest(f"row {row}: {wrong.message}", hint=wrong.hint) from None
-            raise AssertionError(f"a frame's row was refused and is good alone: {given}")
+            raise AssertionError(f"a frame's row was refused and is good alone: {given(row)}")
         return made
 
     def columns_of(self, made: "pl.DataFrame") -> "pl.DataFrame":
@@ -192,7 +197,7 @@ class Tabular:
     # --- rows ------------------------------------------------------------------------------------
 
     def _row(self, given: Mapping[str, Any]) -> Row:
-        row = self._admission.row(given)
+        row = self.admission.row(given)
         for apply in self._apply:
             apply(row)
         return row
@@ -210,7 +215,7 @@ class Tabular:
     def _several(self, batch: Sequence[Mapping[str, Any]]) -> Any:
         has_target = self.target is not None and any(self.target in row for row in batch)
         if len(batch) > FEW_ROWS and self._matrix is not None:
-            return self._output(self.frame(self._admission.frame_of_rows(batch)))
+            return self._output(self.frame(self.admission.frame_of_rows(batch)))
         rows = []
         for at, given in enumerate(batch):
             try:
@@ -253,23 +258,47 @@ def transformed(
     return frame
 
 
+def with_hidden(
+    admitted: "pl.DataFrame", numbers: NDArray[np.int64], taught: NDArray[np.int64] | None
+) -> "pl.DataFrame":
+    """
+    Args:
+        numbers: of the rows.
+        taught: the same of rows that taught the pipeline, and -1 of others; None if none did.
+    """
+    import polars as pl
+
+    hidden = [pl.Series(AT, numbers, pl.Int64)]
+    if taught is not None:
+        rows = pl.Series(ROW, taught, pl.Int64)
+        hidden.append(rows.set(rows < 0, None))
+    return admitted.with_columns(*hidden, pl.lit(False).alias(REFUSED))
+
+
 # --- learning ------------------------------------------------------------------------------------
 
 
 def fit_table(pipeline: "Pipeline", part: Any, memory_limit_bytes: int | None) -> "Fitted":
     source, takes, on, members = _source(part)
-    with Staging(source, memory_limit_bytes or MEMORY_LIMIT_BYTES) as staged:
-        return fit_staged(pipeline, staged.read, takes, on, members)
+
+    def stretches() -> Iterator[Staged]:
+        for number, frame in enumerate(source()):
+            yield Staged(number, "", frame)
+
+    with Staging(stretches, memory_limit_bytes or MEMORY_LIMIT_BYTES) as staged:
+        return fit_staged(pipeline, staged, "", takes, on, members)
 
 
 def fit_staged(
     pipeline: "Pipeline",
-    read: "Callable[[], Iterator[pl.LazyFrame]]",
+    staged: Staging,
+    part: str,
     takes: tuple[Any, ...],
     on: FittedOn,
     members: Any,
 ) -> "Fitted":
-    """From stretches that have the columns of `takes` and `ROW`."""
+    """From one part of stretches that have the columns of `takes` and `ROW`. What steps that are
+    costly make of them takes their place."""
     import polars as pl
 
     from leptonai.data.pipeline.pipeline import Fitted, versions
@@ -289,8 +318,8 @@ def fit_staged(
     steps = [step for step in pipeline.steps if isinstance(step, TableStep)]
 
     def training() -> "Iterator[pl.LazyFrame]":
-        for stretch in read():
-            yield transformed(stretch, steps, learnt)
+        for stretch in staged.read(part):
+            yield transformed(stretch, steps[staged.steps_done :], learnt[staged.steps_done :])
 
     def schema() -> "dict[str, pl.DataType]":
         empty = pl.LazyFrame(schema=admission.schema | {ROW: pl.Int64()})
@@ -300,6 +329,10 @@ def fit_staged(
     for step in steps:
         found = step.fit(Stretches(training, schema(), pipeline.target))
         learnt.append(found)
+        if step.is_costly and step is not steps[-1]:
+            since = slice(staged.steps_done, len(learnt))
+            change = partial(transformed, steps=steps[since], learnt=learnt[since])
+            staged.change(change, steps_done=len(learnt))
     after = schema()
     gives = tuple(name for name in after if name != pipeline.target)
     last = learnt[-1].facts.get("columns") if isinstance(steps[-1], ToMatrix) else None
@@ -342,11 +375,13 @@ def _source(part: Any) -> tuple[Any, tuple[Any, ...], FittedOn, Any]:
         on, members = fitted_on(part)
         empty = table.frame_of(np.arange(0))
 
+        takes = fields_of(empty)
+
         def read() -> "Iterator[pl.DataFrame]":
             for rows, frame in table.stretches():
-                yield frame.with_columns(pl.Series(ROW, rows, pl.Int64))
+                yield in_fields(frame, takes).with_columns(pl.Series(ROW, rows, pl.Int64))
 
-        return read, fields_of(empty), on, members
+        return read, takes, on, members
     frame = _as_frame(part)
     takes = fields_of(frame)
     digest = hashlib.sha256()

@@ -63,7 +63,7 @@ class TargetEncode(TableStep, frozen=True, kw_only=True, tag="target_encode"):
         sums = {name: np.zeros((self.folds, len(each))) for name, each in categories.items()}
         counts = {name: np.zeros((self.folds, len(each))) for name, each in categories.items()}
         total, rows = np.zeros(self.folds), np.zeros(self.folds)
-        for at, frame in training.columns([*columns, target, ROW]):
+        for at, frame in training.blocks([*columns, target, ROW]):
             y = _target(frame[target], classes)
             if not np.isfinite(y).all():
                 raise InvalidRequest(
