@@ -1,6 +1,9 @@
 """From data to a served model: a fit that runs as a job, a version, an endpoint, answers."""
 
 import json
+import os
+import signal
+import threading
 import urllib.error
 import urllib.request
 
@@ -11,7 +14,7 @@ import torch
 
 import leptonai as l
 from leptonai.data.pipeline import Clean, Impute, OneHot, Scale, ToMatrix
-from leptonai.testing.platform import RunningPlatform
+from leptonai.testing.platform import RunningPlatform, eventually
 from leptonai.training.models import MLP
 from leptonai.training.models.sending import JobFailed
 
@@ -142,3 +145,19 @@ def ask(url, body, token):
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as refused:
         return refused.code, json.load(refused)
+
+
+def test_an_interrupt_here_stops_the_job(client):
+    def interrupt():
+        eventually(lambda: client.jobs.list(status=["Running"]))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        a_model().fit((ROWS, LABELS), 1_000_000, 16, client=client, resources=RESOURCES, quiet=True)
+    thread.join()
+    eventually(
+        lambda: [each.status.state for each in client.jobs.list()],
+        lambda states: "Stopped" in states and "Running" not in states,
+    )
