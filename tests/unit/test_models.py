@@ -426,7 +426,9 @@ def test_an_unknown_option_is_refused_by_name() -> None:
 
 
 def test_several_workers_need_a_job() -> None:
-    with pytest.raises(InvalidRequest, match="cannot send itself to workers") as refused:
+    with pytest.raises(
+        InvalidRequest, match="without a client, fit trains in this process alone"
+    ) as refused:
         a_model().fit((ROWS, LABELS), num_workers=2)
     assert "leptonai train --num-workers 2" in refused.value.hint
 

@@ -32,7 +32,7 @@ def reader_of(signature: "Signature", pipeline: "Pipeline | None") -> Read:
         assert pipeline is not None
         return lambda inputs: _texts(pipeline, inputs)
     if signature.inputs == "images":
-        return Images(signature.shape, pipeline)
+        return Images(signature, pipeline)
     return Arrays(signature, pipeline)
 
 
@@ -81,10 +81,10 @@ def _texts(pipeline: "Pipeline", inputs: Any) -> NDArray[Any]:
 class Images:
     """An image is a file in base64, or nested lists of its pixels."""
 
-    def __init__(self, shape: tuple[int, ...], pipeline: "Pipeline | None") -> None:
-        self._shape = shape
+    def __init__(self, signature: "Signature", pipeline: "Pipeline | None") -> None:
+        self._shape = signature.shape
         self._pipeline = pipeline
-        self._arrays = _Numbers("images", shape)
+        self._arrays = _Numbers("images", signature.shape, signature.dtype or "float32")
         self._decoder: Any = None
 
     def __call__(self, inputs: Any) -> NDArray[Any]:
@@ -164,13 +164,20 @@ class _Numbers:
             found = found[..., None]
         if shape and found.shape[1:] != shape:
             raise InvalidRequest(f"{expected}, got {list(found.shape[1:])}")
-        if self._dtype.kind in "iu" and found.dtype.kind == "f":
-            raise InvalidRequest(f"{expected} of whole numbers, got some with a fraction")
+        if self._dtype.kind in "iu":
+            self._check_whole(found, expected)
         with np.errstate(over="ignore"):
             numbers = found.astype(self._dtype)
         if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
             raise InvalidRequest(f"{expected}, got some with numbers too large")
         return numbers
+
+    def _check_whole(self, found: NDArray[Any], expected: str) -> None:
+        least, most = np.iinfo(self._dtype).min, np.iinfo(self._dtype).max
+        if found.dtype.kind == "f" and (found != np.floor(found)).any():
+            raise InvalidRequest(f"{expected} of whole numbers, got some with a fraction")
+        if found.size and not (least <= found.min() and found.max() <= most):
+            raise InvalidRequest(f"{expected} of numbers from {least} to {most}, got others")
 
 
 def _check_count(inputs: Any, expected: str) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from leptonai.spec.artifacts import Artifact
 
 RETRY_FOR_S = 600.0  # with a workspace that is away: what was trained for hours is worth the wait
+IMAGES_AXES = 4  # of a batch: images, height, width, channels
 MAX_SHOWN = 200  # classes or columns, in the record; the model's own files have them all
 
 
@@ -129,8 +130,13 @@ def name_classes(model: Model, data: Any, pipeline: "Pipeline | None") -> None:
 def _signature(model: Model, pipeline: "Pipeline | None", data: Any) -> Signature | None:
     """None of a model that needs code to be served."""
     image_size = data.image_size if getattr(data, "decodes", False) else None
+    pixels = dataset_of(data)
+    pixels = pixels.as_columns() if hasattr(pixels, "as_columns") else pixels
+    pixels = pixels[0] if isinstance(pixels, tuple) else pixels
+    if not (hasattr(pixels, "dtype") and getattr(pixels, "ndim", 0) == IMAGES_AXES):
+        pixels = None
     try:
-        return signature_of(model, pipeline, image_size=image_size)
+        return signature_of(model, pipeline, image_size=image_size, pixels=pixels)
     except InvalidRequest:
         return None
 

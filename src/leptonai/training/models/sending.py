@@ -31,7 +31,7 @@ LOOK_S = 0.1  # between two looks at a job that is not running
 SHOWN_LINES = 15  # of a failed worker's log
 SHOWN_WORKERS = 4
 MAX_HISTORY_BYTES = 256 << 20
-
+RESOURCES = ("cpu", "memory", "accelerator_num", "accelerator_type", "resource_shape")
 ENDED = (JobState.COMPLETED, JobState.FAILED, JobState.STOPPED, JobState.ARCHIVED)
 
 
@@ -62,6 +62,10 @@ def fit_in_job(
         InvalidRequest: something cannot be sent to a job; says what.
         JobFailed: the job has failed, or was stopped.
     """
+    if unknown := {*resources} - {*RESOURCES}:
+        raise InvalidRequest(
+            f"there is no resource {min(unknown)}", hint=f"there are {', '.join(RESOURCES)}"
+        )
     shipping.check_can_be_sent(model, data, validation, pipeline, options)
     quiet = bool(options.get("quiet"))
     with tempfile.TemporaryDirectory(prefix="lepton-fit-") as scratch:
@@ -105,18 +109,11 @@ def _job(model: "Model", workers: int, workdir: str, resources: Mapping[str, Any
         include_workspace_token=True,
         workdir=workdir,
     )
-    if unknown := {*resources} - {*RESOURCES}:
-        raise InvalidRequest(
-            f"there is no resource {min(unknown)}", hint=f"there are {', '.join(RESOURCES)}"
-        )
     labels = {"kind": "training"}
     return LeptonJob(
         metadata=Metadata(id=name, name=name, labels=labels),
         spec=msgspec.structs.replace(spec, **resources),
     )
-
-
-RESOURCES = ("cpu", "memory", "accelerator_num", "accelerator_type", "resource_shape")
 
 
 def _lines(client: "LeptonClient", job: str) -> Iterator[str]:

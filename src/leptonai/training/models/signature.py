@@ -10,6 +10,8 @@ from leptonai.training.models.images import ImageModel
 from leptonai.training.models.saving import replacing
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from leptonai.data.pipeline import Pipeline
     from leptonai.training.models.base import Model
 
@@ -35,10 +37,13 @@ def signature_of(
     pipeline: "Pipeline | None" = None,
     *,
     image_size: tuple[int, int] | None = None,
+    pixels: "NDArray[Any] | None" = None,
 ) -> Signature:
     """
     Args:
         image_size: height and width that encoded images were fitted to before the pipeline.
+        pixels: images that it learnt from as they were before the pipeline, which may treat bytes
+            otherwise than fractions.
 
     Raises:
         InvalidRequest: nobody would know what to ask it, or what it says.
@@ -64,8 +69,14 @@ def signature_of(
     if image_size is not None:
         return Signature(inputs="images", shape=(*image_size, 3), dtype="uint8", **told)
     shape = tuple(getattr(model, "input_shape", ()))
-    if isinstance(model, ImageModel) or (pipeline is not None and pipeline.takes == "images"):
-        return Signature(inputs="images", shape=shape, dtype="float32", **told)
+    through_pipeline = pipeline is not None and pipeline.takes == "images"
+    if isinstance(model, ImageModel) or through_pipeline:
+        if pixels is not None:
+            return Signature(
+                inputs="images", shape=pixels.shape[1:], dtype=pixels.dtype.name, **told
+            )
+        dtype = "uint8" if through_pipeline else "float32"
+        return Signature(inputs="images", shape=shape, dtype=dtype, **told)
     dtype = str(model.example().dtype).removeprefix("torch.")
     return Signature(inputs="arrays", shape=shape, dtype=dtype, **told)
 
