@@ -391,7 +391,18 @@ def test_what_happened_to_a_job_and_why_it_waits_are_shown(lepton, server):
 # --- the rest ------------------------------------------------------------------------------------
 
 
+def add_models(server, *versions):
+    server.artifacts["models"] += [
+        {
+            "metadata": {"name": "m", "version": version, "created_at": 1},
+            "spec": {"digest": "sha256:ab", "size_bytes": 1, "format": "files"},
+        }
+        for version in versions
+    ]
+
+
 def test_an_endpoint_is_created_shown_updated_and_removed(lepton, server):
+    add_models(server, 1, 2)
     code, out, err = lepton(
         *words("endpoint create -n app --port 8000 --replicas 2 --tokens t -e A=1"),
         *words("--health-path /healthz --command"),
@@ -425,7 +436,9 @@ def test_an_endpoint_is_created_shown_updated_and_removed(lepton, server):
 
 
 def test_an_endpoint_without_tokens_is_open_to_those_of_the_workspace_only(lepton, server):
+    add_models(server, 1)
     lepton("endpoint", "create", "-n", "mine", "--model", "m")
+    assert server.endpoints["mine"]["spec"]["model"] == "m@1"  # what it means now
     lepton("endpoint", "create", "-n", "open", "--model", "m", "--public")
     assert server.endpoints["mine"]["spec"]["api_tokens"] == [
         {"value_from": {"token_name_ref": "WORKSPACE_TOKEN"}}
@@ -434,6 +447,7 @@ def test_an_endpoint_without_tokens_is_open_to_those_of_the_workspace_only(lepto
 
 
 def test_logs_of_several_replicas_of_an_endpoint_are_told_apart(lepton, server):
+    add_models(server, 1)
     lepton("endpoint", "create", "-n", "app", "--model", "m")
     server.add_replica("app", "app-aaaaa", b"one\n")
     server.add_replica("app", "app-bbbbb", b"two\n")
