@@ -2,9 +2,7 @@
 whatever machine adds up, since stretches are merged in their order.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,7 +16,6 @@ Read: TypeAlias = Callable[
 
 SORTED_AT_ONCE = 1 << 20  # values of a column: 8 MiB
 DIGIT_BITS = 16
-MAX_THREADS = 8
 SIGN = np.uint64(1 << 63)
 
 
@@ -99,6 +96,8 @@ class _Search:
         return bool(self._counts or self._kept)
 
     def add(self, values: Numbers) -> None:
+        if not self.is_open:
+            return
         keys = _ordered(values)
         for (bits, prefix), counts in self._counts.items():
             inside = keys if not bits else keys[keys >> np.uint64(64 - bits) == np.uint64(prefix)]
@@ -145,18 +144,9 @@ def _read_into(searches: Sequence[_Search], read: Read) -> None:
 
 
 def _add_all(columns: "Sequence[Moments | _Search]", read: Read) -> None:
-    """Columns at once, and each one's stretches in their order. The next is read meanwhile."""
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), "lepton-statistics") as pool:
-        adding: list[Future[None]] = []
-        for stretch in read():
-            for each in adding:
-                each.result()
-            adding = [
-                pool.submit(column.add, values)
-                for column, values in zip(columns, stretch, strict=True)
-            ]
-        for each in adding:
-            each.result()
+    for stretch in read():
+        for column, values in zip(columns, stretch, strict=True):
+            column.add(values)
 
 
 def _between(search: _Search, place: float) -> float:
