@@ -88,7 +88,7 @@ def test_a_record_of_a_process_that_is_none_is_nobodys(home, text):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"database": ""}', '{"workspaces": 1}', "\xff"])
 def test_settings_that_cannot_be_read_are_not_taken_for_none(home, text):
     home.config_file.write_bytes(text.encode("latin-1"))
-    with pytest.raises(InvalidRequest, match="which database and workspaces to use"):
+    with pytest.raises(InvalidRequest, match="which database, blobs and workspaces to use"):
         home.config()
 
 
