@@ -49,7 +49,8 @@ def main() -> None:
 
         saver = Saver(
             Path(scratch), World(0, 1, torch.device("cpu")), Trained(model, optimizer, {}),
-            keep=Keep(1, 0), every_steps=None, after=lambda step: None,
+            keep=Keep(1, 0), every_steps=None, before=lambda: None,
+            after=lambda step: None,
         )  # fmt: skip
         step()
         number, stalls, writes = 0, [], []
