@@ -2,7 +2,7 @@
 # Needs Python >= 3.11 with venv. Another interpreter: make PYTHON=/path/to/python3 …
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stop test check format bench bench-data bench-scheduler bench-train clean install install-test install-all
+.PHONY: help demo stop test test-slow check format bench bench-data bench-scheduler bench-train clean install install-test install-all
 
 # The first interpreter that is new enough and can make environments.
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -24,6 +24,9 @@ stop:  ## stop the demo's platform and all that it runs
 
 test: install-test  ## run the tests
 	@$(BIN)/python -m pytest
+
+test-slow: install-test  ## run the tests that take minutes, too
+	@$(BIN)/python -m pytest -m slow
 
 check: install-all  ## check format, style, types, and which part may import which
 	@failed=0; \
