@@ -12,6 +12,7 @@ DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # by row and co
 MARKS = "•×+o*#@%"  # of several lines, where there are no colours to tell them apart
 COLOURS = (36, 33, 35, 32, 34, 31, 96, 93)
 BRAILLE = 0x2800
+MAX_EXPONENT = 308  # of ten, that a float can be
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ def chart(
             if y != y
             else (
                 round((x - left) / (right - left) * across) if right > left else across // 2,
-                round((high - y) / (high - low) * down),
+                # Halves, for the span of the largest numbers is none.
+                round((high / 2 - y / 2) / (high / 2 - low / 2) * down),
             )
             for x, y in line
         ]
@@ -60,11 +62,11 @@ def chart(
             owner[row // 4][column // 2] = number
     marks = len(lines) > 1 and not coloured
     text = [printable(title)]
-    ticks = {0: high, height // 2: (high + low) / 2, height - 1: low}
+    ticks = {0: high, height // 2: high / 2 + low / 2, height - 1: low}
     for at in range(height):
         label = ""
         if at in ticks:
-            label = _number(10 ** ticks[at] if log else ticks[at])
+            label = _number(_power(ticks[at]) if log else ticks[at])
         row_text = "".join(
             _cell(bits, which, marks=marks, coloured=coloured)
             for bits, which in zip(cells[at], owner[at], strict=True)
@@ -128,7 +130,14 @@ def _sample(number: int, *, coloured: bool) -> str:
     return MARKS[number % len(MARKS)]
 
 
+def _power(exponent: float) -> float:
+    """Of ten."""
+    return float("inf") if exponent > MAX_EXPONENT else 10.0**exponent
+
+
 def _number(value: float) -> str:
+    if abs(value) == float("inf"):  # of a label between two large values, or of their powers
+        return "inf"
     if value == int(value) and abs(value) < 1e9:
         return str(int(value))
     return f"{value:.4g}"

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from leptonai.blobs.packs import Naming
 from leptonai.blobs.store import blob_path
-from leptonai.errors import StorageFull, Unavailable
+from leptonai.errors import InvalidRequest, StorageFull, Unavailable
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PARTIAL = "partial"  # what is being written; nothing reads it
 PARTIAL_KEPT_S = 86_400.0  # of a process that was killed
 DIRECT = getattr(os, "O_DIRECT", 0)
 PAGE_BYTES = 4096
+LOOK_S = 0.02  # between two looks whether an object on its way may be gone on with
 AHEAD_BYTES = 256 << 20  # fetched at most before they are asked for
 CHUNK_BYTES = 1 << 20
 
@@ -200,18 +201,36 @@ class Arriving:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._fd), self._path.stat()):
-                    break
+            if self._locked():
+                break
             os.close(self._fd)  # another one became the object meanwhile, or was removed
             if shelf.has(digest):
                 self._fd = -1
                 return
-        self.size = 0
-        self._sha256 = Naming()
+        self.size, self._sha256, self._damaged = 0, Naming(), False
         while chunk := os.pread(self._fd, CHUNK_BYTES, self.size):
             self._note(chunk)
+
+    def _locked(self) -> bool:
+        """Whether the file is ours now; not, if it is no longer the one on its way.
+
+        Not waited for in the lock itself: once it has become the object, who reads it holds a lock
+        on the same file for as long as they like.
+        """
+        while True:
+            try:
+                if not os.path.samestat(os.fstat(self._fd), self._path.stat()):
+                    return False
+            except FileNotFoundError:
+                return False
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(LOOK_S)
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                return os.path.samestat(os.fstat(self._fd), self._path.stat())
+            return False
 
     @property
     def is_there(self) -> bool:
@@ -220,8 +239,13 @@ class Arriving:
 
     @property
     def digest(self) -> str:
-        """Of what has come."""
-        return f"sha256:{self._sha256.hexdigest()}"
+        """Of what has come; "" where that is no whole object."""
+        if self._damaged:
+            return ""
+        try:
+            return f"sha256:{self._sha256.hexdigest()}"
+        except InvalidRequest:  # a pack of which more is to come
+            return ""
 
     def write(self, data: bytes) -> None:
         with writing(self._shelf.place):
@@ -239,7 +263,7 @@ class Arriving:
     def restart(self) -> None:
         """What came was not what was asked for."""
         os.ftruncate(self._fd, 0)
-        self.size, self._sha256 = 0, Naming()
+        self.size, self._sha256, self._damaged = 0, Naming(), False
 
     def keep(self) -> None:
         """It is whole: from now on it lies on the shelf, on the disk."""
@@ -256,8 +280,12 @@ class Arriving:
             self._fd = -1
 
     def _note(self, data: bytes) -> None:
-        self._sha256.update(data)
         self.size += len(data)
+        if not self._damaged:
+            try:
+                self._sha256.update(data)
+            except InvalidRequest:
+                self._damaged = True
 
 
 @contextlib.contextmanager

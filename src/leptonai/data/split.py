@@ -106,7 +106,7 @@ def divide(
             # Beyond the last of these are the next sides': so equal ones stay together.
             side += own > np.partition(own, before - 1)[before - 1] if before else 1
         sides[members] = side
-    del drawn, own
+    del drawn
     return {name: np.flatnonzero(sides == number) for number, name in enumerate(shares)}
 
 
