@@ -25,8 +25,8 @@ def test_who_waits_for_an_object_does_not_wait_for_its_readers(tmp_path):
     assert found == []  # it waits
     first.keep()
     with shelf.path(digest).open("rb") as read:
-        fcntl.flock(read, fcntl.LOCK_SH)  # as long as it is mapped
         first.close()
+        fcntl.flock(read, fcntl.LOCK_SH)  # as long as it is mapped
         other.join(30)
         assert found == [True]
 
