@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import leptonai as l
@@ -89,7 +88,7 @@ def register_dataset(client: LeptonClient, folder: Path) -> str:
             pixels = image * (255 // MAX_PIXEL)
             Image.fromarray(pixels).save(folder / str(label) / f"{number:04}.png")
         leptonai("dataset", "create", "--name", NAME, "--type", "image classification", str(folder))
-        return reference(client.datasets.get(NAME))
+        return client.datasets.get(NAME).reference
 
 
 def train(dataset: str) -> None:
@@ -105,10 +104,10 @@ def choose_model(client: LeptonClient, dataset: str) -> str:
         model = client.models.get(NAME)
         if model.spec.lineage.get("dataset") != dataset:
             raise DemoError(
-                f"{reference(model)} is not of {dataset}\nsee {command()} model get {NAME}"
+                f"{model.reference} is not of {dataset}\nsee {command()} model get {NAME}"
             )
-        leptonai("model", "alias", reference(model), "production")
-        return reference(model)
+        leptonai("model", "alias", model.reference, "production")
+        return model.reference
 
 
 def deploy(client: LeptonClient) -> str:
@@ -260,10 +259,6 @@ def command() -> str:
     program = "leptonai" if shutil.which("leptonai") or not beside.exists() else str(beside)
     home = os.environ.get("LEPTON_HOME")
     return (f"LEPTON_HOME={shlex.quote(home)} " if home else "") + shlex.quote(program)
-
-
-def reference(artifact: Any) -> str:
-    return f"{artifact.metadata.name}@{artifact.metadata.version}"
 
 
 if __name__ == "__main__":

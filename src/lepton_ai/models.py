@@ -2,40 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from leptonai.training.models import (
-        CNN,
-        GAN,
-        GPT,
-        GRU,
-        LSTM,
-        MLP,
-        RNN,
-        Autoencoder,
-        HFModel,
-        Model,
-        ResNet,
-        TransformerEncoder,
-        load_model,
-        save_model,
-    )
+from leptonai.training.models import __all__
 
-__all__ = [
-    "CNN",
-    "GAN",
-    "GPT",
-    "GRU",
-    "LSTM",
-    "MLP",
-    "RNN",
-    "Autoencoder",
-    "HFModel",
-    "Model",
-    "ResNet",
-    "TransformerEncoder",
-    "load_model",
-    "save_model",
-]
+if TYPE_CHECKING:
+    from leptonai.training.models import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:

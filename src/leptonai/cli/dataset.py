@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leptonai.cli.artifacts import changed_alias
 from leptonai.cli.dataset_check import check, fail_on_option, summary_line
 from leptonai.cli.dataset_library import data_library
 from leptonai.cli.dataset_transform import transform
@@ -93,8 +94,8 @@ def create(
                 progress=storing,
                 sending=sending,
             )
-        stored = client.datasets.get(f"{made.name}@{made.version}")
-    print_json(stored) if output == "json" else click.echo(_reference(stored))
+        stored = client.datasets.get(made.reference)
+    print_json(stored) if output == "json" else click.echo(stored.reference)
 
 
 dataset.add_command(create)
@@ -215,7 +216,7 @@ def download(output: str, reference: str, directory: str) -> None:
     """
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client, Progress("fetching") as progress:
         found = client.datasets.download(reference, Path(directory), progress=progress)
-    print_json(found) if output == "json" else click.echo(_reference(found))
+    print_json(found) if output == "json" else click.echo(found.reference)
 
 
 @dataset.does("cache", example="leptonai dataset cache\nleptonai dataset cache --clear")
@@ -253,14 +254,8 @@ def cache(clear: bool, output: str) -> None:
 def alias(drop: bool, output: str, reference: str, alias: str) -> None:
     """Give a version another name: NAME@ALIAS means it, and no other, until that is changed."""
     with connect() as client:
-        if drop:
-            name = reference.partition("@")[0]
-            found = client.datasets.get(f"{name}@{alias}")
-            client.datasets.drop_alias(_reference(found), alias)
-            found = client.datasets.get(_reference(found))
-        else:
-            found = client.datasets.set_alias(reference, alias)
-    print_json(found) if output == "json" else click.echo(_reference(found))
+        found = changed_alias(client.datasets, reference, alias, drop=drop)
+    print_json(found) if output == "json" else click.echo(found.reference)
 
 
 @dataset.does("remove", example="leptonai dataset remove digits@1")
@@ -277,14 +272,10 @@ def remove(output: str, references: tuple[str, ...]) -> None:
         print_json([{"reference": each, "action": "removed"} for each in references])
 
 
-def _reference(artifact: Artifact) -> str:
-    return f"{artifact.metadata.name}@{artifact.metadata.version}"
-
-
 def _rows(artifacts: Any) -> list[tuple[str, ...]]:
     return [
         (
-            _reference(each),
+            each.reference,
             each.spec.format,
             str(each.spec.attributes.get("samples", "")),
             _size(each.spec.size_bytes),
@@ -301,7 +292,7 @@ def _facts(artifact: Artifact) -> list[tuple[str, str]]:
     schema = facts.pop("schema", {})
     quality = facts.pop("quality", {})
     return [
-        ("version", _reference(artifact)),
+        ("version", artifact.reference),
         ("aliases", ", ".join(artifact.aliases)),
         ("type", spec.format),
         ("size", _size(spec.size_bytes)),

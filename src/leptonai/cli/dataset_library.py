@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from leptonai.errors import InvalidRequest
@@ -10,9 +11,18 @@ if TYPE_CHECKING:
     from leptonai.data.dataset import Dataset
 
 
-def data_library() -> type[Dataset]:
-    """The data library, which needs more than the command line itself does."""
+def data_library(*also: str) -> type[Dataset]:
+    """The data library, which needs more than the command line itself does.
+
+    Args:
+        also: modules of others that the command needs.
+
+    Raises:
+        InvalidRequest: something of that is not installed.
+    """
     try:
+        for module in also:
+            import_module(module)
         from leptonai.data.dataset import Dataset
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.startswith("leptonai"):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from leptonai.cli.dataset_library import data_library
 from leptonai.cli.groups import Command
 from leptonai.cli.output import print_json, say
-from leptonai.cli.pipeline import data_library, memory_limit_option, parse_shares, read_pipeline
+from leptonai.cli.pipeline import memory_limit_option, parse_shares, read_pipeline
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, output_option
 from leptonai.errors import InvalidRequest
 from leptonai.spec.names import check_name
@@ -67,7 +68,7 @@ def transform(
         raise InvalidRequest("give --name or --into: one of them", hint="--name sales-ready")
     if name is not None:
         check_name(name, "dataset")
-    data_library()
+    data_library("polars", "safetensors")
     from leptonai.data.dataset import Dataset
     from leptonai.data.pipeline.applying import parts_of
 
@@ -95,20 +96,19 @@ def transform(
         source = Dataset.from_local(reference, client=client)
         with tempfile.TemporaryDirectory(prefix="leptonai-transform-") as folder:
             pipeline = write(source, Path(folder))
-            named = source.name if source.version is None else f"{source.name}@{source.version}"
             stored = Dataset.create(
                 name,
                 folder,
                 type="tabular",
                 lineage={
-                    "source": named,
+                    "source": source.reference,
                     "dataset": source.digest,
                     "pipeline": pipeline.digest,
                 },
                 client=client,
             )
-        found = client.datasets.get(f"{stored.name}@{stored.version}")
-    print_json(found) if output == "json" else click.echo(f"{stored.name}@{stored.version}")
+        found = client.datasets.get(stored.reference)
+    print_json(found) if output == "json" else click.echo(stored.reference)
 
 
 def _write(

@@ -434,8 +434,7 @@ def _access(each: LeptonDeployment) -> str:
 
 def _version(client: LeptonClient, model: str) -> str:
     """The version that it means now: an endpoint does not change by itself."""
-    meant = client.models.get(model)
-    return f"{meant.metadata.name}@{meant.metadata.version}"
+    return client.models.get(model).reference
 
 
 def _with(asked: LeptonDeployment, **changes: Any) -> LeptonDeployment:

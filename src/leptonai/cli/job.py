@@ -19,12 +19,13 @@ from leptonai.cli.session import (
     connect,
     environment_options,
     existing_directory,
+    gang_options,
     given,
     labels,
     output_option,
-    priority_option,
     resource_options,
     variables,
+    waiting_options,
 )
 from leptonai.cli.views import (
     print_dry_run,
@@ -67,22 +68,9 @@ leptonai job create -n ddp --num-workers 2 --cpu 1 --memory 2GiB --priority high
 leptonai job create -n again -f spec.json         # {"container": {"command": ["echo", "hi"]}}""",
 )
 @click.option("-n", "--name", help="Lower-case letters, digits and dashes; the id is made of it.")
-@click.option("--num-workers", type=click.IntRange(min=1), help="Workers that run together.")
-@click.option(
-    "--min-workers",
-    type=click.IntRange(min=1),
-    help="Elastic: fewer will do, down to so many. Each change is a restart.",
-)
 @resource_options
 @environment_options
-@priority_option
-@click.option(
-    "--preemptible",
-    is_flag=True,
-    default=None,
-    help="More urgent jobs may take its place: it is stopped, and starts again by itself.",
-)
-@click.option("--project", metavar="NAME", help="Whose quota it counts against; label `project`.")
+@gang_options
 @click.option("--max-failure-retry", type=click.IntRange(min=0), help="Of each worker.")
 @click.option("--max-job-failure-retry", type=click.IntRange(min=0), help="Of all the workers.")
 @click.option(
@@ -98,7 +86,6 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
     metavar="TIME",
     help="Refuse it unless it can be done by then. Needs --estimate.",
 )
-@click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="To find it by.")
 @click.option(
     "--include-workspace-token",
     is_flag=True,
@@ -113,8 +100,7 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
     help="Read the job from a JSON file; flags override it.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say where and when it would start.")
-@click.option("--follow", is_flag=True, help="Print its log until it ends; fail if it fails.")
-@click.option("--wait", is_flag=True, help="Return when it has ended; fail if it failed.")
+@waiting_options
 @output_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def create(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leptonai.cli.artifacts import changed_alias
 from leptonai.cli.groups import Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, say
 from leptonai.cli.progress import Progress
@@ -52,7 +53,7 @@ def create(
             made = client.models.push(
                 name, source, format=format, attributes=facts, progress=progress
             )
-    print_json(made) if output == "json" else click.echo(_reference(made))
+    print_json(made) if output == "json" else click.echo(made.reference)
 
 
 @model.does("list", example="leptonai model list")
@@ -66,7 +67,7 @@ def list_(output: str) -> None:
     elif found:
         rows = [
             (
-                _reference(each),
+                each.reference,
                 each.spec.format,
                 each.spec.lineage.get("dataset", ""),
                 _measured(each),
@@ -99,7 +100,7 @@ def download(output: str, reference: str, directory: str) -> None:
     """Fetch the files of a version into a directory."""
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client, Progress("fetching") as progress:
         found = client.models.download(reference, Path(directory), progress=progress)
-    print_json(found) if output == "json" else click.echo(_reference(found))
+    print_json(found) if output == "json" else click.echo(found.reference)
 
 
 @model.does(
@@ -118,14 +119,8 @@ def alias(drop: bool, output: str, reference: str, alias: str) -> None:
     An endpoint goes on with the version that it was created with.
     """
     with connect() as client:
-        if drop:
-            name = reference.partition("@")[0]
-            found = client.models.get(f"{name}@{alias}")
-            client.models.drop_alias(_reference(found), alias)
-            found = client.models.get(_reference(found))
-        else:
-            found = client.models.set_alias(reference, alias)
-    print_json(found) if output == "json" else click.echo(_reference(found))
+        found = changed_alias(client.models, reference, alias, drop=drop)
+    print_json(found) if output == "json" else click.echo(found.reference)
 
 
 @model.does("remove", example="leptonai model remove digits-cnn@1")
@@ -142,16 +137,12 @@ def remove(output: str, references: tuple[str, ...]) -> None:
         print_json([{"reference": each, "action": "removed"} for each in references])
 
 
-def _reference(artifact: Artifact) -> str:
-    return f"{artifact.metadata.name}@{artifact.metadata.version}"
-
-
 def _facts(artifact: Artifact) -> list[tuple[str, str]]:
     spec = artifact.spec
     facts = dict(spec.attributes)
     metrics, signature = _taken(facts, "metrics"), _taken(facts, "signature")
     return [
-        ("version", _reference(artifact)),
+        ("version", artifact.reference),
         ("aliases", ", ".join(artifact.aliases)),
         ("format", spec.format),
         ("size", _size(spec.size_bytes)),

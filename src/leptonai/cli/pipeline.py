@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leptonai.cli.dataset_library import data_library
 from leptonai.cli.groups import Group
 from leptonai.cli.output import print_facts, print_json
 from leptonai.cli.session import Parsed, output_option
@@ -56,7 +57,7 @@ def fit(
     spec: Path,
 ) -> None:
     """Learn from the training part of a dataset, and from it alone."""
-    data_library()
+    data_library("polars", "safetensors")
     from leptonai.data.dataset import Dataset
     from leptonai.data.pipeline.applying import parts_of, teaching_part
 
@@ -77,7 +78,7 @@ def fit(
 @click.argument("file", type=click.Path(path_type=Path))
 def show(output: str, file: Path) -> None:
     """Show a fitted pipeline: its steps, its columns, and what taught it."""
-    data_library()
+    data_library("polars", "safetensors")
     from leptonai.data.pipeline.applying import facts_of
 
     facts = facts_of(read_pipeline(file))
@@ -149,23 +150,6 @@ def parse_shares(text: str | None) -> dict[str, float]:
                 f"--split: {each!a} has no share", hint="--split train=0.8,test=0.2"
             ) from None
     return shares
-
-
-def data_library() -> None:
-    """Raises:
-    InvalidRequest: what it needs beyond the command line is not installed.
-    """
-    try:
-        import polars  # noqa: F401
-        import safetensors  # noqa: F401
-
-        import leptonai.data.dataset  # noqa: F401
-    except ModuleNotFoundError as missing:
-        if missing.name is None or missing.name.startswith("leptonai"):
-            raise
-        raise InvalidRequest(
-            f"this needs {missing.name}", hint="pip install 'openlepton[data]'"
-        ) from missing
 
 
 def _step(told: dict[str, Any]) -> str:

@@ -115,6 +115,47 @@ priority_option = click.option(
 )
 
 
+def gang_options(function: F) -> F:
+    """How many workers a job has, and how it shares the machines with others."""
+    for option in (
+        click.option(
+            "--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="To find it by."
+        ),
+        click.option(
+            "--project", metavar="NAME", help="Whose quota it counts against; label `project`."
+        ),
+        click.option(
+            "--preemptible",
+            is_flag=True,
+            default=None,
+            help="More urgent jobs may take its place: it is stopped, and starts again by itself.",
+        ),
+        priority_option,
+        click.option(
+            "--min-workers",
+            type=click.IntRange(min=1),
+            help="Elastic: fewer will do, down to so many. Each change is a restart.",
+        ),
+        click.option(
+            "--num-workers", type=click.IntRange(min=1), help="Workers that run together."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def waiting_options(function: F) -> F:
+    """What to wait for once a job is created."""
+    for option in (
+        click.option("--wait", is_flag=True, help="Return when it has ended; fail if it failed."),
+        click.option(
+            "--follow", is_flag=True, help="Print its log until it ends; fail if it fails."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def variables(envs: Sequence[str], secrets: Sequence[str]) -> list[EnvVar]:
     """The variables that `--env` and `--secret` ask for; of several with one name, the last."""
     from leptonai.spec.containers import EnvVar, SecretReference

@@ -14,12 +14,13 @@ from leptonai.cli.session import (
     connect,
     environment_options,
     existing_directory,
+    gang_options,
     given,
     labels,
     output_option,
-    priority_option,
     resource_options,
     variables,
+    waiting_options,
 )
 from leptonai.errors import InvalidRequest
 
@@ -41,23 +42,12 @@ leptonai train --num-workers 2 --cpu 1 --dataset digits@1 train.py -- --epochs 5
 leptonai train --gpu 8 --num-workers 4 --preemptible my_package.train""",
 )
 @click.option("-n", "--name", help="Of the job; by default the script's.")
-@click.option("--num-workers", type=click.IntRange(min=1), help="That train together.")
-@click.option(
-    "--min-workers", type=click.IntRange(min=1), help="Elastic: fewer will do, down to so many."
-)
 @click.option(
     "--dataset", metavar="NAME[@VERSION]", help=f"Told to the script: ${DATASET_VARIABLE}."
 )
 @resource_options
 @environment_options
-@priority_option
-@click.option(
-    "--preemptible",
-    is_flag=True,
-    default=None,
-    help="More urgent jobs may take its place: it saves, stops, and goes on later.",
-)
-@click.option("--project", metavar="NAME", help="Whose quota it counts against; label `project`.")
+@gang_options
 @click.option(
     "--max-job-failure-retry",
     type=click.IntRange(min=0),
@@ -65,9 +55,7 @@ leptonai train --gpu 8 --num-workers 4 --preemptible my_package.train""",
     show_default=True,
     help="How often all workers go back to the last checkpoint.",
 )
-@click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="To find it by.")
-@click.option("--follow", is_flag=True, help="Print its log until it ends; fail if it fails.")
-@click.option("--wait", is_flag=True, help="Return when it has ended; fail if it failed.")
+@waiting_options
 @output_option
 @click.argument("script", metavar="SCRIPT|MODULE")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS...]")
@@ -138,8 +126,8 @@ def train(
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if dataset is not None:
             meant = client.datasets.get(dataset)  # its version, whatever becomes the newest later
-            exact = f"{meant.metadata.name}@{meant.metadata.version}"
-            told = merged_variables(asked.spec.envs, [EnvVar(name=DATASET_VARIABLE, value=exact)])
+            variable = EnvVar(name=DATASET_VARIABLE, value=meant.reference)
+            told = merged_variables(asked.spec.envs, [variable])
             asked = replace(asked, spec=replace(asked.spec, envs=told))
         submit(client, asked, directory, follow=follow, wait=wait, output=output)
 

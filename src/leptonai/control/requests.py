@@ -11,7 +11,7 @@ from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.records import Model, Node, NodeState, Program, Secret
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
-from leptonai.core.shapes import gpu_type_of, resources_of
+from leptonai.core.shapes import gpu_type_of, requested_by
 from leptonai.errors import InvalidRequest, NotFound, Unsatisfiable
 from leptonai.ports.store import Query
 from leptonai.security.permissions import require, resource_of
@@ -83,14 +83,7 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
     meant = gpu_type_of(spec.resource_shape, _gpu_types(nodes))
     if meant is not None and spec.accelerator_type is None:
         spec = replace(spec, accelerator_type=meant)
-    requested = resources_of(
-        shape=spec.resource_shape,
-        cpu=spec.cpu,
-        memory_mib=spec.memory,
-        disk_gb=spec.ephemeral_storage_in_gb,
-        gpu_type=spec.accelerator_type,
-        gpus=spec.accelerator_num,
-    )
+    requested = requested_by(spec)
     ports = len(spec.container.ports or ())
     if ports > MAX_PORTS:
         raise InvalidRequest(
@@ -134,14 +127,7 @@ async def checked_endpoint(
     if meant is not None and wanted.accelerator_type is None:
         wanted = replace(wanted, accelerator_type=meant)
         spec = replace(spec, resource_requirement=wanted)
-    requested = resources_of(
-        shape=wanted.resource_shape,
-        cpu=wanted.cpu,
-        memory_mib=wanted.memory,
-        disk_gb=wanted.ephemeral_storage_in_gb,
-        gpu_type=wanted.accelerator_type,
-        gpus=wanted.accelerator_num,
-    )
+    requested = requested_by(wanted)
     program = Program(command=(), needs=requested.needs, ports=(spec.port,))
     _check_feasible(program, 1, wanted.affinity, nodes)
     return spec, await _model_digest(world, workspace, spec.model)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from leptonai.core.records import Node
 from leptonai.core.resources import MIB, MILLIS, Needs
 from leptonai.errors import InvalidRequest
+from leptonai.spec.endpoints import ResourceRequirement
+from leptonai.spec.jobs import JobSpec
 from leptonai.spec.nodes import ShapeSpec
 
 GB = 1_000_000_000
@@ -27,6 +29,18 @@ class Requested:
     needs: Needs
     limit_cpu_millis: int | None = None  # None: may use what is idle
     limit_memory_bytes: int | None = None
+
+
+def requested_by(spec: JobSpec | ResourceRequirement) -> Requested:
+    """What a workload's own resource fields mean; see `resources_of`."""
+    return resources_of(
+        shape=spec.resource_shape,
+        cpu=spec.cpu,
+        memory_mib=spec.memory,
+        disk_gb=spec.ephemeral_storage_in_gb,
+        gpu_type=spec.accelerator_type,
+        gpus=spec.accelerator_num,
+    )
 
 
 def resources_of(

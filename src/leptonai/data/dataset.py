@@ -124,6 +124,11 @@ class Dataset:
     # --- what they are ---------------------------------------------------------------------------
 
     @property
+    def reference(self) -> str:
+        """NAME@VERSION of a registered one; else its name alone."""
+        return self.name if self.version is None else f"{self.name}@{self.version}"
+
+    @property
     def type(self) -> str:
         return self.records.type
 
@@ -302,8 +307,7 @@ class Dataset:
         return at if self._chosen is None else int(self._chosen[at])
 
     def __repr__(self) -> str:
-        named = self.name if self.version is None else f"{self.name}@{self.version}"
-        return f"<Dataset {named}: {self.type}, {len(self)} samples>"
+        return f"<Dataset {self.reference}: {self.type}, {len(self)} samples>"
 
 
 def _kind(type: str | None) -> Kind | None:

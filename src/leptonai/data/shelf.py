@@ -16,9 +16,9 @@ from pathlib import Path
 
 from leptonai.blobs.packs import Naming
 from leptonai.blobs.store import blob_path
+from leptonai.durable import DISK_FULL
 from leptonai.errors import InvalidRequest, StorageFull, Unavailable
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PARTIAL = "partial"  # what is being written; nothing reads it
 PARTIAL_KEPT_S = 86_400.0  # of a process that was killed
 DIRECT = getattr(os, "O_DIRECT", 0)

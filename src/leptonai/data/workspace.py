@@ -50,7 +50,7 @@ def create(
         newest = _newest(at, name)
         told = {"source": opened.name, **(lineage or {})}
         if newest is not None:
-            told["parent"] = f"{name}@{newest.metadata.version}"
+            told["parent"] = newest.reference
         for _ in range(MAX_TRIES):
             with shelf.keeping():
                 made = commit(

@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+from leptonai.durable import sync
 from leptonai.errors import Internal
 
 KEY_BYTES = 32
@@ -65,8 +66,4 @@ def _create(path: Path) -> None:
         os.link(fresh, path)
     finally:
         fresh.unlink()
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync(path.parent)

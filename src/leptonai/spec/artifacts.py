@@ -25,3 +25,8 @@ class Artifact(Wire, frozen=True):
     metadata: Metadata  # name, and version once stored
     spec: ArtifactSpec
     aliases: tuple[str, ...] = ()  # other names of this version: NAME@ALIAS; the server keeps them
+
+    @property
+    def reference(self) -> str:
+        """NAME@VERSION, once it is stored."""
+        return f"{self.metadata.name}@{self.metadata.version}"

@@ -14,13 +14,12 @@ it is code: torch's own checkpoints keep their index as a pickle.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from leptonai.durable import DISK_FULL, replacing, sync
 from leptonai.errors import InvalidRequest, NotFound, StorageFull, Unavailable
 from leptonai.training.direct import DirectFile
 
@@ -290,7 +290,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         if rank == 0:
-            with _Acting(root):
+            with _acting(root):
                 root.mkdir(parents=True, exist_ok=True)
                 for left in root.glob(".step-*"):
                     shutil.rmtree(left, ignore_errors=True)
@@ -324,7 +324,7 @@ class Writer:
     def _run(self, snapshot: Snapshot) -> None:
         beside = self._root / f".{name_of(snapshot.step)}.{self._attempt}"
         try:
-            with _Acting(self._root):
+            with _acting(self._root):
                 self._write(snapshot, beside)
         except Exception as failure:
             self._failure = failure
@@ -348,13 +348,14 @@ class Writer:
             "facts": dict(snapshot.facts),
             "files": files,
         }
-        _write_durably(beside / INDEX, json.dumps(index, separators=(",", ":")).encode())
+        with replacing(beside / INDEX) as file:
+            file.write_text(json.dumps(index, separators=(",", ":")))
         self._before()
         target = self._root / name_of(snapshot.step)
         if target.exists():  # torn, or of the same step: ours is as good and whole
             discard(target)
         beside.rename(target)
-        _sync_directory(self._root)
+        sync(self._root)
         self._after(snapshot.step)
 
     def _others(self, beside: Path) -> dict[str, dict[str, str]]:
@@ -414,38 +415,17 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-class _Acting:
+@contextmanager
+def _acting(root: Path) -> Iterator[None]:
     """Turns what the system says into what a person can act on."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, OSError):
-            return
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
             raise StorageFull(
-                f"the disk of {self._root} is full: no checkpoint was written, the one before is "
-                "there",
+                f"the disk of {root} is full: no checkpoint was written, the one before is there",
                 hint="free space, or keep fewer",
             ) from error
         raise Unavailable(
-            f"{self._root} cannot be written to: {error.strerror}", hint="see who owns it"
+            f"{root} cannot be written to: {error.strerror}", hint="see who owns it"
         ) from error

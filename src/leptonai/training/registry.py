@@ -182,7 +182,7 @@ def _pushed(
     finally:
         if client is None:
             at.close()
-    _tell_the_run(f"{name}@{registered.metadata.version}")
+    _tell_the_run(registered.reference)
     return registered
 
 

@@ -533,7 +533,7 @@ class Trainer:
     def _register_model(self, name: str) -> None:
         made = register_model(self.model, name, data=self._loader, metrics=self.history.last)
         if made is not None:
-            self.history.registered = f"{name}@{made.metadata.version}"
+            self.history.registered = made.reference
             self._tell(f"registered the model {self.history.registered}")
 
     # --- checkpoints -----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from leptonai.control.api.context import World
 from leptonai.control.requests import check_labels, check_tree
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Job, Run
-from leptonai.core.shapes import resources_of
+from leptonai.core.shapes import requested_by
 from leptonai.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, TooLarge
 from leptonai.ports.store import Delete
 from leptonai.security.permissions import may_read, require, resource_of
@@ -93,16 +93,7 @@ async def _make(
         started_at_ms=now_ms,
     )
     if job is not None:
-        spec = job.spec
-        requested = resources_of(
-            shape=spec.resource_shape,
-            cpu=spec.cpu,
-            memory_mib=spec.memory,
-            disk_gb=spec.ephemeral_storage_in_gb,
-            gpu_type=spec.accelerator_type,
-            gpus=spec.accelerator_num,
-        )
-        run = replace(run, needs=requested.needs, workers=spec.workers)
+        run = replace(run, needs=requested_by(job.spec).needs, workers=job.spec.workers)
     await world.store.points.open(workspace, id)  # first: a run without points is none
     try:
         return await put(world, run)

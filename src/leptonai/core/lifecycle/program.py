@@ -3,7 +3,7 @@
 import hashlib
 
 from leptonai.core.records import Endpoint, Job, Program
-from leptonai.core.shapes import resources_of
+from leptonai.core.shapes import requested_by
 from leptonai.spec.containers import Affinity, QueueConfig
 
 DEFAULT_PRIORITY = 5000
@@ -18,14 +18,7 @@ PROJECT_LABEL = "project"  # whose quota a workload counts against, beside its o
 
 def program_of_job(job: Job) -> Program:
     spec = job.spec
-    requested = resources_of(
-        shape=spec.resource_shape,
-        cpu=spec.cpu,
-        memory_mib=spec.memory,
-        disk_gb=spec.ephemeral_storage_in_gb,
-        gpu_type=spec.accelerator_type,
-        gpus=spec.accelerator_num,
-    )
+    requested = requested_by(spec)
     return Program(
         command=tuple(spec.container.command or ()),
         envs=tuple(spec.envs or ()),
@@ -45,14 +38,7 @@ def program_of_job(job: Job) -> Program:
 def program_of_endpoint(endpoint: Endpoint) -> Program:
     spec = endpoint.spec
     wanted = spec.resource_requirement
-    requested = resources_of(
-        shape=wanted.resource_shape,
-        cpu=wanted.cpu,
-        memory_mib=wanted.memory,
-        disk_gb=wanted.ephemeral_storage_in_gb,
-        gpu_type=wanted.accelerator_type,
-        gpus=wanted.accelerator_num,
-    )
+    requested = requested_by(wanted)
     return Program(
         command=tuple(spec.container.command or MODEL_SERVER),
         envs=tuple(spec.envs or ()),

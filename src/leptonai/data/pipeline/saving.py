@@ -5,7 +5,6 @@ the tensor "3.components"          the array `components` that step 3 learnt
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from leptonai.data.manifest import Field
+from leptonai.durable import replacing
 from leptonai.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -110,22 +110,14 @@ def decoded(data: bytes, name: str) -> "tuple[Saved, dict[str, NDArray[Any]]]":
 
 def write_atomically(path: Path, data: bytes) -> None:
     """All of it or nothing, also after a power cut."""
-    from leptonai.data.shelf import write_all, writing
+    from leptonai.data.shelf import writing
 
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with writing(path.absolute().parent):
         try:
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            try:
-                write_all(fd, data)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            beside.replace(path)
+            with replacing(path) as beside:
+                beside.write_bytes(data)
         except FileNotFoundError:
             raise NotFound(f"the directory of {path} does not exist", hint="make it") from None
-        finally:
-            beside.unlink(missing_ok=True)
 
 
 def read_file(path: Path) -> bytes:

@@ -64,11 +64,10 @@ def fitted_on(part: Any) -> tuple[FittedOn, "NDArray[np.uint8] | None"]:
         digest = getattr(part, "digest", "")
         length = len(part) if hasattr(part, "__len__") else 0
         return FittedOn(digest=digest if isinstance(digest, str) else "", samples=length), None
-    named = part.name if part.version is None else f"{part.name}@{part.version}"
     on = FittedOn(
         digest=part.digest,
         records=part.records.digest,
-        reference=named,
+        reference=part.reference,
         part=part.part,
         samples=len(part),
     )

@@ -84,11 +84,11 @@ def check(
     measured = [*seen.measured, *_of_schema(dataset, against, schema), *found]
     outcomes, findings = judge([each for each in measured if each.gate in wanted], asked)
     return Report(
-        dataset=_name_of(dataset),
+        dataset=dataset.reference,
         type=dataset.type,
         digest=dataset.digest,
         samples=len(dataset),
-        against="" if against is None else _name_of(against),
+        against="" if against is None else against.reference,
         outcomes=outcomes,
         findings=findings,
         notes=tuple(seen.notes),
@@ -378,7 +378,3 @@ def _with_classes(profile: Profile, classes: Mapping[str, int]) -> Profile:
 def _largest(numbers: Mapping[str, Any]) -> dict[str, Any]:
     order = sorted(numbers, key=lambda name: (-numbers[name], name))
     return {name: numbers[name] for name in order[:MAX_SHOWN]}
-
-
-def _name_of(dataset: "Dataset") -> str:
-    return dataset.name if dataset.version is None else f"{dataset.name}@{dataset.version}"

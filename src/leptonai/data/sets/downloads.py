@@ -1,6 +1,5 @@
 """Getting a published file: verified, and resumed where it was cut off."""
 
-import errno
 import fcntl
 import hashlib
 import http.client
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from leptonai.durable import DISK_FULL
 from leptonai.errors import (
     Forbidden,
     InvalidRequest,
@@ -26,7 +26,6 @@ MAX_DOWNLOAD_BYTES = 64 << 30
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0  # without a single byte
 ATTEMPTS = 5  # in a row that bring nothing new
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PAUSE_S = 0.2  # before the next request; doubles with each that brings nothing new
 MAX_REQUESTS = 1_000  # for one file
 

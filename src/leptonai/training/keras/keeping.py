@@ -10,7 +10,6 @@ the callbacks are. Each is whole or not there.
 """
 
 import json
-import os
 import re
 import shutil
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from leptonai.durable import sync
 from leptonai.training.keras import callbacks as sorting
 from leptonai.training.keras.shipping import MODEL
 
@@ -121,22 +121,14 @@ def _write(root: Path, model: Any, kept: Kept, shipped: Sequence[Any]) -> None:
     }
     (beside / "state.json").write_text(json.dumps(said))
     for file in beside.iterdir():
-        _sync(file)
-    _sync(beside)
+        sync(file)
+    sync(beside)
     shutil.rmtree(target, ignore_errors=True)
     beside.rename(target)
-    _sync(root)
+    sync(root)
     for other in root.iterdir():
         if _NAME.fullmatch(other.name) and other != target:
             shutil.rmtree(other, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _name_of(epoch: int) -> str:

@@ -295,8 +295,7 @@ def _send(task: Task, out: Path, result: dict[str, Any]) -> dict[str, Any]:
             lineage={"job": os.environ.get("LEPTON_JOB_NAME", "")},
             attributes={"metrics": {k: v for k, v in last.items() if v == v}},
         )
-        version = f"{artifact.metadata.name}@{artifact.metadata.version}"
-        return {"digest": artifact.spec.digest, "model": version}
+        return {"digest": artifact.spec.digest, "model": artifact.reference}
 
 
 def _note_checkpoint() -> None:

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from leptonai.durable import replacing
 from leptonai.errors import InvalidRequest
 from leptonai.training.history import History
 from leptonai.training.models import checks
 from leptonai.training.models.base import Evaluation, Model, workers_here
 from leptonai.training.models.images import checked_image_shape
-from leptonai.training.models.saving import replacing
 from leptonai.training.models.tasks import Values
 
 MAX_SEED = (1 << 64) - 1

@@ -9,10 +9,7 @@ As a directory::
 """
 
 import json
-import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from leptonai.durable import replacing
 from leptonai.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -276,22 +274,3 @@ def _shared(model: nn.Module) -> Iterable[list[str]]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(parameter, []).append(name)
     return [each for each in names.values() if len(each) > 1]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside it, which takes its place once it is on the disk as a whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

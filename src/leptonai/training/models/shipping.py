@@ -195,7 +195,7 @@ def _packed(directory: Path, role: str, data: Any) -> Data:
         if data.chosen is not None:
             np.save(directory / f"{role}-0.npy", data.chosen, allow_pickle=False)
         return Data(
-            reference=f"{data.name}@{data.version}",
+            reference=data.reference,
             digest=data.records.digest,
             part=data.part,
             chosen=data.chosen is not None,

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from leptonai.durable import replacing
 from leptonai.errors import InvalidRequest
 from leptonai.training.models.images import ImageModel
-from leptonai.training.models.saving import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
