@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.__main__ import RESULTS, machine, run
+from benchmarks.parts import parts_table
 
 Row = Mapping[str, Any]
 PARTS = ("loading", "commit", "tables")  # each is the script `benchmarks.data_NAME`
@@ -58,18 +59,7 @@ def of_commit(figures: Mapping[str, Any]) -> Iterable[Row]:
 
 
 def table(measured: Mapping[str, Any]) -> str:
-    lines = [
-        "# Data",
-        "",
-        "Measured by `make bench-data`; a part was measured in one run, in turns with what it is",
-        "compared with. Compare within a part only. A row without goal is information.",
-    ]
-    for name in PARTS:
-        if part := measured.get(name):
-            lines += ["", f"## {name}", "", f"On {part['machine']}.", ""]
-            lines += ["| what | measured | goal |", "| --- | ---: | ---: |"]
-            lines += [f"| {r['what']} | {r['measured']} | {r['goal']} |" for r in part["rows"]]
-    return "\n".join(lines) + "\n"
+    return parts_table("Data", "make bench-data", {name: name for name in PARTS}, measured)
 
 
 if __name__ == "__main__":

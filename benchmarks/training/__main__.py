@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from benchmarks.__main__ import HERE, RESULTS, machine
+from benchmarks.parts import parts_table
 
 PARTS = {  # each is the script `benchmarks.training.NAME`
     "loop": "Speed of the loop",
@@ -66,18 +67,7 @@ def run(name: str, *, quick: bool) -> Any:
 
 
 def table(measured: dict[str, Any]) -> str:
-    lines = [
-        "# Training",
-        "",
-        "Measured by `make bench-train`; each part in one run, in turns with what it is compared",
-        "with. Compare within a part only. A row without goal is information.",
-    ]
-    for name, title in PARTS.items():
-        if part := measured.get(name):
-            lines += ["", f"## {title}", "", f"On {part['machine']}.", ""]
-            lines += ["| what | measured | goal |", "| --- | ---: | ---: |"]
-            lines += [f"| {r['what']} | {r['measured']} | {r['goal']} |" for r in part["rows"]]
-    return "\n".join(lines) + "\n"
+    return parts_table("Training", "make bench-train", PARTS, measured)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,11 @@ from pathlib import Path
 
 from leptonai.blobs.packs import Naming
 from leptonai.blobs.store import blob_path
-from leptonai.durable import DISK_FULL
+from leptonai.durable import DISK_FULL, PAGE_BYTES, go_past_cache
 from leptonai.errors import InvalidRequest, StorageFull, Unavailable
 
 PARTIAL = "partial"  # what is being written; nothing reads it
 PARTIAL_KEPT_S = 86_400.0  # of a process that was killed
-DIRECT = getattr(os, "O_DIRECT", 0)
-PAGE_BYTES = 4096
 LOOK_S = 0.02  # between two looks whether an object on its way may be gone on with
 AHEAD_BYTES = 256 << 20  # fetched at most before they are asked for
 CHUNK_BYTES = 1 << 20
@@ -158,8 +156,7 @@ class NewBlob:
     def write_whole(self, buffer: memoryview, size: int) -> None:
         """All of it, past the system's cache where that can be done: that takes a tenth of the
         processor's time. The buffer begins at a page, and goes on to the end of one."""
-        past_cache = DIRECT and self._past_cache(DIRECT)
-        if past_cache:
+        if go_past_cache(self._fd):
             try:
                 write_all(self._fd, buffer[: -(-size // PAGE_BYTES) * PAGE_BYTES])
                 os.ftruncate(self._fd, size)
@@ -167,16 +164,9 @@ class NewBlob:
             except OSError as failure:
                 if failure.errno != errno.EINVAL:
                     raise
-            self._past_cache(0)  # it cannot, after all
+            go_past_cache(self._fd, False)  # it cannot, after all
             os.lseek(self._fd, 0, os.SEEK_SET)
         write_all(self._fd, buffer[:size])
-
-    def _past_cache(self, flag: int) -> bool:
-        try:
-            fcntl.fcntl(self._fd, fcntl.F_SETFL, flag)
-        except OSError:
-            return False
-        return True
 
     def keep(self, digest: str) -> None:
         """It has this name, and is on the disk: also after a power cut."""

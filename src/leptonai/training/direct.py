@@ -7,19 +7,17 @@ buffer first.
 """
 
 import errno
-import fcntl
 import hashlib
 import mmap
 import os
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from leptonai.durable import PAGE_BYTES, go_past_cache
+
 BUFFER_BYTES = 4 << 20  # hashed and written at once
-PAGE_BYTES = 4_096
-DIRECT = getattr(os, "O_DIRECT", 0)  # only Linux has it
 
 
 class DirectFile:
@@ -31,7 +29,7 @@ class DirectFile:
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._go_past_cache(True)
+        go_past_cache(self._fd)
         # Begins at a page. Numpy lets other threads work while it copies.
         self._buffer = np.frombuffer(mmap.mmap(-1, BUFFER_BYTES), np.uint8)
         self._held = 0  # bytes in the buffer
@@ -68,13 +66,13 @@ class DirectFile:
         held, self._held = self._buffer[: self._held].data, 0
         self._sha256.update(held)
         if len(held) % PAGE_BYTES:  # the end of the file
-            self._go_past_cache(False)
+            go_past_cache(self._fd, False)
         try:
             self._put(held)
         except OSError as failure:
             if failure.errno != errno.EINVAL:
                 raise
-            self._go_past_cache(False)  # this file system cannot
+            go_past_cache(self._fd, False)  # this file system cannot
             self._put(held)
         self._written += len(held)
 
@@ -83,7 +81,3 @@ class DirectFile:
         while data:
             count = os.pwrite(self._fd, data, at)
             at, data = at + count, data[count:]
-
-    def _go_past_cache(self, wanted: bool) -> None:
-        with suppress(OSError):  # this file system cannot
-            fcntl.fcntl(self._fd, fcntl.F_SETFL, DIRECT if wanted else 0)
