@@ -3,11 +3,13 @@
 The variables are those that torchrun and Lepton set; without them a process trains alone.
 """
 
+import atexit
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,7 @@ from leptonai.errors import Conflict, InvalidRequest, Unavailable
 ARRIVAL_S = 300.0  # for all workers to come together
 COLLECTIVE_S = 1_800.0  # for one exchange: a worker may be busy with its data
 ASK_EVERY_S = 0.05
+SETTLE_S, SETTLE_EVERY_S = 5.0, 0.001
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,36 @@ def enter_world(
             world_size=size,
             timeout=timedelta(seconds=COLLECTIVE_S),
         )
+        atexit.register(leave_world)
     return World(rank, size, chosen)
 
 
 def leave_world() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    """Also done when the process ends: training that succeeded must not fail at its very end.
+
+    A thread of gloo lets go of the tensors of an exchange a little after the exchange. When Python
+    is already shutting down by then, it aborts the process ("terminate called without an active
+    exception"): so those threads are waited for.
+    """
+    if not dist.is_initialized():
+        return
+    dist.destroy_process_group()
+    deadline = time.monotonic() + SETTLE_S
+    time.sleep(SETTLE_EVERY_S)
+    while _exchanging() and time.monotonic() < deadline:
+        time.sleep(SETTLE_EVERY_S)
+
+
+def _exchanging() -> bool:
+    """Whether a thread of gloo is at work still (where the system tells)."""
+    for thread in Path("/proc/self/task").glob("[0-9]*"):
+        try:
+            name, _, rest = (thread / "stat").read_text().partition("(")[2].rpartition(")")
+        except OSError:
+            continue  # it has ended
+        if name == "pt_gloo_runloop" and rest.split()[0] != "S":
+            return True
+    return False
 
 
 def _meet(env: Mapping[str, str], rank: int, size: int, arrival_s: float) -> Store:
