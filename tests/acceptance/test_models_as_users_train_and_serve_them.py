@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import leptonai as l
+from leptonai.client.following import JobFailed
 from leptonai.data.pipeline import Clean, Impute, OneHot, Scale, ToMatrix
 from leptonai.testing.platform import RunningPlatform, eventually
 from leptonai.training.models import MLP
-from leptonai.training.models.sending import JobFailed
 
 ROWS = np.random.default_rng(0).normal(size=(96, 4)).astype(np.float32)
 LABELS = (ROWS.sum(1) > 0).astype(np.int64)
