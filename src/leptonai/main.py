@@ -207,6 +207,7 @@ async def _run(
             authenticator=Authenticator(store, clock, job_tokens),
             audit=AuditLog(home.audit_log),
             routes=plane.routes,
+            traffic=plane.traffic,
             adviser=plane.adviser,
             notice=plane.mirror.notice,
             config=Config(

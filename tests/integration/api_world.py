@@ -8,6 +8,7 @@ import httpx
 from leptonai.blobs import BlobStore
 from leptonai.control.api.app import make_app
 from leptonai.control.api.context import Config, World
+from leptonai.control.traffic import TrafficLog
 from leptonai.core.records import Node
 from leptonai.core.resources import Capacity
 from leptonai.core.routing import RouteTable
@@ -61,6 +62,7 @@ class ApiUnderTest:
     def __init__(self, audit: Path, store: Store) -> None:
         self.store, self.clock = store, ManualClock()
         self.engine, self.blobs, self.routes = WrittenLogs(), BlobStore("memory://"), Routes()
+        self.traffic = TrafficLog(self.clock)
         self.job_tokens = JobTokens(KEY)
         self.audit = audit
         self.tokens: dict[str, str] = {}
@@ -73,6 +75,7 @@ class ApiUnderTest:
             authenticator=Authenticator(self.store, self.clock, self.job_tokens),
             audit=AuditLog(audit),
             routes=self.routes,
+            traffic=self.traffic,
             config=Config(
                 workspaces=("ws", "other"),
                 url="http://api",

@@ -17,6 +17,7 @@ EVERY_PATH = [
     ("GET", "/api/v2/workspaces/ws/nothing/here"),
     ("GET", "/api/v2/workspaces/unknown/jobs"),
     ("GET", "/internal/routes"),
+    ("POST", "/internal/traffic"),
     ("GET", "/metrics"),
     ("GET", "/openapi.json"),
     ("GET", "/"),

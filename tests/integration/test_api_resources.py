@@ -185,6 +185,21 @@ async def test_gateways_follow_the_route_table(api):
 
 
 @with_api
+async def test_gateways_tell_of_traffic(api):
+    window = {"workspace": "ws", "endpoint": "a", "start_ms": 0, "end_ms": 1, "held": 2}
+    report = {"gateway": "g", "windows": [window]}
+    path = "/internal/traffic"
+    told = await api.call("POST", path, json=report, who="gateway", platform=True)
+    assert told.status_code == 204
+    assert api.traffic.held(("ws", "a")).requests == 2
+    for who in ("ana", "admin"):
+        refused = await api.call("POST", path, json=report, who=who, platform=True)
+        assert refused.status_code == 403
+    broken = await api.call("POST", path, json={"gateway": 1}, who="gateway", platform=True)
+    assert broken.status_code == 400
+
+
+@with_api
 async def test_metrics_count_requests_and_jobs(api):
     await api.call("POST", "/jobs", json=a_job())
     text = (await api.call("GET", "/metrics", platform=True)).text

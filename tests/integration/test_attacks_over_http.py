@@ -16,7 +16,7 @@ from leptonai.control.api.routes import ROUTES
 ROLES = ("gateway", "job")
 TOLD_TO_EVERYBODY = {"/openapi.json"}
 ITS_OWN = {"GET": {"/api/v2/workspaces/{workspace}/tokens"}}  # masked
-GATEWAYS_OWN = {"/internal/routes", "/metrics"}
+GATEWAYS_OWN = {"/internal/routes", "/internal/traffic", "/metrics"}
 PARTS = {
     "workspace": "ws",
     "name": "x",

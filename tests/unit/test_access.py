@@ -17,7 +17,7 @@ KINDS = (
     "blob",
     "run",
 )
-PLATFORM = ("route", "metrics", "schema")
+PLATFORM = ("route", "traffic", "metrics", "schema")
 
 
 def who(role: str, name: str = "ana", workspace: str = "ws", job: str = "") -> Principal:
@@ -78,6 +78,9 @@ TABLE = [
     ("member", "read", a("metrics", workspace=""), True),
     ("member", "read", a("route", workspace=""), False),
     ("gateway", "read", a("route", workspace=""), True),
+    ("gateway", "update", a("route", workspace=""), False),
+    ("gateway", "update", a("traffic", workspace=""), True),
+    ("admin", "update", a("traffic", workspace=""), False),
     ("gateway", "read", a("job"), False),
     ("gateway", "create", a("blob"), False),
     ("workload", "read", a("dataset"), True),

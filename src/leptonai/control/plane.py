@@ -22,6 +22,7 @@ from leptonai.control.loops.routes import RoutesLoop
 from leptonai.control.loops.runs import RunsLoop
 from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
+from leptonai.control.traffic import TrafficLog
 from leptonai.core.records import Job, Node, NodeState, Secret
 from leptonai.core.scheduler.policy import DEFAULT, Policy
 from leptonai.errors import Conflict, StaleEpoch, TryLater
@@ -79,6 +80,7 @@ class ControlPlane:
         self._blobs = blobs
         self._policy = policy
         self._before_placing = before_placing
+        self.traffic = TrafficLog(clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._advice: Advice | None = None
 

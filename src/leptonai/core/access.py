@@ -47,6 +47,7 @@ Kind = Literal[
     "log",
     "run",
     "route",
+    "traffic",
     "metrics",
     "schema",
 ]
@@ -76,7 +77,7 @@ class Deny:
 
 Decision = Allow | Deny
 
-_PLATFORM: frozenset[Kind] = frozenset({"route", "metrics", "schema"})
+_PLATFORM: frozenset[Kind] = frozenset({"route", "traffic", "metrics", "schema"})
 _ARTIFACTS: frozenset[Kind] = frozenset({"dataset", "model", "blob"})
 _SHARED: frozenset[Kind] = frozenset({"workspace", "node", "quota", "blob"})
 
@@ -97,10 +98,14 @@ def decide(principal: Principal, action: Action, resource: Resource) -> Decision
         case Role.RECORDER:
             return _recorder(principal, action, resource)
         case Role.GATEWAY:
-            return Deny("a gateway's token only follows the route table")
+            return Deny("a gateway's token only follows the route table and tells of traffic")
 
 
 def _platform(principal: Principal, action: Action, kind: Kind) -> Decision:
+    if kind == "traffic":
+        if action is Action.UPDATE and principal.role is Role.GATEWAY:
+            return Allow()
+        return Deny("only a gateway tells of traffic")
     if action is not Action.READ:
         return Deny(f"nobody may {action} this")
     allowed = {

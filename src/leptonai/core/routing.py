@@ -5,18 +5,73 @@ last one on disk, and needs nothing else to serve.
 """
 
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 
 import msgspec
 
 from leptonai.core.records import Endpoint, Goal, OwnerKind, Phase, Replica
 
 DEFAULT_TIMEOUT_S = 300  # of a request, where the endpoint sets none
+DEFAULT_HELD_REQUESTS = 256
+DEFAULT_HELD_S = 60.0
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     replica: str
     host: str
     port: int
+    version: str = ""  # of its endpoint: see `version_of`
+
+
+class Retry(StrEnum):
+    """Which requests may be sent to a second replica once a first has been sent a byte."""
+
+    SAFE = "safe"  # those that do no harm twice: GET, HEAD …, and any with an Idempotency-Key
+    ALWAYS = "always"  # any: the endpoint's answers change nothing
+    NEVER = "never"
+
+
+class BalanceBy(StrEnum):
+    LEAST_OUTSTANDING = "least-outstanding"  # the replica with the fewest requests under way
+    HEADER = "header"  # consistent hash of a header's value
+    ADDRESS = "address"  # consistent hash of the caller's address
+    COOKIE = "cookie"  # the replica that gave the first answer, told by a cookie
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one of several replicas is chosen. A hash or a cookie is a wish: where its replica is
+    gone, another one takes its place."""
+
+    by: BalanceBy = BalanceBy.LEAST_OUTSTANDING
+    name: str = ""  # of the header, in lower case, or of the cookie
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How many requests may wait for a first replica, and for how long."""
+
+    requests: int = DEFAULT_HELD_REQUESTS
+    seconds: float = DEFAULT_HELD_S
+    progress: bool = False  # clients that accept an event stream are told while they wait
+
+
+class LimitBy(StrEnum):
+    TOKEN = "token"  # noqa: S105  # a caller without a token is limited by address
+    ADDRESS = "address"
+
+
+class RateLimit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one caller may use. Each gateway counts for itself."""
+
+    by: LimitBy = LimitBy.TOKEN
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None  # of models, as the `usage` of an answer says
+
+
+class Shadow(msgspec.Struct, frozen=True, kw_only=True):
+    """Copies of requests, whose answers are compared and thrown away."""
+
+    version: str
+    percent: float  # of the requests that other versions get
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -25,19 +80,31 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     workspace: str
     name: str
     upstreams: tuple[Upstream, ...] = ()
-    expecting: bool = False  # replicas are on their way: requests may wait for them
+    expecting: bool = False  # replicas are on their way, or come when asked: requests may wait
+    weights: dict[str, float] = {}  # by version; {}: all replicas alike. Not named, not asked
+    shadow: Shadow | None = None
     token_sha256: tuple[str, ...] = ()  # of the endpoint's own tokens
     workspace_tokens: bool = True  # the workspace's tokens are let in too
     public: bool = False  # no token is asked for
     ip_allowlist: tuple[str, ...] = ()  # () lets any address in
-    timeout_s: int = DEFAULT_TIMEOUT_S
+    timeout_s: int = DEFAULT_TIMEOUT_S  # a request's deadline, unless it names an earlier one
     route_by_replica_header: bool = False  # X-Lepton-Replica-Target picks the replica
+    retry: Retry = Retry.SAFE
+    balance: Balance = Balance()
+    hold: Hold = Hold()
+    limit: RateLimit | None = None
+    domains: tuple[str, ...] = ()  # hosts that are this endpoint's own, in lower case
 
 
 class RouteTable(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     routes: tuple[Route, ...]
     workspace_token_sha256: dict[str, tuple[str, ...]]  # by workspace
+
+
+def version_of(replica: Replica) -> str:
+    """Which version of its endpoint a replica serves: its revision, as text."""
+    return str(replica.revision)
 
 
 def route_table(
@@ -77,7 +144,12 @@ def _route(endpoint: Endpoint, replicas: list[Replica], addresses: Mapping[str, 
         workspace=endpoint.workspace,
         name=endpoint.name,
         upstreams=tuple(
-            Upstream(replica=replica.id, host=addresses[replica.node], port=replica.ports[0])
+            Upstream(
+                replica=replica.id,
+                host=addresses[replica.node],
+                port=replica.ports[0],
+                version=version_of(replica),
+            )
             for replica in serving
         ),
         expecting=spec.replicas > 0,

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from leptonai.blobs import BlobStore
 from leptonai.control.api.measures import Measures
+from leptonai.control.traffic import TrafficLog
 from leptonai.core.records import Endpoint, Job, Record, Replica
 from leptonai.core.routing import RouteTable
 from leptonai.monitoring.audit import AuditLog
@@ -82,6 +83,7 @@ class World:
     authenticator: Authenticator
     audit: AuditLog
     routes: RouteFeed
+    traffic: TrafficLog
     config: Config
     adviser: Callable[[], Adviser] = NoScheduler
     notice: Callable[[Iterable[Record]], None] = _ignore  # told of every commit: wakes the loops

@@ -3,6 +3,7 @@
 from leptonai.control.api.routing import Answer, Call, Parameter, Route, Scope
 from leptonai.core.access import Action, Resource
 from leptonai.core.routing import RouteTable
+from leptonai.core.traffic import TrafficReport
 from leptonai.security.permissions import require
 
 DEFAULT_WAIT_S = 25
@@ -15,6 +16,12 @@ async def follow_routes(call: Call) -> RouteTable | Answer:
     after = call.number("after", 0)
     table = await call.world.routes.wait(after, float(call.number("timeout_s", DEFAULT_WAIT_S)))
     return Answer(status=204) if table is None else table
+
+
+async def take_traffic(call: Call) -> None:
+    """Not authorised for anybody but gateways: what scales and rolls out believes it."""
+    require(call.principal, Action.UPDATE, Resource(kind="traffic"))
+    call.world.traffic.take(await call.json())
 
 
 ROUTES = (
@@ -32,5 +39,15 @@ ROUTES = (
             ),
             Parameter("timeout_s", int, "How long to wait.", least=0, most=MAX_WAIT_S),
         ),
+    ),
+    Route(
+        method="POST",
+        path="/internal/traffic",
+        handler=take_traffic,
+        summary="What a gateway tells of the requests since it last did",
+        body=TrafficReport,
+        status=204,
+        audited=False,
+        scope=Scope.PLATFORM,
     ),
 )

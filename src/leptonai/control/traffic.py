@@ -1,0 +1,109 @@
+"""What gateways told of the last minutes, in memory, for the loops that decide by it."""
+
+import asyncio
+from collections import deque
+
+import msgspec
+
+from leptonai.core.traffic import TrafficReport, TrafficWindow
+from leptonai.ports.clock import Clock
+
+KEPT_MS = 15 * 60_000  # what is older is forgotten
+MAX_WINDOWS = 20_000  # of one endpoint: of several gateways and versions, each second one
+GONE_MS = 5_000  # a gateway that held requests and is silent for so long holds them no more
+
+EndpointName = tuple[str, str]  # workspace, name
+
+
+class TrafficWatch:
+    """One loop's view of which endpoints were told of since it last looked.
+
+    Args:
+        news: set with every report; give the event that the loop waits for anyway.
+    """
+
+    def __init__(self, news: asyncio.Event) -> None:
+        self.news = news
+        self._told: dict[EndpointName, None] = {}
+
+    def note(self, endpoint: EndpointName) -> None:
+        self._told[endpoint] = None
+        self.news.set()
+
+    def take(self) -> list[EndpointName]:
+        told = list(self._told)
+        self._told.clear()
+        return told
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Requests that wait for a first replica of an endpoint."""
+
+    requests: int = 0
+    oldest_ms: int = 0  # for how long the first of them has waited
+
+
+class TrafficLog:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._windows: dict[EndpointName, deque[TrafficWindow]] = {}
+        # By endpoint and gateway: what it held, and when it said so.
+        self._held: dict[EndpointName, dict[str, tuple[int, Held]]] = {}
+        self._watches: list[TrafficWatch] = []
+        self._tidy_at_ms = 0
+
+    def watch(self, news: asyncio.Event) -> TrafficWatch:
+        """Wakes whenever traffic is told of; at once where a request is held at zero replicas."""
+        watch = TrafficWatch(news)
+        self._watches.append(watch)
+        return watch
+
+    def take(self, report: TrafficReport) -> None:
+        """Keep what a gateway tells."""
+        now_ms = self._clock.now_ms()
+        self._forget_the_quiet(now_ms)
+        told: dict[EndpointName, Held] = {}
+        for window in report.windows:
+            endpoint = (window.workspace, window.endpoint)
+            kept = self._windows.setdefault(endpoint, deque(maxlen=MAX_WINDOWS))
+            kept.append(window)
+            while kept and kept[0].end_ms <= now_ms - KEPT_MS:
+                kept.popleft()
+            told.setdefault(endpoint, Held())
+            if window.version == "" and not window.shadow:
+                told[endpoint] = Held(window.held, window.oldest_held_ms)
+        for endpoint, held in told.items():
+            by_gateway = self._held.setdefault(endpoint, {})
+            if held.requests:
+                by_gateway[report.gateway] = (now_ms, held)
+            else:
+                by_gateway.pop(report.gateway, None)
+            for watch in self._watches:
+                watch.note(endpoint)
+
+    def windows(self, endpoint: EndpointName, since_ms: int = 0) -> list[TrafficWindow]:
+        """Those that end after `since_ms` and within the last minutes, as they were told."""
+        oldest_ms = max(since_ms, self._clock.now_ms() - KEPT_MS)
+        return [each for each in self._windows.get(endpoint, ()) if each.end_ms > oldest_ms]
+
+    def held(self, endpoint: EndpointName) -> Held:
+        """What waits now, as far as gateways have told."""
+        now_ms = self._clock.now_ms()
+        known = [
+            held
+            for told_ms, held in self._held.get(endpoint, {}).values()
+            if told_ms > now_ms - GONE_MS
+        ]
+        return Held(
+            sum(each.requests for each in known), max((each.oldest_ms for each in known), default=0)
+        )
+
+    def _forget_the_quiet(self, now_ms: int) -> None:
+        """Endpoints that nobody has called for so long that nothing of it is kept."""
+        if now_ms < self._tidy_at_ms:
+            return
+        self._tidy_at_ms = now_ms + KEPT_MS
+        for endpoint, kept in list(self._windows.items()):
+            if not kept or kept[-1].end_ms <= now_ms - KEPT_MS:
+                del self._windows[endpoint]
+                self._held.pop(endpoint, None)
