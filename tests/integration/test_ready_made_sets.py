@@ -355,7 +355,11 @@ def test_mnist_comes_from_a_directory_unpacked_or_not(tmp_path):
     [
         ("train-images-idx3-ubyte.gz", b"", "it is not an IDX file"),
         ("train-images-idx3-ubyte.gz", idx(np.zeros((6, 4, 5)))[:-9], "end-of-stream marker"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03abc", mtime=0), "it is not an IDX file"),
+        (
+            "train-images-idx3-ubyte.gz",
+            gzip.compress(b"\0\0\x08\x03abc", mtime=0),
+            "it is not an IDX file",
+        ),
         (
             "train-labels-idx1-ubyte.gz",
             gzip.compress(b"\0\0\x08\x01\xff\xff\xff\xff12", mtime=0),
