@@ -148,9 +148,6 @@ def ask(url, body, token):
 
 
 def test_an_interrupt_here_stops_the_job(client):
-    # A shell that starts the tests in the background has them ignore it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
     def interrupt():
         eventually(lambda: client.jobs.list(status=["Running"]))
         os.kill(os.getpid(), signal.SIGINT)
