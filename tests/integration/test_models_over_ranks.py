@@ -50,7 +50,7 @@ def test_two_ranks_give_outputs_gradients_and_files_of_the_model_alone(tmp_path:
     run_two_ranks("spread_models.py", str(tmp_path))
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "tensor"])
+@pytest.mark.parametrize("strategy", ["fsdp", "tensor", "pipeline"])
 def test_two_ranks_learn_what_one_learns(strategy: str, tmp_path: Path) -> None:
     run_two_ranks("spread_fit.py", strategy, str(tmp_path / "two.pth"))
     alone = [sys.executable, str(HERE / "spread_fit.py"), "auto", str(tmp_path / "one.pth")]
