@@ -23,6 +23,7 @@ from leptonai.errors import InvalidRequest
 from leptonai.training import randomness, state
 from leptonai.training.callbacks import Callback, listens
 from leptonai.training.evaluation import evaluate
+from leptonai.training.exits import exit_by_error
 from leptonai.training.feeding import Pair, loader_of, moved, pair_of, rows, unsound_rows
 from leptonai.training.history import Ended, History
 from leptonai.training.losses import Loss, loss_named, usual_loss
@@ -134,6 +135,7 @@ class Trainer:
             InvalidRequest: an argument is out of range, or names nothing that there is.
         """
         self._settings = _plain(locals()) | {"model": type(model).__name__}
+        exit_by_error()
         for name, value, least in (
             ("epochs", epochs, 1),
             ("batch_size", batch_size, 1),

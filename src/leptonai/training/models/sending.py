@@ -12,7 +12,7 @@ import msgspec
 from leptonai.client.following import check_resources, follow
 from leptonai.errors import Internal
 from leptonai.spec.containers import Container
-from leptonai.spec.jobs import JobSpec, LeptonJob
+from leptonai.spec.jobs import FINAL_EXIT_CODE, JobSpec, LeptonJob
 from leptonai.spec.metadata import Metadata
 from leptonai.training.history import History
 from leptonai.training.models import shipping
@@ -82,6 +82,7 @@ def _job(model: "Model", workers: int, workdir: str, resources: Mapping[str, Any
         parallelism=workers,
         intra_job_communication=workers > 1,
         max_job_failure_retry=RETRIES,
+        final_exit_codes=[FINAL_EXIT_CODE],
         include_workspace_token=True,
         workdir=workdir,
     )
