@@ -66,7 +66,7 @@ def main() -> None:
 def worker() -> None:
     torch.set_num_threads(1)
     world = enter_world("cpu")
-    steps, turns = (4, 1) if os.environ["QUICK"] else (250, 6)
+    steps, turns = (4, 1) if os.environ["QUICK"] else (250, 8)
     torch.manual_seed(0)
     arrays = (
         torch.randn(BATCH * steps, FEATURES).numpy(),

@@ -37,6 +37,16 @@ def test_a_photon_can_be_written_without_a_web_server_installed() -> None:
     assert imported_by("from leptonai import Photon") & {"torch", "numpy", "uvicorn"} == set()
 
 
+def test_a_first_step_does_not_wait_for_what_records_or_registers_a_training() -> None:
+    step = (
+        "import torch; from leptonai.training import Trainer; ones = torch.ones(4, 1); "
+        "Trainer(torch.nn.Linear(1, 1), (ones, ones), quiet=True).fit()"
+    )
+    loaded = imported_by(step)
+    assert "leptonai.training.trainer" in loaded
+    assert loaded & {"leptonai.run", "leptonai.tracking.active", "msgspec", "safetensors"} == set()
+
+
 def test_a_platform_that_starts_does_not_wait_for_numpy() -> None:
     parts = "leptonai.main, leptonai.control.plane, leptonai.control.api.app, leptonai.stores"
     assert "numpy" not in imported_by(f"import {parts}")

@@ -58,6 +58,17 @@ def loader_of(
     return data.shared(world.rank, world.size, in_lockstep=to_learn)
 
 
+def dataset_of(data: Any) -> Any:
+    """What a loader reads from; or the data itself."""
+    return getattr(data, "dataset", data)
+
+
+def pipeline_of(data: Any) -> Any:
+    """What a loader does to its samples, as its user gave it."""
+    given = getattr(data, "pipeline", None)
+    return getattr(given, "pipeline", given)
+
+
 def pair_of(batch: Any) -> Pair:
     """Raises:
     InvalidRequest: nobody can tell what of the batch the model is to find out.

@@ -10,11 +10,15 @@ from torch import Tensor
 PYTHON_WORDS = 625  # of the Mersenne Twister, with its index
 
 
-def seed_all(seed: int, rank: int) -> None:
+def seed_all(seed: int, rank: int, device: torch.device) -> None:
     """Ranks draw differently from each other, and each the same every time."""
-    torch.manual_seed((seed * 1_000_003 + rank) % 2**63)  # of CUDA's generators, too
-    np.random.seed((seed * 1_000_003 + rank) % 2**32)
-    random.seed(seed * 1_000_003 + rank)
+    mine = seed * 1_000_003 + rank
+    if device.type == "cpu":  # without a note for each accelerator that is not used
+        torch.default_generator.manual_seed(mine % 2**63)
+    else:
+        torch.manual_seed(mine % 2**63)
+    np.random.seed(mine % 2**32)
+    random.seed(mine)
 
 
 def capture(device: torch.device) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from leptonai.errors import InvalidRequest
 from leptonai.spec.names import check_name
+from leptonai.training.feeding import dataset_of, pipeline_of
 from leptonai.training.models import checks
 from leptonai.training.models.base import Model
 from leptonai.training.models.saving import load_model
@@ -87,17 +88,6 @@ def check_can_register(model: Any, name: str, pipeline: Any) -> None:
             "and without it the model would be served other inputs than it learnt from",
             hint="make it a leptonai.Pipeline of steps",
         )
-
-
-def pipeline_of(data: Any) -> Any:
-    """What a loader does to its samples, as its user gave it."""
-    given = getattr(data, "pipeline", None)
-    return getattr(given, "pipeline", given)
-
-
-def dataset_of(data: Any) -> Any:
-    """What a loader reads from; or the data itself."""
-    return getattr(data, "dataset", data)
 
 
 def reference_of(data: Any) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -93,19 +94,27 @@ def tracker_of(
     Args:
         datasets: those that have a name and a version, by role.
     """
-    from leptonai import run
-
-    active = run.current()
+    active = _recorded()
     job = "LEPTON_JOB_NAME" in os.environ
     if track is False or (track is None and active is None and not job):
         return NoTracker()
     ours = active is None
     if active is None:
+        from leptonai import run
+
         active = run.start()
     active.log_params(settings)
     if datasets:
         active.log_data(**datasets)
     return RunTracker(active, ours=ours and not job)  # a job's run ends with the job
+
+
+def _recorded() -> "ActiveRun | None":
+    """The run that this process records. Who records has imported `leptonai.run`; to import it only
+    to hear that nobody does takes as long as a first step."""
+    run = sys.modules.get("leptonai.run")
+    active: ActiveRun | None = None if run is None else run.current()
+    return active
 
 
 @contextlib.contextmanager

@@ -24,7 +24,16 @@ from leptonai.training import randomness, state
 from leptonai.training.callbacks import Callback, listens
 from leptonai.training.evaluation import evaluate
 from leptonai.training.exits import exit_by_error
-from leptonai.training.feeding import Pair, loader_of, moved, pair_of, rows, unsound_rows
+from leptonai.training.feeding import (
+    Pair,
+    dataset_of,
+    loader_of,
+    moved,
+    pair_of,
+    pipeline_of,
+    rows,
+    unsound_rows,
+)
 from leptonai.training.history import Ended, History
 from leptonai.training.losses import Loss, loss_named, usual_loss
 from leptonai.training.metrics import metric_named
@@ -39,8 +48,6 @@ from leptonai.training.parallel import (
 )
 from leptonai.training.pipelining import Pipeline, PipelineStepper
 from leptonai.training.progress import Progress
-from leptonai.training.registry import check_can_register, dataset_of, pipeline_of
-from leptonai.training.registry import register as register_model
 from leptonai.training.saver import Saver, Trained
 from leptonai.training.saving import Keep
 from leptonai.training.schedules import PLATEAU, schedule_named
@@ -190,6 +197,8 @@ class Trainer:
         self._pipeline = pipeline
         self._register = register
         if register is not None:
+            from leptonai.training.registry import check_can_register
+
             check_can_register(model, register, pipeline or pipeline_of(train))
         self._seed, self._deterministic = seed, deterministic
         self._device, self._quiet = device, quiet
@@ -245,7 +254,7 @@ class Trainer:
             recompute_blocks(self.model)
         spreading = self._spread = spread(self.model, self._strategy, world)
         self._sharing, self._adding = spreading.sharing, spreading.adding
-        randomness.seed_all(self._seed, self._sharing.rank)
+        randomness.seed_all(self._seed, self._sharing.rank, world.device)
         self._learner: Any = spreading.learner
         if self._compile:
             self._learner.compile()
@@ -338,7 +347,8 @@ class Trainer:
             self._tell("the loader cannot say where it is: the epoch begins anew")
             self.progress.loss_sum, self.progress.loss_steps = 0.0, 0
         # For ranks that were not there before; the others draw on where they were.
-        randomness.seed_all(self._seed + self.progress.step, self._sharing.rank)
+        seed = self._seed + self.progress.step
+        randomness.seed_all(seed, self._sharing.rank, self.world.device)
 
     def _new_stepper(self, first: Pair, of_all: int) -> Stepper:
         """By the first batch, which tells what was not said."""
@@ -566,7 +576,9 @@ class Trainer:
         self._tracker.flush()
 
     def _register_model(self, name: str) -> None:
-        made = register_model(self.model, name, data=self._loader, metrics=self.history.last)
+        from leptonai.training.registry import register
+
+        made = register(self.model, name, data=self._loader, metrics=self.history.last)
         if made is not None:
             self.history.registered = made.reference
             self._tell(f"registered the model {self.history.registered}")

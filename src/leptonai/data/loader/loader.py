@@ -11,7 +11,7 @@ import numpy as np
 
 from leptonai.data.loader.batches import Batch, OnCorrupt, source_of
 from leptonai.data.loader.order import MAX_SAMPLES, Order, Share, steps
-from leptonai.data.loader.working import Recipe, made_ahead
+from leptonai.data.loader.working import Recipe, made_ahead, parameters
 from leptonai.errors import InvalidRequest
 
 MAX_WORKERS = 256
@@ -177,11 +177,13 @@ class DataLoader:
         self._iteration += 1
         iteration = self._iteration
         order = Order(len(self._source), self._seed, self._epoch, self._shuffle)
+        takes = parameters(self._pipeline) if self._pipeline is not None else frozenset()
+        augment = self._shuffle if self._augment is None else self._augment
         made = made_ahead(
             Recipe(
                 self._source,
                 self._pipeline,
-                augment=self._shuffle if self._augment is None else self._augment,
+                takes=takes if augment else takes - {"chance"},
                 seed=self._seed,
                 epoch=self._epoch,
                 rank=self._share.rank,

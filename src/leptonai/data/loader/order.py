@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_SAMPLES = 4_096  # whose order is computed at once: numpy costs per call, not per sample
+BLOCK_SAMPLES = 8_192  # whose order is computed at once: numpy costs per call, not per sample
 ROUNDS = 12  # with 8, the permutations of six samples are visibly not equally frequent
 MAX_SAMPLES = 2**62  # below it no sum here leaves 64 bits
 

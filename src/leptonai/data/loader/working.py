@@ -10,7 +10,7 @@ import pickle
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Recipe:
 
     source: Source
     pipeline: Callable[..., Batch] | None
-    augment: bool
+    takes: frozenset[str]  # what the pipeline gets besides the batch: "rng", "chance"
     seed: int
     epoch: int
     rank: int
@@ -42,13 +42,12 @@ class Recipe:
         made = self.source.make(step.samples)
         if self.pipeline is None:
             return made
-        taken = parameters(self.pipeline)
         given: dict[str, Any] = {}
-        if "rng" in taken:
+        if "rng" in self.takes:
             # Of the step alone: a resumed run draws what an uninterrupted one would have drawn.
             drawn_from = [self.seed, self.epoch, step.position, self.rank]
             given["rng"] = np.random.default_rng(drawn_from)
-        if "chance" in taken and self.augment:
+        if "chance" in self.takes:
             samples = step.samples if made.samples is None else made.samples
             given["chance"] = Chance(samples, seed=self.seed, epoch=self.epoch)
         try:
@@ -60,11 +59,11 @@ class Recipe:
             raise
 
 
-def parameters(pipeline: Callable[..., Any]) -> Collection[str]:
+def parameters(pipeline: Callable[..., Any]) -> frozenset[str]:
     try:
-        return inspect.signature(pipeline).parameters
+        return frozenset(inspect.signature(pipeline).parameters)
     except (TypeError, ValueError):  # something built in
-        return ()
+        return frozenset()
 
 
 def made_ahead(
