@@ -78,6 +78,8 @@ def test_an_endpoint_has_a_host_of_its_own_and_may_have_more(cloud: Cloud) -> No
         for path in ("/a?b=c", "/e/default/other/", "/healthz"):
             status, _, body = asked_at_host(cloud.gateway, host, path)
             assert (status, body) == (200, f"GET {path} HTTP/1.1 /".encode())
+    by_path = asked_at_host(cloud.gateway, "models.example.org", "/e/default/e/a")
+    assert by_path[2] == b"GET /a HTTP/1.1 /e/default/e"  # a host takes nothing from a path
     assert asked_at_host(cloud.gateway, "f.default.localhost")[0] == 404
     assert asked_at_host(cloud.gateway, "e.other.localhost")[0] == 401
     assert asked_at_host(cloud.gateway, "else.example.org")[0] == 404

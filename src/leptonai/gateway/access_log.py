@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ import msgspec
 from leptonai.log_files import open_log
 
 if TYPE_CHECKING:
+    from .exchange import Exchange
     from .gateway import Gateway
+    from .target import Target
 
 FLUSH_S = 0.5
 MAX_LINES = 20_000  # that wait to be written; more are only counted
@@ -27,7 +30,25 @@ class AccessLog:
         self._skipped = 0
         self._flush: asyncio.TimerHandle | None = None
 
-    def write(self, **fields: object) -> None:
+    def note(self, exchange: Exchange, now: float, target: Target | None) -> None:
+        """A request has ended; `target` is the last replica that had it."""
+        assert exchange.logged is not None
+        method, path, traceparent = exchange.logged
+        self._write(
+            at_ms=time.time_ns() // 1_000_000,
+            **exchange.named(),
+            version="" if target is None else target.upstream.version,
+            replica="" if target is None else target.upstream.replica,
+            address=exchange.client.address,
+            method=method.decode("latin-1"),
+            path=path.decode("latin-1"),
+            status=exchange.status,
+            ms=round(1000 * (now - exchange.started_at), 3),
+            attempts=exchange.attempts,
+            traceparent=traceparent.decode("latin-1"),
+        )
+
+    def _write(self, **fields: object) -> None:
         if len(self._lines) >= MAX_LINES:
             self._skipped += 1
             return

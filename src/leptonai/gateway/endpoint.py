@@ -135,10 +135,13 @@ class Endpoint:
         exchange.attempts -= 1
         self.dispatch(exchange)
 
-    def lost(self, exchange: Exchange, target: Target, *, stale: bool, because: str) -> None:
+    def lost(
+        self, exchange: Exchange, target: Target, *, stale: bool, garbled: bool, because: str
+    ) -> None:
         """A replica failed a request of which the client has seen no answer.
 
         Args:
+            garbled: its answer is no HTTP, and would not be any better a second time.
             stale: it closed a connection that it had answered on before, which a healthy one may.
         """
         now = self.gateway.now()
@@ -148,12 +151,16 @@ class Endpoint:
             target.answered(LOST, now, limits.eject_s)
         exchange.drop_target(now)
         exchange.failed_target = target
-        why_not = why_not_again(
-            self.route.retry,
-            safe=exchange.safe,
-            sent=exchange.sent,
-            kept=exchange.kept,
-            attempts=exchange.attempts,
+        why_not = (
+            "its server does not answer as RFC 9112 says"
+            if garbled
+            else why_not_again(
+                self.route.retry,
+                safe=exchange.safe,
+                sent=exchange.sent,
+                kept=exchange.kept,
+                attempts=exchange.attempts,
+            )
         )
         if why_not is None and not self._budget.spend(self.tally.arrivals, now):
             why_not = "too many of its endpoint's requests are being repeated already"
@@ -164,7 +171,7 @@ class Endpoint:
                 **exchange.named(),
                 attempt=exchange.attempts,
             )
-            exchange.rewind()
+            exchange.again()
             self.dispatch(exchange)
             return
         exchange.fail(

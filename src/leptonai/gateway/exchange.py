@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from leptonai.errors import LeptonError
 
-from .answers import Answer, ReplicaFailed, ReplicaTooSlow, RequestTooSlow, error_answer
+from . import events
+from .answers import Answer, ReplicaTooSlow, RequestTooSlow, error_answer
 from .deadlines import with_time_left
-from .head import IDEMPOTENT, LAST_CHUNK, RequestHead, chunk, value_of
-from .limits import BODY_BUFFER_BYTES, MAX_REPLAY_BYTES, PROGRESS_S, SMALL_REPLAY_BYTES
+from .head import IDEMPOTENT, LAST_CHUNK, RequestHead, value_of
+from .limits import BODY_BUFFER_BYTES, PROGRESS_S
 from .observers import Digest, Observer
+from .outgoing import Outgoing
 
 if TYPE_CHECKING:
     from .downstream import ClientConnection
@@ -19,19 +20,10 @@ if TYPE_CHECKING:
     from .target import Target
     from .upstream import ReplicaConnection
 
-EVENTS_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n"
-    b"transfer-encoding: chunked\r\nconnection: close\r\nx-request-id: %b\r\n%b\r\n"
-)
 NOT_ANSWERED = 499  # in metrics: the client left first
 
 
-def error_event(data: bytes) -> bytes:
-    """What ends an event stream that began before its status was known, as a chunk."""
-    return chunk(b"event: error\ndata: %b\n\n" % data)
-
-
-class Exchange:
+class Exchange(Outgoing):
     """Belongs to its client's connection until `done`; at most one replica's connection serves it.
 
     A request that is refused becomes an exchange too, with its answer ready, so that answers to
@@ -42,15 +34,9 @@ class Exchange:
         "_arrived",
         "_caller_deadline",
         "_dispatched_at",
-        "_large",
-        "_sent",
-        "_sent_bytes",
-        "_unsent",
-        "_unsent_bytes",
         "_wants_events",
         "answer",
         "attempts",
-        "chunked",
         "client",
         "close",
         "cookie",
@@ -63,7 +49,6 @@ class Exchange:
         "fresh_connection",
         "head_only",
         "held_until",
-        "kept",
         "key",
         "link",
         "logged",
@@ -85,6 +70,7 @@ class Exchange:
     )
 
     def __init__(self, client: ClientConnection, started_at: float) -> None:
+        super().__init__()
         self.client = client
         self.started_at = started_at
         self.answer: Answer | None = None  # ready without a replica
@@ -93,13 +79,11 @@ class Exchange:
         self.close = False  # the client's connection ends with it
         self.head_only = False  # the answer has no body
         self.websocket = False
-        self.chunked = False  # the request's body, towards the replica
         self.request_id = b""
         self.replica = b""  # the one it must go to; b"" leaves the choice to us
         self.key = b""  # what its replica is chosen by, where not by load
         self.safe = False  # to do twice
         self.sent = False  # a replica has been sent a byte of it
-        self.kept = True  # all that was sent is still here, to be sent again
         self.attempts = 0  # replicas it was sent to
         self.failed_target: Target | None = None  # the last that did not answer it
         self.fresh_connection = False  # it met a stale connection: the next shall be a new one
@@ -123,11 +107,6 @@ class Exchange:
         self._caller_deadline = False  # the caller said how long it waits
         self._arrived = False  # it is counted among the arrivals
         self._dispatched_at = 0.0
-        self._unsent: list[bytes] = []
-        self._unsent_bytes = 0
-        self._sent: list[bytes] = []
-        self._sent_bytes = 0
-        self._large = False  # takes one of the gateway's few places for large kept requests
 
     def send_to(self, endpoint: Endpoint, head: RequestHead, encoded: bytes) -> None:
         """Make it a request for this endpoint; `encoded` is the head for the replica."""
@@ -164,60 +143,31 @@ class Exchange:
             self.endpoint.dispatch(self)
 
     def add_body(self, data: bytes) -> None:
-        if self.done or self.answer is not None:
-            return  # nobody will read it
-        if self.chunked:
-            data = chunk(data)
-        self._unsent.append(data)
-        self._unsent_bytes += len(data)
+        if not self.done and self.answer is None:  # else nobody will read it
+            self.put(data)
 
     def end_body(self) -> None:
         self.request_done = True
-        if self.chunked and not self.done:
-            self._unsent.append(LAST_CHUNK)
-            self._unsent_bytes += len(LAST_CHUNK)
+        if not self.done:
+            self.put_end()
 
     def flush(self) -> None:
         """Send the replica what has been read."""
         link = self.link
         if link is None or not self._unsent:
             return
-        data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
-        self._unsent.clear()
-        self._unsent_bytes = 0
+        data = self.take()
         if self._caller_deadline and not link.bytes_sent:
             left_s = self.deadline - self.client.gateway.now()
             data = with_time_left(data, max(0, int(1000 * left_s)))
         link.bytes_sent = self.sent = True
         if self.kept:
-            self._keep(data)
+            self.keep(data, self.client.gateway)
         link.transport.write(data)
 
-    def _keep(self, data: bytes) -> None:
-        """What has been sent stays here while it may have to be sent again."""
-        self._sent.append(data)
-        self._sent_bytes += len(data)
-        if self._sent_bytes <= SMALL_REPLAY_BYTES or self.websocket:
-            return
-        gateway = self.client.gateway
-        if not self._large and self._sent_bytes <= MAX_REPLAY_BYTES:
-            self._large = gateway.take_replay_room()
-        if not self._large or self._sent_bytes > MAX_REPLAY_BYTES:
-            self.kept = False
-            self._forget_sent()
-
-    def _forget_sent(self) -> None:
-        self._sent.clear()
-        self._sent_bytes = 0
-        if self._large:
-            self._large = False
-            self.client.gateway.give_replay_room()
-
-    def rewind(self) -> None:
-        """Be ready to be sent again from the start."""
-        self._unsent[:0] = self._sent
-        self._unsent_bytes += self._sent_bytes
-        self._forget_sent()
+    def again(self) -> None:
+        """Be ready to go out from the start."""
+        self.rewind(self.client.gateway)
         self.fresh_connection = True
 
     @property
@@ -318,7 +268,7 @@ class Exchange:
         self._arrived_unserved()
         if self._wants_events and not self.events:
             self.events = self.close = True
-            self.client.transport.write(EVENTS_HEAD % (self.request_id, self.extra))
+            self.client.transport.write(events.HEAD % (self.request_id, self.extra))
             self._tell_that_it_waits()
 
     def _tell_that_it_waits(self) -> None:
@@ -327,7 +277,7 @@ class Exchange:
         if self in endpoint.tally.held:
             gateway = self.client.gateway
             waited_s = int(gateway.now() - self.started_at)
-            self.client.transport.write(chunk(b": waiting for a replica, %d s\n\n" % waited_s))
+            self.client.transport.write(events.waiting(waited_s))
             gateway.loop.call_later(PROGRESS_S, self._tell_that_it_waits)
 
     def answer_lines(self) -> bytes:
@@ -336,8 +286,12 @@ class Exchange:
             return b"%b%bx-lepton-attempts: %d\r\n" % (self.extra, self.cookie, self.attempts)
         return self.extra + self.cookie
 
-    def lost(self, link: ReplicaConnection, because: str) -> None:
-        """The replica's connection ended before its answer did."""
+    def lost(self, link: ReplicaConnection, because: str, *, garbled: bool = False) -> None:
+        """The replica's connection ended before its answer did.
+
+        Args:
+            garbled: what it sent is no HTTP, and would not be any better a second time.
+        """
         self.link = None
         endpoint = self.endpoint
         assert endpoint is not None
@@ -345,27 +299,9 @@ class Exchange:
             link.target.traffic.lost_attempts += 1
             self._settle()
             self.client.abort()  # anything else would look like a whole answer
-        else:
-            stale = link.served > 0 and not link.answered and not self.fresh_connection
-            endpoint.lost(self, link.target, stale=stale, because=because)
-
-    def garbled(self, link: ReplicaConnection, because: str) -> None:
-        """The replica's answer is no HTTP. It would not be any better a second time."""
-        self.link = None
-        endpoint = self.endpoint
-        assert endpoint is not None
-        link.target.traffic.lost_attempts += 1
-        if self.responding:
-            self._settle()
-            self.client.abort()
-        else:
-            self.fail(
-                ReplicaFailed(
-                    f"replica {link.target.upstream.replica!r} of endpoint"
-                    f" {endpoint.route.name!r} {because}",
-                    hint="have the server that it runs answer as RFC 9112 says",
-                )
-            )
+            return
+        stale = link.served > 0 and not link.answered and not self.fresh_connection
+        endpoint.lost(self, link.target, stale=stale, garbled=garbled, because=because)
 
     def fail(self, error: LeptonError) -> None:
         """Answer in the replica's place, if nothing of an answer went out yet."""
@@ -413,7 +349,7 @@ class Exchange:
         if not self.request_done or self.client.gateway.draining:
             self.close = True
         self.client.transport.write(
-            error_event(answer.body) + LAST_CHUNK
+            events.failed(answer.body) + LAST_CHUNK
             if self.events
             else answer.encode(
                 close=self.close, keep_alive_1_0=self.version_1_0, head_only=self.head_only
@@ -431,7 +367,7 @@ class Exchange:
         assert not self.done
         self.done = True
         self._unsent.clear()
-        self._forget_sent()
+        self.forget_sent(self.client.gateway)
         endpoint = self.endpoint
         gateway = self.client.gateway
         if endpoint is None:
@@ -455,29 +391,12 @@ class Exchange:
             for observer in self.observers:
                 observer.end()
         if self.logged is not None:
-            self._log(now, target)
+            assert gateway.access_log is not None
+            gateway.access_log.note(self, now, target)
         if served:
             traffic.served(now - self._dispatched_at)
             assert target is not None
             target.answered(self.status, now, gateway.limits.eject_s)
-
-    def _log(self, now: float, target: Target | None) -> None:
-        gateway = self.client.gateway
-        assert self.logged is not None and gateway.access_log is not None
-        method, path, traceparent = self.logged
-        gateway.access_log.write(
-            at_ms=time.time_ns() // 1_000_000,
-            **self.named(),
-            version="" if target is None else target.upstream.version,
-            replica="" if target is None else target.upstream.replica,
-            address=self.client.address,
-            method=method.decode("latin-1"),
-            path=path.decode("latin-1"),
-            status=self.status,
-            ms=round(1000 * (now - self.started_at), 3),
-            attempts=self.attempts,
-            traceparent=traceparent.decode("latin-1"),
-        )
 
     def _arrived_unserved(self) -> None:
         if not self._arrived:

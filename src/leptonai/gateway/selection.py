@@ -23,6 +23,7 @@ class Selection:
         "_groups",
         "_rings",
         "_shares",
+        "_simple",
         "_turn",
         "_weights",
         "cookie",
@@ -43,6 +44,7 @@ class Selection:
             self._groups.setdefault(target.upstream.version, []).append(target)
         present = {version: route.weights.get(version, 0.0) for version in self._groups}
         self._shares = Shares(present) if len(self._groups) > 1 and route.weights else None
+        self._simple = self._shares is None and self.plain
         hashed = by in (BalanceBy.HEADER, BalanceBy.ADDRESS)
         self._rings = (
             {version: _ring(group) for version, group in self._groups.items()} if hashed else {}
@@ -74,7 +76,7 @@ class Selection:
             avoid: it has just failed this request.
         """
         self._turn += 1
-        if self._shares is None and self.plain:
+        if self._simple:
             return choose(self._all, self._turn, now, avoid)
         if key and self.cookie:
             return self._chosen_before(key, now, avoid) or self._freely(b"", now, avoid)

@@ -86,6 +86,8 @@ async def serve(config: Config) -> None:
     await asyncio.wait((draining, ending), return_when=asyncio.FIRST_COMPLETED)
     for task in (following, reporting, bounding, draining, ending):
         task.cancel()
+    if not at_once.is_set():
+        await gateway.reporter.tell_the_rest(control_plane)
     follower.save_now()
     if gateway.access_log is not None:
         gateway.access_log.flush()

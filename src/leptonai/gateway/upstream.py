@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from .exchange import error_event
+from . import events
 from .head import LAST_CHUNK, Fields, ResponseHead, chunk, value_of
 from .limits import MAX_HEAD_BYTES, MAX_HEADERS
 
@@ -252,7 +252,7 @@ class ReplicaConnection(asyncio.Protocol):
         elif not self._ended:
             self._ended = True
             if self._muted:
-                self._out.append(error_event(b'{"status":%d}' % self._parser.get_status_code()))
+                self._out.append(events.failed(b'{"status":%d}' % self._parser.get_status_code()))
             if self._chunking:
                 self._out.append(LAST_CHUNK)
 
@@ -281,7 +281,7 @@ class ReplicaConnection(asyncio.Protocol):
     def _garbled(self, exchange: Exchange, why: str) -> None:
         self.exchange = None
         self.transport.abort()
-        exchange.garbled(self, f"answered with something that is not HTTP ({why})")
+        exchange.lost(self, f"answered with something that is not HTTP ({why})", garbled=True)
 
     def _finish(self, exchange: Exchange) -> None:
         self.served += 1
