@@ -38,7 +38,7 @@ class Selection:
         self.cookie = (name or DEFAULT_COOKIE).encode() if by is BalanceBy.COOKIE else b""
         self._weights = route.weights
         self._turn = 0
-        self._all = [each for each in targets if not route.weights or _named(route, each)]
+        self._all = [each for each in targets if _asked(route, each.upstream.version)]
         self._groups: dict[str, list[Target]] = {}
         for target in self._all:
             self._groups.setdefault(target.upstream.version, []).append(target)
@@ -119,8 +119,11 @@ class Selection:
         return min(self._all, key=lambda target: target.ejected_until, default=None)
 
 
-def _named(route: Route, target: Target) -> bool:
-    return route.weights.get(target.upstream.version, 0.0) > 0
+def _asked(route: Route, version: str) -> bool:
+    """Whether users' requests go to this version at all."""
+    if route.weights:
+        return route.weights.get(version, 0.0) > 0
+    return route.shadow is None or route.shadow.version != version
 
 
 def _ring(targets: Sequence[Target]) -> Ring[Target]:
