@@ -4,12 +4,14 @@ The control plane makes a table whenever one of them changes; a gateway follows 
 last one on disk, and needs nothing else to serve.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 import msgspec
 
 from leptonai.core.records import Endpoint, Goal, OwnerKind, Phase, Replica
+from leptonai.core.rollouts.progress import shadowed, weights
 
 DEFAULT_TIMEOUT_S = 300  # of a request, where the endpoint sets none
 DEFAULT_HELD_REQUESTS = 256
@@ -140,6 +142,8 @@ def _route(endpoint: Endpoint, replicas: list[Replica], addresses: Mapping[str, 
     ]
     spec = endpoint.spec
     auth = spec.auth_config
+    versions = Counter(version_of(replica) for replica in serving)
+    shadow = shadowed(endpoint)
     return Route(
         workspace=endpoint.workspace,
         name=endpoint.name,
@@ -153,6 +157,8 @@ def _route(endpoint: Endpoint, replicas: list[Replica], addresses: Mapping[str, 
             for replica in serving
         ),
         expecting=spec.replicas > 0,
+        weights=weights(endpoint, versions),
+        shadow=Shadow(version=shadow[0], percent=shadow[1]) if shadow else None,
         token_sha256=tuple(token.sha256 for token in endpoint.token_hashes),
         public=bool(spec.allow_unauthenticated_access),
         ip_allowlist=tuple(auth.ip_allowlist or ()) if auth else (),
