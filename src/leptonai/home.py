@@ -103,6 +103,11 @@ class Home:
         return self.gateway / "process.json"
 
     @property
+    def gateway_handover(self) -> Path:
+        """Where the gateway hands its socket to the next."""
+        return self.gateway / "handover.sock"
+
+    @property
     def control_log(self) -> Path:
         return self.path / "logs" / "control.log"
 

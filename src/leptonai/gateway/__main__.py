@@ -2,7 +2,7 @@
 
 import argparse
 import asyncio
-import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8421)
     parser.add_argument("--fd", type=int, help="a bound socket, instead of --host and --port")
     parser.add_argument(
-        "--wait-fd", type=int, help="wait for a byte from it; end where it is closed without one"
+        "--starter-fd",
+        type=int,
+        help="a socket: wait for a byte from it, end where it is closed without one, "
+        "and close it when no more callers are taken",
     )
     given = parser.parse_args(arguments)
-    if given.wait_fd is not None:
-        with os.fdopen(given.wait_fd, "rb") as starter:
-            if not starter.read(1):
-                return 0
+    starter = None if given.starter_fd is None else socket.socket(fileno=given.starter_fd)
+    if starter is not None and not starter.recv(1):
+        return 0
     config = Config(
         home=given.home,
         control_url=given.control_url,
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         host=given.host,
         port=given.port,
         fd=given.fd,
+        starter=starter,
     )
     try:
         run(config)
