@@ -1,6 +1,10 @@
-"""What the gateway's hop costs: the same tiny server, asked directly and through the gateway.
+"""What the gateway's hop costs: the same server, asked directly and through the gateway.
 
-    python benchmarks/gateway.py [--seconds 5] [--connections 64] [--routes 1000]
+    python benchmarks/gateway.py [--seconds 5] [--connections 64] [--routes 1000] [--asgi]
+                                 [--idle 10000]
+
+The server is the least that can answer, or with --asgi a bare ASGI application on uvicorn. --idle
+also measures the memory of so many idle connections.
 
 Prints one JSON object. CPU is read from /proc/PID/stat of each process, so it holds on a busy
 machine too, where requests a second do not. The load comes from `wrk` if it is on the PATH, else
@@ -13,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -23,6 +28,7 @@ from pathlib import Path
 
 TOKEN = "benchmark-token"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 3\r\n\r\nok\n"
+HARD_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 
@@ -31,6 +37,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--routes", type=int, default=1, help="in the table; one of them is used")
+    parser.add_argument("--asgi", action="store_true", help="a bare ASGI application on uvicorn")
+    parser.add_argument("--idle", type=int, default=0, help="connections to hold open at the end")
     parser.add_argument("--builtin-load", action="store_true", help="even where wrk is installed")
     given = parser.parse_args()
     wrk = None if given.builtin_load else shutil.which("wrk")
@@ -41,9 +49,8 @@ def main() -> None:
         server_port = server_socket.getsockname()[1]
         gateway_port = gateway_socket.getsockname()[1]
         write_table(home, server_port, given.routes)
-        server = start(
-            [sys.executable, __file__, "serve", str(server_socket.fileno())], server_socket
-        )
+        kind = "serve-asgi" if given.asgi else "serve"
+        server = start([sys.executable, __file__, kind, str(server_socket.fileno())], server_socket)
         started_at = time.monotonic()
         gateway = start(
             [
@@ -75,11 +82,34 @@ def main() -> None:
                 for name, url in (("direct", direct), ("gateway", through))
             }
             results["gateway_loaded_pss_mb"] = pss_mb(gateway.pid)
+            results["of_direct"] = round(
+                results["gateway"]["per_second"] / results["direct"]["per_second"], 3
+            )
+            if given.idle:
+                results["gateway_idle_connections_pss_mb"] = idle(gateway, gateway_port, given.idle)
         finally:
             for process in processes.values():
                 process.terminate()
                 process.wait()
     print(json.dumps(results, indent=2))
+
+
+def idle(gateway: subprocess.Popen, port: int, count: int) -> float:
+    """Megabytes of a gateway with so many connections that have each been answered once."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, max(count + 100, HARD_FILES)))
+    request = (
+        f"GET /e/default/echo0/ HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {TOKEN}\r\n\r\n"
+    ).encode()
+    opened = []
+    for _ in range(count):
+        connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+        connection.sendall(request)
+        assert b" 200 " in connection.recv(4096)
+        opened.append(connection)
+    took = pss_mb(gateway.pid)
+    for connection in opened:
+        connection.close()
+    return took
 
 
 def measure(load, url, connections, seconds, processes):
@@ -188,6 +218,20 @@ class TinyServer(asyncio.Protocol):
         self.transport.write(ANSWER * data.count(b"\r\n\r\n"))
 
 
+async def bare_asgi(scope, receive, send):
+    if scope["type"] == "http":
+        headers = [(b"content-type", b"text/plain"), (b"content-length", b"3")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok\n"})
+
+
+async def serve_asgi(fd: int) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(bare_asgi, fd=fd, log_level="critical", access_log=False)
+    await uvicorn.Server(config).serve()
+
+
 async def serve_tiny(fd: int) -> None:
     server = await asyncio.get_running_loop().create_server(
         TinyServer, sock=socket.socket(fileno=fd)
@@ -259,6 +303,8 @@ def run(coroutine) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
         run(serve_tiny(int(sys.argv[2])))
+    elif sys.argv[1:2] == ["serve-asgi"]:
+        run(serve_asgi(int(sys.argv[2])))
     elif sys.argv[1:2] == ["load"]:
         run(generate(sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
     else:

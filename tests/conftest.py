@@ -1,11 +1,18 @@
 """For all tests."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # before anything imports Keras
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each of several processes at once
+
+# Whoever runs the tests in the background of a shell has them ignore it, and some of them send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # So that a failure in there shows the values too, as one in a test does.
 pytest.register_assert_rewrite(

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import leptonai as l
+from leptonai.client.following import JobFailed
 from leptonai.data.pipeline import Clean, Impute, OneHot, Scale, ToMatrix
 from leptonai.testing.platform import RunningPlatform, eventually
-from leptonai.training.models import MLP
-from leptonai.training.models.sending import JobFailed
+from leptonai.training.models import GAN, MLP
 
 ROWS = np.random.default_rng(0).normal(size=(96, 4)).astype(np.float32)
 LABELS = (ROWS.sum(1) > 0).astype(np.int64)
@@ -134,6 +134,17 @@ def test_a_job_that_fails_says_its_last_lines(client):
     with pytest.raises(JobFailed, match="nan") as failed:
         a_model().fit((poison, LABELS), 2, 16, client=client, resources=RESOURCES, quiet=True)
     assert "leptonai job log fit-mlp-" in failed.value.hint
+    assert "exited with code 78: another try would end the same" in failed.value.message
+
+
+def test_a_gan_learns_as_a_job_of_two_workers(client):
+    torch.manual_seed(0)
+    model, before = GAN((8, 8, 1), 4, width=8), GAN((8, 8, 1), 4, width=8)
+    before.load_state_dict(model.state_dict())
+    images = np.random.default_rng(0).integers(0, 255, (16, 8, 8, 1)).astype(np.float32)
+    history = model.fit(images, 2, 8, num_workers=2, client=client, resources=RESOURCES, quiet=True)
+    assert (len(history.epochs), history.steps) == (2, 4)
+    assert not torch.equal(model.sample(1), before.sample(1))
 
 
 def ask(url, body, token):

@@ -44,6 +44,7 @@ class Network(nn.Module):
                 for number in range(len(self.blocks))
                 for name, way in (("up", ColwiseParallel), ("down", RowwiseParallel))
             },
+            pipeline=[*self.blocks, self.head],
         )
 
 

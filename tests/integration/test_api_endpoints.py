@@ -236,3 +236,28 @@ async def test_whoever_may_not_change_an_endpoint_does_not_decide_its_roll_out(a
     for decision in ("promote", "rollback"):
         path = f"/deployments/digits/rollout/{decision}"
         assert (await api.call("PUT", path, who="gateway")).status_code in (403, 404)
+
+
+@with_api
+async def test_a_domain_is_one_endpoints_own(api):
+    asked = {"gateway": {"domains": ["models.example.org"]}}
+    made = await api.call("POST", "/deployments", json=an_endpoint("a", **asked))
+    assert made.status_code == 200, made.text
+    taken = await api.call("POST", "/deployments", json=an_endpoint("b", **asked))
+    assert (taken.status_code, taken.json()["code"]) == (409, "AlreadyExists")
+    again = await api.call(
+        "PATCH", "/deployments/a", json={"spec": {"gateway": {"retry": "never"}}}
+    )
+    assert again.json()["spec"]["gateway"] == asked["gateway"] | {"retry": "never"}
+    for settings in (
+        {"domains": ["e.default.localhost"]},
+        {"domains": ["no domain"]},
+        {"domains": ["127.0.0.1"]},
+        {"balance": {"by": "header"}},
+        {"balance": {"by": "header", "name": "a\r\nb"}},
+        {"rate_limit": {"requests_per_minute": 0}},
+        {"hold": {"max_seconds": 10**9}},
+        {"retry": "sometimes"},
+    ):
+        refused = await api.call("POST", "/deployments", json=an_endpoint("c", gateway=settings))
+        assert refused.status_code == 400, settings

@@ -10,6 +10,7 @@ from workers import run_workers
 from leptonai import Dataset, Pipeline
 from leptonai.data.digits import MAX_PIXEL, Digits
 from leptonai.serving.model import ModelServer
+from leptonai.serving.predictions import Prediction
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "digits" / "train.py"
 
@@ -39,7 +40,11 @@ def test_two_workers_train_a_model_that_reads_images_it_has_not_seen(
     server.init()
     labels = held_out.labels
     assert labels is not None
-    answers = [server.predict_file(bytes(each)).labels for each in held_out.read(range(300))]
+    answers = [
+        answer.labels
+        for answer in server.predict_files([bytes(each) for each in held_out.read(range(300))])
+        if isinstance(answer, Prediction)
+    ]
     right = [
         answer == [held_out.classes[label]] for answer, label in zip(answers, labels, strict=False)
     ]

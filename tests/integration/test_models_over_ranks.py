@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from leptonai.training.models import load_model
 
@@ -50,7 +51,7 @@ def test_two_ranks_give_outputs_gradients_and_files_of_the_model_alone(tmp_path:
     run_two_ranks("spread_models.py", str(tmp_path))
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "tensor"])
+@pytest.mark.parametrize("strategy", ["fsdp", "tensor", "pipeline"])
 def test_two_ranks_learn_what_one_learns(strategy: str, tmp_path: Path) -> None:
     run_two_ranks("spread_fit.py", strategy, str(tmp_path / "two.pth"))
     alone = [sys.executable, str(HERE / "spread_fit.py"), "auto", str(tmp_path / "one.pth")]
@@ -59,3 +60,22 @@ def test_two_ranks_learn_what_one_learns(strategy: str, tmp_path: Path) -> None:
     assert one.keys() == two.keys()
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=TOLERANCE, rtol=TOLERANCE, msg=name)
+
+
+def test_a_gan_learns_over_ranks_and_goes_on_as_one_that_was_not_interrupted(
+    tmp_path: Path,
+) -> None:
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    for folder, epochs in ((whole, 2), (torn, 1), (torn, 2)):
+        folder.mkdir(exist_ok=True)
+        run_two_ranks("spread_gan.py", str(folder), str(epochs))
+    expected = load_file(whole / "2-0.safetensors")
+    for other in (whole / "2-1.safetensors", torn / "2-0.safetensors", torn / "2-1.safetensors"):
+        found = load_file(other)
+        assert all(torch.equal(found[name], weight) for name, weight in expected.items()), other
+    before = load_file(torn / "1-0.safetensors")
+    assert not any(
+        torch.equal(before[name], weight)
+        for name, weight in expected.items()
+        if weight.is_floating_point()
+    )

@@ -316,7 +316,7 @@ def test_an_archive_of_more_than_the_bound_is_refused(tmp_path, monkeypatch, pac
 
 def idx(array: np.ndarray) -> bytes:
     header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    return gzip.compress(header + array.astype(np.uint8).tobytes())
+    return gzip.compress(header + array.astype(np.uint8).tobytes(), mtime=0)
 
 
 def mnist_files(train: int = 6, test: int = 2) -> dict[str, bytes]:
@@ -355,10 +355,14 @@ def test_mnist_comes_from_a_directory_unpacked_or_not(tmp_path):
     [
         ("train-images-idx3-ubyte.gz", b"", "it is not an IDX file"),
         ("train-images-idx3-ubyte.gz", idx(np.zeros((6, 4, 5)))[:-9], "end-of-stream marker"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03abc"), "it is not an IDX file"),
+        (
+            "train-images-idx3-ubyte.gz",
+            gzip.compress(b"\0\0\x08\x03abc", mtime=0),
+            "it is not an IDX file",
+        ),
         (
             "train-labels-idx1-ubyte.gz",
-            gzip.compress(b"\0\0\x08\x01\xff\xff\xff\xff12"),
+            gzip.compress(b"\0\0\x08\x01\xff\xff\xff\xff12", mtime=0),
             r"it says \[4294967295\], and holds 2 values",
         ),
         ("train-labels-idx1-ubyte.gz", idx(np.zeros(5)), "do not belong together"),

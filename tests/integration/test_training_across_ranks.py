@@ -25,7 +25,8 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "workers"), [("ddp", 2), ("ddp", 3), ("fsdp", 2), ("tensor", 2)]
+    ("strategy", "workers"),
+    [("ddp", 2), ("ddp", 3), ("fsdp", 2), ("tensor", 2), ("pipeline", 2), ("pipeline", 3)],
 )
 def test_it_learns_the_same_as_alone(tmp_path, alone, strategy, workers):
     found = trained(tmp_path, strategy, workers, 16)
@@ -43,6 +44,34 @@ def test_what_two_saved_three_and_one_go_on_from(tmp_path, alone):
     assert end["losses"] == pytest.approx(alone["losses"][8:12], rel=1e-3)
     last = trained(tmp_path, "auto", 1, 16)
     assert last["losses"] == pytest.approx(alone["losses"][12:], rel=1e-3)
+
+
+def pipelined(root: Path, strategy: str, workers: int, steps: int):
+    """What each rank told."""
+    codes = run_workers(
+        HERE / "spread_pipeline.py", [str(root), strategy, str(steps)], workers=workers,
+        logs=root / "logs",
+    )  # fmt: skip
+    assert codes == [0] * workers, "".join(each.read_text() for each in root.glob("logs/*"))
+    return [json.loads((root / f"{steps}-{rank}.json").read_text()) for rank in range(workers)]
+
+
+def test_a_pipeline_goes_on_exactly_and_all_its_ranks_have_the_model_in_the_end(tmp_path):
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    expected = pipelined(whole, "pipeline", 2, 8)
+    assert expected[0] == expected[1]
+    arguments = [str(torn), "pipeline", "8", "7"]
+    assert -9 in run_workers(HERE / "spread_pipeline.py", arguments, workers=2, logs=torn / "logs")
+    found = pipelined(torn, "pipeline", 2, 8)
+    assert found[0] == expected[0] | {"losses": expected[0]["losses"][6:]}
+    # In bfloat16, and cut otherwise.
+    assert found[0]["again"]["loss"] == pytest.approx(found[0]["last"]["val_loss"], rel=1e-2)
+
+
+def test_what_a_pipeline_saved_another_number_of_ranks_goes_on_from(tmp_path):
+    pipelined(tmp_path, "pipeline", 2, 3)
+    pipelined(tmp_path, "pipeline", 3, 6)
+    assert len(pipelined(tmp_path, "auto", 1, 9)[0]["losses"]) == 3
 
 
 PROGRAM = """

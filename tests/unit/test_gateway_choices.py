@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leptonai.core.routing import Balance, BalanceBy, Retry, Route, Upstream
+from leptonai.core.routing import Balance, BalanceBy, Retry, Route, Shadow, Upstream
 from leptonai.gateway.balance import Ring, Shares, choose, draw, place_of
 from leptonai.gateway.metrics import Traffic
 from leptonai.gateway.retries import (
@@ -107,8 +107,10 @@ def test_a_version_without_weight_gets_nothing() -> None:
     assert versions_of(selection, 10) == {"1": 10}
     targets[0].ejected_until = 1.0
     assert selection.choose(0.0, b"", None) is None
-    only_shadows, _ = a_selection("2", weights={"1": 1.0})
-    assert not only_shadows
+    unnamed, _ = a_selection("2", weights={"1": 1.0})
+    assert not unnamed
+    shadowed, _ = a_selection("1", "2", shadow=Shadow(version="2", percent=5.0))
+    assert versions_of(shadowed, 10) == {"1": 10}
 
 
 def test_a_version_that_is_down_leaves_its_share_to_the_others() -> None:

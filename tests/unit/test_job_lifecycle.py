@@ -1,5 +1,6 @@
 """A job's life, told one step at a time; and whatever happens, it never gets stuck."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -163,6 +164,33 @@ def test_a_job_is_restarted_as_a_whole_with_new_replicas_after_a_wait():
     assert (life.job.state, life.job.round, life.job.failures) == (JobState.QUEUEING, 1, 1)
     assert not set(first) & {r.id for r in life.gang}
     assert [past.state for past in life.job.history] == [JobState.FAILED]
+
+
+def test_a_worker_that_says_that_another_try_would_end_the_same_is_not_tried_again():
+    retried = {"max_failure_retry": 2, "max_job_failure_retry": 2}
+    for final, exit_code, state in (
+        ([78, 65], 65, JobState.FAILED),
+        ([78], 65, JobState.RUNNING),
+        (None, 78, JobState.RUNNING),
+    ):
+        life = Life(a_job(final_exit_codes=final, **retried))
+        life.place()
+        life.run()
+        life.end(0, exit_code=exit_code)
+        assert life.job.state is state, (final, exit_code)
+
+
+@pytest.mark.parametrize("reason", [EndReason.EXITED, EndReason.STOPPED])
+def test_it_is_heard_also_when_another_worker_was_seen_to_fail_before(reason):
+    life = Life(a_job(completions=2, max_job_failure_retry=2, final_exit_codes=[78]))
+    life.place()
+    life.run()
+    life.end(0, exit_code=1)  # its peer has gone
+    assert life.job.state is JobState.RUNNING
+    life.end(1, exit_code=78, reason=reason)
+    assert (life.job.state, life.job.exit_code) == (JobState.FAILED, 78)
+    assert "worker 1" in life.job.message
+    assert "another try would end the same" in life.job.message
 
 
 def test_a_lost_worker_is_retried_only_where_the_policy_allows():
@@ -337,16 +365,18 @@ happenings = st.lists(
     workers=st.integers(1, 3),
     worker_retries=st.integers(0, 2),
     job_retries=st.integers(0, 2),
+    final=st.sampled_from([None, [3], [78]]),
     happenings=happenings,
 )
 def test_whatever_happens_a_job_comes_to_an_end_once_its_workers_do(
-    workers, worker_retries, job_retries, happenings
+    workers, worker_retries, job_retries, final, happenings
 ):
     life = Life(
         a_job(
             completions=workers,
             max_failure_retry=worker_retries,
             max_job_failure_retry=job_retries,
+            final_exit_codes=final,
         )
     )
     for what, index in happenings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,13 @@ from leptonai.cli.dataset_library import data_library
 from leptonai.cli.groups import Command
 from leptonai.cli.output import print_json, say
 from leptonai.cli.pipeline import memory_limit_option, parse_shares, read_pipeline
-from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, output_option
+from leptonai.cli.session import (
+    FOLLOW_PATIENCE_S,
+    connect,
+    given,
+    output_option,
+    resource_options,
+)
 from leptonai.errors import InvalidRequest
 from leptonai.spec.names import check_name
 
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from leptonai.data.pipeline import Pipeline
 
 MAX_WORKERS = 64
+MAX_JOB_WORKERS = 256
 
 
 @click.command(
@@ -29,6 +35,7 @@ MAX_WORKERS = 64
     example="""\
 leptonai dataset transform sales --pipeline steps.json --name sales-ready --split train=0.8,test=0.2
 leptonai dataset transform sales@4 --pipeline sales.safetensors --name sales-ready
+leptonai dataset transform sales --pipeline steps.json --name sales-ready --job-workers 4 --cpu 2
 leptonai dataset transform ./sales.csv --pipeline steps.json --into ./ready""",
 )
 @click.option(
@@ -46,6 +53,11 @@ leptonai dataset transform ./sales.csv --pipeline steps.json --into ./ready""",
     "--num-workers", default=1, show_default=True, type=click.IntRange(1, MAX_WORKERS),
     help="Chunks at once; the result is the same.",
 )  # fmt: skip
+@click.option(
+    "--job-workers", type=click.IntRange(1, MAX_JOB_WORKERS), metavar="N",
+    help="Do it in the workspace, as a job of N workers; the result is the same.",
+)  # fmt: skip
+@resource_options
 @output_option
 @click.argument("reference", metavar="NAME[@VERSION]|PATH")
 def transform(
@@ -56,79 +68,85 @@ def transform(
     seed: int,
     memory_limit: int | None,
     num_workers: int,
+    job_workers: int | None,
+    resource_shape: str | None,
+    cpu: float | None,
+    memory: int | None,
+    gpu: float | None,
+    gpu_type: str | None,
     output: str,
     reference: str,
 ) -> None:
     """Fit a pipeline on the training part, transform all parts, commit the result.
 
     The version is Parquet in a folder for each part, with the fitted pipeline beside them. With
-    --into these are left in a directory, and a table of this machine needs no workspace.
+    --into these are left in a directory, and a table of this machine needs no workspace. A job
+    fits and commits there, also if this command is cut off; Ctrl-C stops it.
     """
+    resources = given(
+        resource_shape=resource_shape,
+        cpu=cpu,
+        memory=memory,
+        accelerator_num=gpu,
+        accelerator_type=gpu_type,
+    )
     if (name is None) == (into is None):
         raise InvalidRequest("give --name or --into: one of them", hint="--name sales-ready")
+    if into is not None and job_workers is not None:
+        raise InvalidRequest("a job makes a version, and leaves no files here", hint="--name NAME")
+    if resources and job_workers is None:
+        raise InvalidRequest(
+            "resources are those of a job's workers", hint="--job-workers 4, or leave them out"
+        )
     if name is not None:
         check_name(name, "dataset")
     data_library("polars", "safetensors")
     from leptonai.data.dataset import Dataset
-    from leptonai.data.pipeline.applying import parts_of
 
-    def write(source: Dataset, folder: Path) -> Pipeline:
-        pipeline = read_pipeline(file)
-        limit_bytes = None if memory_limit is None else memory_limit << 20
-        parts = parts_of(source, parse_shares(shares), seed)
-        files = _write(pipeline, parts, folder, num_workers, limit_bytes)
-        say(f"transformed into {len(files)} files")
-        return pipeline
-
+    pipeline, split = read_pipeline(file), parse_shares(shares)
+    limit_bytes = None if memory_limit is None else memory_limit << 20
     if into is not None:
         if into.exists() and (not into.is_dir() or any(into.iterdir())):
             raise InvalidRequest(f"{into} is not an empty directory", hint="name another one")
         if Path(reference).exists():
-            pipeline = write(Dataset.from_local(reference), into)
+            source = Dataset.from_local(reference)
+            _write(source, pipeline, into, split, seed, num_workers, limit_bytes)
         else:
             with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
-                pipeline = write(Dataset.from_local(reference, client=client), into)
+                source = Dataset.from_local(reference, client=client)
+                _write(source, pipeline, into, split, seed, num_workers, limit_bytes)
         made = {"into": str(into), "pipeline": pipeline.digest}
         print_json(made) if output == "json" else click.echo(into)
         return
     assert name is not None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
-        source = Dataset.from_local(reference, client=client)
-        with tempfile.TemporaryDirectory(prefix="leptonai-transform-") as folder:
-            pipeline = write(source, Path(folder))
-            stored = Dataset.create(
-                name,
-                folder,
-                type="tabular",
-                lineage={
-                    "source": source.reference,
-                    "dataset": source.digest,
-                    "pipeline": pipeline.digest,
-                },
-                client=client,
-            )
+        stored = Dataset.from_local(reference, client=client).transform(
+            pipeline,
+            name,
+            split=split,
+            seed=seed,
+            num_workers=num_workers,
+            job_workers=job_workers,
+            resources=resources,
+            memory_limit_bytes=limit_bytes,
+            client=client,
+            tell=say,
+        )
         found = client.datasets.get(stored.reference)
     print_json(found) if output == "json" else click.echo(stored.reference)
 
 
 def _write(
+    source: Dataset,
     pipeline: Pipeline,
-    parts: dict[str, Dataset],
-    folder: Path,
+    into: Path,
+    split: dict[str, float],
+    seed: int,
     workers: int,
     memory_limit_bytes: int | None,
-) -> list[Path]:
-    """Into a folder for each part, with the pipeline beside them."""
-    from leptonai.data.kinds import is_held_out
-    from leptonai.data.pipeline.applying import PIPELINE_FILE, apply, fit_and_apply
+) -> None:
+    from leptonai.data.pipeline.applying import parts_of
+    from leptonai.data.transforming.making import write
 
-    if pipeline.is_fitted:
-        for part, samples in parts.items():
-            if is_held_out(part):
-                pipeline.check_unseen(samples)
-    else:
-        say("fitting on the training part")
-    write = apply if pipeline.is_fitted else fit_and_apply
-    files = write(pipeline, parts, folder, workers=workers, memory_limit_bytes=memory_limit_bytes)
-    pipeline.save(folder / PIPELINE_FILE)
-    return files
+    parts = parts_of(source, split, seed)
+    write(pipeline, parts, into, workers=workers, memory_limit_bytes=memory_limit_bytes, tell=say)

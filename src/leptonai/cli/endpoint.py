@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leptonai.cli.gateway_options import gateway_options, gateway_patch
 from leptonai.cli.groups import Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, say
 from leptonai.cli.rollout import plan_of, rollout, rollout_options
@@ -55,6 +56,7 @@ endpoint.add_command(rollout)
 leptonai endpoint create -n digits --model digits-cnn --replicas 2
 leptonai endpoint create -n digits --model digits-cnn@production
 leptonai endpoint create -n files --port 8000 --command 'python -m http.server $PORT'
+leptonai endpoint create -n chat --model tiny-chat --rate-limit 60 --token-limit 20000
 leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token -- \\
     python serve.py""",
 )
@@ -69,6 +71,7 @@ leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token
 @resource_options
 @environment_options
 @priority_option
+@gateway_options
 @click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
 @click.option(
     "-f",
@@ -108,6 +111,7 @@ def create(
     timeout: float | None,
     output: str,
     command: tuple[str, ...],
+    **gateway: Any,
 ) -> None:
     """Create an endpoint, from a registered model or from a command.
 
@@ -137,6 +141,7 @@ def create(
             accelerator_type=gpu_type,
         ),
     )
+    asked = _with_gateway(asked, gateway_patch(gateway))
     directory = existing_directory(workdir) if workdir is not None else None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if asked.spec.model is not None:
@@ -242,6 +247,8 @@ leptonai endpoint update digits --model digits-cnn@2
 leptonai endpoint update digits --model digits-cnn@2 --canary 10%
 leptonai endpoint update digits -e THREADS=4 --strategy blue-green
 leptonai endpoint update digits -e THREADS=4 --shadow 20%
+leptonai endpoint update digits --retry always --balance cookie
+leptonai endpoint update digits --domain digits.example.org
 leptonai endpoint update digits --replicas 0         # stops it""",
 )
 @click.option("--model", metavar="NAME[@VERSION|@ALIAS]", help="Serve this registered model.")
@@ -254,6 +261,7 @@ leptonai endpoint update digits --replicas 0         # stops it""",
 @environment_options
 @priority_option
 @rollout_options
+@gateway_options
 @output_option
 @click.argument("name")
 def update(
@@ -280,6 +288,7 @@ def update(
     shadow: str | None,
     output: str,
     name: str,
+    **gateway: Any,
 ) -> None:
     """Change an endpoint. Replicas are replaced one after another where that is needed, or as
     --strategy, --canary or --shadow says: `leptonai endpoint rollout` follows that."""
@@ -309,6 +318,7 @@ def update(
             resource_requirement=resources or None,
             container=container or None,
             queue_config=None if priority is None else {"priority_class": priority},
+            gateway=gateway_patch(gateway) or None,
         )
     )
     if shell_command is not None and model is None:
@@ -455,3 +465,21 @@ def _with(asked: LeptonDeployment, **changes: Any) -> LeptonDeployment:
     import msgspec
 
     return msgspec.structs.replace(asked, spec=msgspec.structs.replace(asked.spec, **changes))
+
+
+def _with_gateway(asked: LeptonDeployment, patch: dict[str, Any]) -> LeptonDeployment:
+    """Flags override what the file says."""
+    if not patch:
+        return asked
+    import msgspec
+
+    from leptonai.spec.gateway import GatewaySettings
+
+    settings = msgspec.to_builtins(asked.spec.gateway) if asked.spec.gateway else {}
+    for name, value in patch.items():
+        old = settings.get(name)
+        settings[name] = {**old, **value} if isinstance(old, dict) and name != "balance" else value
+    try:
+        return _with(asked, gateway=msgspec.convert(settings, GatewaySettings))
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(str(error), hint="see `leptonai endpoint create --help`") from None

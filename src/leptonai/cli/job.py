@@ -74,6 +74,13 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
 @click.option("--max-failure-retry", type=click.IntRange(min=0), help="Of each worker.")
 @click.option("--max-job-failure-retry", type=click.IntRange(min=0), help="Of all the workers.")
 @click.option(
+    "--final-exit-code",
+    "final_exit_codes",
+    type=click.IntRange(1, 255),
+    multiple=True,
+    help="A worker that exits so is not tried again.",
+)
+@click.option(
     "--ttl", type=Parsed("duration", duration_s), help="Archive it so long after its end: 3d."
 )
 @click.option("--start-at", metavar="TIME", help="Not before: +90m, or 2030-01-31T08:00.")
@@ -121,6 +128,7 @@ def create(
     project: str | None,
     max_failure_retry: int | None,
     max_job_failure_retry: int | None,
+    final_exit_codes: tuple[int, ...],
     ttl: int | None,
     start_at: str | None,
     estimate: int | None,
@@ -169,6 +177,7 @@ def create(
             min_workers=min_workers,
             max_failure_retry=max_failure_retry,
             max_job_failure_retry=max_job_failure_retry,
+            final_exit_codes=[*final_exit_codes] or None,
             ttl_seconds_after_finished=ttl,
             time_schedule=TimeSchedule(start_at=moment_s(start_at, now_s)) if start_at else None,
             estimated_seconds=estimate,

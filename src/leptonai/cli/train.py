@@ -88,12 +88,14 @@ def train(
 
     SCRIPT is shipped with the folder it lies in, or with --workdir; a MODULE is run as `python -m`.
     Workers get what torchrun, PyTorch and TensorFlow read, so a script that is distributed needs no
-    change. When a worker fails, all go back to the last checkpoint.
+    change. When a worker fails, all go back to the last checkpoint; but not when it exits with 78,
+    which says that another try would end the same.
     """
     from msgspec.structs import replace
 
     from leptonai.cli.requested import job_of, merged_variables, read_job
     from leptonai.spec.containers import ContainerPort, EnvVar
+    from leptonai.spec.jobs import FINAL_EXIT_CODE
 
     if follow and output == "json":
         raise click.UsageError("--follow prints a log, which is no JSON: use --wait")
@@ -120,6 +122,7 @@ def train(
             accelerator_type=gpu_type,
             min_workers=min_workers,
             max_job_failure_retry=max_job_failure_retry,
+            final_exit_codes=[FINAL_EXIT_CODE],
             include_workspace_token=True,
         ),
     )

@@ -882,6 +882,12 @@ class AsyncRuns:
         await self.update(id, spec=RunSpec(artifacts={name: artifact}))
         return artifact
 
+    async def drop_artifacts(self, id: str, *names: str) -> Run:
+        """Keep these with the run no longer."""
+        body = encode({"spec": {"artifacts": dict.fromkeys(names)}})
+        request = Request(method="PATCH", path=path_of("runs", id), body=body)
+        return await self._calls.read(request, Run)
+
     async def remove(self, id: str) -> None:
         """With all its points."""
         await self._calls.ask(_delete("runs", id))

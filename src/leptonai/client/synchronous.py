@@ -881,6 +881,12 @@ class Runs:
         self.update(id, spec=RunSpec(artifacts={name: artifact}))
         return artifact
 
+    def drop_artifacts(self, id: str, *names: str) -> Run:
+        """Keep these with the run no longer."""
+        body = encode({"spec": {"artifacts": dict.fromkeys(names)}})
+        request = Request(method="PATCH", path=path_of("runs", id), body=body)
+        return self._calls.read(request, Run)
+
     def remove(self, id: str) -> None:
         """With all its points."""
         self._calls.ask(_delete("runs", id))

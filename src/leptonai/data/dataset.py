@@ -1,9 +1,9 @@
 """`Dataset`: what a person holds, whether it was committed or lies in a directory."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from leptonai.client import LeptonClient
     from leptonai.data.commit import Progress
     from leptonai.data.frames import Table
+    from leptonai.data.pipeline import Pipeline
     from leptonai.data.quality.report import Report
 
 
@@ -244,6 +245,65 @@ class Dataset:
             raise InvalidRequest("there are no labels to stratify by", hint="leave out stratify")
         parts = divide(self._keys(), shares, seed=seed, labels=labels)
         return {name: self._part(name, at) for name, at in parts.items()}
+
+    # --- what a pipeline makes of them ------------------------------------------------------------
+
+    def transform(
+        self,
+        pipeline: "Pipeline",
+        name: str,
+        *,
+        split: Mapping[str, float] | None = None,
+        seed: int = 0,
+        num_workers: int = 1,
+        job_workers: int | None = None,
+        resources: Mapping[str, Any] | None = None,
+        memory_limit_bytes: int | None = None,
+        client: "LeptonClient | None" = None,
+        tell: Callable[[str], object] | None = None,
+    ) -> "Dataset":
+        """Transform a table, and commit the result as the next version of a name: Parquet in a
+        folder for each part, with the fitted pipeline beside them and in the lineage. The version
+        is the same, to its digest, however many threads and workers make it.
+
+        Args:
+            pipeline: of a table. One that has not learnt is fitted on the part `train`, or the only
+                one; here it then has learnt, in a job its copy has.
+            split: the parts' shares; by default the parts that the data has.
+            seed: of the split.
+            num_workers: chunks at once, of each process.
+            job_workers: processes of a job of the workspace, which then does it all: this waits for
+                it, and to interrupt this stops it. What a worker has made is not made again when it
+                is killed. By default it is done here.
+            resources: of each worker: cpu, memory (MiB), accelerator_num, ….
+            memory_limit_bytes: that a process may hold of the data.
+            tell: is told what is being done, line by line.
+
+        Raises:
+            InvalidRequest: a row is not as the training data was, or a job cannot find the data.
+            JobFailed: the job has failed; ends with what it said last.
+        """
+        from leptonai.data.transforming.making import transform
+        from leptonai.data.transforming.sending import transform_in_job
+
+        common: dict[str, Any] = {
+            "shares": split or {},
+            "seed": seed,
+            "memory_limit_bytes": memory_limit_bytes,
+            "tell": tell or (lambda line: None),
+        }
+        if job_workers is None:
+            return transform(self, pipeline, name, workers=num_workers, client=client, **common)
+        return transform_in_job(
+            self,
+            pipeline,
+            name,
+            job_workers=job_workers,
+            threads=num_workers,
+            resources=resources or {},
+            client=client,
+            **common,
+        )
 
     # --- what is wrong with them -----------------------------------------------------------------
 

@@ -44,7 +44,7 @@ def create(
     """
     check_name(name, "dataset")
     gates = thresholds(fail_on)
-    with _client(client) as at, open_source(source) as opened:
+    with connected(client) as at, open_source(source) as opened:
         shelf = shelf_of(at.connection.blobs)
         fetch = Fetcher(at.connection, shelf)
         newest = _newest(at, name)
@@ -77,7 +77,7 @@ def create(
 
 def get(reference: str, *, client: LeptonClient | None = None) -> Dataset:
     """See `Dataset.get`."""
-    with _client(client) as at:
+    with connected(client) as at:
         artifact = at.datasets.get(reference)
         if artifact.spec.layout != "manifest":
             raise InvalidRequest(
@@ -85,6 +85,16 @@ def get(reference: str, *, client: LeptonClient | None = None) -> Dataset:
                 hint=f"leptonai dataset download {reference} DIRECTORY",
             )
         return _dataset(artifact, shelf_of(at.connection.blobs), at.connection)
+
+
+@contextlib.contextmanager
+def connected(given: LeptonClient | None) -> Iterator[LeptonClient]:
+    """The one that was given, which stays open; or one of our own."""
+    if given is not None:
+        yield given
+        return
+    with LeptonClient() as own:
+        yield own
 
 
 def manifest_of(at: LeptonClient, artifact: Artifact) -> Manifest:
@@ -181,13 +191,3 @@ def _spec(
         lineage=lineage,
         attributes=attributes,
     )
-
-
-@contextlib.contextmanager
-def _client(given: LeptonClient | None) -> Iterator[LeptonClient]:
-    """The one that was given, which stays open; or one of our own."""
-    if given is not None:
-        yield given
-        return
-    with LeptonClient() as own:
-        yield own

@@ -11,8 +11,10 @@ from leptonai.errors import LeptonError, NotFound, Unavailable
 from .admission import Gate
 from .answers import ReplicaFailed
 from .metrics import EndpointFigures
+from .ratelimits import Limiter
 from .retries import RetryBudget, why_not_again
 from .selection import Selection
+from .shadows import Shadows
 from .tally import Tally
 from .target import Target
 
@@ -30,6 +32,9 @@ class Endpoint:
         self.tally = Tally(route.workspace, route.name, gateway.reporter)
         self.targets: list[Target] = []
         self.prefix = f"/e/{route.workspace}/{route.name}".encode()
+        self.limiter: Limiter | None = None
+        self.shadows: Shadows | None = None
+        self.reads_answers = False
         self._budget = RetryBudget(gateway.now())
         self._release_planned = False
         self._follow(route, workspace_tokens)
@@ -57,6 +62,21 @@ class Endpoint:
             target.retire()
         self.tally.keep_only({upstream.version for upstream in route.upstreams})
         self.selection = Selection(route, self.targets)
+        if route.limit is None:
+            self.limiter = None
+        elif self.limiter is None or self.limiter.limit != route.limit:
+            self.limiter = Limiter(route.limit)
+        self.shadows = (
+            None
+            if route.shadow is None
+            else Shadows(
+                self.gateway,
+                route.shadow,
+                self.targets,
+                self.tally.of_shadows(route.shadow.version),
+            )
+        )
+        self.reads_answers = route.limit is not None and route.limit.tokens_per_minute is not None
 
     def remove(self) -> None:
         """The endpoint left the table."""
@@ -115,10 +135,13 @@ class Endpoint:
         exchange.attempts -= 1
         self.dispatch(exchange)
 
-    def lost(self, exchange: Exchange, target: Target, *, stale: bool, because: str) -> None:
+    def lost(
+        self, exchange: Exchange, target: Target, *, stale: bool, garbled: bool, because: str
+    ) -> None:
         """A replica failed a request of which the client has seen no answer.
 
         Args:
+            garbled: its answer is no HTTP, and would not be any better a second time.
             stale: it closed a connection that it had answered on before, which a healthy one may.
         """
         now = self.gateway.now()
@@ -128,12 +151,16 @@ class Endpoint:
             target.answered(LOST, now, limits.eject_s)
         exchange.drop_target(now)
         exchange.failed_target = target
-        why_not = why_not_again(
-            self.route.retry,
-            safe=exchange.safe,
-            sent=exchange.sent,
-            kept=exchange.kept,
-            attempts=exchange.attempts,
+        why_not = (
+            "its server does not answer as RFC 9112 says"
+            if garbled
+            else why_not_again(
+                self.route.retry,
+                safe=exchange.safe,
+                sent=exchange.sent,
+                kept=exchange.kept,
+                attempts=exchange.attempts,
+            )
         )
         if why_not is None and not self._budget.spend(self.tally.arrivals, now):
             why_not = "too many of its endpoint's requests are being repeated already"
@@ -144,7 +171,7 @@ class Endpoint:
                 **exchange.named(),
                 attempt=exchange.attempts,
             )
-            exchange.rewind()
+            exchange.again()
             self.dispatch(exchange)
             return
         exchange.fail(

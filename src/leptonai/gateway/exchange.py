@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING
 
 from leptonai.errors import LeptonError
 
-from .answers import Answer, ReplicaFailed, ReplicaTooSlow, RequestTooSlow, error_answer
-from .head import IDEMPOTENT, LAST_CHUNK, RequestHead, chunk
-from .limits import BODY_BUFFER_BYTES, MAX_REPLAY_BYTES, SMALL_REPLAY_BYTES
+from . import events
+from .answers import Answer, ReplicaTooSlow, RequestTooSlow, error_answer
+from .deadlines import with_time_left
+from .head import IDEMPOTENT, LAST_CHUNK, RequestHead, value_of
+from .limits import BODY_BUFFER_BYTES, PROGRESS_S
+from .observers import Digest, Observer
+from .outgoing import Outgoing
 
 if TYPE_CHECKING:
     from .downstream import ClientConnection
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 NOT_ANSWERED = 499  # in metrics: the client left first
 
 
-class Exchange:
+class Exchange(Outgoing):
     """Belongs to its client's connection until `done`; at most one replica's connection serves it.
 
     A request that is refused becomes an exchange too, with its answer ready, so that answers to
@@ -28,33 +32,35 @@ class Exchange:
 
     __slots__ = (
         "_arrived",
+        "_caller_deadline",
         "_dispatched_at",
-        "_large",
-        "_sent",
-        "_sent_bytes",
-        "_unsent",
-        "_unsent_bytes",
+        "_wants_events",
         "answer",
         "attempts",
-        "chunked",
         "client",
         "close",
+        "cookie",
         "deadline",
         "done",
         "endpoint",
+        "events",
+        "extra",
         "failed_target",
         "fresh_connection",
         "head_only",
         "held_until",
-        "kept",
         "key",
         "link",
+        "logged",
+        "observers",
         "replica",
         "request_done",
         "request_id",
         "responding",
+        "root",
         "safe",
         "sent",
+        "shadow",
         "started",
         "started_at",
         "status",
@@ -64,6 +70,7 @@ class Exchange:
     )
 
     def __init__(self, client: ClientConnection, started_at: float) -> None:
+        super().__init__()
         self.client = client
         self.started_at = started_at
         self.answer: Answer | None = None  # ready without a replica
@@ -72,13 +79,11 @@ class Exchange:
         self.close = False  # the client's connection ends with it
         self.head_only = False  # the answer has no body
         self.websocket = False
-        self.chunked = False  # the request's body, towards the replica
         self.request_id = b""
         self.replica = b""  # the one it must go to; b"" leaves the choice to us
         self.key = b""  # what its replica is chosen by, where not by load
         self.safe = False  # to do twice
         self.sent = False  # a replica has been sent a byte of it
-        self.kept = True  # all that was sent is still here, to be sent again
         self.attempts = 0  # replicas it was sent to
         self.failed_target: Target | None = None  # the last that did not answer it
         self.fresh_connection = False  # it met a stale connection: the next shall be a new one
@@ -91,13 +96,17 @@ class Exchange:
         self.started = False
         self.done = False
         self.status = NOT_ANSWERED
+        self.extra = b""  # more header lines of the answer
+        self.root = b"/"  # the endpoint's path, as the caller sees it
+        self.cookie = b""  # a header line that brings the caller back to its replica
+        self.observers: tuple[Observer, ...] = ()  # of the answer's body
+        self.shadow: Digest | None = None  # a copy goes to the shadow version
+        self.logged: tuple[bytes, bytes, bytes] | None = None  # method, target, traceparent
+        self.events = False  # the answer has begun as an event stream, while it was held
+        self._wants_events = False
+        self._caller_deadline = False  # the caller said how long it waits
         self._arrived = False  # it is counted among the arrivals
         self._dispatched_at = 0.0
-        self._unsent: list[bytes] = []
-        self._unsent_bytes = 0
-        self._sent: list[bytes] = []
-        self._sent_bytes = 0
-        self._large = False  # takes one of the gateway's few places for large kept requests
 
     def send_to(self, endpoint: Endpoint, head: RequestHead, encoded: bytes) -> None:
         """Make it a request for this endpoint; `encoded` is the head for the replica."""
@@ -109,6 +118,12 @@ class Exchange:
         if endpoint.route.route_by_replica_header:
             self.replica = head.replica
         self.deadline = self.started_at + endpoint.route.timeout_s
+        if head.timeout_ms is not None:
+            self._caller_deadline = True
+            self.deadline = min(self.deadline, self.started_at + head.timeout_ms / 1000)
+        if endpoint.route.hold.progress and not self.version_1_0 and not head.websocket:
+            accepted = value_of(head.lines, b"accept")
+            self._wants_events = not self.head_only and b"text/event-stream" in accepted
         self._unsent.append(encoded)
         self._unsent_bytes = len(encoded)
 
@@ -123,60 +138,36 @@ class Exchange:
             self.started = True
             self.endpoint.tally.arrive()
             self.client.deadline = self.deadline
+            if self._caller_deadline:
+                self.client.gateway.loop.call_at(self.deadline, self._caller_gave_up)
             self.endpoint.dispatch(self)
 
     def add_body(self, data: bytes) -> None:
-        if self.done or self.answer is not None:
-            return  # nobody will read it
-        if self.chunked:
-            data = chunk(data)
-        self._unsent.append(data)
-        self._unsent_bytes += len(data)
+        if not self.done and self.answer is None:  # else nobody will read it
+            self.put(data)
 
     def end_body(self) -> None:
         self.request_done = True
-        if self.chunked and not self.done:
-            self._unsent.append(LAST_CHUNK)
-            self._unsent_bytes += len(LAST_CHUNK)
+        if not self.done:
+            self.put_end()
 
     def flush(self) -> None:
         """Send the replica what has been read."""
         link = self.link
         if link is None or not self._unsent:
             return
-        data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
-        self._unsent.clear()
-        self._unsent_bytes = 0
+        data = self.take()
+        if self._caller_deadline and not link.bytes_sent:
+            left_s = self.deadline - self.client.gateway.now()
+            data = with_time_left(data, max(0, int(1000 * left_s)))
         link.bytes_sent = self.sent = True
         if self.kept:
-            self._keep(data)
+            self.keep(data, self.client.gateway)
         link.transport.write(data)
 
-    def _keep(self, data: bytes) -> None:
-        """What has been sent stays here while it may have to be sent again."""
-        self._sent.append(data)
-        self._sent_bytes += len(data)
-        if self._sent_bytes <= SMALL_REPLAY_BYTES or self.websocket:
-            return
-        gateway = self.client.gateway
-        if not self._large and self._sent_bytes <= MAX_REPLAY_BYTES:
-            self._large = gateway.take_replay_room()
-        if not self._large or self._sent_bytes > MAX_REPLAY_BYTES:
-            self.kept = False
-            self._forget_sent()
-
-    def _forget_sent(self) -> None:
-        self._sent.clear()
-        self._sent_bytes = 0
-        if self._large:
-            self._large = False
-            self.client.gateway.give_replay_room()
-
-    def rewind(self) -> None:
-        """Be ready to be sent again from the start."""
-        self._unsent[:0] = self._sent
-        self._unsent_bytes += self._sent_bytes
-        self._forget_sent()
+    def again(self) -> None:
+        """Be ready to go out from the start."""
+        self.rewind(self.client.gateway)
         self.fresh_connection = True
 
     @property
@@ -212,7 +203,7 @@ class Exchange:
         elif not self.request_done:
             self.fail(
                 RequestTooSlow(
-                    f"the request's body did not arrive within {endpoint.route.timeout_s} s",
+                    f"the request's body did not arrive within {self._patience_s:g} s",
                     hint="send it faster, or raise the endpoint's ingress timeout",
                 )
             )
@@ -220,10 +211,19 @@ class Exchange:
             self.fail(
                 ReplicaTooSlow(
                     f"endpoint {endpoint.route.name!r} did not answer"
-                    f" within {endpoint.route.timeout_s} s",
+                    f" within {self._patience_s:g} s",
                     hint="make its work shorter, or raise its ingress timeout",
                 )
             )
+
+    def _caller_gave_up(self) -> None:
+        if not self.done and not self.responding:
+            self.expire(self.deadline)
+
+    @property
+    def _patience_s(self) -> float:
+        """How long this request may take."""
+        return round(self.deadline - self.started_at, 3)
 
     # --- the replica's side tells ---
 
@@ -246,6 +246,16 @@ class Exchange:
         self.target = target
         self._dispatched_at = now
         self.attempts += 1
+        assert self.endpoint is not None
+        selection = self.endpoint.selection
+        if selection.cookie:
+            name = selection.name_of(target)
+            self.cookie = (
+                b""
+                if self.key == name
+                else b"set-cookie: %b=%b; Path=%b; HttpOnly; SameSite=Lax\r\n"
+                % (selection.cookie, name, self.root)
+            )
 
     def drop_target(self, now: float) -> None:
         target, self.target = self.target, None
@@ -256,9 +266,32 @@ class Exchange:
     def wait_in_hold(self) -> None:
         """There is no replica for it yet."""
         self._arrived_unserved()
+        if self._wants_events and not self.events:
+            self.events = self.close = True
+            self.client.transport.write(events.HEAD % (self.request_id, self.extra))
+            self._tell_that_it_waits()
 
-    def lost(self, link: ReplicaConnection, because: str) -> None:
-        """The replica's connection ended before its answer did."""
+    def _tell_that_it_waits(self) -> None:
+        endpoint = self.endpoint
+        assert endpoint is not None
+        if self in endpoint.tally.held:
+            gateway = self.client.gateway
+            waited_s = int(gateway.now() - self.started_at)
+            self.client.transport.write(events.waiting(waited_s))
+            gateway.loop.call_later(PROGRESS_S, self._tell_that_it_waits)
+
+    def answer_lines(self) -> bytes:
+        """Header lines that are ours."""
+        if self.attempts > 1:
+            return b"%b%bx-lepton-attempts: %d\r\n" % (self.extra, self.cookie, self.attempts)
+        return self.extra + self.cookie
+
+    def lost(self, link: ReplicaConnection, because: str, *, garbled: bool = False) -> None:
+        """The replica's connection ended before its answer did.
+
+        Args:
+            garbled: what it sent is no HTTP, and would not be any better a second time.
+        """
         self.link = None
         endpoint = self.endpoint
         assert endpoint is not None
@@ -266,27 +299,9 @@ class Exchange:
             link.target.traffic.lost_attempts += 1
             self._settle()
             self.client.abort()  # anything else would look like a whole answer
-        else:
-            stale = link.served > 0 and not link.answered and not self.fresh_connection
-            endpoint.lost(self, link.target, stale=stale, because=because)
-
-    def garbled(self, link: ReplicaConnection, because: str) -> None:
-        """The replica's answer is no HTTP. It would not be any better a second time."""
-        self.link = None
-        endpoint = self.endpoint
-        assert endpoint is not None
-        link.target.traffic.lost_attempts += 1
-        if self.responding:
-            self._settle()
-            self.client.abort()
-        else:
-            self.fail(
-                ReplicaFailed(
-                    f"replica {link.target.upstream.replica!r} of endpoint"
-                    f" {endpoint.route.name!r} {because}",
-                    hint="have the server that it runs answer as RFC 9112 says",
-                )
-            )
+            return
+        stale = link.served > 0 and not link.answered and not self.fresh_connection
+        endpoint.lost(self, link.target, stale=stale, garbled=garbled, because=because)
 
     def fail(self, error: LeptonError) -> None:
         """Answer in the replica's place, if nothing of an answer went out yet."""
@@ -305,6 +320,16 @@ class Exchange:
     def finish(self) -> None:
         """The whole answer of a replica has been given to the client's connection."""
         self.link = None
+        endpoint = self.endpoint
+        assert endpoint is not None
+        shadows = endpoint.shadows
+        if self.shadow is not None and shadows is not None and self.kept and self.request_done:
+            shadows.send(
+                b"".join(self._sent),
+                status=self.status,
+                digest=self.shadow.value,
+                timeout_s=endpoint.route.timeout_s,
+            )
         self._settle(served=True)
         self.client.next_exchange(self)
 
@@ -324,7 +349,9 @@ class Exchange:
         if not self.request_done or self.client.gateway.draining:
             self.close = True
         self.client.transport.write(
-            answer.encode(
+            events.failed(answer.body) + LAST_CHUNK
+            if self.events
+            else answer.encode(
                 close=self.close, keep_alive_1_0=self.version_1_0, head_only=self.head_only
             )
         )
@@ -340,7 +367,7 @@ class Exchange:
         assert not self.done
         self.done = True
         self._unsent.clear()
-        self._forget_sent()
+        self.forget_sent(self.client.gateway)
         endpoint = self.endpoint
         gateway = self.client.gateway
         if endpoint is None:
@@ -360,6 +387,12 @@ class Exchange:
         self._arrived_unserved()
         self.drop_target(now)
         traffic.count(self.status, now - self.started_at)
+        if self.attempts:
+            for observer in self.observers:
+                observer.end()
+        if self.logged is not None:
+            assert gateway.access_log is not None
+            gateway.access_log.note(self, now, target)
         if served:
             traffic.served(now - self._dispatched_at)
             assert target is not None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .tally import Tally
 
 MAX_PAUSE_S = 5.0  # before a report that failed is tried again
+LAST_REPORT_S = 1.0  # for the report of a gateway that ends
 MAX_WINDOWS_A_REPORT = 2_000
 
 
@@ -57,6 +58,12 @@ class Reporter:
                 if await self._report(control_plane)
                 else min(2 * pause_s, MAX_PAUSE_S)
             )
+
+    async def tell_the_rest(self, control_plane: ControlPlane) -> None:
+        """Before the gateway ends; not for long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_REPORT_S):
+                await self._report(control_plane)
 
     async def _report(self, control_plane: ControlPlane) -> bool:
         """Whether all of it arrived."""

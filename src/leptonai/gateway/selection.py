@@ -8,6 +8,7 @@ from hashlib import sha256
 from leptonai.core.routing import BalanceBy, Route
 
 from .balance import Ring, Shares, choose, draw, place_of
+from .head import RequestHead, cookie_of, value_of
 from .target import Target
 
 DEFAULT_COOKIE = "lepton-replica"
@@ -22,6 +23,7 @@ class Selection:
         "_groups",
         "_rings",
         "_shares",
+        "_simple",
         "_turn",
         "_weights",
         "cookie",
@@ -36,12 +38,13 @@ class Selection:
         self.cookie = (name or DEFAULT_COOKIE).encode() if by is BalanceBy.COOKIE else b""
         self._weights = route.weights
         self._turn = 0
-        self._all = [each for each in targets if not route.weights or _named(route, each)]
+        self._all = [each for each in targets if _asked(route, each.upstream.version)]
         self._groups: dict[str, list[Target]] = {}
         for target in self._all:
             self._groups.setdefault(target.upstream.version, []).append(target)
         present = {version: route.weights.get(version, 0.0) for version in self._groups}
         self._shares = Shares(present) if len(self._groups) > 1 and route.weights else None
+        self._simple = self._shares is None and self.plain
         hashed = by in (BalanceBy.HEADER, BalanceBy.ADDRESS)
         self._rings = (
             {version: _ring(group) for version, group in self._groups.items()} if hashed else {}
@@ -57,15 +60,23 @@ class Selection:
         """Whether requests need no key."""
         return self._by is BalanceBy.LEAST_OUTSTANDING
 
+    def key_of(self, head: RequestHead, address: str) -> bytes:
+        """What this caller's replica is chosen by; b"" where it brings nothing of the kind."""
+        if self.header:
+            return value_of(head.lines, self.header)
+        if self.cookie:
+            return cookie_of(head.lines, self.cookie)
+        return address.encode() if self._by is BalanceBy.ADDRESS else b""
+
     def choose(self, now: float, key: bytes, avoid: Target | None) -> Target | None:
         """A target that is not ejected; None if there is none.
 
         Args:
-            key: of the caller: see `Endpoint`; b"" has no wish.
+            key: of the caller; b"" has no wish.
             avoid: it has just failed this request.
         """
         self._turn += 1
-        if self._shares is None and self.plain:
+        if self._simple:
             return choose(self._all, self._turn, now, avoid)
         if key and self.cookie:
             return self._chosen_before(key, now, avoid) or self._freely(b"", now, avoid)
@@ -108,8 +119,11 @@ class Selection:
         return min(self._all, key=lambda target: target.ejected_until, default=None)
 
 
-def _named(route: Route, target: Target) -> bool:
-    return route.weights.get(target.upstream.version, 0.0) > 0
+def _asked(route: Route, version: str) -> bool:
+    """Whether users' requests go to this version at all."""
+    if route.weights:
+        return route.weights.get(version, 0.0) > 0
+    return route.shadow is None or route.shadow.version != version
 
 
 def _ring(targets: Sequence[Target]) -> Ring[Target]:

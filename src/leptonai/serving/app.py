@@ -1,40 +1,37 @@
 """A photon as an ASGI application, without a framework between the server and the handler."""
 
 import asyncio
+import hmac
+import inspect
 import logging
+import os
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-import msgspec
-
-from leptonai.errors import InvalidRequest, LeptonError, NotFound, TooLarge, TooManyRequests
-from leptonai.serving.handlers import Route, routes
+from leptonai.errors import LeptonError, NotFound, TooLarge
+from leptonai.serving.answers import JSON, Answer, problem, refusal
+from leptonai.serving.calls import Calls, ClientGone
+from leptonai.serving.documentation import PAGE, PAGE_HEADERS
+from leptonai.serving.formats import encoder_for
+from leptonai.serving.handlers import Route, mounts, routes
+from leptonai.serving.inference import Inference, InferenceRoutes
+from leptonai.serving.mounts import Mount, mounted
 from leptonai.serving.openapi import document
-from leptonai.serving.photon import HTTPException, Photon
+from leptonai.serving.photon import Photon
 from leptonai.serving.request_metrics import CONTENT_TYPE, RequestMetrics
+from leptonai.serving.responses import HTTPException, Message, Receive, Scope, Send
+from leptonai.serving.streams import Stream
 
 MAX_BODY_BYTES = 64 << 20
-MAX_QUEUE = 1_000  # calls that wait or run; one more is answered 429
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+CLIENT_HEADER = (
+    b"x-lepton-client"  # who asks, as the gateway says: the same for one token or address
+)
+
+Fields = dict[bytes, bytes]  # the headers of a request
 
 log = logging.getLogger("leptonai.serving")
-
-
-class Answer(NamedTuple):
-    status: int
-    body: bytes
-    content_type: bytes = b"application/json"
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-class ClientGone(Exception):
-    """It hung up before its request was complete; there is nobody to answer."""
 
 
 class App:
@@ -45,31 +42,33 @@ class App:
     """
 
     def __init__(self, photon: Photon) -> None:
-        self.queue_length = 0  # calls that wait or run
         self._photon = photon
         self._routes: dict[tuple[str, str], Route] = {}
         self._patterns: list[Route] = []
-        for route in routes(photon):
+        made = routes(photon)
+        for route in made:
             if route.pattern is None:
                 self._routes[route.method, route.path] = route
             else:
                 self._patterns.append(route)
-        cls = type(photon)
-        self._openapi = msgspec.json.encode(
-            document(cls.__name__, cls.__doc__ or "", [*self._routes.values(), *self._patterns])
+        self.document = document(type(photon).__name__, type(photon).__doc__ or "", made)
+        self._mounts: list[Mount] = []
+        self._calls = Calls(
+            type(photon).__name__, made, photon.handler_max_concurrency, photon.handler_timeout
         )
+        self._inference = InferenceRoutes(type(photon).__name__, made)
         self._metrics = RequestMetrics()
         self._own: dict[str, Callable[[], Answer]] = {
             "/healthz": _healthy,
             "/livez": _healthy,
             "/metrics": self._metrics_text,
-            "/queue-length": lambda: Answer(200, b"%d" % self.queue_length),
-            "/openapi.json": lambda: Answer(200, self._openapi),
+            "/queue-length": lambda: Answer(200, b"%d" % self._calls.length),
+            "/openapi.json": lambda: Answer(200, JSON.encode(self.document)),
+            "/favicon.ico": lambda: Answer(204, b""),
+            **dict.fromkeys(("/docs", "/redoc", "/ledoc", "/ledoc/"), _documentation),
         }
-        # Init runs in the same threads as the handlers, since some libraries keep state by thread.
-        self._threads = ThreadPoolExecutor(
-            max_workers=cls.handler_max_concurrency, thread_name_prefix=cls.__name__
-        )
+        self._token = os.environ.get("LEPTON_LOCAL_DEPLOYMENT_TOKEN", "").encode()
+        self._origins = os.environ.get("LEPTON_ALLOW_ORIGINS", "*").encode().split(b",")
         self._init_run: asyncio.Task[None] | None = None
         self._ready = False  # init has returned
 
@@ -78,11 +77,13 @@ class App:
             await self._http(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # startup
         try:
-            await self._init()
+            await self.init()
         except LeptonError as error:
             message = f"{error.message}\nhint: {error.hint}" if error.hint else error.message
             await send({"type": "lifespan.startup.failed", "message": message})
@@ -93,49 +94,77 @@ class App:
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()  # shutdown: every accepted call has been answered
-        self._threads.shutdown(wait=False)
+        self._calls.threads.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _init(self) -> None:
+    async def init(self) -> None:
         """Run `init` once, however many calls wait for it."""
         if self._init_run is None:
             self._init_run = asyncio.ensure_future(self._run_init())
         await asyncio.shield(self._init_run)
 
     async def _run_init(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._photon.init)
+        await self._calls.threads.run(self._photon.init)
+        for path, make in mounts(self._photon).items():
+            made = await self._calls.threads.run(make)
+            if isinstance(made, Photon):
+                inner = App(made)
+                await inner.init()
+                self.document["paths"] |= {
+                    path + below: operations
+                    for below, operations in inner.document["paths"].items()
+                }
+                self.document["components"]["schemas"] |= inner.document["components"]["schemas"]
+                self._mounts.append(Mount(path, inner))
+            else:
+                self._mounts.append(Mount(path, mounted(made, path)))
         self._ready = True
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         method: str = scope["method"]
-        route, parts = self._find(method, scope["path"])
+        path: str = scope["path"]
+        if scope.get("root_path"):  # this photon is mounted in another one
+            path = path[len(scope["root_path"]) :] or "/"
+        fields: Fields = dict(scope["headers"])
+        if b"origin" in fields:
+            send = self._allowing(send, fields[b"origin"])
+        route, parts = self._find(method, path)
         name = "none" if route is None else route.path
         try:
-            if route is None:
-                answer = self._own_answer(method, scope["path"])
+            if self._token and not self._let_in(method, path, fields):
+                answer: Any = problem(403, "the token is missing or wrong")
+            elif route is not None:
+                answer = await self._answer(route, parts, scope, fields, receive)
             else:
-                answer = await self._answer(route, parts, scope, receive)
-        except HTTPException as error:
-            answer = _problem(error.status_code, error.detail)
-        except LeptonError as error:
-            answer = _refusal(error)
+                answer = await self._other(method, path, scope, fields, receive)
+        except (HTTPException, LeptonError) as error:
+            answer = refusal(error)
         except ClientGone:
             return
         except Exception as error:
             log.exception("%s %s failed", method, name)
-            answer = _problem(500, str(error) or type(error).__name__)
-        headers = [
-            (b"content-type", answer.content_type),
-            (b"content-length", b"%d" % len(answer.body)),
-            *answer.headers,
-        ]
-        if answer.status == 204:
-            headers = []
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+            answer = problem(500, str(error) or type(error).__name__)
+        if type(answer) is Answer:
+            status = answer.status
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": status,
+                    "headers": [
+                        (b"content-type", answer.content_type),
+                        (b"content-length", b"%d" % len(answer.body)),
+                        *answer.headers,
+                    ]
+                    if status != 204
+                    else [*answer.headers],
+                }
+            )
+            await send({"type": "http.response.body", "body": answer.body})
+        else:
+            status = await _send_itself(answer, scope, fields, receive, send)
         known_method = method if route is not None or method == "GET" else "other"
-        self._metrics.observe(name, known_method, answer.status, time.perf_counter() - began)
+        self._metrics.observe(name, known_method, status, time.perf_counter() - began)
 
     def _find(self, method: str, path: str) -> tuple[Route | None, dict[str, str]]:
         route = self._routes.get((method, path))
@@ -147,84 +176,199 @@ class App:
                     return candidate, match.groupdict()
         return route, {}
 
-    def _own_answer(self, method: str, path: str) -> Answer:
+    async def _answer(
+        self,
+        route: Route,
+        parts: dict[str, str],
+        scope: Scope,
+        fields: Fields,
+        receive: Receive,
+    ) -> Any:
+        async def arguments() -> dict[str, Any]:
+            if not self._ready:
+                await self.init()
+            if route.declared.takes_request:
+                return await _with_request(route, scope, receive)
+            body = await read_body(fields, receive) if route.method == "POST" else b""
+            content_type = fields.get(b"content-type", b"")
+            return route.arguments(body, scope["query_string"], parts, content_type)
+
+        encode = encoder_for(fields.get(b"accept", b""))
+        return await self._calls.result(route, arguments, encode, _client(scope, fields), receive)
+
+    async def _other(
+        self, method: str, path: str, scope: Scope, fields: Fields, receive: Receive
+    ) -> Any:
+        """What is no handler of the photon's."""
+        if method == "OPTIONS" and b"access-control-request-method" in fields:
+            return Answer(204, b"", headers=_PREFLIGHT)
         own = self._own.get(path)
-        if method in ("GET", "HEAD") and own is not None:
+        if own is not None and method in ("GET", "HEAD"):
             answer = own()
             return answer if method == "GET" else answer._replace(body=b"")
+        if not self._ready:
+            await self.init()
+        for mount in self._mounts:
+            if mount.holds(path):
+                return mount.serve
+        found = self._inference.find(method, path)
+        if found is not None:
+            return await self._infer(found, scope, fields, receive)
         allowed = {other for other in ("GET", "POST") if self._find(other, path)[0]}
         if own is not None:
             allowed |= {"GET", "HEAD"}
         if allowed:
             allow = ", ".join(sorted(allowed))
-            answer = _problem(405, f"{path} does not answer {method}; it answers {allow}")
+            answer = problem(405, f"{path} does not answer {method}; it answers {allow}")
             return answer._replace(headers=((b"allow", allow.encode()),))
+        if method == "GET" and b"text/html" in fields.get(b"accept", b""):
+            # For people in a browser; relative, since a gateway may have cut a prefix off.
+            there = b"../" * (path.count("/") - 1) + b"docs"
+            return Answer(307, b"", headers=((b"location", there),))
         raise NotFound(f"there is no {path} here; /openapi.json lists what there is")
 
-    async def _answer(
-        self, route: Route, parts: dict[str, str], scope: Scope, receive: Receive
+    async def _infer(
+        self, call: Inference, scope: Scope, fields: Fields, receive: Receive
     ) -> Answer:
-        if self.queue_length >= MAX_QUEUE:
-            raise TooManyRequests(f"{self.queue_length} calls wait already; try again in a second")
-        self.queue_length += 1
-        try:
-            if not self._ready:
-                await self._init()
-            body = await _read(scope, receive) if route.method == "POST" else b""
-            arguments = route.arguments(body, scope["query_string"], parts)
-            if route.is_async:
-                encoded = _encode(await route.call(**arguments))
-            else:
-                encoded = await asyncio.get_running_loop().run_in_executor(
-                    self._threads, _call, route.call, arguments
-                )
-        finally:
-            self.queue_length -= 1
-        return _NOTHING if encoded is None else Answer(200, encoded)
+        if call.route is None:
+            return call.told
+        body = await read_body(fields, receive)
+        request = call.read(body, fields)
+
+        async def arguments() -> dict[str, Any]:
+            return request.arguments
+
+        client = _client(scope, fields)
+        answer: Answer = await self._calls.result(
+            call.route, arguments, request.encode, client, receive
+        )
+        return answer
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"][len(scope.get("root_path", "")) :]
+        fields = dict(scope["headers"])
+        mount = next((mount for mount in self._mounts if mount.holds(path)), None)
+        if mount is None or (self._token and not self._let_in("GET", path, fields)):
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            await mount.serve(scope, receive, send)
+
+    def _let_in(self, method: str, path: str, fields: Fields) -> bool:
+        """By $LEPTON_LOCAL_DEPLOYMENT_TOKEN; health and a browser's preflight need none."""
+        if path in ("/healthz", "/livez") or method == "OPTIONS":
+            return True
+        given = fields.get(b"authorization", b"").rpartition(b" ")[2]
+        return hmac.compare_digest(given, self._token)
+
+    def _allowing(self, send: Send, origin: bytes) -> Send:
+        """Tell the browser that pages of this origin may read the answer, where they may."""
+        if b"*" in self._origins:
+            header = (b"access-control-allow-origin", b"*")
+        elif origin in self._origins:
+            header = (b"access-control-allow-origin", origin)
+        else:
+            return send
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), header]}
+            await send(message)
+
+        return sending
 
     def _metrics_text(self) -> Answer:
-        text = self._metrics.text(self.queue_length)
+        text = self._metrics.text(self._calls.length)
         return Answer(200, text.encode(), CONTENT_TYPE.encode())
 
 
-_NOTHING = Answer(204, b"")
+_PREFLIGHT = (
+    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+    (b"access-control-allow-headers", b"authorization, content-type, accept, traceparent"),
+    (b"access-control-max-age", b"600"),
+    (b"vary", b"origin"),
+)
 
 
 def _healthy() -> Answer:
     return Answer(200, b'{"status":"ok"}')
 
 
-def _call(call: Callable[..., Any], arguments: dict[str, Any]) -> bytes | None:
-    # Encoded in the handler's thread, so that a large result does not hold up the event loop.
-    return _encode(call(**arguments))
+def _documentation() -> Answer:
+    return Answer(200, PAGE, b"text/html; charset=utf-8", PAGE_HEADERS)
 
 
-def _encode(result: Any) -> bytes | None:
-    return None if result is None else _ENCODER.encode(result)
+def _client(scope: Scope, fields: Fields) -> bytes | str:
+    """Whose turn it is in a batch: as the gateway says, else by address."""
+    said = fields.get(CLIENT_HEADER) or fields.get(b"x-forwarded-for")
+    if said:
+        return said
+    peer = scope.get("client")
+    return str(peer[0]) if peer else ""
 
 
-def _as_plain(value: Any) -> Any:
-    """Arrays and tensors, of whichever library, as lists; their scalars as numbers."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"the handler returned a {type(value).__name__}, which cannot be sent as JSON")
+async def _send_itself(
+    answer: Any, scope: Scope, fields: Fields, receive: Receive, send: Send
+) -> int:
+    """A stream, or an ASGI application. Returns its status.
+
+    Raises:
+        Exception: it failed after it began; then the server breaks off.
+    """
+    status = 0
+
+    async def sending(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        await send(message)
+
+    try:
+        if isinstance(answer, Stream):
+            await answer.send(sending, receive, fields.get(b"accept", b""))
+        else:
+            await answer(scope, receive, sending)
+    except Exception as error:
+        if status:
+            raise
+        log.exception("%s failed", scope["path"])
+        failed = problem(500, str(error) or type(error).__name__)
+        headers = [(b"content-type", failed.content_type)]
+        await sending({"type": "http.response.start", "status": 500, "headers": headers})
+        await send({"type": "http.response.body", "body": failed.body})
+    return status
 
 
-_ENCODER = msgspec.json.Encoder(enc_hook=_as_plain)
+async def _with_request(route: Route, scope: Scope, receive: Receive) -> dict[str, Any]:
+    """For use_raw_args: Starlette's Request."""
+    from starlette.requests import Request
+
+    if not route.is_async:  # it cannot wait for the body: let it be there
+        body = await read_body(dict(scope["headers"]), receive)
+
+        async def receive_read() -> Message:
+            return {"type": "http.request", "body": body}
+
+        receive = receive_read
+    names = inspect.signature(route.call).parameters
+    return {name: Request(scope, receive) for name in names}
 
 
-async def _read(scope: Scope, receive: Receive) -> bytes:
+async def read_body(fields: Fields, receive: Receive) -> bytes:
     """The whole body.
 
     Raises:
         TooLarge: as soon as it is known to be more than `MAX_BODY_BYTES`.
+        ClientGone: it hung up before the end.
     """
-    for name, value in scope["headers"]:
-        if name == b"content-length" and int(value) > MAX_BODY_BYTES:
-            raise _too_large()
+    if int(fields.get(b"content-length", b"0")) > MAX_BODY_BYTES:
+        raise _too_large()
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
-        return bytes(message.get("body", b""))  # nearly always
+        body = message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large()
+        return bytes(body)  # nearly always
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -242,16 +386,3 @@ async def _read(scope: Scope, receive: Receive) -> bytes:
 
 def _too_large() -> TooLarge:
     return TooLarge(f"the body is larger than the {MAX_BODY_BYTES} bytes that are accepted")
-
-
-def _refusal(error: LeptonError) -> Answer:
-    if isinstance(error, InvalidRequest):
-        return _problem(422, error.message)
-    answer = _problem(error.status, error.message)
-    if isinstance(error, TooManyRequests):
-        return answer._replace(headers=((b"retry-after", b"1"),))
-    return answer
-
-
-def _problem(status: int, detail: Any) -> Answer:
-    return Answer(status, _ENCODER.encode({"error": detail}))

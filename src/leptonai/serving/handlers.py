@@ -1,19 +1,29 @@
 """Handlers: how a method's signature becomes the checks on a request, compiled once."""
 
 import copy
+import functools
 import inspect
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, TypeVar, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qs
 
 import msgspec
 
 from leptonai.errors import InvalidRequest
+from leptonai.serving.arrays import ARRAY, as_array, dtype_of, is_array
+from leptonai.serving.files import File, FileParam
+from leptonai.serving.formats import decoded, format_of
 
 Method = Literal["GET", "POST"]
 Function = TypeVar("Function", bound=Callable[..., Any])
+Item = TypeVar("Item")
+
+_OF_A_BATCH = "one of each call of a batch"
+Batch = Annotated[list[Item], _OF_A_BATCH]  # what a batched handler takes where each call gives one
 
 _DECLARATION = "__photon_handler__"
 _MAX_QUERY_FIELDS = 1_000
@@ -28,6 +38,11 @@ class Declaration:
     method: Method = "POST"
     example: Any = None
     raw: bool = False
+    max_batch_size: int | None = None
+    max_wait_s: float = 0.0
+    mount: bool = False
+    takes_request: bool = False  # use_raw_args
+    cancel_on_disconnect: bool = False
 
 
 def declare(function: Function, declaration: Declaration) -> Function:
@@ -38,6 +53,23 @@ def declare(function: Function, declaration: Declaration) -> Function:
         )
     if declaration.raw and declaration.method == "GET":
         raise ValueError(f"the handler {function.__name__} wants the body of a GET, which has none")
+    size = declaration.max_batch_size
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ValueError(
+            f"the handler {function.__name__} asks for max_batch_size={size!r}; it is a number "
+            "from 1 on"
+        )
+    if declaration.max_wait_s < 0 or (declaration.max_wait_s and size is None):
+        raise ValueError(
+            f"the handler {function.__name__} has a max_wait_time of {declaration.max_wait_s}; it "
+            "goes with max_batch_size, and is not negative"
+        )
+    alone = [declaration.mount, declaration.takes_request, declaration.raw, size is not None]
+    if sum(alone) > 1 and not (declaration.raw and size is not None and sum(alone) == 2):
+        raise ValueError(
+            f"the handler {function.__name__} asks for more than one of mount, use_raw_args, raw "
+            "and max_batch_size"
+        )
     setattr(function, _DECLARATION, declaration)
     return function
 
@@ -73,28 +105,46 @@ class Route:
     description: str
     decode: Callable[[bytes], msgspec.Struct]
     collections: frozenset[str]  # fields that take each value of a repeated query field
-    raw: bool  # its one argument is the body, as bytes
+    arrays: dict[str, str | None]  # fields that are arrays, of which type of numbers, if it is said
+    declared: Declaration
 
-    def arguments(self, body: bytes, query: bytes, parts: Mapping[str, str]) -> dict[str, Any]:
+    @property
+    def raw(self) -> bool:
+        """Its one argument is the body, as bytes."""
+        return self.declared.raw
+
+    def arguments(
+        self, body: bytes, query: bytes, parts: Mapping[str, str], content_type: bytes = b""
+    ) -> dict[str, Any]:
         """The keyword arguments for `call`.
 
         Raises:
             InvalidRequest: with the name of the field that is wrong.
         """
-        if self.raw:
+        if self.declared.raw:
             return {self.input_type.__struct_fields__[0]: body}
+        format = format_of(content_type) if content_type else None
         try:
-            if self.method == "POST" and not parts:
+            if format is not None:
+                fields = decoded(body, format, self.input_type.__struct_fields__)
+                given = msgspec.convert({**fields, **parts}, self.input_type, dec_hook=_from_wire)
+            elif self.method == "POST" and not parts:
                 given = self.decode(body or b"{}")
             else:
                 given = msgspec.convert(
-                    self._loose(body, query, parts), self.input_type, strict=False
+                    self._loose(body, query, parts),
+                    self.input_type,
+                    strict=False,
+                    dec_hook=_from_wire,
                 )
         except msgspec.ValidationError as error:
             raise InvalidRequest(_name_the_field(str(error))) from None
         except (msgspec.DecodeError, ValueError) as error:
             raise InvalidRequest(f"the body is not JSON: {error}") from None
-        return msgspec.structs.asdict(given)
+        arguments = msgspec.structs.asdict(given)
+        for name, dtype in self.arrays.items():
+            arguments[name] = as_array(arguments[name], dtype, name)
+        return arguments
 
     def _loose(self, body: bytes, query: bytes, parts: Mapping[str, str]) -> dict[str, Any]:
         if self.method == "POST":
@@ -115,6 +165,8 @@ def routes(photon: object) -> list[Route]:
     by_address: dict[tuple[str, str], Route] = {}
     owner_of: dict[tuple[str, str], tuple[type, str]] = {}
     for name, declaration in declarations(cls).items():
+        if declaration.mount:
+            continue
         route = _route(photon, name, declaration)
         address = (route.method, route.path)
         owner = next(c for c in cls.__mro__ if name in vars(c))
@@ -132,6 +184,17 @@ def routes(photon: object) -> list[Route]:
     return list(by_address.values())
 
 
+def mounts(photon: object) -> dict[str, Callable[[], Any]]:
+    """What makes the applications that are served under a path, by that path."""
+    return {
+        "/" + (name if declaration.path is None else declaration.path).strip("/"): getattr(
+            photon, name
+        )
+        for name, declaration in declarations(type(photon)).items()
+        if declaration.mount
+    }
+
+
 def _route(photon: object, name: str, declaration: Declaration) -> Route:
     cls = type(photon)
     method = declaration.method
@@ -139,12 +202,17 @@ def _route(photon: object, name: str, declaration: Declaration) -> Route:
     call = getattr(photon, name)
     schema_name = re.sub(r"\W", "_", f"{cls.__name__}_{path[1:]}") + method.capitalize()
     hints = _hints(cls, call)
-    fields = list(_fields(cls, call, hints))
+    if declaration.max_batch_size is not None:
+        hints = {name: _of_one_call(hint) for name, hint in hints.items()}
+    arrays = {name: dtype_of(hint) for name, hint in hints.items() if is_array(hint)}
+    arrays.pop("return", None)
+    wire = {**hints, **dict.fromkeys(arrays, ARRAY)}
+    fields = [] if declaration.takes_request else list(_fields(cls, call, wire))
     try:
         input_type = msgspec.defstruct(
             schema_name + "Input", fields, kw_only=True, forbid_unknown_fields=True
         )
-        decode = msgspec.json.Decoder(input_type).decode
+        decode = msgspec.json.Decoder(input_type, dec_hook=_from_wire).decode
     except TypeError as error:
         _refuse(cls, call, str(error))
     if declaration.raw and [field[1] for field in fields] != [bytes]:
@@ -169,8 +237,25 @@ def _route(photon: object, name: str, declaration: Declaration) -> Route:
         collections=frozenset(
             field for field, hint, *_ in fields if (get_origin(hint) or hint) in _COLLECTIONS
         ),
-        raw=declaration.raw,
+        arrays=arrays,
+        declared=declaration,
     )
+
+
+def _of_one_call(hint: Any) -> Any:
+    """``Batch[int]`` is an int on the wire; any other annotation is that of one call already."""
+    if get_origin(hint) is Annotated and _OF_A_BATCH in hint.__metadata__:
+        (hint,) = get_args(get_args(hint)[0])
+    if isinstance(hint, UnionType):  # a result, or what fails that call alone
+        kinds = [kind for kind in get_args(hint) if kind is not Exception]
+        hint = functools.reduce(operator.or_, kinds)
+    return hint
+
+
+def _from_wire(kind: type, value: Any) -> Any:
+    if issubclass(kind, File | FileParam):
+        return kind.from_wire(value)
+    raise NotImplementedError
 
 
 def _hints(cls: type, call: Callable[..., Any]) -> dict[str, Any]:

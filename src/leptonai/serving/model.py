@@ -17,24 +17,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from leptonai.errors import InvalidRequest
+from leptonai.serving.handlers import Batch
 from leptonai.serving.inputs import Images, Read, reader_of, warm_up
 from leptonai.serving.photon import Photon
+from leptonai.serving.predictions import Prediction, answer_together
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from leptonai.training.models import Model
     from leptonai.training.models.signature import Signature
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One of each an input, in the order of the inputs."""
+MAX_CALLS = 128  # that go through the model together
 
-    labels: list[str] = []
-    probabilities: list[list[float]] = []  # of the classes, in the order of the signature
-    values: list[Any] = []  # of a model that does not tell classes
+Inputs = list[Any] | dict[str, Any] | str
 
 
 class ModelServer(Photon):
@@ -77,24 +76,30 @@ class ModelServer(Photon):
         with torch.inference_mode():
             call(self.model, self.model.example())
 
-    @Photon.handler
-    def predict(self, inputs: list[Any] | dict[str, Any] | str) -> Prediction:
+    def predict(self, inputs: Inputs) -> Prediction:
         """The most likely class of each input, and how likely each class is; or its values."""
-        return self._predicted(self._read(inputs))
+        (answer,) = self.predict_together([inputs])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    @Photon.handler("predict/file", raw=True)
-    def predict_file(self, body: bytes) -> Prediction:
+    @Photon.handler("predict", max_batch_size=MAX_CALLS)
+    def predict_together(self, inputs: Batch[Inputs]) -> Batch[Prediction | Exception]:
+        """The most likely class of each input, and how likely each class is; or its values."""
+        return answer_together(inputs, lambda given: self._predictions(self._read(given)))
+
+    @Photon.handler("predict/file", raw=True, max_batch_size=MAX_CALLS)
+    def predict_files(self, files: Batch[bytes]) -> Batch[Prediction | Exception]:
         """Of one image, or of one text: the file as it is."""
-        if isinstance(self._read, Images):
-            return self._predicted(self._read.of_files([body]))
-        if self.signature.inputs != "texts":
-            raise InvalidRequest(
-                f"this model takes {self.signature.inputs}, not files: send them to /predict"
-            )
-        try:
-            return self._predicted(self._read(body.decode()))
-        except UnicodeDecodeError:
-            raise InvalidRequest("the text is not UTF-8") from None
+        return answer_together([[file] for file in files], self._of_files)
+
+    @Photon.handler("infer", max_batch_size=MAX_CALLS)
+    def infer(self, inputs: Batch[NDArray[Any]]) -> Batch[dict[str, Any] | Exception]:
+        """Of tensors: what /predict answers, as arrays. Also by the Open Inference Protocol."""
+        answers = answer_together([[*array] for array in inputs], self._of_arrays)
+        return [
+            answer if isinstance(answer, Exception) else _as_arrays(answer) for answer in answers
+        ]
 
     @Photon.handler("signature", method="GET")
     def what_it_takes(self) -> dict[str, Any]:
@@ -102,7 +107,27 @@ class ModelServer(Photon):
         told: dict[str, Any] = msgspec.to_builtins(self.signature)
         return told
 
-    def _predicted(self, inputs: "NDArray[Any]") -> Prediction:
+    def _of_files(self, files: list[bytes]) -> list[Prediction]:
+        if isinstance(self._read, Images):
+            return self._predictions(self._read.of_files(files))
+        if self.signature.inputs != "texts":
+            raise InvalidRequest(
+                f"this model takes {self.signature.inputs}, not files: send them to /predict"
+            )
+        try:
+            return self._predictions(self._read([file.decode() for file in files]))
+        except UnicodeDecodeError:
+            raise InvalidRequest("the text is not UTF-8") from None
+
+    def _of_arrays(self, arrays: list[Any]) -> list[Prediction]:
+        if self.signature.inputs == "rows":
+            raise InvalidRequest("this model takes rows, not tensors: send them to /predict")
+        if self.signature.inputs == "texts":
+            return self._of_files([bytes(text) for text in arrays])
+        return self._predictions(self._read(arrays))
+
+    def _predictions(self, inputs: NDArray[Any]) -> list[Prediction]:
+        """One of each input."""
         import torch
 
         from leptonai.training.stepping import call
@@ -112,12 +137,21 @@ class ModelServer(Photon):
         with torch.inference_mode():
             outputs = self.model.task.prediction(call(self.model, tensors))
         if self.signature.outputs == "values":
-            return Prediction(values=outputs.tolist())
+            return [Prediction(values=[value]) for value in outputs.tolist()]
         classes = self.signature.classes
-        return Prediction(
-            labels=[classes[index] for index in outputs.argmax(dim=1).tolist()],
-            probabilities=outputs.tolist(),
-        )
+        return [
+            Prediction(labels=[classes[index]], probabilities=[likely])
+            for index, likely in zip(outputs.argmax(dim=1).tolist(), outputs.tolist(), strict=True)
+        ]
+
+
+def _as_arrays(answer: Prediction) -> dict[str, Any]:
+    if answer.values:
+        return {"values": np.asarray(answer.values, np.float32)}
+    return {
+        "labels": np.asarray(answer.labels),
+        "probabilities": np.asarray(answer.probabilities, np.float32),
+    }
 
 
 def main() -> None:

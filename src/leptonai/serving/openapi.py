@@ -1,13 +1,16 @@
 """The OpenAPI document of a photon, made from its routes."""
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
+from leptonai.serving.files import File, FileParam
 from leptonai.serving.handlers import Route
 
 _REFERENCE = "#/components/schemas/{name}"
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ERROR = {
     "type": "object",
     "properties": {"error": {"description": "what happened"}},
@@ -30,7 +33,7 @@ def document(title: str, description: str, routes: Iterable[Route]) -> dict[str,
         schemas[input_name] = _without(arguments, route.path_fields)
         returned, more = _output_schema(route)
         schemas |= more
-        if route.returns is not type(None):
+        if not (route.returns is type(None) or _is_response(route.returns) or _is_stream(route)):
             schemas[output_name] = returned
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(
             route, arguments, input_name, output_name
@@ -66,11 +69,13 @@ def _operation(
     if parameters:
         operation["parameters"] = parameters
     if route.raw:
-        binary = {"schema": {"type": "string", "format": "binary"}}
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/octet-stream": binary},
+            "content": {"application/octet-stream": _BINARY},
         }
+    elif route.declared.takes_request:
+        if route.method == "POST":
+            operation["requestBody"] = {"content": {"*/*": {"schema": {}}}}
     elif route.method == "POST":
         content: dict[str, Any] = {"schema": _reference(input_name)}
         if route.example is not None:
@@ -80,8 +85,14 @@ def _operation(
 
 
 def _responses(route: Route, output_name: str) -> dict[str, Any]:
-    if route.returns is type(None):
-        success: dict[str, Any] = {"204": {"description": "Done."}}
+    if _is_response(route.returns):
+        media = {route.returns.media_type: _BINARY}
+        success: dict[str, Any] = {"200": {"description": "The result.", "content": media}}
+    elif _is_stream(route):
+        media = {kind: {"schema": {}} for kind in ("text/event-stream", "text/plain")}
+        success = {"200": {"description": "The result, piece by piece.", "content": media}}
+    elif route.returns is type(None):
+        success = {"204": {"description": "Done."}}
     else:
         schema = _reference(output_name)
         success = {
@@ -99,7 +110,9 @@ def _responses(route: Route, output_name: str) -> dict[str, Any]:
 
 def _input_schemas(route: Route) -> dict[str, Any]:
     try:
-        _, schemas = msgspec.json.schema_components([route.input_type], ref_template=_REFERENCE)
+        _, schemas = msgspec.json.schema_components(
+            [route.input_type], schema_hook=_file_schema, ref_template=_REFERENCE
+        )
     except TypeError as error:
         raise TypeError(
             f"the handler of {route.method} {route.path} takes what cannot come as JSON: {error}"
@@ -116,7 +129,26 @@ def _without(arguments: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any
     }
 
 
+def _file_schema(kind: type) -> dict[str, Any]:
+    if issubclass(kind, File | FileParam):
+        text = {"type": "string", "description": "a URL, or data:…;base64,…"}
+        if issubclass(kind, FileParam):
+            text["description"] = "encoded:<base64>"
+        return {"type": "object", "properties": {"content": text}, "required": ["content"]}
+    raise NotImplementedError
+
+
+def _is_response(returns: Any) -> bool:
+    return inspect.isclass(returns) and hasattr(returns, "media_type")
+
+
+def _is_stream(route: Route) -> bool:
+    return inspect.isgeneratorfunction(route.call) or inspect.isasyncgenfunction(route.call)
+
+
 def _output_schema(route: Route) -> tuple[dict[str, Any], dict[str, Any]]:
+    if _is_response(route.returns) or _is_stream(route):
+        return {}, {}
     (schema,), more = msgspec.json.schema_components(
         [route.returns], ref_template=_REFERENCE, schema_hook=lambda _: {}
     )

@@ -1,25 +1,21 @@
 """Photon: a model server written as a class. Its handlers are methods, its state is `self`."""
 
+import asyncio
+import inspect
+import logging
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, TypeVar, overload
 
-from leptonai.serving.handlers import Declaration, Method, declare
+from leptonai.serving.handlers import Declaration, Method, declare, mounts
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 DEFAULT_PORT = 8080
 DRAIN_S = 30  # how long a stopping server waits for the calls it has accepted
 KEEP_ALIVE_S = 1_800  # longer than any client's pool keeps a connection, so that they close first
-
-
-class HTTPException(Exception):  # the name that its users know
-    """Raised by a handler to answer `status_code` with ``{"error": detail}``."""
-
-    def __init__(self, status_code: int, detail: Any = "") -> None:
-        super().__init__(f"{status_code}: {detail}")
-        self.status_code = status_code
-        self.detail = detail
 
 
 class Photon:
@@ -43,12 +39,30 @@ class Photon:
     Plain methods run in threads, `handler_max_concurrency` of them at a time; ``async`` ones run on
     the event loop. A subclass inherits the handlers of its parents, and its own win; a handler is
     taken out by setting its name to None.
+
+    One that yields is answered piece by piece: as server-sent events where the client accepts
+    ``text/event-stream``, else as chunks. A `Response` is sent as it is.
     """
 
-    handler_max_concurrency: ClassVar[int] = 1  # sync handlers that may run at once
+    handler_max_concurrency: ClassVar[int] = 1  # sync handlers, or batches, that may run at once
+    handler_timeout: ClassVar[float] = 600  # seconds; a call that takes longer is answered 504
+
+    # What `leptonai photon` sets up where the photon is to run.
+    requirement_dependency: ClassVar[Sequence[str]] = ()  # lines for pip
+    system_dependency: ClassVar[Sequence[str]] = ()  # packages that its image, or node, must have
+    deployment_template: ClassVar[Mapping[str, Any]] = {}  # resource_shape, env, secret
+    extra_files: ClassVar[Sequence[str]] = ()  # beside the photon's own file, relative to it
 
     def init(self) -> None:
         """Called once, before the first call; in no case by the constructor. Load models here."""
+
+    def add_background_task(
+        self, function: Callable[..., Any], *arguments: Any, **named: Any
+    ) -> None:
+        """Have a function called without the answer waiting for it: one after the other, in a
+        thread of their own. What it raises goes to the log.
+        """
+        _background(self).submit(_run_in_background, function, arguments, named)
 
     @overload
     @staticmethod
@@ -63,6 +77,11 @@ class Photon:
         method: Method = "POST",
         example: Any = None,
         raw: bool = False,
+        max_batch_size: int | None = None,
+        max_wait_time: float | None = None,
+        mount: bool = False,
+        use_raw_args: bool = False,
+        cancel_on_disconnect: float | bool = False,
     ) -> Callable[[Handler], Handler]: ...
 
     @staticmethod
@@ -73,6 +92,11 @@ class Photon:
         method: Method = "POST",
         example: Any = None,
         raw: bool = False,
+        max_batch_size: int | None = None,
+        max_wait_time: float | None = None,
+        mount: bool = False,
+        use_raw_args: bool = False,
+        cancel_on_disconnect: float | bool = False,
     ) -> Any:
         """Make a method answer requests.
 
@@ -81,10 +105,32 @@ class Photon:
             method: "POST", or "GET".
             example: of an input, shown in ``/openapi.json``.
             raw: the body is no JSON: as bytes, it is the one argument.
+            max_batch_size: the method gets the arguments of up to so many calls at once, each as a
+                list, and returns a list of their results; an exception in it fails that call alone.
+                A batch is what has arrived while the method was busy. Calls whose arrays differ in
+                shape do not go together. The annotations are those of one call, or `Batch` of them.
+            max_wait_time: seconds that a batch which is not full waits for more calls. It does not
+                wait unless given.
+            mount: the method takes nothing, and returns an ASGI or WSGI application, StaticFiles or
+                another photon, which is served under the path.
+            use_raw_args: the one argument is Starlette's Request.
+            cancel_on_disconnect: end the call when its client hangs up: a method that is ``async``,
+                or waits for its turn. (It once was the time in seconds between two looks.)
         """
         if callable(path):
             return declare(path, Declaration())
-        return lambda function: declare(function, Declaration(path, method, example, raw))
+        declaration = Declaration(
+            path,
+            method,
+            example,
+            raw,
+            max_batch_size,
+            max_wait_time or 0.0,
+            mount,
+            use_raw_args,
+            bool(cancel_on_disconnect),
+        )
+        return lambda function: declare(function, declaration)
 
     def launch(self, host: str | None = None, port: int | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then finish the calls that were accepted.
@@ -103,10 +149,37 @@ class Photon:
             port=int(os.environ.get("PORT") or DEFAULT_PORT) if port is None else port,
             http="httptools",
             loop="uvloop",
-            ws="none",
+            ws="auto" if mounts(self) else "none",
             lifespan="on",
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=DRAIN_S,
         )
+
+
+_BACKGROUND = "_photon_background"
+_making_background = threading.Lock()
+
+log = logging.getLogger("leptonai.serving")
+
+
+def _background(photon: Photon) -> ThreadPoolExecutor:
+    """Kept with the photon, whose own constructor may not know of it."""
+    with _making_background:
+        made: ThreadPoolExecutor | None = vars(photon).get(_BACKGROUND)
+        if made is None:
+            made = ThreadPoolExecutor(1, thread_name_prefix=f"{type(photon).__name__}-background")
+            vars(photon)[_BACKGROUND] = made
+        return made
+
+
+def _run_in_background(
+    function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    try:
+        result = function(*arguments, **named)
+        if inspect.iscoroutine(result):
+            asyncio.run(result)
+    except Exception:
+        log.exception("a background task failed")

@@ -23,6 +23,8 @@ from leptonai.spec.metadata import Metadata, Wire
 MAX_WORKERS = 10_000
 Workers = Annotated[int, Meta(ge=1, le=MAX_WORKERS)]
 Retries = Annotated[int, Meta(ge=0, le=1_000)]
+FinalCodes = Annotated[list[Annotated[int, Meta(ge=1, le=255)]], Meta(max_length=32)]
+FINAL_EXIT_CODE = 78  # of a training that would fail again: EX_CONFIG of sysexits.h
 
 
 class JobState(StrEnum):
@@ -56,7 +58,7 @@ class Deadline(Wire, frozen=True):
 
 class JobSpec(Wire, frozen=True):
     """What is asked. `cpu` … `accelerator_num`, `min_workers`, `deadline`, `estimated_seconds`,
-    `workdir` and `include_workspace_token` extend the published format."""
+    `final_exit_codes`, `workdir` and `include_workspace_token` extend the published format."""
 
     container: Container = field(default_factory=Container)
     resource_shape: str | None = None
@@ -72,6 +74,7 @@ class JobSpec(Wire, frozen=True):
     min_workers: Workers | None = None  # elastic: any number from this to `completions` will do
     max_failure_retry: Retries | None = None  # of each worker
     max_job_failure_retry: Retries | None = None  # of the whole gang
+    final_exit_codes: FinalCodes | None = None  # of a worker: another try would end the same
     envs: list[EnvVar] | None = None
     mounts: list[Mount] | None = None
     storage_attachments: list[StorageAttachment] | None = None

@@ -9,15 +9,17 @@ if TYPE_CHECKING:
     from leptonai.training.parallel import Plan
     from leptonai.training.registry import register
     from leptonai.training.saving import Keep
+    from leptonai.training.sections import Section
     from leptonai.training.trainer import Trainer
 
-__all__ = ["Callback", "History", "Keep", "Plan", "Trainer", "register"]
+__all__ = ["Callback", "History", "Keep", "Plan", "Section", "Trainer", "register"]
 
 _HOME_OF = {
     "Callback": "leptonai.training.callbacks",
     "History": "leptonai.training.history",
     "Keep": "leptonai.training.saving",
     "Plan": "leptonai.training.parallel",
+    "Section": "leptonai.training.sections",
     "Trainer": "leptonai.training.trainer",
     "register": "leptonai.training.registry",
 }

@@ -27,7 +27,8 @@ def evaluate(
     """Every sample counts once, however the ranks share them: sums are added up exactly.
 
     Args:
-        model: is put into evaluation mode meanwhile.
+        model: is put into evaluation mode meanwhile. What gives None has its outputs on another
+            rank.
         loss: the usual one of such targets if not given.
         in_lockstep: a forward pass needs all ranks, so one without samples left computes along.
 
@@ -43,11 +44,13 @@ def evaluate(
         for batch in loader:
             inputs, targets = moved(pair_of(batch), world.device)
             outputs = call(model, inputs)
+            batches += 1
+            if outputs is None:
+                continue
             loss = loss or usual_loss(targets)
             here = rows(inputs)
             losses += loss(outputs, targets).item() * here
             count += here
-            batches += 1
             for name, metric in metrics.items():
                 found = metric.sums(outputs.float(), targets).cpu()
                 sums[name] = sums[name] + found if name in sums else found

@@ -94,7 +94,7 @@ def _groups(parameters: Iterable[tuple[str, Tensor]], weight_decay: float) -> li
     """By decay; and what is spread over ranks apart from what is not, which no kernel mixes."""
     groups: dict[tuple[bool, float], list[Tensor]] = {}
     for _, each in parameters:
-        if each.requires_grad:
+        if each.requires_grad and not each.is_meta:  # what lies there is another rank's
             decay = weight_decay if each.ndim >= 2 else 0.0
             groups.setdefault((hasattr(each, "placements"), decay), []).append(each)
     return [{"params": some, "weight_decay": decay} for (_, decay), some in groups.items()]

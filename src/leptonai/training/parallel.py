@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from leptonai.errors import InvalidRequest
+from leptonai.training.sections import Section, sections_of
 from leptonai.training.world import World
 
-Strategy: TypeAlias = Literal["auto", "ddp", "fsdp", "tensor"]
-STRATEGIES = ("auto", "ddp", "fsdp", "tensor")
+Strategy: TypeAlias = Literal["auto", "ddp", "fsdp", "tensor", "pipeline"]
+STRATEGIES = ("auto", "ddp", "fsdp", "tensor", "pipeline")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Plan:
     blocks: Sequence[nn.Module] = ()
     # Name of a module -> how it is cut over ranks; see torch.distributed.tensor.parallel.
     tensor: Mapping[str, Any] = field(default_factory=dict)
+    # What one after the other computes what the model does: where it may be cut into stages.
+    pipeline: Sequence[nn.Module | Section] = ()
 
 
 def plan_of(model: nn.Module) -> Plan:
@@ -35,8 +38,10 @@ def plan_of(model: nn.Module) -> Plan:
 
 
 class Spread(NamedTuple):
-    learner: nn.Module  # what is called in the model's place
+    learner: nn.Module  # what is called in the model's place to learn
+    evaluated: nn.Module  # and to evaluate; gives None where another rank has the outputs
     sharing: World  # the ranks that share the data: each of its parts is one rank's
+    adding: World  # the ranks whose shares of a loss add up to it
     in_lockstep: bool  # a forward pass needs all ranks
 
 
@@ -53,14 +58,21 @@ def spread(model: nn.Module, strategy: Strategy, world: World) -> Spread:
     if strategy == "auto":
         strategy = "ddp"
     if world.size == 1 and strategy != "fsdp":
-        return Spread(model, world, in_lockstep=False)
+        return unspread(model, world)
     if strategy == "ddp":
         from torch.nn.parallel import DistributedDataParallel
 
         ids = [world.device.index] if world.device.type == "cuda" else None
         learner = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
-        return Spread(learner, world, in_lockstep=False)
+        # To evaluate, not the learner: its forward pass may wait for all ranks.
+        return unspread(model, world)._replace(learner=learner)
     align([*model.parameters(), *model.buffers()], world)
+    alone = World(0, 1, world.device)  # all ranks read the same samples
+    if strategy == "pipeline":
+        from leptonai.training.pipelining import Pipeline
+
+        line = Pipeline(model, sections_of(plan_of(model).pipeline), world)
+        return Spread(line, line, alone, world, in_lockstep=True)
     mesh = _mesh(world)
     if strategy == "tensor":
         from torch.distributed.tensor.parallel import parallelize_module
@@ -72,13 +84,18 @@ def spread(model: nn.Module, strategy: Strategy, world: World) -> Spread:
                 hint="give it a method plan() -> Plan(tensor=…), or use another strategy",
             )
         cut = parallelize_module(model, mesh, dict(plan))
-        return Spread(cut, World(0, 1, world.device), in_lockstep=True)
+        return Spread(cut, cut, alone, alone, in_lockstep=True)
     from torch.distributed.fsdp import fully_shard
 
     for block in plan_of(model).blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    return Spread(model, world, in_lockstep=True)
+    return unspread(model, world)._replace(in_lockstep=True)
+
+
+def unspread(model: nn.Module, world: World) -> Spread:
+    """Every rank has all of the model, and its part of the data."""
+    return Spread(model, model, world, world, in_lockstep=False)
 
 
 def without_exchange(learner: nn.Module) -> AbstractContextManager[None]:

@@ -37,6 +37,7 @@ class Trained:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: Mapping[str, Tensor]
+    divided: bool = False  # a rank has whole tensors that others lack
 
     def tensors(self) -> dict[str, Tensor]:
         return state.tensors_of(self.model, self.optimizer, self.average)
@@ -139,13 +140,19 @@ class Saver:
         parts = {
             name: state.part_of(tensor, self._copied(name, tensor))
             for name, tensor in self._trained.tensors().items()
-            if state.is_mine(tensor, self._world.rank)
+            if self._trained.divided or state.is_mine(tensor, self._world.rank)
         }
         for name, tensor in randomness.capture(self._world.device).items():
             for rank, one in enumerate(self._world.gather(tensor)):
                 if self._world.is_first:
                     parts[f"random/{rank}/{name}"] = Part.all_of(one.clone())
         told = state.facts_of(self._trained.model, self._trained.optimizer) | dict(facts)
+        if self._trained.divided:
+            told["state"] = {
+                name: value
+                for some in self._world.gather_json(told["state"])
+                for name, value in some.items()
+            }
         if (watched := facts.get("watched")) is not None:
             self._scores[step] = watched
         writer.begin(Snapshot(step, told, parts))
@@ -162,7 +169,9 @@ class Saver:
         return name_of(found[-1]) if found else ""
 
     def _new_writer(self) -> Writer:
-        sharded = any(state.is_mine(each, rank=1) for each in self._trained.tensors().values())
+        sharded = self._trained.divided or any(
+            state.is_mine(each, rank=1) for each in self._trained.tensors().values()
+        )
         attempt = int(self._world.most([float(time.time_ns() // 1_000)])[0])
         return Writer(
             self.place,

@@ -1,6 +1,7 @@
 """What a training is made of, as named tensors: the model, its optimiser, its average.
 
 Each is told by its name and not by its number, so that what was saved on four ranks is read on two.
+What lies on the device "meta" is another rank's, and passed over.
 """
 
 import hashlib
@@ -25,7 +26,11 @@ def tensors_of(
     model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """By name, as they are on this rank; nothing is copied."""
-    found = {MODEL + name: tensor for name, tensor in model.state_dict(keep_vars=False).items()}
+    found = {
+        MODEL + name: tensor
+        for name, tensor in model.state_dict(keep_vars=False).items()
+        if not tensor.is_meta
+    }
     found |= {
         f"{OPTIMIZER}{name}/{key}": value
         for name, key, value in _optimizer_state(model, optimizer)
@@ -35,7 +40,7 @@ def tensors_of(
 
 
 def facts_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What of the optimiser is no tensor, and what the model looks like."""
+    """What of the optimiser is no tensor, by name under "state", and what the model looks like."""
     plain = {
         f"{name}/{key}": value
         for name, key, value in _optimizer_state(model, optimizer)
@@ -45,8 +50,11 @@ def facts_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, An
 
 
 def parameters_of(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """By the names that `state_dict` gives them: without what torch's wrappers put in between."""
+    """Those that this rank has something of, by the names that `state_dict` gives them: without
+    what torch's wrappers put in between."""
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            continue
         for wrapper in WRAPPERS:
             name = name.replace(wrapper, "")
         yield name, parameter
@@ -73,7 +81,8 @@ def restore(
     names = saved.names()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            fill(tensor, saved, MODEL + name)
+            if not tensor.is_meta:
+                fill(tensor, saved, MODEL + name)
         for name, tensor in average.items():
             fill(tensor, saved, AVERAGE + name if AVERAGE + name in names else MODEL + name)
         plain: Mapping[str, Any] = saved.facts["state"]

@@ -130,16 +130,19 @@ class Stepper:
 
     def _update(self) -> None:
         if self.scaler is None:
-            if self._clip_norm is not None:
-                clip(self._parameters, self._clip_norm)
+            self._clip()
             self._optimizer.step()
         else:
             if self._clip_norm is not None:
                 self.scaler.unscale_(self._optimizer)
-                clip(self._parameters, self._clip_norm)
+                self._clip()
             self.scaler.step(self._optimizer)
             self.scaler.update()
         self._clear()
+
+    def _clip(self) -> None:
+        if self._clip_norm is not None:
+            clip(self._parameters, self._clip_norm)
 
     def _clear(self) -> None:
         """What torch's own `zero_grad` does, but for its profiling, which takes as long as a small

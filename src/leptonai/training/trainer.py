@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,21 @@ from leptonai.errors import InvalidRequest
 from leptonai.training import randomness, state
 from leptonai.training.callbacks import Callback, listens
 from leptonai.training.evaluation import evaluate
+from leptonai.training.exits import exit_by_error
 from leptonai.training.feeding import Pair, loader_of, moved, pair_of, rows, unsound_rows
 from leptonai.training.history import Ended, History
 from leptonai.training.losses import Loss, loss_named, usual_loss
 from leptonai.training.metrics import metric_named
 from leptonai.training.optimizers import MakeOptimizer, make_optimizer
-from leptonai.training.parallel import Strategy, align, recompute_blocks, spread
+from leptonai.training.parallel import (
+    Spread,
+    Strategy,
+    align,
+    recompute_blocks,
+    spread,
+    unspread,
+)
+from leptonai.training.pipelining import Pipeline, PipelineStepper
 from leptonai.training.progress import Progress
 from leptonai.training.registry import check_can_register, dataset_of, pipeline_of
 from leptonai.training.registry import register as register_model
@@ -97,11 +106,14 @@ class Trainer:
             optimizer: by name, or what makes one of groups of parameters.
             schedule: of the learning rate: constant, linear, cosine, one cycle, plateau.
             batch_size: of a step, over all ranks: another number of ranks changes nothing of it.
-            accumulation: pieces that a rank's part of a batch is taken in, one after the other.
+            accumulation: pieces that a rank's part of a batch is taken in, one after the other. A
+                pipeline takes as many as it has ranks at least, and better several times as many.
             clip_norm: the gradient is scaled down to this norm where it is larger.
             precision: of what is computed (autocast); weights stay as they are.
             strategy: "ddp" (each rank has the model), "fsdp" (each has a part of it), "tensor"
-                (each computes a part of each layer, as the model's `plan()` says).
+                (each computes a part of each layer) or "pipeline" (each computes some of the
+                layers, of one piece of a batch after the other); the last two as the model's
+                `plan()` says.
             recompute: keep only what goes into the model's blocks, and compute the rest again.
             compile: by torch.compile.
             average: decay of a moving average of the weights (0.999, say), which is what is
@@ -123,6 +135,7 @@ class Trainer:
             InvalidRequest: an argument is out of range, or names nothing that there is.
         """
         self._settings = _plain(locals()) | {"model": type(model).__name__}
+        exit_by_error()
         for name, value, least in (
             ("epochs", epochs, 1),
             ("batch_size", batch_size, 1),
@@ -144,6 +157,11 @@ class Trainer:
             )
         schedule_named(schedule, steps=1, warmup=0)
         precisely(precision, "cpu")
+        if strategy == "pipeline" and precision == "fp16":
+            raise InvalidRequest(
+                "a pipeline does not learn in fp16, whose scale each rank would choose for itself",
+                hint="precision='bf16'",
+            )
         self.model = model
         self.progress = Progress()
         self.history = History()
@@ -177,7 +195,7 @@ class Trainer:
         self._device, self._quiet = device, quiet
         self._asked: Ended | None = None  # by this rank
         self._agreed: Ended | None = None  # by all
-        self._in_lockstep = False
+        self._spread: Spread | None = None  # while it learns
 
     # --- what people call ------------------------------------------------------------------------
 
@@ -208,9 +226,11 @@ class Trainer:
 
     def evaluate(self, data: Any) -> dict[str, float]:
         """The loss and the metrics over all samples; on all workers, each its part."""
-        world = enter_world(self._device)
-        self.model.to(world.device)
-        return self._evaluated(self._loader_for(data, world), world)
+        spreading = self._spread
+        if spreading is None:
+            world = enter_world(self._device)
+            spreading = unspread(self.model.to(world.device), world)
+        return self._evaluated(self._loader_for(data, spreading.sharing), spreading)
 
     def stop(self) -> None:
         """End at the next meeting. For callbacks."""
@@ -223,8 +243,8 @@ class Trainer:
         self.model.to(world.device)
         if self._recompute:
             recompute_blocks(self.model)
-        spreading = spread(self.model, self._strategy, world)
-        self._sharing, self._in_lockstep = spreading.sharing, spreading.in_lockstep
+        spreading = self._spread = spread(self.model, self._strategy, world)
+        self._sharing, self._adding = spreading.sharing, spreading.adding
         randomness.seed_all(self._seed, self._sharing.rank)
         self._learner: Any = spreading.learner
         if self._compile:
@@ -298,7 +318,9 @@ class Trainer:
         return Saver(
             self._place,
             world,
-            Trained(self.model, self._optimizer, self._average),
+            Trained(
+                self.model, self._optimizer, self._average, isinstance(self._learner, Pipeline)
+            ),
             keep=self._keep,
             every_steps=self._save_every,
             before=self._tracker.flush,
@@ -326,7 +348,8 @@ class Trainer:
                 f"first of them in row {unsound[0]}",
                 hint="clean the data: a pipeline can impute or drop them",
             )
-        stepper = Stepper(
+        make = PipelineStepper if isinstance(self._learner, Pipeline) else Stepper
+        stepper = make(
             self._learner,
             self._loss or usual_loss(first.targets),
             self._optimizer,
@@ -339,9 +362,13 @@ class Trainer:
         if self._scaled and stepper.scaler is not None:
             stepper.scaler.load_state_dict(self._scaled)
         if self.world.size > 1:
-            with explained(self.model, first):
+            with self._explained(first):
                 stepper.warm_up(first, of_all)
         return stepper
+
+    def _explained(self, batch: Pair) -> AbstractContextManager[None]:
+        whole = isinstance(self._learner, Pipeline)
+        return explained(self.model, batch, self._learner.rehearse if whole else None)
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -372,7 +399,7 @@ class Trainer:
                 self._set_learning_rate()
             if stepper is None:
                 stepper = self._stepper = self._new_stepper(pair, of_all)
-                with explained(self.model, pair):
+                with self._explained(pair):
                     share = stepper.take(pair, of_all)
             else:
                 share = stepper.take(pair, of_all)
@@ -404,7 +431,7 @@ class Trainer:
         decay = min(self._decay, (1 + self.progress.step) / (10 + self.progress.step))
         torch._foreach_lerp_(
             [state.local_of(each) for each in self._average.values()],
-            [state.local_of(each) for each in self.model.parameters()],
+            [state.local_of(each) for _, each in state.parameters_of(self.model)],
             1 - decay,
         )
 
@@ -413,7 +440,7 @@ class Trainer:
     def _meet(self) -> None:
         """All ranks look at the steps since the last meeting, and agree on what comes next."""
         progress, saver = self.progress, self._saver
-        losses = self._sharing.sums(torch.stack(self._losses).double()).tolist()
+        losses = self._adding.sums(torch.stack(self._losses).double()).tolist()
         first = progress.step - len(losses) + 1
         for at, loss in enumerate(losses):
             if not math.isfinite(loss):
@@ -470,7 +497,8 @@ class Trainer:
         validated: Mapping[str, float] = {}
         if self._validation_loader is not None:
             with self._averaged():
-                validated = self._evaluated(self._validation_loader, self._sharing)
+                assert self._spread is not None, "it has been set up"
+                validated = self._evaluated(self._validation_loader, self._spread)
         progress = self.progress
         metrics = progress.end_epoch(validated)
         if self._knows_its_place:
@@ -487,13 +515,17 @@ class Trainer:
             self.stop()
         self._agree(due=False)
 
-    def _evaluated(self, loader: Any, world: World) -> dict[str, float]:
+    def _evaluated(self, loader: Any, spreading: Spread) -> dict[str, float]:
         # What each rank remembers of its own batches (of normalisation, say) differs until here.
-        align(self.model.buffers(), world)
-        # Not by the learner: DDP's forward pass may wait for all ranks, the model's does not.
-        with precisely(self._precision, world.device.type):
+        align(self.model.buffers(), spreading.sharing)
+        with precisely(self._precision, spreading.sharing.device.type):
             return evaluate(
-                self.model, loader, self._loss, self._metrics, world, in_lockstep=self._in_lockstep
+                spreading.evaluated,
+                loader,
+                self._loss,
+                self._metrics,
+                spreading.adding,
+                in_lockstep=spreading.in_lockstep,
             )
 
     @contextmanager
@@ -524,6 +556,9 @@ class Trainer:
                 self._save()
             if self._average:
                 self._set_weights(self._average)
+            if isinstance(self._learner, Pipeline):
+                self._learner.complete()
+                self._spread = None
             for callback in self._callbacks:
                 callback.on_end(self)
             if self._register is not None:

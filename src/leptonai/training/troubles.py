@@ -1,6 +1,6 @@
 """What went wrong in a model, said so that a person can act on it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,8 +34,14 @@ def not_a_number(
 
 
 @contextmanager
-def explained(model: nn.Module, batch: Pair) -> Iterator[None]:
-    """Errors of a model's first step say which layer, what it expected, and what it got."""
+def explained(
+    model: nn.Module, batch: Pair, rehearse: Callable[[Any], Any] | None = None
+) -> Iterator[None]:
+    """Errors of a model's first step say which layer, what it expected, and what it got.
+
+    Args:
+        rehearse: takes inputs through the model once more, if to call it will not do.
+    """
     try:
         yield
     except InvalidRequest:
@@ -45,7 +51,7 @@ def explained(model: nn.Module, batch: Pair) -> Iterator[None]:
             raise
         if told := _of_labels(error, batch):
             raise told from error
-        if told := _of_layer(error, model, batch):
+        if told := _of_layer(error, model, batch, rehearse):
             raise told from error
         raise
 
@@ -60,7 +66,9 @@ def _of_labels(error: Exception, batch: Pair) -> InvalidRequest | None:
     )
 
 
-def _of_layer(error: Exception, model: nn.Module, batch: Pair) -> InvalidRequest | None:
+def _of_layer(
+    error: Exception, model: nn.Module, batch: Pair, rehearse: Callable[[Any], Any] | None
+) -> InvalidRequest | None:
     """Runs one sample through the model again and sees how far it comes."""
     reached: list[tuple[str, nn.Module, list[list[int]]]] = []
 
@@ -77,7 +85,8 @@ def _of_layer(error: Exception, model: nn.Module, batch: Pair) -> InvalidRequest
     ]
     try:
         with torch.no_grad():
-            call(model, cut(batch.inputs, 0, 2))
+            few = cut(batch.inputs, 0, 2)
+            rehearse(few) if rehearse is not None else call(model, few)
     except Exception:
         if not reached:
             return None

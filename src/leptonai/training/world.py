@@ -4,12 +4,14 @@ The variables are those that torchrun and Lepton set; without them a process tra
 """
 
 import atexit
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -57,6 +59,13 @@ class World:
         found = [torch.empty_like(there) for _ in range(self.size)]
         dist.all_gather(found, there)
         return [each.to(values.device) for each in found]
+
+    def gather_json(self, value: Any) -> list[Any]:
+        """What each rank has, by rank: whatever JSON can say."""
+        mine = json.dumps(value).encode()
+        room = int(self.most([len(mine)])[0])
+        padded = torch.frombuffer(bytearray(mine.ljust(room)), dtype=torch.uint8)
+        return [json.loads(bytes(each.tolist())) for each in self.gather(padded)]
 
     def wait(self) -> None:
         if self.size > 1:

@@ -219,7 +219,7 @@ def _supervise(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
     failed = [r for r in gang if _failed(r)]
     fatal = [r for r in failed if not _may_restart(job, r)]
     if fatal:
-        return _fail(job, gang, min(fatal, key=_ended_first), now_ms)
+        return _fail(job, gang, min(fatal, key=lambda r: _to_blame(job, r)), now_ms)
     after: list[Replica] = []
     events: list[Event] = []
     for replica in gang:
@@ -276,7 +276,13 @@ def _fail(job: Job, gang: list[Replica], culprit: Replica, now_ms: int) -> JobSt
         waiting = replace(_counted(job, after), message=f"{because}; stopping the other workers")
         return JobStep(waiting, _changed(gang, after))
     after = [done(r) for r in after]
-    if job.failures < (job.spec.max_job_failure_retry or 0):
+    # One that lost its peer may have ended before the peer was seen to have.
+    if final := [r for r in after if _is_final(job, r)]:
+        culprit = min(final, key=_ended_first)
+        end = culprit.last_end
+        assert end is not None, culprit
+        because = f"worker {culprit.index} {describe_end(end)}: another try would end the same"
+    elif job.failures < (job.spec.max_job_failure_retry or 0):
         wait_ms = backoff_ms(job.failures + 1)
         retry = replace(
             _remember(_counted(job, after), JobState.FAILED, because, end.exit_code),
@@ -478,7 +484,19 @@ def _may_restart(job: Job, replica: Replica) -> bool:
         replica.attempt < (job.spec.max_failure_retry or 0)
         and end is not None
         and end.reason is not EndReason.NODE_LOST
+        and not _is_final(job, replica)
     )
+
+
+def _is_final(job: Job, replica: Replica) -> bool:
+    """Whether it said that another try would end the same. Asked to stop, it may have said so,
+    too."""
+    end = replica.last_end
+    return end is not None and end.exit_code in (job.spec.final_exit_codes or ())
+
+
+def _to_blame(job: Job, replica: Replica) -> tuple[bool, tuple[int, int]]:
+    return not _is_final(job, replica), _ended_first(replica)
 
 
 def _ended_first(replica: Replica) -> tuple[int, int]:

@@ -5,7 +5,7 @@ the same files to the last byte. Each writes one file into each part's folder.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -45,14 +45,12 @@ def apply(
     *,
     workers: int = 1,
     memory_limit_bytes: int | None = None,
-    chunks: Sequence[int] | None = None,
 ) -> list[Path]:
     """Write all rows of the parts, which are parts of the same records.
 
     Args:
         parts: their names, "" for rows that are to lie in no folder.
         workers: chunks at once, as far as memory allows.
-        chunks: only these; all by default.
 
     Returns:
         The files, in their order.
@@ -61,17 +59,11 @@ def apply(
         InvalidRequest: a row is not as the training data was; says which. Or no row is left.
         StorageFull: the disk of `into` is full.
     """
-    table = _Divided(pipeline, parts, into)
-    tabular = pipeline.tabular
-
-    def one(chunk: int) -> list[Path]:
-        return table.write(chunk, tabular, table.chunk(chunk, tabular), done=0)
-
-    wanted = range(table.chunks) if chunks is None else chunks
-    found = _at_once(one, wanted, workers, memory_limit_bytes)
-    if not found and chunks is None:
-        raise InvalidRequest("the steps drop every row", hint="impute what is missing")
-    return found
+    divided = Divided(pipeline, parts)
+    every = range(divided.chunks)
+    return some_of(
+        divided.apply(every, into, workers=workers, memory_limit_bytes=memory_limit_bytes)
+    )
 
 
 def fit_and_apply(
@@ -89,7 +81,7 @@ def fit_and_apply(
     if part is not teacher or (rows is not None and bool((np.diff(rows) < 0).any())):
         pipeline.fit(part, memory_limit_bytes=memory_limit_bytes)  # not all of it, or not in order
         return apply(pipeline, parts, into, workers=workers, memory_limit_bytes=memory_limit_bytes)
-    table = _Divided(pipeline, parts, into)
+    table = Divided(pipeline, parts)
     on, members = fitted_on(part)
     with Staging(
         lambda: table.teaching(name, pipeline.target), memory_limit_bytes or MEMORY_LIMIT_BYTES
@@ -99,13 +91,22 @@ def fit_and_apply(
         tabular = pipeline.tabular
 
         def one(chunk: tuple[int, list[PartFrame]]) -> list[Path]:
-            return table.write(chunk[0], tabular, chunk[1], done=staged.steps_done)
+            return table.write(chunk[0], tabular, chunk[1], into, done=staged.steps_done)
 
         chunks = (
             (number, [(part, frame) for _, part, frame in frames])
             for number, frames in groupby(staged.read_all(), lambda each: each[0] // STRETCHES)
         )
         return _at_once(one, chunks, workers, memory_limit_bytes)
+
+
+def some_of(files: list[Path]) -> list[Path]:
+    """Raises:
+    InvalidRequest: there are none.
+    """
+    if not files:
+        raise InvalidRequest("the steps drop every row", hint="impute what is missing")
+    return files
 
 
 def _at_once(
@@ -120,25 +121,23 @@ def _at_once(
         return sorted(path for paths in pool.map(one, chunks) for path in paths)
 
 
-class _Divided:
+class Divided:
     """The rows of all parts, stretch by stretch, in each those of one part after those of another:
     so each is transformed for itself, and nothing has to be picked out of what was made."""
 
-    def __init__(self, pipeline: Pipeline, parts: "Mapping[str, Dataset]", into: Path) -> None:
+    def __init__(self, pipeline: Pipeline, parts: "Mapping[str, Dataset]") -> None:
         if pipeline.takes != "table":
             raise InvalidRequest(
                 f"the pipeline takes {pipeline.takes}, not a table",
                 hint="give it to a DataLoader: DataLoader(dataset, pipeline=pipeline)",
             )
         first = next(iter(parts.values()))
+        self._pipeline = pipeline
         self._names = list(parts)
-        self._into = into
         self._part_of, rows = _rows_of(parts)
         self._table = Table(first.records, None if len(rows) == len(self._part_of) else rows)
         self._of_stretch = self._table.stretch_rows()
         self._whole = first.whole()
-        for name in parts:
-            (into / name).mkdir(parents=True, exist_ok=True)
 
     @property
     def chunks(self) -> int:
@@ -157,8 +156,23 @@ class _Divided:
             for part, each in self._parts(admission, rows, frame, taught):
                 yield Staged(stretch, part, each)
 
-    def chunk(self, number: int, tabular: "Tabular") -> "Iterator[PartFrame]":
-        """For a pipeline that has learnt."""
+    def apply(
+        self,
+        chunks: Iterable[int],
+        into: Path,
+        *,
+        workers: int = 1,
+        memory_limit_bytes: int | None = None,
+    ) -> list[Path]:
+        """Write these chunks with a pipeline that has learnt. See `apply`."""
+        tabular = self._pipeline.tabular
+
+        def one(chunk: int) -> list[Path]:
+            return self.write(chunk, tabular, self._chunk(chunk, tabular), into, done=0)
+
+        return _at_once(one, chunks, workers, memory_limit_bytes)
+
+    def _chunk(self, number: int, tabular: "Tabular") -> "Iterator[PartFrame]":
         known = taught(tabular.fitted, self._whole)
         wanted = [each.name for each in tabular.fitted.takes if each.name in self._table.schema]
         size = self._of_stretch * STRETCHES
@@ -187,17 +201,22 @@ class _Divided:
                 yield name, hidden if mine.all() else hidden.filter(mine)
 
     def write(
-        self, chunk: int, tabular: "Tabular", frames: "Iterable[PartFrame]", *, done: int
+        self,
+        chunk: int,
+        tabular: "Tabular",
+        frames: "Iterable[PartFrame]",
+        into: Path,
+        *,
+        done: int,
     ) -> list[Path]:
         writers: dict[str, _Writer] = {}
-        with writing(self._into):
+        with writing(into):
             try:
                 for part, frame in frames:
                     made = tabular.made(frame, self._given, done=done)
                     if len(made):
                         if part not in writers:
-                            path = self._into / part / f"{chunk:05d}.parquet"
-                            writers[part] = _Writer(path)
+                            writers[part] = _Writer(into / part / f"{chunk:05d}.parquet")
                         writers[part].add(tabular.output_frame(made))
                 return [writer.keep() for writer in writers.values()]
             finally:
@@ -212,6 +231,7 @@ class _Writer:
     """A Parquet file, group of rows by group; there when it is whole."""
 
     def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
         self._frames: list[pl.DataFrame] = []

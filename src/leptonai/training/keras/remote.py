@@ -16,13 +16,14 @@ import msgspec
 
 from leptonai.errors import InvalidRequest, LeptonError, TryLater, from_wire
 from leptonai.spec.containers import Container, ContainerPort, EnvVar, QueueConfig
-from leptonai.spec.jobs import JobSpec, JobState, LeptonJob
+from leptonai.spec.jobs import FINAL_EXIT_CODE, JobSpec, JobState, LeptonJob
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.quantities import memory_mib
 from leptonai.training.keras import callbacks as sorting
 from leptonai.training.keras import messages, returning
 from leptonai.training.keras.dealing import Nest, steps_of, taken
 from leptonai.training.keras.following import Follower, Screen
+from leptonai.training.keras.reading import with_arrays
 from leptonai.training.keras.shipping import (
     ARRAYS,
     TASK,
@@ -122,12 +123,13 @@ class _Call:
         self._model = model
         self._client = client
         self._wish = wish
-        self._asked = {name: value for name, value in asked.items() if value is not None}
+        given = {name: value for name, value in asked.items() if value is not None}
         self._verbose = 1 if asked.get("verbose", "auto") == "auto" else int(asked["verbose"])
         self._name = _name_of(wish.name or model.name)
         self._callbacks = sorting.sort(asked.get("callbacks"))
         check_backend(keras.backend.backend(), wish.num_workers)
-        self._check()
+        self._check(given)
+        self._asked = with_arrays(action, given)
 
     def run(self) -> Any:
         with tempfile.TemporaryDirectory() as made:
@@ -154,7 +156,7 @@ class _Call:
 
     # --- what is asked ---------------------------------------------------------------------------
 
-    def _check(self) -> None:
+    def _check(self, asked: Mapping[str, Any]) -> None:
         """Raises:
         InvalidRequest: an argument has no meaning in a job.
         """
@@ -170,18 +172,18 @@ class _Call:
                 "predict": ("steps",),
             }[self._action],
         }
-        unknown = sorted(set(self._asked) - known)
+        unknown = sorted(set(asked) - known)
         if unknown:
             raise InvalidRequest(
                 f"{self._action} in a job takes no {', '.join(unknown)}", hint="leave it out"
             )
-        if self._action != "fit" and self._asked.get("callbacks"):
+        if self._action != "fit" and asked.get("callbacks"):
             raise InvalidRequest(
                 f"{self._action} in a job takes no callbacks", hint="leave them out"
             )
-        if self._asked.get("shuffle", True) not in (True, False):
+        if asked.get("shuffle", True) not in (True, False):
             raise InvalidRequest(
-                f"shuffle={self._asked['shuffle']!r} is not known in a job", hint="True or False"
+                f"shuffle={asked['shuffle']!r} is not known in a job", hint="True or False"
             )
         alone = [
             each for each in self._callbacks.shipped if type(each).__name__ == "TerminateOnNaN"
@@ -292,6 +294,7 @@ class _Call:
             parallelism=wish.num_workers,
             intra_job_communication=several or None,
             max_job_failure_retry=RETRIES,
+            final_exit_codes=[FINAL_EXIT_CODE],
             envs=[EnvVar(name=name, value=value) for name, value in variables.items()],
             queue_config=queue if wish.priority or wish.preemptible else None,
             workdir=digest,

@@ -20,6 +20,8 @@ from typing import Any
 import msgspec
 
 from leptonai.errors import InvalidRequest, LeptonError, RequestError
+from leptonai.spec.jobs import FINAL_EXIT_CODE
+from leptonai.training.exits import exit_code_of
 from leptonai.training.keras import callbacks as sorting
 from leptonai.training.keras.dealing import Dealing, Nest, part_of, steps_of, taken
 from leptonai.training.keras.keeping import Kept, keeping, newest
@@ -41,9 +43,11 @@ def main(directory: Path) -> int:
         alone = os.environ.get("WORLD_SIZE", "1") == "1"
         if isinstance(error, LeptonError):
             tell(of_error(error))
-        elif alone or isinstance(error, FINAL):
+            return exit_code_of(error)
+        if alone or isinstance(error, FINAL):
             said = str(error).strip().splitlines() or [""]
             tell(of_error(InvalidRequest(f"{type(error).__name__}: {said[0]}")))
+            return FINAL_EXIT_CODE
         return 1
     return 0
 

@@ -176,12 +176,8 @@ class Model(nn.Module):
         from leptonai.training import Trainer
         from leptonai.training.registry import name_classes
 
-        if client is None and num_workers not in (1, workers_here()):
-            raise InvalidRequest(
-                "without a client, fit trains in this process alone",
-                hint="model.fit(…, client=LeptonClient()); or put it into a script, and: "
-                f"leptonai train --num-workers {max(num_workers, 1)} SCRIPT",
-            )
+        if client is None:
+            check_workers(num_workers)
         if unknown := {*options} - {*inspect.signature(Trainer).parameters}:
             raise InvalidRequest(
                 f"there is no option {', '.join(sorted(unknown))}",
@@ -310,10 +306,18 @@ class Model(nn.Module):
         return DataLoader(data, batch_size, **options)
 
 
-def workers_here() -> int:
-    """How many train together in this job; 1 outside of one."""
+def check_workers(asked: int) -> None:
+    """Raises:
+    InvalidRequest: so many are asked for, and there is nobody to start them.
+    """
     said = os.environ.get("WORLD_SIZE", "")
-    return int(said) if said.isdecimal() else 1
+    here = int(said) if said.isdecimal() else 1
+    if asked not in (1, here):
+        raise InvalidRequest(
+            "without a client, fit trains in this process alone",
+            hint="model.fit(…, client=LeptonClient()); or put it into a script, and: "
+            f"leptonai train --num-workers {max(asked, 1)} SCRIPT",
+        )
 
 
 class _Pairing:

@@ -3,33 +3,37 @@
 Shape letters in this file: B images, Z numbers that an image is made from, H, W, C of an image.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from leptonai.durable import replacing
 from leptonai.errors import InvalidRequest
+from leptonai.training.exits import exit_by_error
+from leptonai.training.feeding import loader_of
 from leptonai.training.history import History
-from leptonai.training.models import checks
-from leptonai.training.models.base import Evaluation, Model, workers_here
+from leptonai.training.models import checks, gan_checkpoints
+from leptonai.training.models.base import Evaluation, Model, check_workers
 from leptonai.training.models.images import checked_image_shape
 from leptonai.training.models.tasks import Values
+from leptonai.training.parallel import align
+from leptonai.training.world import World, enter_world
+
+if TYPE_CHECKING:
+    from leptonai.client import LeptonClient
 
 MAX_SEED = (1 << 64) - 1
 MAX_SAMPLES = 1 << 20  # at once
 _GROUPS = 8
 _LEAST_SIDE = 4  # from which a generator begins
 _LEAK = 0.2
-_CHECKPOINT_FORMAT = "gan-checkpoint"
+CHECKPOINT_FILE = "gan.safetensors"  # within a job
 
 
 class GAN(Model, format="torch-gan"):
@@ -109,28 +113,43 @@ class GAN(Model, format="torch-gan"):
         smoothing: float = 0.1,
         seed: int = 0,
         checkpoint: str | Path | None = None,
+        quiet: bool = False,
+        num_workers: int = 1,
+        client: "LeptonClient | None" = None,
+        resources: Mapping[str, Any] | None = None,
     ) -> History:
         """Train both networks in turns. Each epoch's mean losses.
 
-        What is drawn depends on (seed, step) alone. So a run that was interrupted, and goes on from
-        its checkpoint, gives the weights of one that was not.
+        Within a job of several workers they learn together: a step's gradients are those of the
+        mean over all their images, and all have the same weights. Each normalises its own images.
+        What is drawn depends on (seed, step, rank) alone. So a run that was interrupted, and goes
+        on from its checkpoint, gives the weights of one that was not.
 
         Args:
+            batch_size: of a step, over all workers.
             beta1: of both Adams.
             smoothing: how much less than certain the discriminator is to be of real images.
             checkpoint: a file, written after each epoch, and gone on from where there is one.
+                Within a job it has one by itself.
+            num_workers, client, resources: as of every model's `fit`.
 
         Raises:
             InvalidRequest: the images are not such, or the checkpoint is one of another run.
+            JobFailed: the job has failed; ends with what it said last.
         """
-        if workers_here() > 1:
-            raise InvalidRequest(
-                "a GAN learns in one process, and this job has several workers",
-                hint="leptonai train --num-workers 1 SCRIPT",
-            )
+        exit_by_error()
         checks.whole("epochs", epochs, 1, 1 << 30)
         checks.whole("seed", seed, 0, MAX_SEED)
         checks.share("smoothing", smoothing)
+        if client is not None:
+            return self._fit_in_job(
+                data, epochs, batch_size, learning_rate, seed, checkpoint, num_workers, client,
+                resources or {}, {"beta1": beta1, "smoothing": smoothing, "quiet": quiet},
+            )  # fmt: skip
+        check_workers(num_workers)
+        world = enter_world()
+        self.to(world.device)
+        align([*self.parameters(), *self.buffers()], world)
         learners = {
             name: torch.optim.Adam(network.parameters(), learning_rate, betas=(beta1, 0.999))
             for name, network in (
@@ -144,36 +163,86 @@ class GAN(Model, format="torch-gan"):
             "learning_rate": learning_rate,
         }
         run |= {"beta1": beta1, "smoothing": smoothing, "model": self.config()}
+        place = os.environ.get("LEPTON_CHECKPOINT_DIR")
+        if checkpoint is None and place:
+            checkpoint = Path(place) / CHECKPOINT_FILE
         file = Path(checkpoint) if checkpoint is not None else None
         step = 0
         rows: list[dict[str, float]] = []
         if file is not None and file.exists():
-            step, rows = self._go_on_from(file, learners, run)
-        loader = self.loader_of(data, batch_size, shuffle=True, seed=seed)
+            step, rows = gan_checkpoints.go_on_from(file, self, learners, run)
+        shuffled = self.loader_of(data, batch_size, shuffle=True, seed=seed)
+        loader = loader_of(
+            shuffled, world, batch_size=batch_size, shuffle=True, seed=seed, pipeline=None
+        )
         if rows and hasattr(loader, "load_state_dict"):
             loader.load_state_dict({**loader.state_dict(), "epoch": len(rows), "position": 0})
         resumed_from = step or None
         self.train()
         for _ in range(len(rows), epochs):
-            sums = {"discriminator_loss": 0.0, "generator_loss": 0.0}
+            sums = torch.zeros(2, dtype=torch.float64)
             batches = 0
+            position = getattr(loader, "position", 0)
             for batch in loader:
                 images = _images(batch).to(self.device)
                 if not step:
                     checks.shape(self, "images", images, ("B", *self.input_shape))
                     checks.finite("images", images)
-                losses = self._learn(images, learners, smoothing, seed, step)
-                sums = {name: sums[name] + loss for name, loss in losses.items()}
+                end = getattr(loader, "position", 0)
+                of_all = end - position or len(images) * world.size
+                position = end
+                latent = self._latent(len(images), seed, step, world.rank)
+                share = len(images) / of_all if world.size > 1 else 1.0
+                sums += self._learn(images, latent, learners, smoothing, share, world)
                 step += 1
                 batches += 1
             if not batches:
                 raise InvalidRequest("there is nothing in the data to learn from")
-            means = {name: total / batches for name, total in sums.items()}
-            rows.append(means)
-            if file is not None:
-                self._keep(file, learners, run, step, rows)
+            align(self.buffers(), world)
+            means = (world.sums(sums) / batches).tolist()
+            rows.append(dict(zip(("discriminator_loss", "generator_loss"), means, strict=True)))
+            if world.is_first:
+                if file is not None:
+                    gan_checkpoints.keep(file, self, learners, run, step, rows)
+                if not quiet:
+                    told = "  ".join(f"{name} {value:.4f}" for name, value in rows[-1].items())
+                    print(f"epoch {len(rows)}/{epochs}  {told}", flush=True)
         self.eval()
         return History(rows, steps=step, resumed_from=resumed_from)
+
+    def _fit_in_job(
+        self,
+        data: Any,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        seed: int,
+        checkpoint: str | Path | None,
+        workers: int,
+        client: "LeptonClient",
+        resources: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> History:
+        from leptonai.training.models.sending import fit_in_job
+
+        if checkpoint is not None:
+            raise InvalidRequest(
+                "a checkpoint is a file of this machine", hint="leave it out: a job has its own"
+            )
+        return fit_in_job(
+            self,
+            data,
+            validation=None,
+            pipeline=None,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            options=options,
+            workers=workers,
+            resources=resources,
+            client=client,
+        )
 
     def evaluate(self, data: Any, batch_size: int = 256) -> Evaluation:
         """Of the discriminator, between these images and as many that are made: its loss, and the
@@ -203,36 +272,39 @@ class GAN(Model, format="torch-gan"):
     def _learn(
         self,
         images: Tensor,
+        latent_BZ: Tensor,
         learners: dict[str, torch.optim.Adam],
         smoothing: float,
-        seed: int,
-        step: int,
-    ) -> dict[str, float]:
-        made = self(self._latent(len(images), seed, step))
+        share: float,
+        world: World,
+    ) -> Tensor:
+        """The discriminator's loss and the generator's, as this rank's share of them."""
+        made = self(latent_BZ)
         real_B, made_B = self.discriminate(images), self.discriminate(made.detach())
-        discriminator_loss = binary_cross_entropy_with_logits(
-            real_B, torch.full_like(real_B, 1 - smoothing)
-        ) + binary_cross_entropy_with_logits(made_B, torch.zeros_like(made_B))
+        discriminator_loss = share * (
+            binary_cross_entropy_with_logits(real_B, torch.full_like(real_B, 1 - smoothing))
+            + binary_cross_entropy_with_logits(made_B, torch.zeros_like(made_B))
+        )
         learners["discriminator"].zero_grad()
         discriminator_loss.backward()  # type: ignore[no-untyped-call]
+        _add_up_gradients(self.discriminator, world)
         learners["discriminator"].step()
 
         judged_B = self.discriminate(made)
-        generator_loss = binary_cross_entropy_with_logits(judged_B, torch.ones_like(judged_B))
+        generator_loss = share * binary_cross_entropy_with_logits(
+            judged_B, torch.ones_like(judged_B)
+        )
         learners["generator"].zero_grad()
         generator_loss.backward()  # type: ignore[no-untyped-call]
+        _add_up_gradients(self.generator, world)
         learners["generator"].step()
-        return {
-            "discriminator_loss": discriminator_loss.item(),
-            "generator_loss": generator_loss.item(),
-        }
+        return torch.tensor([discriminator_loss.item(), generator_loss.item()], dtype=torch.float64)
 
-    def _latent(self, count: int, seed: int, step: int) -> Tensor:
+    def _latent(self, count: int, seed: int, step: int, rank: int = 0) -> Tensor:
         """Drawn on the CPU: the same on every device."""
         checks.whole("seed", seed, 0, MAX_SEED)
-        drawn = np.random.default_rng([seed, step]).standard_normal(
-            (count, self.latent), np.float32
-        )
+        of = [seed, step, rank] if rank else [seed, step]
+        drawn = np.random.default_rng(of).standard_normal((count, self.latent), np.float32)
         return torch.from_numpy(drawn).to(self.device)
 
     @contextmanager
@@ -244,62 +316,6 @@ class GAN(Model, format="torch-gan"):
         finally:
             self.train(training)
 
-    def _keep(
-        self,
-        file: Path,
-        learners: dict[str, torch.optim.Adam],
-        run: dict[str, Any],
-        step: int,
-        rows: list[dict[str, float]],
-    ) -> None:
-        tensors = {f"model/{name}": weight for name, weight in self.state_dict().items()}
-        for name, learner in learners.items():
-            for number, state in learner.state_dict()["state"].items():
-                tensors |= {f"{name}/{number}/{key}": value for key, value in state.items()}
-        said = {"format": _CHECKPOINT_FORMAT, "run": run, "step": step, "epochs": rows}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as beside:
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-                beside,
-                {"checkpoint": json.dumps(said)},
-            )
-
-    def _go_on_from(
-        self, file: Path, learners: dict[str, torch.optim.Adam], run: dict[str, Any]
-    ) -> tuple[int, list[dict[str, float]]]:
-        """The step that comes next, and what was told of the epochs before it."""
-        try:
-            with safe_open(file, framework="pt") as opened:
-                said = json.loads((opened.metadata() or {})["checkpoint"])
-                tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
-            if said["run"] != run:
-                before = said["run"]
-                changed = [name for name in run if run[name] != before.get(name)]
-                raise InvalidRequest(
-                    f"{file} is the checkpoint of a run with another {', '.join(changed)}",
-                    hint="give the run a checkpoint of its own",
-                )
-            self.load_state_dict(
-                {
-                    name.removeprefix("model/"): tensor
-                    for name, tensor in tensors.items()
-                    if name.startswith("model/")
-                }
-            )
-            for name, learner in learners.items():
-                state: dict[int, dict[str, Tensor]] = {}
-                for key, tensor in tensors.items():
-                    if key.startswith(f"{name}/"):
-                        _, number, part = key.split("/")
-                        state.setdefault(int(number), {})[part] = tensor
-                learner.load_state_dict({**learner.state_dict(), "state": state})
-            return int(said["step"]), list(said["epochs"])
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise InvalidRequest(
-                f"the checkpoint {file} cannot be read: {error}", hint="remove it to begin anew"
-            ) from error
-
     def _begin(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -308,6 +324,18 @@ class GAN(Model, format="torch-gan"):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
                 nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+def _add_up_gradients(network: nn.Module, world: World) -> None:
+    """By hand: a discriminator that is called three times a step is more than DDP expects."""
+    if world.size == 1:
+        return
+    gradients = [each.grad for each in network.parameters() if each.grad is not None]
+    summed = world.sums(torch.cat([each.flatten() for each in gradients]))
+    for each, part in zip(
+        gradients, torch.split(summed, [g.numel() for g in gradients]), strict=True
+    ):
+        each.copy_(part.view_as(each))
 
 
 def _generator(

@@ -3,7 +3,7 @@
 Shape letters in this file: B sequences, T tokens, D width, V size of the vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -25,6 +25,7 @@ from leptonai.training.models.generation import Stop, generate
 from leptonai.training.models.sequences import TokenModel, check_sizes
 from leptonai.training.models.tasks import Classes
 from leptonai.training.parallel import Plan
+from leptonai.training.sections import Section
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -118,23 +119,30 @@ class GPT(TokenModel, format="torch-gpt"):
         cache: of `new_cache`: what was read before these tokens, to which they are added.
         """
         past = cache.length if cache else 0
-        self.check_shape(tokens_BT, past)
-        count = tokens_BT.shape[1]
-        hidden_BTD = self.tokens(tokens_BT.long())
-        rotation = None
-        if self.places is not None:
-            at = torch.arange(past, past + count, device=tokens_BT.device)
-            hidden_BTD = hidden_BTD + self.places(at)
-        else:
-            head_width = self.width // self.heads
-            rotation = rotation_at(past, count, head_width, tokens_BT.device)
-        hidden_BTD = self.drop(hidden_BTD)
+        hidden_BTD = self._embedded(tokens_BT, past)
+        rotation = self._rotation(tokens_BT, past)
         for number, block in enumerate(self.blocks):
             of_layer = cache.layers[number] if cache else None
             hidden_BTD = block(hidden_BTD, rotation, None, of_layer)
-        hidden_BTD = self.norm(hidden_BTD)
+        return self._scores(hidden_BTD)
+
+    def _embedded(self, tokens_BT: Tensor, past: int = 0) -> Tensor:
+        self.check_shape(tokens_BT, past)
+        hidden_BTD = self.tokens(tokens_BT.long())
+        if self.places is not None:
+            at = torch.arange(past, past + tokens_BT.shape[1], device=tokens_BT.device)
+            hidden_BTD = hidden_BTD + self.places(at)
+        dropped_BTD: Tensor = self.drop(hidden_BTD)
+        return dropped_BTD
+
+    def _rotation(self, tokens_BT: Tensor, past: int = 0) -> tuple[Tensor, Tensor] | None:
+        if self.places is not None:
+            return None
+        return rotation_at(past, tokens_BT.shape[1], self.width // self.heads, tokens_BT.device)
+
+    def _scores(self, hidden_BTD: Tensor) -> Tensor:
         weights = (self.tokens.weight,) if self.tied else ()
-        scores_BTV: Tensor = self.head(hidden_BTD, *weights)
+        scores_BTV: Tensor = self.head(self.norm(hidden_BTD), *weights)
         return scores_BTV
 
     def new_cache(self) -> Cache:
@@ -178,7 +186,8 @@ class GPT(TokenModel, format="torch-gpt"):
         return tokens_BT[:, :-1], tokens_BT[:, 1:]
 
     def plan(self) -> Plan:
-        """Cut by heads and by the vocabulary: `heads` is to be a multiple of the devices."""
+        """Tensors are cut by heads and by the vocabulary: `heads` is to be a multiple of the
+        devices. A pipeline is cut between blocks."""
         from torch.distributed.tensor import Replicate
         from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 
@@ -190,7 +199,19 @@ class GPT(TokenModel, format="torch-gpt"):
                 "head": ColwiseParallel(output_layouts=Replicate()),
             }
         )
+        places = () if self.places is None else (self.places,)
         return Plan(
             blocks=[*self.blocks],
             tensor={**tokens, **tensor_parallel_blocks("blocks", self.layers)},
+            pipeline=[
+                Section(lambda _, tokens_BT: self._embedded(tokens_BT), (self.tokens, *places)),
+                *(Section(self._through(block), (block,)) for block in self.blocks),
+                Section(
+                    lambda hidden_BTD, _: self._scores(hidden_BTD),
+                    (self.norm, self.tokens if self.tied else self.head),
+                ),
+            ],
         )
+
+    def _through(self, block: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda hidden_BTD, tokens_BT: block(hidden_BTD, self._rotation(tokens_BT))

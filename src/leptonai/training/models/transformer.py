@@ -26,6 +26,7 @@ from leptonai.training.models.attention import (
 from leptonai.training.models.sequences import TokenModel, check_sizes
 from leptonai.training.models.tasks import Classes
 from leptonai.training.parallel import Plan
+from leptonai.training.sections import Section
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -128,7 +129,9 @@ class TransformerEncoder(TokenModel, format="torch-transformer"):
         self.check_shape(tokens_BT, 0)
         if mask_BT is None:
             mask_BT = tokens_BT != self.padding
-        hidden_BTD = self.encode(tokens_BT, mask_BT)
+        return self._scores(self.encode(tokens_BT, mask_BT), mask_BT)
+
+    def _scores(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         if self.num_classes is not None:
             weights_BT1 = mask_BT[..., None].to(hidden_BTD.dtype)
             mean_BD = (hidden_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1)
@@ -140,22 +143,33 @@ class TransformerEncoder(TokenModel, format="torch-transformer"):
 
     def encode(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """What each token means among the others, [B, T, D]."""
-        count = tokens_BT.shape[1]
-        hidden_BTD = self.tokens(tokens_BT.long())
-        rotation = None
-        if self.places is not None:
-            hidden_BTD = hidden_BTD + self.places(torch.arange(count, device=tokens_BT.device))
-        else:
-            rotation = rotation_at(0, count, self.width // self.heads, tokens_BT.device)
-        hidden_BTD = self.drop(hidden_BTD)
-        readable = mask_BT[:, None, None, :]
-        if count:
-            # A sequence of nothing but padding reads itself: of nothing, there would be no mean.
-            readable = readable | ~mask_BT.any(1)[:, None, None, None]
+        hidden_BTD = self._embedded(tokens_BT)
+        beside = self._rotation(tokens_BT), self._readable(mask_BT)
         for block in self.blocks:
-            hidden_BTD = block(hidden_BTD, rotation, readable)
+            hidden_BTD = block(hidden_BTD, *beside)
         normalised_BTD: Tensor = self.norm(hidden_BTD)
         return normalised_BTD
+
+    def _embedded(self, tokens_BT: Tensor) -> Tensor:
+        hidden_BTD = self.tokens(tokens_BT.long())
+        if self.places is not None:
+            at = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+            hidden_BTD = hidden_BTD + self.places(at)
+        dropped_BTD: Tensor = self.drop(hidden_BTD)
+        return dropped_BTD
+
+    def _rotation(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor] | None:
+        if self.places is not None:
+            return None
+        return rotation_at(0, tokens_BT.shape[1], self.width // self.heads, tokens_BT.device)
+
+    def _readable(self, mask_BT: Tensor) -> Tensor:
+        """By whom which token is read, [B, 1, 1, T]."""
+        readable = mask_BT[:, None, None, :]
+        if mask_BT.shape[1]:
+            # A sequence of nothing but padding reads itself: of nothing, there would be no mean.
+            readable = readable | ~mask_BT.any(1)[:, None, None, None]
+        return readable
 
     def pair(self, batch: Any, rng: "Generator | None" = None) -> tuple[Any, Any]:
         """Without classes and targets, tokens are hidden in part, and to be found."""
@@ -189,8 +203,8 @@ class TransformerEncoder(TokenModel, format="torch-transformer"):
             )
 
     def plan(self) -> Plan:
-        """Cut by heads and, without classes, by the vocabulary: `heads` is to be a multiple of the
-        devices."""
+        """Tensors are cut by heads and, without classes, by the vocabulary: `heads` is to be a
+        multiple of the devices. A pipeline is cut between blocks."""
         from torch.distributed.tensor import Replicate
         from torch.distributed.tensor.parallel import RowwiseParallel
 
@@ -202,4 +216,30 @@ class TransformerEncoder(TokenModel, format="torch-transformer"):
         return Plan(
             blocks=[*self.blocks],
             tensor={**tokens, **tensor_parallel_blocks("blocks", self.layers)},
+            pipeline=self._sections(),
         )
+
+    def _sections(self) -> list[Section]:
+        def first(_: None, tokens_BT: Tensor) -> Tensor:
+            self.check_shape(tokens_BT, 0)
+            return self._embedded(tokens_BT)
+
+        def through(block: nn.Module) -> Section:
+            def run(hidden_BTD: Tensor, tokens_BT: Tensor) -> Any:
+                readable = self._readable(tokens_BT != self.padding)
+                return block(hidden_BTD, self._rotation(tokens_BT), readable)
+
+            return Section(run, (block,))
+
+        def last(hidden_BTD: Tensor, tokens_BT: Tensor) -> Tensor:
+            return self._scores(self.norm(hidden_BTD), tokens_BT != self.padding)
+
+        places = () if self.places is None else (self.places,)
+        ends: tuple[nn.Module | nn.Parameter, ...] = (self.norm, self.head)
+        if self.num_classes is None:
+            ends = (self.norm, self.transform, self.transform_norm, self.tokens, self.bias)
+        return [
+            Section(first, (self.tokens, *places)),
+            *map(through, self.blocks),
+            Section(last, ends),
+        ]

@@ -13,6 +13,7 @@ import msgspec
 
 from leptonai import run
 from leptonai.errors import LeptonError
+from leptonai.training.exits import exit_code_of, tell
 from leptonai.training.models.saving import PIPELINE_FILE, load_model
 from leptonai.training.models.sending import HISTORY_FILE, RESULT
 from leptonai.training.models.shipping import MODEL_DIRECTORY, open_data, read_order
@@ -22,20 +23,19 @@ from leptonai.training.world import enter_world, leave_world
 def learn(directory: Path) -> None:
     order = read_order(directory)
     model = load_model(directory / MODEL_DIRECTORY)
-    pipeline = None
+    options: dict[str, Any] = {**order.options}
     if (directory / PIPELINE_FILE).exists():
         from leptonai.data.pipeline import Pipeline
 
-        pipeline = Pipeline.load(directory / PIPELINE_FILE)
-    options: dict[str, Any] = {**order.options}
+        options["pipeline"] = Pipeline.load(directory / PIPELINE_FILE)
+    if order.validation is not None:
+        options["validation_data"] = open_data(directory, "validation", order.validation)
     history = model.fit(
         open_data(directory, "train", order.data),
         order.epochs,
         order.batch_size,
-        None if order.validation is None else open_data(directory, "validation", order.validation),
         learning_rate=order.learning_rate,
         seed=order.seed,
-        pipeline=pipeline,
         **options,
     )
     with tempfile.TemporaryDirectory(prefix="lepton-fit-") as scratch:
@@ -50,7 +50,8 @@ def main() -> None:
     try:
         learn(Path())
     except LeptonError as error:
-        sys.exit(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
+        tell(error)
+        sys.exit(exit_code_of(error))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,72 @@
+"""What is sent back: results of handlers, and what went wrong."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from leptonai.errors import InvalidRequest, LeptonError, TooManyRequests
+from leptonai.serving.responses import HTTPException
+
+
+class Answer(NamedTuple):
+    """Whole, and encoded."""
+
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+NOTHING = Answer(204, b"")
+
+
+def is_sent_piece_by_piece(result: Any) -> bool:
+    return isinstance(result, Iterator | AsyncIterator)
+
+
+def as_plain(value: Any) -> Any:
+    """Arrays and tensors, of whichever library, as lists; their scalars as numbers."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "to_wire"):
+        return value.to_wire()
+    raise TypeError(f"the handler returned a {type(value).__name__}, which cannot be sent")
+
+
+JSON = msgspec.json.Encoder(enc_hook=as_plain)
+
+
+def in_json(result: Any) -> Any:
+    """A result, as what is sent. Streams and responses are still to be sent as what they are."""
+    if result is None:
+        return NOTHING
+    if callable(result) or is_sent_piece_by_piece(result):
+        return result
+    return Answer(200, JSON.encode(result))
+
+
+def problem(status: int, error: Any, **more: Any) -> Answer:
+    return Answer(status, JSON.encode({"error": error, **more}))
+
+
+def refusal(error: LeptonError | HTTPException) -> Answer:
+    if isinstance(error, HTTPException):
+        headers = tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
+        return problem(error.status_code, error.detail)._replace(headers=headers)
+    if isinstance(error, InvalidRequest):
+        return problem(422, error.message, detail=_detail(error))
+    answer = problem(error.status, error.message)
+    if isinstance(error, TooManyRequests):
+        return answer._replace(headers=((b"retry-after", b"1"),))
+    return answer
+
+
+def _detail(error: InvalidRequest) -> list[dict[str, Any]]:
+    """As clients of FastAPI read it."""
+    where, colon, what = error.message.partition(": ")
+    if not colon or not where or " " in where:
+        where, what = "", error.message
+    steps = where.replace("[", ".").replace("]", "").split(".")
+    loc = ["body", *(int(step) if step.isdecimal() else step for step in steps if step)]
+    return [{"loc": loc, "msg": what, "type": "value_error"}]

@@ -1,0 +1,252 @@
+"""Runs a batched handler: gathers calls with a `BatchQueue`, and deals out what comes back."""
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence, Sized
+from typing import Any
+
+from leptonai.errors import TooManyRequests
+from leptonai.serving.batching import BatchQueue
+from leptonai.serving.threads import Threads
+
+MAX_PIECES = 1_000  # of a stream that its client has not taken yet
+
+Encode = Callable[[Any], Any]  # what a handler returned as what is sent
+
+_END = object()
+
+log = logging.getLogger("leptonai.serving")
+
+
+class _Call:
+    """One request, as a part of a batch."""
+
+    __slots__ = ("arguments", "encode", "future", "pieces")
+
+    def __init__(
+        self, arguments: Mapping[str, Any], encode: Encode, future: "asyncio.Future[Any]"
+    ) -> None:
+        self.arguments = arguments
+        self.encode = encode
+        self.future = future
+        self.pieces: Pieces | None = None
+
+
+class Batcher:
+    """Calls of one handler.
+
+    A batch that is due starts when fewer than `concurrency` run. Calls that the event loop found
+    together on its connections go together, although the first of them found the model free.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[..., Any],
+        queue: "BatchQueue[_Call]",
+        threads: Threads,
+        concurrency: int,
+    ) -> None:
+        self._handler = handler
+        self._queue = queue
+        self._threads = threads
+        self._concurrency = concurrency
+        self._running = 0
+        self._asked_to_start = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_async = inspect.iscoroutinefunction(handler)
+        self._streams = inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler)
+        self._tasks: set[asyncio.Future[Any]] = set()  # the loop itself would forget them
+
+    async def call(self, arguments: Mapping[str, Any], client: Hashable, encode: Encode) -> Any:
+        """What `encode` made of this call's own result, or `Pieces` of a handler that yields.
+
+        Raises:
+            TooManyRequests: as many wait as may.
+            Exception: what the handler gave back for this call, or raised for all of the batch.
+        """
+        if self._queue.full:
+            raise TooManyRequests(f"{len(self._queue)} calls wait already; try again in a second")
+        loop = asyncio.get_running_loop()
+        call = _Call(arguments, encode, loop.create_future())
+        waiting = self._queue.put(call, client, _shapes(arguments), loop.time())
+        if not self._asked_to_start and self._running < self._concurrency:
+            self._asked_to_start = True
+            loop.call_soon(self._start)
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            self._queue.discard(waiting)
+            raise
+
+    def _start(self) -> None:
+        self._asked_to_start = False
+        loop = asyncio.get_running_loop()
+        while self._running < self._concurrency:
+            batch = self._queue.take(loop.time())
+            if not batch:
+                self._start_when_due(loop)
+                return
+            self._running += 1
+            task = self._begin(batch)
+            self._tasks.add(task)
+            task.add_done_callback(functools.partial(self._ended, batch))
+
+    def _start_when_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_s = self._queue.due_s()
+        if due_s is not None:
+            self._timer = loop.call_at(due_s, self._start)
+
+    def _begin(self, batch: list[_Call]) -> "asyncio.Future[Any]":
+        if self._streams:
+            return asyncio.ensure_future(self._stream(batch))
+        if self._is_async:
+            return asyncio.ensure_future(self._call(batch))
+        return self._threads.run(self._results_in_thread, batch)
+
+    def _ended(self, batch: list[_Call], ended: "asyncio.Future[Any]") -> None:
+        self._tasks.discard(ended)
+        self._running -= 1
+        self._start()  # the model shall not wait until the answers are written
+        if ended.cancelled():
+            for call in batch:
+                call.future.cancel()
+            return
+        error = ended.exception()
+        results = [error] * len(batch) if error is not None else ended.result()
+        for call, result in zip(batch, results or (), strict=False):
+            if call.future.done():
+                if call.pieces is not None and error is not None:
+                    call.pieces.end(error)
+            elif isinstance(result, BaseException):
+                call.future.set_exception(result)
+            else:
+                call.future.set_result(result)
+
+    def _results_in_thread(self, batch: list[_Call]) -> list[Any]:
+        return _encoded(self._handler(**_together(batch)), batch)
+
+    async def _call(self, batch: list[_Call]) -> list[Any]:
+        return _encoded(await self._handler(**_together(batch)), batch)
+
+    async def _stream(self, batch: list[_Call]) -> None:
+        """Deal out each list that the handler yields, until it ends or nobody listens."""
+        steps = self._handler(**_together(batch))
+        listening = True
+        try:
+            while listening and (step := await self._next(steps)) is not _END:
+                listening = _deal(_results(step, batch), batch)
+        finally:
+            if inspect.isasyncgen(steps):
+                await steps.aclose()
+            else:
+                await self._threads.run(steps.close)
+        for call in batch:
+            if call.pieces is not None:
+                call.pieces.end()
+            elif not call.future.done():
+                call.future.set_result(call.encode(None))
+
+    async def _next(self, steps: Any) -> Any:
+        if inspect.isasyncgen(steps):
+            return await anext(steps, _END)
+        return await self._threads.run(next, steps, _END)
+
+
+class Pieces(AsyncIterator[Any]):
+    """What a handler that yields gives one of its calls, piece by piece."""
+
+    def __init__(self) -> None:
+        self.abandoned = False  # nobody takes them any more
+        self._pieces: deque[Any] = deque()
+        self._news = asyncio.Event()
+        self._over: BaseException | None = None
+
+    def put(self, piece: Any) -> None:
+        if len(self._pieces) >= MAX_PIECES:
+            self._pieces.clear()
+            self.abandoned = True
+            self.end(TooManyRequests(f"the client left {MAX_PIECES} pieces of its answer waiting"))
+        elif self._over is None:
+            self._pieces.append(piece)
+            self._news.set()
+
+    def end(self, error: BaseException | None = None) -> None:
+        if self._over is None:
+            self._over = StopAsyncIteration() if error is None else error
+            self._news.set()
+
+    async def __anext__(self) -> Any:
+        while not self._pieces:
+            if self._over is not None:
+                raise self._over
+            self._news.clear()
+            await self._news.wait()
+        return self._pieces.popleft()
+
+    async def aclose(self) -> None:
+        self.abandoned = True
+        self._pieces.clear()
+
+
+def _deal(results: Sequence[Any], batch: list[_Call]) -> bool:
+    """Give each call its piece; False when nobody listens any more."""
+    for call, piece in zip(batch, results, strict=True):
+        pieces = call.pieces
+        if isinstance(piece, BaseException):
+            if pieces is not None:
+                pieces.end(piece)
+            elif not call.future.done():
+                call.future.set_exception(piece)
+        elif piece is not None:
+            if pieces is None and not call.future.done():
+                pieces = call.pieces = Pieces()
+                call.future.set_result(pieces)
+            if pieces is not None:
+                pieces.put(piece)
+    return any(
+        not call.pieces.abandoned if call.pieces is not None else not call.future.done()
+        for call in batch
+    )
+
+
+def _together(batch: list[_Call]) -> dict[str, list[Any]]:
+    return {name: [call.arguments[name] for call in batch] for name in batch[0].arguments}
+
+
+def _results(returned: Any, batch: list[_Call]) -> Sequence[Any]:
+    if isinstance(returned, str | bytes | Mapping) or not isinstance(returned, Sized):
+        raise TypeError(
+            f"a batched handler gives a list, of one result a call; it gave a "
+            f"{type(returned).__name__}"
+        )
+    if len(returned) != len(batch):
+        raise ValueError(
+            f"the handler gave {len(returned)} results for a batch of {len(batch)} calls"
+        )
+    results: Sequence[Any] = returned  # type: ignore[assignment]  # an array or a tensor too
+    return results
+
+
+def _encoded(returned: Any, batch: list[_Call]) -> list[Any]:
+    encoded: list[Any] = []
+    for call, result in zip(batch, _results(returned, batch), strict=True):
+        try:
+            encoded.append(result if isinstance(result, BaseException) else call.encode(result))
+        except Exception as error:  # its neighbours can be sent
+            encoded.append(error)
+    return encoded
+
+
+def _shapes(arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Of the arrays among the arguments: what differs in them cannot be stacked."""
+    return tuple(
+        (tuple(value.shape), str(value.dtype))
+        for value in arguments.values()
+        if hasattr(value, "shape")
+    )
