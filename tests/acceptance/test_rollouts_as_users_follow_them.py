@@ -161,3 +161,18 @@ def test_blue_green_switches_at_once(platform, client, url):
         eventually(lambda: callers.answers["four", 200], lambda answered: answered > 100)
     assert callers.failures == []
     assert {status for _, status in callers.answers} == {200}
+
+
+def test_a_shadow_answers_nobody_and_is_reported(platform, client, url):
+    with Callers(url) as callers:
+        platform.cli("endpoint", "update", "web", "-e", "VERSION=five", "--shadow", "50%")
+        rollout = eventually(
+            lambda: client.endpoints.rollout("web"),
+            lambda found: found.shadow is not None and found.shadow.compared > 20,
+        )
+    assert rollout.shadow is not None
+    assert rollout.shadow.body_differs == rollout.shadow.compared
+    assert set(callers.answers) == {("four", 200)}
+    assert callers.failures == []
+    shown = platform.cli("endpoint", "rollout", "status", "web").stdout
+    assert "copies of 50 % of the requests" in shown

@@ -173,19 +173,24 @@ def _print(found: Rollout) -> None:
 
 
 def _facts(found: Rollout) -> list[tuple[str, str]]:
-    share = "by replicas" if found.percent is None else f"{found.percent:g} % of the requests"
     steps = " → ".join(f"{step:g} %" for step in found.steps or ())
     progresses = found.state == "Progressing"
     return [
         ("state", found.state),
         ("message", found.message),
         ("revision", f"{found.revision}, after {found.stable_revision}"),
-        ("gets", share if progresses else ""),
+        ("gets", _share(found) if progresses else ""),
         ("steps", f"{steps} → 100 %" if found.step is not None else ""),
         ("step for", age(found.step_started_at) if progresses else ""),
         ("started", f"{age(found.started_at)} ago" if found.started_at else ""),
         ("ended", f"{age(found.ended_at)} ago" if found.ended_at else ""),
     ]
+
+
+def _share(found: Rollout) -> str:
+    if found.shadow is not None:
+        return f"copies of {(found.steps or [100])[0]:g} % of the requests"
+    return "by replicas" if found.percent is None else f"{found.percent:g} % of the requests"
 
 
 def _slow_header(found: Rollout) -> str:
