@@ -174,6 +174,71 @@ async def test_a_model_means_its_newest_version_when_the_endpoint_is_written(api
 
 
 @with_api
+async def test_a_roll_out_is_asked_for_with_a_change_and_decided_by_hand(api):
+    none = await api.call("GET", "/deployments/digits/rollout")
+    assert none.status_code == 404
+    await api.call("POST", "/deployments", json=an_endpoint())
+    assert (await api.call("GET", "/deployments/digits/rollout")).status_code == 404
+    assert (await api.call("PUT", "/deployments/digits/rollout/promote")).status_code == 409
+    patch = {
+        "spec": {"envs": [{"name": "A", "value": "1"}]},
+        "rollout": {"strategy": "canary", "steps": [10]},
+    }
+    answer = (await api.call("PATCH", "/deployments/digits", json=patch)).json()
+    assert answer["metadata"]["semantic_version"] == "2.2"
+    assert answer["status"]["state"] == "Updating"
+    found = (await api.call("GET", "/deployments/digits/rollout")).json()
+    assert found["message"] == (
+        "canary roll-out of revision 2: it gets no requests until its replicas are ready"
+    )
+    assert {key: found[key] for key in ("state", "strategy", "revision", "stable_revision")} == {
+        "state": "Progressing",
+        "strategy": "canary",
+        "revision": 2,
+        "stable_revision": 1,
+    }
+    assert (await api.call("PUT", "/deployments/digits/restart")).status_code == 409
+    back = await api.call("PUT", "/deployments/digits/rollout/rollback")
+    again = await api.call("PUT", "/deployments/digits/rollout/rollback")
+    assert back.json() == again.json()
+    assert back.json()["state"] == "RolledBack"
+    assert (await api.call("PUT", "/deployments/digits/rollout/promote")).status_code == 409
+    after = (await api.call("GET", "/deployments/digits")).json()
+    assert "envs" not in after["spec"]
+    assert after["metadata"]["semantic_version"].startswith("1.")
+    told = (await api.call("GET", "/deployments/digits/events")).json()
+    assert [event["reason"] for event in told].count("RolledBack") == 1
+
+
+@with_api
+async def test_a_roll_out_that_cannot_be_is_refused_and_nothing_changes(api):
+    before = (await api.call("POST", "/deployments", json=an_endpoint())).json()
+    variables = [{"name": "A", "value": "1"}]
+    for asked, words in (
+        ({"rollout": {"strategy": "canary"}}, "nothing to roll out"),
+        ({"rollout": {"strategy": "big-bang"}}, "rollout.strategy"),
+        ({"rollout": {"steps": [0]}}, "rollout.steps"),
+        ({"rollout": [10]}, "rollout"),
+        ({"rollout": {"weight": 10}}, "weight"),
+        ({"rollout": {"strategy": "canary", "steps": [50, 10]}}, "rollout.steps"),
+    ):
+        patch = {"spec": {} if "nothing" in words else {"envs": variables}, **asked}
+        answer = await api.call("PATCH", "/deployments/digits", json=patch)
+        assert (answer.status_code, words in answer.json()["message"]) == (400, True), answer.text
+    assert (await api.call("GET", "/deployments/digits")).json() == before
+    first = {**an_endpoint("other"), "rollout": {"strategy": "canary"}}
+    assert (await api.call("POST", "/deployments", json=first)).status_code == 400
+
+
+@with_api
+async def test_whoever_may_not_change_an_endpoint_does_not_decide_its_roll_out(api):
+    await api.call("POST", "/deployments", json=an_endpoint())
+    for decision in ("promote", "rollback"):
+        path = f"/deployments/digits/rollout/{decision}"
+        assert (await api.call("PUT", path, who="gateway")).status_code in (403, 404)
+
+
+@with_api
 async def test_a_domain_is_one_endpoints_own(api):
     asked = {"gateway": {"domains": ["models.example.org"]}}
     made = await api.call("POST", "/deployments", json=an_endpoint("a", **asked))

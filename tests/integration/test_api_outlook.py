@@ -9,6 +9,7 @@ from leptonai.control.api.app import make_app
 from leptonai.control.loops.placement import PlacementLoop
 from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
+from leptonai.control.traffic import TrafficLog
 from leptonai.core.access import Principal, Role
 from leptonai.core.records import Job, Phase, Replica
 from leptonai.core.resources import Capacity
@@ -30,7 +31,7 @@ class Platform:
     async def open(self) -> None:
         api = self.api
         fence = await api.store.lease("control")
-        owners = Owners(self.mirror, api.store, fence, api.clock)
+        owners = Owners(self.mirror, api.store, fence, api.clock, TrafficLog(api.clock))
         self.loop = PlacementLoop(self.mirror, api.store, owners, fence, api.clock)
         advice = Advice(self.mirror, self.loop, api.store, api.clock)
         api.world = replace(api.world, adviser=lambda: advice, notice=self.mirror.notice)

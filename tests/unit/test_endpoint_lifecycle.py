@@ -4,113 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from tests.unit.endpoint_life import NOW, Life, a_spec, crash
 
-from leptonai.core.lifecycle.endpoint import (
-    SURGE_PATIENCE_MS,
-    advance,
-    new_endpoint,
-    restarted,
-    updated,
-)
-from leptonai.core.lifecycle.replica import DRAIN_MS, Ask, SeenEnded, SeenRunning, ask, observed
-from leptonai.core.records import Endpoint, EndReason, Goal, Phase, Replica, Termination
-from leptonai.spec.containers import Container, EnvVar
-from leptonai.spec.endpoints import EndpointSpec, EndpointState, ResourceRequirement
-
-NOW = 1_000_000
-
-
-def a_spec(replicas: int = 1, **more) -> EndpointSpec:
-    return EndpointSpec(
-        container=Container(command=["serve"]),
-        resource_requirement=ResourceRequirement(min_replicas=replicas),
-        **more,
-    )
-
-
-class Life:
-    """An endpoint and its replicas, moved by what happens to them."""
-
-    def __init__(self, spec: EndpointSpec) -> None:
-        self.endpoint: Endpoint = new_endpoint(
-            workspace="default",
-            name="digits",
-            spec=spec,
-            owner="ada",
-            labels={},
-            visibility="",
-            now_ms=NOW,
-        )
-        self.replicas: dict[str, Replica] = {}
-        self.now_ms = NOW
-        self.least_ready = 0
-        self.advance()
-
-    def advance(self) -> None:
-        for _ in range(20):
-            step = advance(self.endpoint, self.replicas.values(), self.now_ms)
-            changed = step.endpoint != self.endpoint or step.replicas
-            self.endpoint = step.endpoint
-            self.replicas |= {r.id: r for r in step.replicas}
-            if not changed:
-                return
-        raise AssertionError("the lifecycle does not come to rest")
-
-    @property
-    def living(self) -> list[Replica]:
-        return [r for r in self.replicas.values() if r.phase is not Phase.DONE]
-
-    @property
-    def ready(self) -> list[Replica]:
-        return [r for r in self.living if r.ready and r.goal is Goal.RUN]
-
-    def change(self, spec: EndpointSpec) -> None:
-        self.endpoint = updated(
-            self.endpoint, spec, token_hashes=(), model_digest="", now_ms=self.now_ms
-        )
-        self.advance()
-
-    def each(self, change) -> None:
-        for r in list(self.living):
-            self.replicas[r.id] = change(r)
-        self.advance()
-
-    def place(self, room: int = 100) -> None:
-        held = sum(r.holds_capacity for r in self.living)
-        for r in self.living:
-            if r.phase is Phase.WAITING and held < room:
-                held += 1
-                self.replicas[r.id] = replace(r, phase=Phase.PLACED, node="n1", ports=(2000,))
-        self.advance()
-
-    def run(self) -> None:
-        self.each(lambda r: observed(r, SeenRunning(self.now_ms), self.now_ms))
-
-    def answer(self) -> None:
-        def answers(r: Replica) -> Replica:
-            if r.phase is not Phase.RUNNING or r.ready:
-                return r
-            return replace(r, ready=True, ready_at_ms=self.now_ms)
-
-        self.each(answers)
-
-    def end_stopped(self) -> None:
-        how = Termination(reason=EndReason.STOPPED, exit_code=143, finished_at_ms=self.now_ms)
-        self.each(lambda r: observed(r, SeenEnded(how), self.now_ms) if r.goal is Goal.STOP else r)
-
-    def serve(self) -> None:
-        for _ in range(12):
-            self.place()
-            self.run()
-            self.answer()
-            self.end_stopped()
-
-
-def crash(replica: Replica, now_ms: int = NOW) -> Replica:
-    how = Termination(
-        reason=EndReason.EXITED, exit_code=1, started_at_ms=now_ms, finished_at_ms=now_ms
-    )
-    return observed(replica, SeenEnded(how), now_ms)
+from leptonai.core.lifecycle.endpoint import SURGE_PATIENCE_MS, restarted, updated
+from leptonai.core.lifecycle.replica import DRAIN_MS, Ask, SeenRunning, ask
+from leptonai.core.records import Goal
+from leptonai.spec.containers import EnvVar
+from leptonai.spec.endpoints import EndpointState, ResourceRequirement
 
 
 def test_it_is_ready_when_all_its_replicas_answer():

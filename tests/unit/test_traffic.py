@@ -3,6 +3,7 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from leptonai.control.traffic import GONE_MS, KEPT_MS, Held, TrafficLog
 from leptonai.core.traffic import (
@@ -105,3 +106,17 @@ def test_only_the_last_minutes_are_kept() -> None:
     assert log.windows(ENDPOINT) == []
     tell(log, a_window(endpoint="b", end_ms=clock.now_ms()))
     assert not log._windows.keys() & {ENDPOINT}
+
+
+def test_whoever_remembers_when_it_last_looked_counts_each_window_once() -> None:
+    log, clock = a_log()
+    one, late = a_window(version="1", arrivals=1), a_window(version="2", arrivals=1)
+    one, late = (replace(each, end_ms=clock.now_ms()) for each in (one, late))
+    tell(log, one)
+    looked_ms = clock.at_ms
+    assert log.told(ENDPOINT, 0) == [one]
+    clock.at_ms += 1
+    tell(log, late, gateway="whose clock is behind")
+    assert log.told(ENDPOINT, looked_ms) == [late]
+    assert log.told(ENDPOINT, clock.at_ms) == []
+    assert log.told(ENDPOINT, 0) == [one, late]

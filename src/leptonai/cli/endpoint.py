@@ -11,6 +11,7 @@ import click
 from leptonai.cli.gateway_options import gateway_options, gateway_patch
 from leptonai.cli.groups import Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, say
+from leptonai.cli.rollout import plan_of, rollout, rollout_options
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     connect,
@@ -45,6 +46,7 @@ leptonai endpoint create -n digits --model digits-cnn
 leptonai endpoint list
 leptonai endpoint update digits --replicas 2""",
 )
+endpoint.add_command(rollout)
 
 
 @endpoint.does(
@@ -242,6 +244,9 @@ def log(follow: bool, replica: str | None, output: str, name: str) -> None:
     example="""\
 leptonai endpoint update digits --replicas 2
 leptonai endpoint update digits --model digits-cnn@2
+leptonai endpoint update digits --model digits-cnn@2 --canary 10%
+leptonai endpoint update digits -e THREADS=4 --strategy blue-green
+leptonai endpoint update digits -e THREADS=4 --shadow 20%
 leptonai endpoint update digits --retry always --balance cookie
 leptonai endpoint update digits --domain digits.example.org
 leptonai endpoint update digits --replicas 0         # stops it""",
@@ -255,6 +260,7 @@ leptonai endpoint update digits --replicas 0         # stops it""",
 @resource_options
 @environment_options
 @priority_option
+@rollout_options
 @gateway_options
 @output_option
 @click.argument("name")
@@ -275,13 +281,20 @@ def update(
     secrets: tuple[str, ...],
     workdir: str | None,
     priority: str | None,
+    strategy: str | None,
+    canary: str | None,
+    step_seconds: int | None,
+    keep_seconds: int | None,
+    shadow: str | None,
     output: str,
     name: str,
     **gateway: Any,
 ) -> None:
-    """Change an endpoint. Replicas are replaced one after another where that is needed."""
+    """Change an endpoint. Replicas are replaced one after another where that is needed, or as
+    --strategy, --canary or --shadow says: `leptonai endpoint rollout` follows that."""
     from leptonai.cli.requested import merged_variables
 
+    plan = plan_of(strategy, canary, step_seconds, keep_seconds, shadow)
     directory = existing_directory(workdir) if workdir is not None else None
     resources = given(
         resource_shape=resource_shape,
@@ -320,12 +333,13 @@ def update(
             spec["envs"] = merged_variables(client.endpoints.get(name).spec.envs, changed)
         if directory is not None:
             spec["workdir"] = client.trees.push(directory)
-        made = client.endpoints.update(name, {"spec": spec})
+        made = client.endpoints.update(name, {"spec": spec}, rollout=plan)
     if output == "json":
         print_json(made)
     else:
         click.echo(f"updated {name}")
-        say(f"next: leptonai endpoint why {name}")
+        follow = "why" if plan is None else "rollout status"
+        say(f"next: leptonai endpoint {follow} {name}")
 
 
 @endpoint.does("remove", example="leptonai endpoint remove digits")

@@ -53,6 +53,7 @@ from leptonai.spec.metadata import Metadata
 from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape
 from leptonai.spec.quotas import Quota, QuotaSpec
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
+from leptonai.spec.rollouts import Rollout, RolloutPlan
 from leptonai.spec.runs import (
     Resume,
     Run,
@@ -339,9 +340,46 @@ class AsyncEndpoints:
     async def get(self, name: str) -> LeptonDeployment:
         return await self._calls.read(_get("deployments", name), LeptonDeployment)
 
-    async def update(self, name: str, patch: Mapping[str, Any]) -> LeptonDeployment:
-        """Apply a merge patch (RFC 7386): objects merge, lists replace, None deletes."""
-        return await self._calls.read(_patch(encode(patch), "deployments", name), LeptonDeployment)
+    async def update(
+        self, name: str, patch: Mapping[str, Any], *, rollout: RolloutPlan | None = None
+    ) -> LeptonDeployment:
+        """Apply a merge patch (RFC 7386): objects merge, lists replace, None deletes.
+
+        Args:
+            rollout: how the new revision takes over; its replicas replace the old ones one by one
+                without it.
+
+        Raises:
+            InvalidRequest: also for a `rollout` of a change that replaces no replicas.
+        """
+        asked = patch if rollout is None else {**patch, "rollout": rollout}
+        return await self._calls.read(_patch(encode(asked), "deployments", name), LeptonDeployment)
+
+    async def rollout(self, name: str) -> Rollout:
+        """How its newest revision takes over, or how that ended.
+
+        Raises:
+            NotFound: there was no roll-out yet.
+        """
+        return await self._calls.read(_get("deployments", name, "rollout"), Rollout)
+
+    async def promote(self, name: str) -> Rollout:
+        """Let the new revision have all requests.
+
+        Raises:
+            Conflict: there is nothing to promote.
+        """
+        request = Request(method="PUT", path=path_of("deployments", name, "rollout", "promote"))
+        return await self._calls.read(request, Rollout)
+
+    async def roll_back(self, name: str) -> Rollout:
+        """Go back to the revision before, also after a promotion.
+
+        Raises:
+            Conflict: there is nothing to go back to.
+        """
+        request = Request(method="PUT", path=path_of("deployments", name, "rollout", "rollback"))
+        return await self._calls.read(request, Rollout)
 
     async def remove(self, name: str) -> None:
         await self._calls.ask(_delete("deployments", name))

@@ -7,11 +7,14 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from leptonai.control.mirror import Key, Mirror
+from leptonai.control.traffic import TrafficLog
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.lifecycle import job as job_lifecycle
 from leptonai.core.lifecycle.job import Seat
 from leptonai.core.lifecycle.replica import abandon
 from leptonai.core.records import Endpoint, Event, Job, OwnerKind, Record, Replica
+from leptonai.core.rollouts.progress import candidate
+from leptonai.core.traffic import TrafficWindow
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Change, Delete, Emit, Fence, Put, Query, Store
 
@@ -19,11 +22,14 @@ OwnerKey = tuple[OwnerKind, Key]
 
 
 class Owners:
-    def __init__(self, mirror: Mirror, store: Store, fence: Fence, clock: Clock) -> None:
+    def __init__(
+        self, mirror: Mirror, store: Store, fence: Fence, clock: Clock, traffic: TrafficLog
+    ) -> None:
         self._mirror = mirror
         self._store = store
         self._fence = fence
         self._clock = clock
+        self._traffic = traffic
         self._locks: WeakValueDictionary[OwnerKey, asyncio.Lock] = WeakValueDictionary()
 
     async def advance(self, key: OwnerKey, news: Iterable[Replica] = ()) -> int | None:
@@ -81,7 +87,8 @@ class Owners:
         else:
             before = endpoint = self._mirror.endpoints.get(key[1])
             if endpoint is not None:
-                step = endpoint_lifecycle.advance(endpoint, replicas.values(), now_ms)
+                told = self._told_for_rollout(endpoint)
+                step = endpoint_lifecycle.advance(endpoint, replicas.values(), now_ms, told)
                 after = step.endpoint
         if before is None:  # removed: what became of its replicas is still to be known
             if news:
@@ -93,6 +100,12 @@ class Owners:
             # The owner is always written along, so that nothing is made for one that was removed.
             await self._write(after, changed.values(), step.events, now_ms)
         return step.wake_at_ms
+
+    def _told_for_rollout(self, endpoint: Endpoint) -> list[TrafficWindow]:
+        rollout = candidate(endpoint)
+        if rollout is None:
+            return []
+        return self._traffic.told((endpoint.workspace, endpoint.name), rollout.counted_to_ms)
 
     async def _write(
         self,

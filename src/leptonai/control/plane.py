@@ -95,7 +95,7 @@ class ControlPlane:
         await self.mirror.load(self._store)
         await self._register(self.fence)
         mirror, store, clock, fence = self.mirror, self._store, self._clock, self.fence
-        owners = Owners(mirror, store, fence, clock)
+        owners = Owners(mirror, store, fence, clock, self.traffic)
         self.placement = PlacementLoop(mirror, store, owners, fence, clock, self._policy)
         self.routes = RoutesLoop(mirror, clock)
         replicas = ReplicasLoop(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from itertools import takewhile
 
 import msgspec
 
@@ -46,7 +47,8 @@ class Held(msgspec.Struct, frozen=True):
 class TrafficLog:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._windows: dict[EndpointName, deque[TrafficWindow]] = {}
+        # With the time at which each was told.
+        self._windows: dict[EndpointName, deque[tuple[int, TrafficWindow]]] = {}
         # By endpoint and gateway: what it held, and when it said so.
         self._held: dict[EndpointName, dict[str, tuple[int, Held]]] = {}
         self._watches: list[TrafficWatch] = []
@@ -66,8 +68,8 @@ class TrafficLog:
         for window in report.windows:
             endpoint = (window.workspace, window.endpoint)
             kept = self._windows.setdefault(endpoint, deque(maxlen=MAX_WINDOWS))
-            kept.append(window)
-            while kept and kept[0].end_ms <= now_ms - KEPT_MS:
+            kept.append((now_ms, window))
+            while kept and kept[0][1].end_ms <= now_ms - KEPT_MS:
                 kept.popleft()
             told.setdefault(endpoint, Held())
             if window.version == "" and not window.shadow:
@@ -84,7 +86,14 @@ class TrafficLog:
     def windows(self, endpoint: EndpointName, since_ms: int = 0) -> list[TrafficWindow]:
         """Those that end after `since_ms` and within the last minutes, as they were told."""
         oldest_ms = max(since_ms, self._clock.now_ms() - KEPT_MS)
-        return [each for each in self._windows.get(endpoint, ()) if each.end_ms > oldest_ms]
+        return [each for _, each in self._windows.get(endpoint, ()) if each.end_ms > oldest_ms]
+
+    def told(self, endpoint: EndpointName, after_ms: int) -> list[TrafficWindow]:
+        """Those that were told later than that: whoever remembers when it last looked counts each
+        of them once, whatever the gateways' clocks say."""
+        kept = self._windows.get(endpoint, ())
+        newer = takewhile(lambda each: each[0] > after_ms, reversed(kept))
+        return [window for _, window in newer][::-1]
 
     def held(self, endpoint: EndpointName) -> Held:
         """What waits now, as far as gateways have told."""
@@ -104,6 +113,6 @@ class TrafficLog:
             return
         self._tidy_at_ms = now_ms + KEPT_MS
         for endpoint, kept in list(self._windows.items()):
-            if not kept or kept[-1].end_ms <= now_ms - KEPT_MS:
+            if not kept or kept[-1][1].end_ms <= now_ms - KEPT_MS:
                 del self._windows[endpoint]
                 self._held.pop(endpoint, None)

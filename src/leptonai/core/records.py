@@ -11,6 +11,7 @@ import msgspec
 from msgspec import field
 
 from leptonai.core.resources import Capacity, Needs
+from leptonai.core.rollouts.values import Rollout
 from leptonai.spec.artifacts import ArtifactSpec
 from leptonai.spec.containers import EnvVar
 from leptonai.spec.endpoints import EndpointSpec, EndpointState
@@ -281,7 +282,9 @@ class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=Tr
     message: str = ""
     token_hashes: tuple[TokenHash, ...] = ()
     model_digest: str = ""  # what spec.model meant when it was last written
-    revision: int = 1  # counts the changes that replace replicas
+    revision: int = 1  # that its spec describes; a rollback goes back to an earlier one
+    newest_revision: int = 0  # that there has been, if it is not `revision`
+    rollout: Rollout | None = None  # the present one, or the last
     ready_replicas: int = 0
 
     @property

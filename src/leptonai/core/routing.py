@@ -4,12 +4,14 @@ The control plane makes a table whenever one of them changes; a gateway follows 
 last one on disk, and needs nothing else to serve.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 import msgspec
 
 from leptonai.core.records import Endpoint, Goal, OwnerKind, Phase, Replica
+from leptonai.core.rollouts.progress import shadowed, weights
 from leptonai.spec.endpoints import EndpointSpec
 from leptonai.spec.gateway import GatewaySettings
 
@@ -156,6 +158,8 @@ def _route(
     ]
     spec = endpoint.spec
     auth = spec.auth_config
+    versions = Counter(version_of(replica) for replica in serving)
+    shadow = shadowed(endpoint)
     settings = spec.gateway or GatewaySettings()
     return Route(
         workspace=endpoint.workspace,
@@ -170,6 +174,8 @@ def _route(
             for replica in serving
         ),
         expecting=spec.replicas > 0,
+        weights=weights(endpoint, versions),
+        shadow=Shadow(version=shadow[0], percent=shadow[1]) if shadow else None,
         token_sha256=tuple(token.sha256 for token in endpoint.token_hashes),
         public=bool(spec.allow_unauthenticated_access),
         ip_allowlist=tuple(auth.ip_allowlist or ()) if auth else (),

@@ -21,6 +21,7 @@ from leptonai.spec.containers import (
 from leptonai.spec.explanations import Explanation
 from leptonai.spec.gateway import GatewaySettings
 from leptonai.spec.metadata import Metadata, Wire
+from leptonai.spec.rollouts import RolloutPlan
 
 DEFAULT_PORT = 40_000  # of an endpoint that names none
 MAX_REPLICAS = 1_000
@@ -197,6 +198,7 @@ class LeptonDeployment(Wire, frozen=True):
     spec: EndpointSpec = field(default_factory=EndpointSpec)
     status: EndpointStatus | None = None
     explanation: Explanation | None = None  # an extension: of a dry run
+    rollout: RolloutPlan | None = None  # an extension: of a change, how it is rolled out
 
 
 class ReadinessReason(

@@ -18,6 +18,7 @@ from leptonai.control.requests import check_labels, checked_endpoint
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.records import Endpoint, OwnerKind, TokenHash
+from leptonai.core.rollouts.asked import checked as checked_plan
 from leptonai.errors import AlreadyExists, InvalidRequest, NotFound
 from leptonai.ports.store import Put, Query
 from leptonai.security.permissions import may_read, may_see, require, resource_of
@@ -26,6 +27,7 @@ from leptonai.spec import codec
 from leptonai.spec.endpoints import ApiToken, EndpointSpec, LeptonDeployment
 from leptonai.spec.explanations import Explanation
 from leptonai.spec.names import check_name
+from leptonai.spec.rollouts import RolloutPlan
 
 
 async def create_endpoint(
@@ -65,6 +67,11 @@ async def _new_endpoint(
     world: World, principal: Principal, workspace: str, asked: LeptonDeployment
 ) -> Endpoint:
     require(principal, Action.CREATE, Resource(kind="endpoint", workspace=workspace))
+    if asked.rollout is not None:
+        raise InvalidRequest(
+            "rollout: there is no revision before the first one",
+            hint="Leave it out; it is for changes of an endpoint.",
+        )
     name = asked.metadata.name or asked.metadata.id or ""
     check_name(name, "endpoint")
     labels = asked.metadata.labels or {}
@@ -103,6 +110,8 @@ async def patch_endpoint(
 ) -> Endpoint:
     """Merge the patch into what was asked; with `dry_run`, only say what would become of it."""
 
+    plan = _plan(patch)
+
     async def change() -> Endpoint:
         before = await find_endpoint(world, principal, workspace, name)
         require(principal, Action.UPDATE, resource_of("endpoint", before))
@@ -123,11 +132,18 @@ async def patch_endpoint(
                 spec,
                 token_hashes=token_hashes,
                 model_digest=model_digest,
-                now_ms=before.modified_at_ms,
+                now_ms=now_ms,
+                plan=plan,
             ),
             labels=metadata.labels or {},
             visibility=metadata.visibility or "",
+            modified_at_ms=before.modified_at_ms,
         )
+        if plan is not None and changed.revision == before.revision:
+            raise InvalidRequest(
+                "rollout: nothing changes that its replicas run, so there is nothing to roll out",
+                hint="Leave out how, or change the model, the command, variables …",
+            )
         if changed == before:
             raise InvalidRequest(
                 "no valid field to update", hint="The endpoint is already as you ask."
@@ -141,6 +157,11 @@ async def patch_endpoint(
         return written[0]
 
     return await insisting(change)
+
+
+def _plan(patch: dict[str, Any]) -> RolloutPlan | None:
+    asked = codec.convert(LeptonDeployment, {"metadata": {}, "rollout": patch.get("rollout")})
+    return checked_plan(asked.rollout) if asked.rollout is not None else None
 
 
 async def restart_endpoint(

@@ -10,6 +10,7 @@ from leptonai.control.api import (
     nodes,
     platform,
     quotas,
+    rollouts,
     runs,
     secrets,
     workspace,
@@ -19,6 +20,7 @@ from leptonai.control.api.routing import Route
 ROUTES: tuple[Route, ...] = (
     *jobs.ROUTES,
     *deployments.ROUTES,
+    *rollouts.ROUTES,
     *logs.ROUTES,
     *workspace.ROUTES,
     *nodes.ROUTES,

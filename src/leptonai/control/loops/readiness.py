@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from leptonai.control.loops.loop import wait_for_news
 from leptonai.control.mirror import Key, Mirror, Watch, serves
 from leptonai.core.records import Endpoint, Goal, OwnerKind, Phase, Replica
+from leptonai.core.rollouts.asked import at_revision
 from leptonai.errors import VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Fence, Put, Store
@@ -106,7 +107,7 @@ class ReadinessLoop:
 
     def _path(self, replica: Replica) -> str:
         endpoint = self._mirror.endpoints.get((replica.workspace, replica.owner_id))
-        health = endpoint.spec.health if endpoint else None
+        health = at_revision(endpoint, replica.revision).spec.health if endpoint else None
         http = health.readiness.http if health and health.readiness else None
         return http.path if http else ""
 

@@ -1,11 +1,12 @@
-"""An endpoint: as many replicas of a server as asked, of its newest revision.
+"""An endpoint: as many replicas of a server as asked, of the revision that it should run.
 
 A change that replaces replicas makes a new revision, and the replicas of the old one leave one by
 one, each only when another is ready in its place. Where there is no room for one more than asked,
-the surge is given up after a while, and an old replica makes room.
+the surge is given up after a while, and an old replica makes room. Where a roll-out wants the new
+revision beside the old one (`core.rollouts`), that keeps its replicas until it is decided.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -17,7 +18,14 @@ from leptonai.core.lifecycle.program import (
     program_of_endpoint,
     replica_suffix,
 )
-from leptonai.core.lifecycle.replica import describe_end, done, next_attempt, stop
+from leptonai.core.lifecycle.replica import (
+    CRASH_LOOP,
+    crashes_of,
+    describe_end,
+    done,
+    next_attempt,
+    stop,
+)
 from leptonai.core.records import (
     Endpoint,
     EndReason,
@@ -29,13 +37,18 @@ from leptonai.core.records import (
     Severity,
     TokenHash,
 )
+from leptonai.core.rollouts import progress
+from leptonai.core.rollouts.asked import at_revision, begun
+from leptonai.core.rollouts.progress import candidate, candidates_wanted
+from leptonai.core.rollouts.words import outcome_text, progress_text
+from leptonai.core.traffic import TrafficWindow
+from leptonai.errors import Conflict
 from leptonai.spec.endpoints import EndpointSpec, EndpointState
+from leptonai.spec.rollouts import RolloutPlan, RolloutState
 
 SURGE = 1  # replicas above the number asked while a revision is rolled out
 SURGE_PATIENCE_MS = 20_000  # a surge that finds no room for so long lets an old replica go first
 NOT_READY_AFTER_MS = 60_000  # a replica that has not answered by then is reported
-HEALTHY_AFTER_MS = 600_000  # a run this long forgets the crashes before it
-CRASH_LOOP = 3  # crashes in a row after which the endpoint says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +95,13 @@ def updated(
     token_hashes: tuple[TokenHash, ...],
     model_digest: str,
     now_ms: int,
+    plan: RolloutPlan | None = None,
 ) -> Endpoint:
-    """With a new spec, and a new revision only if its replicas would run something else."""
+    """With a new spec, and a new revision only if its replicas would run something else.
+
+    Args:
+        plan: how that is rolled out.
+    """
     changed = replace(
         endpoint,
         spec=spec,
@@ -92,17 +110,26 @@ def updated(
         modified_at_ms=now_ms,
     )
     if program_of_endpoint(changed) != program_of_endpoint(endpoint):
-        changed = replace(changed, revision=endpoint.revision + 1)
-    return _no_longer_settled(changed, endpoint)
+        changed = begun(endpoint, changed, plan or RolloutPlan(), now_ms)
+    return no_longer_settled(changed, endpoint)
 
 
 def restarted(endpoint: Endpoint, now_ms: int) -> Endpoint:
-    """Replace every replica, one by one."""
-    changed = replace(endpoint, revision=endpoint.revision + 1, modified_at_ms=now_ms)
-    return _no_longer_settled(changed, endpoint)
+    """Replace every replica, one by one.
+
+    Raises:
+        Conflict: there are two revisions of which one is to be chosen first.
+    """
+    if candidate(endpoint) is not None:
+        raise Conflict(
+            f"a roll-out of endpoint {endpoint.name} is under way",
+            hint=f"`leptonai endpoint rollout promote {endpoint.name}`, or rollback, ends it.",
+        )
+    changed = begun(endpoint, replace(endpoint, modified_at_ms=now_ms), RolloutPlan(), now_ms)
+    return no_longer_settled(changed, endpoint)
 
 
-def _no_longer_settled(changed: Endpoint, before: Endpoint) -> Endpoint:
+def no_longer_settled(changed: Endpoint, before: Endpoint) -> Endpoint:
     """Whoever asks for something new and then waits must not be told of the state before it, Ready
     or Stopped, only because nothing has come of it yet."""
     wanted, had = changed.spec.replicas, before.spec.replicas
@@ -116,41 +143,69 @@ def _no_longer_settled(changed: Endpoint, before: Endpoint) -> Endpoint:
     return replace(changed, state=EndpointState.UPDATING if revised else EndpointState.SCALING)
 
 
-def advance(endpoint: Endpoint, replicas: Iterable[Replica], now_ms: int) -> EndpointStep:
-    """The endpoint's next step. Advancing what a step gave, without news, changes nothing more."""
+def advance(
+    endpoint: Endpoint,
+    replicas: Iterable[Replica],
+    now_ms: int,
+    traffic: Sequence[TrafficWindow] = (),
+) -> EndpointStep:
+    """The endpoint's next step. Advancing what a step gave, without news, changes nothing more.
+
+    Args:
+        traffic: what gateways told after `Rollout.counted_to_ms`.
+    """
     before = sorted(
         (r for r in replicas if r.phase is not Phase.DONE),
         key=lambda r: (r.revision, r.index, r.id),
     )
     wanted = endpoint.spec.replicas
-    events: list[Event] = []
-    after = [_after_end(endpoint, r, now_ms, events) for r in before]
-    after = _roll(endpoint, after, wanted, now_ms)
+    changed, told = progress.step(endpoint, before, wanted, now_ms, traffic)
+    events = [*told]
+    rollout = candidate(changed)
+    main = changed if rollout is None else at_revision(changed, rollout.stable.number)
+    kept = {main.revision, changed.revision}
+    after = [_after_end(changed, r, kept, now_ms, events) for r in before]
+    if rollout is None:
+        after = _roll(main, after, wanted, now_ms)
+    else:
+        beside = [r for r in after if r.revision == rollout.revision]
+        others = [r for r in after if r.revision != rollout.revision]
+        number = candidates_wanted(rollout, wanted)
+        after = [
+            *_roll(main, others, wanted, now_ms),
+            *_beside(changed, beside, number, now_ms),
+        ]
     living = [r for r in after if r.phase is not Phase.DONE]
-    state, message = _state(endpoint, living, wanted, now_ms)
+    state, message = _state(changed, living, wanted, now_ms)
     ready = sum(r.ready and r.goal is Goal.RUN for r in living)
-    changed = replace(endpoint, state=state, message=message, ready_replicas=ready)
+    changed = replace(changed, state=state, message=message, ready_replicas=ready)
     if state is not endpoint.state:
         events.append(_event(endpoint, state.value.replace(" ", ""), message or state.value))
     old = {r.id: r for r in before}
+    times = (
+        _wake_at_ms(main, living, now_ms),
+        progress.wake_at_ms(changed, living, now_ms),
+    )
     return EndpointStep(
         changed,
         tuple(r for r in after if old.get(r.id) is not r),
         tuple(events),
-        wake_at_ms=_wake_at_ms(endpoint, living, now_ms),
+        wake_at_ms=min((at for at in times if at is not None), default=None),
     )
 
 
-def _after_end(endpoint: Endpoint, replica: Replica, now_ms: int, events: list[Event]) -> Replica:
+def _after_end(
+    endpoint: Endpoint, replica: Replica, kept: set[int], now_ms: int, events: list[Event]
+) -> Replica:
     """What follows when a replica's attempt ended: whatever nobody asked to stop starts again."""
     end = replica.last_end
     if replica.phase is not Phase.ENDED or end is None:
         return replica
     if replica.goal is Goal.STOP or end.reason is EndReason.NODE_LOST:
         return done(replica)
-    if replica.revision != endpoint.revision:
+    if replica.revision not in kept:
         return done(replica)  # its successor is due anyway
-    crashes = _crashes(replica)
+    crashes = crashes_of(replica)
     wait_ms = backoff_ms(crashes - 1) if crashes > 1 else 0
     events.append(
         _event(
@@ -166,7 +221,7 @@ def _after_end(endpoint: Endpoint, replica: Replica, now_ms: int, events: list[E
 
 
 def _roll(endpoint: Endpoint, replicas: list[Replica], wanted: int, now_ms: int) -> list[Replica]:
-    """Towards `wanted` replicas of the newest revision, with as many ready on the way as can be."""
+    """Towards `wanted` replicas of its revision, with as many ready on the way as can be."""
     staying = [r for r in replicas if r.phase is not Phase.DONE and r.goal is Goal.RUN]
     new = [r for r in staying if r.revision == endpoint.revision]
     old = [r for r in staying if r.revision != endpoint.revision]
@@ -190,8 +245,25 @@ def _roll(endpoint: Endpoint, replicas: list[Replica], wanted: int, now_ms: int)
         leaving += serving[: max(0, spare)]
         surplus = len(new) - wanted
         if surplus > 0:
-            by_use = sorted(new, key=lambda r: (r.ready, r.phase is Phase.RUNNING, -r.index))
-            leaving += by_use[:surplus]
+            leaving += _least_used(new)[:surplus]
+    return _without(leaving, replicas, now_ms)
+
+
+def _beside(endpoint: Endpoint, replicas: list[Replica], number: int, now_ms: int) -> list[Replica]:
+    """So many replicas of a revision that has yet to take over."""
+    staying = [r for r in replicas if r.phase is not Phase.DONE and r.goal is Goal.RUN]
+    for _ in range(number - len(staying)):
+        fresh = _new_replica(endpoint, replicas, now_ms)
+        replicas = [*replicas, fresh]
+    surplus = max(0, len(staying) - number)
+    return _without(_least_used(staying)[:surplus], replicas, now_ms)
+
+
+def _least_used(replicas: list[Replica]) -> list[Replica]:
+    return sorted(replicas, key=lambda r: (r.ready, r.phase is Phase.RUNNING, -r.index))
+
+
+def _without(leaving: list[Replica], replicas: list[Replica], now_ms: int) -> list[Replica]:
     ids = {r.id for r in leaving}
     return [stop(r, now_ms) if r.id in ids else r for r in replicas]
 
@@ -252,10 +324,13 @@ def _state(
     staying = [r for r in living if r.goal is Goal.RUN]
     ready = sum(r.ready for r in staying)
     trouble = next((words for r in staying if (words := _trouble(r, now_ms))), "")
+    rollout = candidate(endpoint)
+    if rollout is not None:
+        return EndpointState.UPDATING, trouble or progress_text(rollout)
     if any(r.revision != endpoint.revision for r in staying):
         return EndpointState.UPDATING, trouble or f"{ready} of {wanted} replicas ready"
     if ready >= wanted:
-        return EndpointState.READY, ""
+        return EndpointState.READY, _outcome(endpoint)
     if ready:
         return EndpointState.SCALING, trouble or f"{ready} of {wanted} replicas ready"
     if trouble:
@@ -263,10 +338,18 @@ def _state(
     return EndpointState.STARTING, ""
 
 
+def _outcome(endpoint: Endpoint) -> str:
+    """What whoever waited for an update has to know: it is not what runs."""
+    rollout = endpoint.rollout
+    if rollout is None or rollout.state is not RolloutState.ROLLED_BACK:
+        return ""
+    return outcome_text(rollout)
+
+
 def _trouble(replica: Replica, now_ms: int) -> str:
     """What keeps a replica from being ready, once it is no longer just starting."""
     end = replica.last_end
-    if end is not None and _crashes(replica) >= CRASH_LOOP and not replica.ready:
+    if end is not None and crashes_of(replica) >= CRASH_LOOP and not replica.ready:
         return f"replica {replica.index} keeps ending: it last {describe_end(end)}"
     late = _late_at_ms(replica)
     if late is not None and now_ms >= late:
@@ -291,16 +374,6 @@ def _wake_at_ms(endpoint: Endpoint, living: list[Replica], now_ms: int) -> int |
         if since_ms is not None:
             times.append(now_ms + SURGE_PATIENCE_MS - (now_ms - since_ms) % SURGE_PATIENCE_MS)
     return min((at for at in times if at > now_ms), default=None)
-
-
-def _crashes(replica: Replica) -> int:
-    """How often it crashed in a row, lately."""
-    count = 0
-    for end in reversed(replica.terminations):
-        count += 1
-        if (end.finished_at_ms - (end.started_at_ms or end.finished_at_ms)) >= HEALTHY_AFTER_MS:
-            break
-    return count
 
 
 def _event(

@@ -24,6 +24,8 @@ from leptonai.core.records import (
     Termination,
 )
 
+HEALTHY_AFTER_MS = 600_000  # a run this long forgets the crashes before it
+CRASH_LOOP = 3  # crashes in a row after which one is said to keep ending
 DRAIN_MS = 500  # between the last new request a server gets and its SIGTERM
 
 
@@ -154,6 +156,16 @@ def next_attempt(replica: Replica, not_before_ms: int, *, stay: bool) -> Replica
     if stay:
         return replace(again, phase=Phase.PLACED)
     return replace(again, phase=Phase.WAITING, node="", gpus=(), ports=(), rendezvous_port=0)
+
+
+def crashes_of(replica: Replica) -> int:
+    """How often it crashed in a row, lately."""
+    count = 0
+    for end in reversed(replica.terminations):
+        count += 1
+        if (end.finished_at_ms - (end.started_at_ms or end.finished_at_ms)) >= HEALTHY_AFTER_MS:
+            break
+    return count
 
 
 def describe_end(how: Termination) -> str:

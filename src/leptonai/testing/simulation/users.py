@@ -16,12 +16,15 @@ from leptonai.core.lifecycle.endpoint import new_endpoint, updated
 from leptonai.core.lifecycle.job import advance, new_job
 from leptonai.core.lifecycle.replica import abandon
 from leptonai.core.records import Endpoint, Job, Quota, Record, Replica
+from leptonai.core.rollouts.asked import promoted
+from leptonai.core.rollouts.progress import candidate
 from leptonai.errors import AlreadyExists, TryLater, VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Delete, Put, Query, Store
 from leptonai.spec.containers import Container, EnvVar, QueueConfig, SecretReference
 from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
 from leptonai.spec.jobs import JobSpec
+from leptonai.spec.rollouts import RolloutPlan, Strategy
 from leptonai.testing.simulation.faults import Died
 from leptonai.testing.simulation.script import Program
 
@@ -136,9 +139,13 @@ class Users:
 
     async def _update_endpoint(self, id: str) -> None:
         spec = _random_endpoint(self._random)
+        plan = self._random.choice(_PLANS)
 
         def change(endpoint: Endpoint, clock: Clock) -> Endpoint:
-            return updated(endpoint, spec, token_hashes=(), model_digest="", now_ms=clock.now_ms())
+            now_ms = clock.now_ms()
+            return updated(
+                endpoint, spec, token_hashes=(), model_digest="", now_ms=now_ms, plan=plan
+            )
 
         if await self._change(Endpoint, id, change) is not None:
             self.wishes.endpoints[id] = spec
@@ -169,7 +176,7 @@ class Users:
 
     async def settle(self) -> None:
         """Let whatever would run, or wait, for ever come to an end: stop such jobs, mend the
-        endpoints, lift the quotas."""
+        endpoints and decide their roll-outs, lift the quotas."""
         await self._lift_quotas()
         for id, script in list(self.wishes.scripts.items()):
             if script.runs_s is None and id not in self.wishes.removed:
@@ -180,9 +187,10 @@ class Users:
             mended = replace(spec, container=Container(command=_SERVER.command))
 
             def change(endpoint: Endpoint, clock: Clock, spec: EndpointSpec = mended) -> Endpoint:
-                return updated(
-                    endpoint, spec, token_hashes=(), model_digest="", now_ms=clock.now_ms()
-                )
+                now_ms = clock.now_ms()
+                changed = updated(endpoint, spec, token_hashes=(), model_digest="", now_ms=now_ms)
+                undecided = candidate(changed) is not None
+                return promoted(changed, "by ann", now_ms) if undecided else changed
 
             if await self._change(Endpoint, id, change) is not None:
                 self.wishes.endpoints[id] = mended
@@ -225,6 +233,14 @@ class Users:
 MAX_ENDPOINTS = 2
 OWNERS = ("ann", "bob")
 _SERVER = Program(runs_s=None, ready_after_s=0.2)
+_PLANS = (
+    None,
+    None,
+    None,
+    RolloutPlan(strategy=Strategy.CANARY, steps=[40.0]),
+    RolloutPlan(strategy=Strategy.BLUE_GREEN, keep_seconds=5),
+    RolloutPlan(strategy=Strategy.SHADOW),
+)
 
 
 def _random_job(random: Random, gpus: int, cpus: Sequence[float]) -> tuple[Program, JobSpec]:
