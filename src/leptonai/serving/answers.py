@@ -1,12 +1,11 @@
 """What is sent back: results of handlers, and what went wrong."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from leptonai.errors import InvalidRequest, LeptonError, TooManyRequests
-from leptonai.serving.responses import HTTPException
 
 
 class Answer(NamedTuple):
@@ -34,11 +33,15 @@ def as_plain(value: Any) -> Any:
     raise TypeError(f"the handler returned a {type(value).__name__}, which cannot be sent")
 
 
+_PLAIN = frozenset((int, float, str, bool, list, dict))
+
 JSON = msgspec.json.Encoder(enc_hook=as_plain)
 
 
 def in_json(result: Any) -> Any:
     """A result, as what is sent. Streams and responses are still to be sent as what they are."""
+    if type(result) in _PLAIN:  # nearly always
+        return Answer(200, JSON.encode(result))
     if result is None:
         return NOTHING
     if callable(result) or is_sent_piece_by_piece(result):
@@ -50,10 +53,15 @@ def problem(status: int, error: Any, **more: Any) -> Answer:
     return Answer(status, JSON.encode({"error": error, **more}))
 
 
-def refusal(error: LeptonError | HTTPException) -> Answer:
-    if isinstance(error, HTTPException):
-        headers = tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
-        return problem(error.status_code, error.detail)._replace(headers=headers)
+def refusal(error: Exception) -> Answer | None:
+    """What an error says itself; None of one that nobody foresaw."""
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int) and hasattr(error, "detail"):  # our HTTPException, or Starlette's
+        named: Mapping[str, str] = getattr(error, "headers", None) or {}
+        headers = tuple((name.lower().encode(), value.encode()) for name, value in named.items())
+        return problem(status, error.detail)._replace(headers=headers)
+    if not isinstance(error, LeptonError):
+        return None
     if isinstance(error, InvalidRequest):
         return problem(422, error.message, detail=_detail(error))
     answer = problem(error.status, error.message)
