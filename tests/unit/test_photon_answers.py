@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 import threading
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from leptonai.photon import (
     StaticFiles,
     StreamingResponse,
 )
+from leptonai.serving import inference
 from leptonai.serving.app import App
 
 EVENTS = {"accept": "text/event-stream"}
@@ -485,6 +488,40 @@ def test_the_open_inference_protocol_with_tensors_as_bytes() -> None:
         }
     ]
     np.testing.assert_array_equal(np.frombuffer(answer.content[length:], "<i8"), [2, 4, 6])
+
+
+# As tritonclient 2.73 sends it, for infer("add", …, request_id="r1").
+OF_TRITONCLIENT = (
+    b'{"id":"r1","inputs":[{"name":"a","shape":[1,2],"datatype":"FP32",'
+    b'"parameters":{"binary_data_size":8}},{"name":"b","shape":[1,2],"datatype":"FP32",'
+    b'"parameters":{"binary_data_size":8}}],"outputs":[{"name":"sum",'
+    b'"parameters":{"binary_data":true}}]}'
+    b"\x00\x00\x80?\x00\x00\x00@\x00\x00@@\x00\x00\x80@"
+)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encode"),
+    [("identity", bytes), ("gzip", gzip.compress), ("deflate", zlib.compress)],
+)
+def test_a_request_of_tritons_client_is_understood(encoding: str, encode: Any) -> None:
+    answer = post(
+        Sums(),
+        "/v2/models/add/infer",
+        content=encode(OF_TRITONCLIENT),
+        headers={"Inference-Header-Content-Length": "245", "Content-Encoding": encoding},
+    )
+    length = int(answer.headers["inference-header-content-length"])
+    assert json.loads(answer.content[:length])["id"] == "r1"
+    np.testing.assert_array_equal(np.frombuffer(answer.content[length:], "<f4"), [4, 6])
+
+
+def test_a_small_body_that_becomes_a_huge_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "MAX_UNPACKED_BYTES", 1000)
+    bomb = gzip.compress(b" " * 1_000_000)
+    headers = {"Content-Encoding": "gzip"}
+    answer = post(Sums(), "/v2/models/add/infer", content=bomb, headers=headers)
+    assert answer.status_code == 413
 
 
 @pytest.mark.parametrize(
