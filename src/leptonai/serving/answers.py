@@ -1,6 +1,7 @@
 """What is sent back: results of handlers, and what went wrong."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,6 +25,13 @@ def is_sent_piece_by_piece(result: Any) -> bool:
     return isinstance(result, Iterator | AsyncIterator)
 
 
+@lru_cache(maxsize=256)
+def is_value(kind: type) -> bool:
+    """Is to be encoded: no stream, and no response, which can send itself."""
+    sends_itself = any("__call__" in vars(base) for base in kind.__mro__)
+    return not (sends_itself or issubclass(kind, Iterator | AsyncIterator))
+
+
 def as_plain(value: Any) -> Any:
     """Arrays and tensors, of whichever library, as lists; their scalars as numbers."""
     if hasattr(value, "tolist"):
@@ -33,20 +41,14 @@ def as_plain(value: Any) -> Any:
     raise TypeError(f"the handler returned a {type(value).__name__}, which cannot be sent")
 
 
-_PLAIN = frozenset((int, float, str, bool, list, dict))
-
 JSON = msgspec.json.Encoder(enc_hook=as_plain)
 
 
 def in_json(result: Any) -> Any:
     """A result, as what is sent. Streams and responses are still to be sent as what they are."""
-    if type(result) in _PLAIN:  # nearly always
-        return Answer(200, JSON.encode(result))
     if result is None:
         return NOTHING
-    if callable(result) or is_sent_piece_by_piece(result):
-        return result
-    return Answer(200, JSON.encode(result))
+    return Answer(200, JSON.encode(result)) if is_value(type(result)) else result
 
 
 def problem(status: int, error: Any, **more: Any) -> Answer:
