@@ -10,6 +10,7 @@ import sys
 import tempfile
 import venv
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from leptonai.errors import InvalidRequest, Unavailable
@@ -51,7 +52,13 @@ def _make(place: Path, requirements: Sequence[str]) -> None:
         if (place / _READY).exists():
             return  # somebody else made it meanwhile
         shutil.rmtree(place, ignore_errors=True)
-        venv.create(place, with_pip=True, symlinks=True)
+        try:
+            venv.create(place, with_pip=find_spec("pip") is None, symlinks=True)
+        except subprocess.CalledProcessError as failed:
+            raise Unavailable(
+                f"no environment can be made in {place}: {failed}",
+                hint="install pip, or ensurepip (python3-venv on Debian)",
+            ) from None
         (site,) = (place / "lib").glob("python*/site-packages")
         seen = [entry for entry in sys.path if entry and Path(entry).is_dir()]
         (site / "parent.pth").write_text("\n".join(seen) + "\n")

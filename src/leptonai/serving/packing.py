@@ -97,10 +97,9 @@ def serve_packed(directory: Path, host: str | None = None, port: int | None = No
         sys.stdout.flush()
         arguments = [str(python), "-m", "leptonai.serving.model"]
         os.execve(python, arguments, environ)  # noqa: S606  # no shell is what we want
-    photon = load(f"{directory / packed.file}:{packed.photon}")
     for name, value in template_variables(packed.deployment_template).items():
         os.environ.setdefault(name, value)
-    photon().launch(host, port)
+    load(f"{directory / packed.file}:{packed.photon}")().launch(host, port)
 
 
 def template_variables(template: Mapping[str, Any]) -> dict[str, str]:
