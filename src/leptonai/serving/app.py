@@ -2,15 +2,15 @@
 
 import asyncio
 import hmac
-import inspect
 import logging
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
-from leptonai.errors import LeptonError, NotFound, TooLarge
+from leptonai.errors import LeptonError, NotFound
 from leptonai.serving.answers import JSON, Answer, in_json, problem, refusal
+from leptonai.serving.bodies import read_body, with_request
 from leptonai.serving.calls import Calls, ClientGone
 from leptonai.serving.documentation import PAGE, PAGE_HEADERS
 from leptonai.serving.formats import encoder_for
@@ -22,8 +22,6 @@ from leptonai.serving.photon import Photon
 from leptonai.serving.request_metrics import CONTENT_TYPE, RequestMetrics
 from leptonai.serving.responses import Message, Receive, Scope, Send
 from leptonai.serving.streams import Stream
-
-MAX_BODY_BYTES = 64 << 20
 
 CLIENT_HEADER = (
     b"x-lepton-client"  # who asks, as the gateway says: the same for one token or address
@@ -189,7 +187,7 @@ class App:
             if not self._ready:
                 await self.init()
             if route.declared.takes_request:
-                arguments = await _with_request(route, scope, receive)
+                arguments = await with_request(route, scope, receive)
             else:
                 body = await read_body(fields, receive) if route.method == "POST" else b""
                 content_type = fields.get(b"content-type", b"")
@@ -361,52 +359,3 @@ async def _send_itself(
         await sending({"type": "http.response.start", "status": failed.status, "headers": headers})
         await send({"type": "http.response.body", "body": failed.body})
     return status
-
-
-async def _with_request(route: Route, scope: Scope, receive: Receive) -> dict[str, Any]:
-    """For use_raw_args: Starlette's Request."""
-    from starlette.requests import Request
-
-    if not route.is_async:  # it cannot wait for the body: let it be there
-        body = await read_body(dict(scope["headers"]), receive)
-
-        async def receive_read() -> Message:
-            return {"type": "http.request", "body": body}
-
-        receive = receive_read
-    names = inspect.signature(route.call).parameters
-    return {name: Request(scope, receive) for name in names}
-
-
-async def read_body(fields: Fields, receive: Receive) -> bytes:
-    """The whole body.
-
-    Raises:
-        TooLarge: as soon as it is known to be more than `MAX_BODY_BYTES`.
-        ClientGone: it hung up before the end.
-    """
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
-        return body  # nearly always
-    if int(fields.get(b"content-length", b"0")) > MAX_BODY_BYTES:
-        raise _too_large()
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise _too_large()
-        chunks.append(chunk)
-        if not message.get("more_body"):
-            return b"".join(chunks)
-        message = await receive()
-
-
-def _too_large() -> TooLarge:
-    return TooLarge(f"the body is larger than the {MAX_BODY_BYTES} bytes that are accepted")
