@@ -68,8 +68,8 @@ class Client:
             self.url = url_or_workspace.rstrip("/")
         else:
             self.url, token = _endpoint(url_or_workspace, deployment, token)
-        self.stream = bool(stream)
-        self.chunk_size = chunk_size
+        self._stream = bool(stream)
+        self._chunk_size = chunk_size
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         self._http = httpx.Client(headers=headers, timeout=timeout)
         self.openapi: dict[str, Any] = self._document()
@@ -162,8 +162,8 @@ class Client:
                 headers={"content-type": "application/json"},
             )
         )
-        answer = self._http.send(request, stream=self.stream)
-        if self.stream and not answer.is_error and not _is_json(answer):
+        answer = self._http.send(request, stream=self._stream)
+        if self._stream and not answer.is_error and not _is_json(answer):
             return self._arriving(answer)
         try:
             answer.read()
@@ -174,7 +174,7 @@ class Client:
 
     def _arriving(self, answer: httpx.Response) -> Iterator[bytes]:
         try:
-            yield from answer.iter_bytes(self.chunk_size)
+            yield from answer.iter_bytes(self._chunk_size)
         finally:
             answer.close()
 
