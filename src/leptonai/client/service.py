@@ -257,7 +257,8 @@ def _json(arguments: dict[str, Any]) -> bytes:
 
 
 def _is_json(answer: httpx.Response) -> bool:
-    return answer.headers.get("content-type", "").partition(";")[0] == "application/json"
+    media_type: str = answer.headers.get("content-type", "")
+    return media_type.partition(";")[0] == "application/json"
 
 
 def _check(answer: httpx.Response) -> None:

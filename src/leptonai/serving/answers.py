@@ -1,6 +1,6 @@
 """What is sent back: results of handlers, and what went wrong."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,11 +25,13 @@ def is_sent_piece_by_piece(result: Any) -> bool:
     return isinstance(result, Iterator | AsyncIterator)
 
 
-@lru_cache(maxsize=256)
-def is_value(kind: type) -> bool:
-    """Is to be encoded: no stream, and no response, which can send itself."""
+def _is_value(kind: type) -> bool:
+    """What is of this type is to be encoded: no stream, and no response, which can send itself."""
     sends_itself = any("__call__" in vars(base) for base in kind.__mro__)
     return not (sends_itself or issubclass(kind, Iterator | AsyncIterator))
+
+
+is_value: Callable[[Any], bool] = lru_cache(maxsize=256)(_is_value)
 
 
 def as_plain(value: Any) -> Any:
