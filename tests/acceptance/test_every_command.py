@@ -47,7 +47,6 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "run compare cats": list,
     "run plot cats": list,
     "photon list": list,
-    "photon list --local": list,
     "model list": list,
     "model get net": dict,
 }
@@ -155,6 +154,10 @@ def filled(platform, empty, tmp_path_factory):
     platform.cli("endpoint", "create", "-n", "files", "--command", server, "--wait")
     platform.cli("dataset", "create", "-n", "data", str(folder))
     platform.cli("model", "create", "-n", "net", str(folder))
+    photon = folder / "photon.py"
+    photon.write_text("from leptonai.photon import Photon\nclass Hello(Photon): ...\n")
+    platform.cli("photon", "create", "-n", "hello", "-m", str(photon))
+    platform.cli("photon", "push", "-n", "hello")
     platform.cli("quota", "set", "--user", "ann", "--gpus", "1")
     with platform.client() as client, run.start("cats", client=client, directory=folder / "runs"):
         run.log(loss=0.5)
