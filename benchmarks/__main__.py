@@ -70,6 +70,10 @@ ROWS = (
     Row("… p99", "gateway", "gateway.p99_ms", "ms", "≤ 20"),
     Row("a no-op photon's cost of a request", "photon", "async_handler_cpu_us", "µs CPU"),
     Row("… of a bare ASGI app", "photon", "bare_cpu_us", "µs CPU"),
+    Row("digits MLP, batched, 64 connections", "photon", "mlp_cpu_us", "µs CPU", "≤ 90"),
+    Row(
+        "… p50 at 1 connection, × without batching", "photon", "batching_p50_ratio_1", "", "≤ 1.05"
+    ),
     Row(
         "`job why`, 1,000 running and 1,000 waiting, p50",
         "explanations",

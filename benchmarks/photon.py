@@ -1,30 +1,31 @@
-"""CPU time of one request to a no-op Photon handler, beside a bare ASGI application.
+"""CPU time of one request to a Photon, beside a bare ASGI application; and what batching does.
 
-Both are served by uvicorn with the same settings in a process of their own, and asked in turns over
-kept-open connections, so that whatever else the machine does falls on both. Run it with::
+    python benchmarks/photon.py [--seconds 2] [--rounds 3]
 
-    python benchmarks/photon.py
+Every server is a process of its own, under uvicorn with the same settings, and they are asked in
+turns over kept-open connections: so whatever else the machine does falls on all of them, and their
+ratios hold where no figure does. The load comes from `wrk` if it is on the PATH, else from a small
+generator in a process of its own. Prints one JSON object of medians.
 """
 
+import argparse
 import asyncio
 import json
 import os
+import re
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
-CONNECTIONS = 16
-REQUESTS = 4_000  # a round
-ROUNDS = 5
-START_TIMEOUT_S = 30
-
-BODY = b'{"x":1}'
-REQUEST = (
-    b"POST /%s HTTP/1.1\r\nhost: photon\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\n\r\n%s"
-)
+START_TIMEOUT_S = 60
+CONNECTIONS = (1, 64)
 
 BARE = """
 import os, uvicorn
@@ -43,7 +44,7 @@ uvicorn.run(app, host='127.0.0.1', port=int(os.environ["PORT"]), http="httptools
 """
 
 PHOTON = """
-from leptonai.photon import Photon
+from leptonai.photon import Batch, Photon
 
 class NoOp(Photon):
     @Photon.handler("async")
@@ -54,36 +55,135 @@ class NoOp(Photon):
     def in_a_thread(self, x: int) -> int:
         return x
 
+    @Photon.handler("batch", max_batch_size=64)
+    def together(self, x: Batch[int]) -> Batch[int]:
+        return x
+
 NoOp().launch()
 """
 
+# A small perceptron on digits, as it is served without code, and the same without batching.
+MODEL = """
+import os
+from leptonai.photon import Photon
+from leptonai.serving.model import Inputs, ModelServer
+
+class Alone(ModelServer):
+    @Photon.handler("alone")
+    def predict_alone(self, inputs: Inputs) -> dict:
+        answer = self.predict(inputs)
+        return {"labels": answer.labels, "probabilities": answer.probabilities}
+
+Alone(os.environ["LEPTON_MODEL_DIR"]).launch()
+"""
+
+ONE = b'{"x":1}'
+DIGIT = json.dumps({"inputs": [[(7 * at) % 17 for at in range(64)]]}).encode()
+
+
+class Target(NamedTuple):
+    source: str
+    path: str
+    body: bytes
+
+
+TARGETS = {
+    "bare": Target(BARE, "/", ONE),
+    "async_handler": Target(PHOTON, "/async", ONE),
+    "sync_handler": Target(PHOTON, "/sync", ONE),
+    "batched_handler": Target(PHOTON, "/batch", ONE),
+    "mlp_batched": Target(MODEL, "/predict", DIGIT),
+    "mlp_alone": Target(MODEL, "/alone", DIGIT),
+}
+
+Load = Callable[[str, bytes, int, float], tuple[int, float]]  # requests, and their p50 in ms
+
 
 def main() -> None:
-    targets = {
-        "bare_cpu_us": (BARE, b"async"),
-        "async_handler_cpu_us": (PHOTON, b"async"),
-        "sync_handler_cpu_us": (PHOTON, b"sync"),
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2, help="of one measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--builtin-load", action="store_true", help="even where wrk is installed")
+    given = parser.parse_args()
+    wrk = None if given.builtin_load else shutil.which("wrk")
+    load: Load = wrk_load if wrk else builtin_load
+    with tempfile.TemporaryDirectory() as folder:
+        save_digits_model(Path(folder))
+        servers = {source: start(source, folder) for source in {t.source for t in TARGETS.values()}}
+        samples: dict[str, list[float]] = {}
+        try:
+            for round in range(given.rounds + 1):
+                for connections in CONNECTIONS:
+                    for name, target in TARGETS.items():
+                        process, port = servers[target.source]
+                        url = f"http://127.0.0.1:{port}{target.path}"
+                        seconds = given.seconds if round else 0.5  # first: warm
+                        before = cpu_seconds(process.pid)
+                        requests, p50_ms = load(url, target.body, connections, seconds)
+                        cpu_us = 1e6 * (cpu_seconds(process.pid) - before) / requests
+                        if round:
+                            of = f"{name}_{connections}"
+                            samples.setdefault(f"{of}_cpu_us", []).append(cpu_us)
+                            samples.setdefault(f"{of}_p50_ms", []).append(p50_ms)
+                            samples.setdefault(f"{of}_per_s", []).append(requests / seconds)
+        finally:
+            for process, _ in servers.values():
+                process.kill()
+                process.wait()
+    figures = {name: round_to(statistics.median(found)) for name, found in samples.items()}
+    ratios = {
+        f"{name}_{connections}_cpu_to_bare": round_to(
+            statistics.median(
+                mine / bare
+                for mine, bare in zip(
+                    samples[f"{name}_{connections}_cpu_us"],
+                    samples[f"bare_{connections}_cpu_us"],
+                    strict=True,
+                )
+            )
+        )
+        for name in TARGETS
+        for connections in CONNECTIONS
+        if name != "bare"
     }
-    servers = [start(source) for source, _ in targets.values()]
-    measured: dict[str, list[float]] = {name: [] for name in targets}
-    try:
-        for _ in range(ROUNDS):
-            for (name, (_, path)), (process, port) in zip(targets.items(), servers, strict=True):
-                measured[name].append(asyncio.run(cpu_us_per_request(process.pid, port, path)))
-    finally:
-        for process, _ in servers:
-            process.kill()
-            process.wait()
-    print(json.dumps({name: statistics.median(samples) for name, samples in measured.items()}))
+    lone = zip(samples["mlp_batched_1_p50_ms"], samples["mlp_alone_1_p50_ms"], strict=True)
+    print(
+        json.dumps(
+            {
+                "load": "wrk" if wrk else "builtin",
+                "bare_cpu_us": figures["bare_64_cpu_us"],
+                "async_handler_cpu_us": figures["async_handler_64_cpu_us"],
+                "sync_handler_cpu_us": figures["sync_handler_64_cpu_us"],
+                "mlp_cpu_us": figures["mlp_batched_64_cpu_us"],
+                "batching_p50_ratio_1": round_to(statistics.median(b / a for b, a in lone)),
+                **ratios,
+                **figures,
+            },
+            indent=1,
+        )
+    )
 
 
-def start(source: str) -> "tuple[subprocess.Popen[bytes], int]":
+def round_to(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def save_digits_model(directory: Path) -> None:
+    import torch
+
+    from leptonai.training.models import MLP
+
+    torch.manual_seed(0)
+    MLP(64, 10, hidden=(128, 64), input_mean=5.0, input_std=6.0).save(directory)
+
+
+def start(source: str, model: str) -> "tuple[subprocess.Popen[bytes], int]":
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-c", source],
-        env={**os.environ, "PORT": str(port)},
+        env={**os.environ, "PORT": str(port), "LEPTON_MODEL_DIR": model, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
     )
     give_up = time.monotonic() + START_TIMEOUT_S
@@ -100,29 +200,89 @@ def start(source: str) -> "tuple[subprocess.Popen[bytes], int]":
             return process, port
 
 
-async def cpu_us_per_request(pid: int, port: int, path: bytes) -> float:
-    request = REQUEST % (path, len(BODY), BODY)
-    before = cpu_seconds(pid)
-    each = REQUESTS // CONNECTIONS
-    await asyncio.gather(*(ask(port, request, each) for _ in range(CONNECTIONS)))
-    return 1e6 * (cpu_seconds(pid) - before) / (each * CONNECTIONS)
-
-
-async def ask(port: int, request: bytes, times: int) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for _ in range(times):
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), head
-        await reader.readexactly(1)
-    writer.close()
-    await writer.wait_closed()
-
-
 def cpu_seconds(pid: int) -> float:
     """Of all threads of the process; the clock is what clock_getcpuclockid(3) gives."""
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def wrk_load(url: str, body: bytes, connections: int, seconds: float) -> tuple[int, float]:
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(
+            f'wrk.method = "POST"\nwrk.body = [==[{body.decode()}]==]\n'
+            'wrk.headers["Content-Type"] = "application/json"\n'
+        )
+        script.flush()
+        seconds_text = f"{max(1, round(seconds))}s"  # wrk takes no fractions
+        options = ["-t1", f"-c{connections}", f"-d{seconds_text}", "--latency", "-s", script.name]
+        done = subprocess.run(["wrk", *options, url], capture_output=True, text=True, check=True)
+    said = done.stdout
+    assert "Non-2xx" not in said and "Socket errors" not in said, said
+    count = re.search(r"(\d+) requests in", said)
+    median = re.search(r"(?m)^\s+50%\s+([\d.]+)(us|ms|s)", said)
+    assert count and median, said
+    return int(count[1]), float(median[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[median[2]]
+
+
+def builtin_load(url: str, body: bytes, connections: int, seconds: float) -> tuple[int, float]:
+    command = [sys.executable, __file__, "load", url, str(connections), str(seconds)]
+    done = subprocess.run(command, input=body, capture_output=True, check=True)
+    requests, p50_ms = json.loads(done.stdout)
+    return requests, p50_ms
+
+
+class Caller(asyncio.Protocol):
+    """Asks again as soon as it is answered."""
+
+    def __init__(self, request: bytes, latencies_s: list[float]) -> None:
+        self._request = request
+        self._latencies_s = latencies_s
+        self._missing = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._ask()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._missing:
+            head, _, rest = data.partition(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head)
+            assert b" 200 " in head and length, data
+            self._missing = int(length[1]) - len(rest)
+        else:
+            self._missing -= len(data)
+        if self._missing == 0:
+            self._latencies_s.append(time.perf_counter() - self._asked_s)
+            self._ask()
+
+    def _ask(self) -> None:
+        self._asked_s = time.perf_counter()
+        self._transport.write(self._request)
+
+
+async def generate(url: str, body: bytes, connections: int, seconds: float) -> None:
+    found = re.fullmatch(r"http://([^:]+):(\d+)(/.*)", url)
+    assert found, url
+    host, port, path = found.groups()
+    request = (
+        f"POST {path} HTTP/1.1\r\nhost: photon\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    ).encode() + body
+    latencies_s: list[float] = []
+    loop = asyncio.get_running_loop()
+    for _ in range(connections):
+        await loop.create_connection(lambda: Caller(request, latencies_s), host, int(port))
+    await asyncio.sleep(seconds)
+    print(json.dumps((len(latencies_s), 1000 * statistics.median(latencies_s))))
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["load"]:
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(
+                generate(sys.argv[2], sys.stdin.buffer.read(), int(sys.argv[3]), float(sys.argv[4]))
+            )
+    else:
+        main()

@@ -46,6 +46,7 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "run get cats": dict,
     "run compare cats": list,
     "run plot cats": list,
+    "photon list": list,
     "model list": list,
     "model get net": dict,
 }
@@ -76,6 +77,13 @@ MISTAKES = [  # each fails, and says so in two lines
     "endpoint rollout rollback nope",
     "endpoint remove nope",
     "endpoint create -n x --model nope",
+    "endpoint create -n x --photon nope",
+    "endpoint create -n x --photon net",
+    "photon create -n x -m nope.py",
+    "photon push -n nope",
+    "photon run -n nope",
+    "photon remove nope",
+    "photon remove net",
     "endpoint create -n files --command true",
     "quota set --user a,b --gpus 1",
     "quota remove --user nope",
@@ -153,6 +161,10 @@ def filled(platform, empty, tmp_path_factory):
     platform.cli("endpoint", "create", "-n", "files", "--command", server, "--wait")
     platform.cli("dataset", "create", "-n", "data", str(folder))
     platform.cli("model", "create", "-n", "net", str(folder))
+    photon = folder / "photon.py"
+    photon.write_text("from leptonai.photon import Photon\nclass Hello(Photon): ...\n")
+    platform.cli("photon", "create", "-n", "hello", "-m", str(photon))
+    platform.cli("photon", "push", "-n", "hello")
     platform.cli("quota", "set", "--user", "ann", "--gpus", "1")
     with platform.client() as client, run.start("cats", client=client, directory=folder / "runs"):
         run.log(loss=0.5)

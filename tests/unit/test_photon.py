@@ -10,7 +10,7 @@ import pytest
 from msgspec import Struct
 
 from leptonai.photon import HTTPException, Photon
-from leptonai.serving import app as serving_app
+from leptonai.serving import bodies as serving_bodies
 from leptonai.serving import calls as serving_calls
 from leptonai.serving.app import App
 
@@ -165,7 +165,7 @@ def test_an_unknown_path_is_404_and_a_wrong_method_405() -> None:
 
 
 def test_a_body_over_the_limit_is_413(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving_app, "MAX_BODY_BYTES", 20)
+    monkeypatch.setattr(serving_bodies, "MAX_BODY_BYTES", 20)
     too_long = b'{"amount": 1' + b" " * 20 + b"}"
 
     async def chunks() -> Any:

@@ -27,6 +27,7 @@ root = LazyGroup(
         "doctor": ("leptonai.cli.platform:doctor", "Check what this machine can do."),
         "job": ("leptonai.cli.job:job", "Run commands to their end, on one or many workers."),
         "train": ("leptonai.cli.train:train", "Train a model, on one or many workers."),
+        "photon": ("leptonai.cli.photon:photon", "Pack and run model servers written as classes."),
         "endpoint": ("leptonai.cli.endpoint:endpoint", "Serve models and programs over HTTP."),
         "dataset": ("leptonai.cli.dataset:dataset", "Keep versions of data, and fetch them."),
         "model": ("leptonai.cli.model:model", "Register and fetch trained models."),

@@ -55,6 +55,7 @@ endpoint.add_command(rollout)
     example="""\
 leptonai endpoint create -n digits --model digits-cnn --replicas 2
 leptonai endpoint create -n digits --model digits-cnn@production
+leptonai endpoint create -n counter --photon counter
 leptonai endpoint create -n files --port 8000 --command 'python -m http.server $PORT'
 leptonai endpoint create -n chat --model tiny-chat --rate-limit 60 --token-limit 20000
 leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token -- \\
@@ -62,6 +63,7 @@ leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token
 )
 @click.option("-n", "--name", help="Lower-case letters, digits and dashes; part of its URL.")
 @click.option("--model", metavar="NAME[@VERSION|@ALIAS]", help="Serve this registered model.")
+@click.option("--photon", metavar="NAME[@VERSION|@ALIAS]", help="Serve this registered photon.")
 @click.option("--command", "shell_command", metavar="LINE", help="Run this line of shell.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Where the command listens: $PORT.")
 @click.option("--replicas", type=click.IntRange(min=0), help="How many; 1 if not given.")
@@ -88,6 +90,7 @@ leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token
 def create(
     name: str | None,
     model: str | None,
+    photon: str | None,
     shell_command: str | None,
     port: int | None,
     replicas: int | None,
@@ -113,17 +116,20 @@ def create(
     command: tuple[str, ...],
     **gateway: Any,
 ) -> None:
-    """Create an endpoint, from a registered model or from a command.
+    """Create an endpoint, from a registered model or photon, or from a command.
 
     Without --tokens and --public, the tokens of the workspace open it.
     """
+    from leptonai.cli.photon import registered_photon
     from leptonai.cli.requested import endpoint_of, read_endpoint
 
+    if photon is not None and model is not None:
+        raise click.UsageError("--model and --photon exclude each other")
     asked = endpoint_of(
         read_endpoint(file),
         name=name,
         labels=labels(label_texts),
-        model=model,
+        model=model or photon,
         command=_argv(shell_command, command),
         image=container_image,
         port=port,
@@ -144,7 +150,9 @@ def create(
     asked = _with_gateway(asked, gateway_patch(gateway))
     directory = existing_directory(workdir) if workdir is not None else None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
-        if asked.spec.model is not None:
+        if photon is not None:
+            asked = _with(asked, model=registered_photon(client, photon).reference)
+        elif asked.spec.model is not None:
             asked = _with(asked, model=_version(client, asked.spec.model))
         if dry_run:
             would_be = client.endpoints.dry_run(asked)

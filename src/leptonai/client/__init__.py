@@ -6,16 +6,25 @@
         for job in client.jobs.list():
             print(job.metadata.id, job.status.state)
 
-Both come from one source, `asynchronous.py`; the sync face is derived from it.
+`Client` calls one service, a photon or any other that describes itself by OpenAPI:
+
+    from leptonai.client import Client, local
+
+    Client(local()).add(x=1)
+
+The first two come from one source, `asynchronous.py`; the sync face is derived from it.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from leptonai.client.asynchronous import AsyncLeptonClient as AsyncLeptonClient
+    from leptonai.client.service import Client as Client
+    from leptonai.client.service import current as current
+    from leptonai.client.service import local as local
     from leptonai.client.synchronous import LeptonClient as LeptonClient
 
-__all__ = ["AsyncLeptonClient", "LeptonClient"]
+__all__ = ["AsyncLeptonClient", "Client", "LeptonClient", "current", "local"]
 
 
 def __getattr__(name: str) -> object:
@@ -34,4 +43,8 @@ def __getattr__(name: str) -> object:
                 "AsyncLeptonClient needs httpx: pip install 'openlepton[async]'", name="httpx"
             ) from missing
         return AsyncLeptonClient
+    if name in ("Client", "current", "local"):
+        from leptonai.client import service
+
+        return getattr(service, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,12 @@
 """What is sent back: results of handlers, and what went wrong."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 
 from leptonai.errors import InvalidRequest, LeptonError, TooManyRequests
-from leptonai.serving.responses import HTTPException
 
 
 class Answer(NamedTuple):
@@ -25,6 +25,15 @@ def is_sent_piece_by_piece(result: Any) -> bool:
     return isinstance(result, Iterator | AsyncIterator)
 
 
+def _is_value(kind: type) -> bool:
+    """What is of this type is to be encoded: no stream, and no response, which can send itself."""
+    sends_itself = any("__call__" in vars(base) for base in kind.__mro__)
+    return not (sends_itself or issubclass(kind, Iterator | AsyncIterator))
+
+
+is_value: Callable[[Any], bool] = lru_cache(maxsize=256)(_is_value)
+
+
 def as_plain(value: Any) -> Any:
     """Arrays and tensors, of whichever library, as lists; their scalars as numbers."""
     if hasattr(value, "tolist"):
@@ -41,19 +50,22 @@ def in_json(result: Any) -> Any:
     """A result, as what is sent. Streams and responses are still to be sent as what they are."""
     if result is None:
         return NOTHING
-    if callable(result) or is_sent_piece_by_piece(result):
-        return result
-    return Answer(200, JSON.encode(result))
+    return Answer(200, JSON.encode(result)) if is_value(type(result)) else result
 
 
 def problem(status: int, error: Any, **more: Any) -> Answer:
     return Answer(status, JSON.encode({"error": error, **more}))
 
 
-def refusal(error: LeptonError | HTTPException) -> Answer:
-    if isinstance(error, HTTPException):
-        headers = tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
-        return problem(error.status_code, error.detail)._replace(headers=headers)
+def refusal(error: Exception) -> Answer | None:
+    """What an error says itself; None of one that nobody foresaw."""
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int) and hasattr(error, "detail"):  # our HTTPException, or Starlette's
+        named: Mapping[str, str] = getattr(error, "headers", None) or {}
+        headers = tuple((name.lower().encode(), value.encode()) for name, value in named.items())
+        return problem(status, error.detail)._replace(headers=headers)
+    if not isinstance(error, LeptonError):
+        return None
     if isinstance(error, InvalidRequest):
         return problem(422, error.message, detail=_detail(error))
     answer = problem(error.status, error.message)

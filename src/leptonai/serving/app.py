@@ -2,15 +2,15 @@
 
 import asyncio
 import hmac
-import inspect
 import logging
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
-from leptonai.errors import LeptonError, NotFound, TooLarge
-from leptonai.serving.answers import JSON, Answer, problem, refusal
+from leptonai.errors import LeptonError, NotFound
+from leptonai.serving.answers import JSON, Answer, in_json, problem, refusal
+from leptonai.serving.bodies import read_body, with_request
 from leptonai.serving.calls import Calls, ClientGone
 from leptonai.serving.documentation import PAGE, PAGE_HEADERS
 from leptonai.serving.formats import encoder_for
@@ -20,10 +20,8 @@ from leptonai.serving.mounts import Mount, mounted
 from leptonai.serving.openapi import document
 from leptonai.serving.photon import Photon
 from leptonai.serving.request_metrics import CONTENT_TYPE, RequestMetrics
-from leptonai.serving.responses import HTTPException, Message, Receive, Scope, Send
+from leptonai.serving.responses import Message, Receive, Scope, Send
 from leptonai.serving.streams import Stream
-
-MAX_BODY_BYTES = 64 << 20
 
 CLIENT_HEADER = (
     b"x-lepton-client"  # who asks, as the gateway says: the same for one token or address
@@ -73,12 +71,54 @@ class App:
         self._ready = False  # init has returned
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
+        if scope["type"] != "http":
+            await (
+                self._lifespan(receive, send)
+                if scope["type"] == "lifespan"
+                else self._websocket(scope, receive, send)
+            )
+            return
+        began_s = time.perf_counter()
+        method: str = scope["method"]
+        path: str = scope["path"]
+        if scope.get("root_path"):  # this photon is mounted in another one
+            path = path[len(scope["root_path"]) :] or "/"
+        fields: Fields = dict(scope["headers"])
+        if b"origin" in fields:
+            send = self._allowing(send, fields[b"origin"])
+        route, parts = self._find(method, path)
+        name = "none" if route is None else route.path
+        try:
+            if self._token and not self._let_in(method, path, fields):
+                answer: Any = problem(403, "the token is missing or wrong")
+            elif route is not None:
+                answer = await self._answer(route, parts, scope, fields, receive, began_s)
+            else:
+                answer = await self._other(method, path, scope, fields, receive)
+        except ClientGone:
+            return
+        except Exception as error:
+            answer = _failure(error, method, name)
+        if type(answer) is Answer:
+            status = answer.status
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": status,
+                    "headers": [
+                        (b"content-type", answer.content_type),
+                        (b"content-length", b"%d" % len(answer.body)),
+                        *answer.headers,
+                    ]
+                    if status != 204
+                    else [*answer.headers],
+                }
+            )
+            await send({"type": "http.response.body", "body": answer.body})
+        else:
+            status = await _send_itself(answer, scope, fields, receive, send)
+        known_method = method if route is not None or method == "GET" else "other"
+        self._metrics.observe(name, known_method, status, time.perf_counter() - began_s)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # startup
@@ -120,52 +160,6 @@ class App:
                 self._mounts.append(Mount(path, mounted(made, path)))
         self._ready = True
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
-        method: str = scope["method"]
-        path: str = scope["path"]
-        if scope.get("root_path"):  # this photon is mounted in another one
-            path = path[len(scope["root_path"]) :] or "/"
-        fields: Fields = dict(scope["headers"])
-        if b"origin" in fields:
-            send = self._allowing(send, fields[b"origin"])
-        route, parts = self._find(method, path)
-        name = "none" if route is None else route.path
-        try:
-            if self._token and not self._let_in(method, path, fields):
-                answer: Any = problem(403, "the token is missing or wrong")
-            elif route is not None:
-                answer = await self._answer(route, parts, scope, fields, receive)
-            else:
-                answer = await self._other(method, path, scope, fields, receive)
-        except (HTTPException, LeptonError) as error:
-            answer = refusal(error)
-        except ClientGone:
-            return
-        except Exception as error:
-            log.exception("%s %s failed", method, name)
-            answer = problem(500, str(error) or type(error).__name__)
-        if type(answer) is Answer:
-            status = answer.status
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": status,
-                    "headers": [
-                        (b"content-type", answer.content_type),
-                        (b"content-length", b"%d" % len(answer.body)),
-                        *answer.headers,
-                    ]
-                    if status != 204
-                    else [*answer.headers],
-                }
-            )
-            await send({"type": "http.response.body", "body": answer.body})
-        else:
-            status = await _send_itself(answer, scope, fields, receive, send)
-        known_method = method if route is not None or method == "GET" else "other"
-        self._metrics.observe(name, known_method, status, time.perf_counter() - began)
-
     def _find(self, method: str, path: str) -> tuple[Route | None, dict[str, str]]:
         route = self._routes.get((method, path))
         if route is None:
@@ -183,18 +177,33 @@ class App:
         scope: Scope,
         fields: Fields,
         receive: Receive,
+        began_s: float,
     ) -> Any:
-        async def arguments() -> dict[str, Any]:
+        calls = self._calls
+        accept = fields.get(b"accept")
+        encode = in_json if accept is None else encoder_for(accept)
+        task = calls.enter(began_s)
+        try:
             if not self._ready:
                 await self.init()
             if route.declared.takes_request:
-                return await _with_request(route, scope, receive)
-            body = await read_body(fields, receive) if route.method == "POST" else b""
-            content_type = fields.get(b"content-type", b"")
-            return route.arguments(body, scope["query_string"], parts, content_type)
-
-        encode = encoder_for(fields.get(b"accept", b""))
-        return await self._calls.result(route, arguments, encode, _client(scope, fields), receive)
+                arguments = await with_request(route, scope, receive)
+            else:
+                body = await read_body(fields, receive) if route.method == "POST" else b""
+                content_type = fields.get(b"content-type", b"")
+                arguments = route.arguments(body, scope["query_string"], parts, content_type)
+            if route.is_direct:
+                result = encode(await route.call(**arguments))
+                return result if type(result) is Answer else await calls.begun(result)
+            client = _client(scope, fields)
+            return await calls.run(route, arguments, encode, client, receive)
+        except asyncio.CancelledError:
+            why = calls.cancelled(task)
+            if why is None:
+                raise
+            raise why from None
+        finally:
+            calls.leave(task)
 
     async def _other(
         self, method: str, path: str, scope: Scope, fields: Fields, receive: Receive
@@ -235,14 +244,20 @@ class App:
         body = await read_body(fields, receive)
         request = call.read(body, fields)
 
-        async def arguments() -> dict[str, Any]:
-            return request.arguments
-
         client = _client(scope, fields)
-        answer: Answer = await self._calls.result(
-            call.route, arguments, request.encode, client, receive
-        )
-        return answer
+        task = self._calls.enter(time.perf_counter())
+        try:
+            answer: Answer = await self._calls.run(
+                call.route, request.arguments, request.encode, client, receive
+            )
+            return answer
+        except asyncio.CancelledError:
+            why = self._calls.cancelled(task)
+            if why is None:
+                raise
+            raise why from None
+        finally:
+            self._calls.leave(task)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"][len(scope.get("root_path", "")) :]
@@ -294,6 +309,14 @@ def _healthy() -> Answer:
     return Answer(200, b'{"status":"ok"}')
 
 
+def _failure(error: Exception, method: str, what: str) -> Answer:
+    known = refusal(error)
+    if known is not None:
+        return known
+    log.error("%s %s failed", method, what, exc_info=error)
+    return problem(500, str(error) or type(error).__name__)
+
+
 def _documentation() -> Answer:
     return Answer(200, PAGE, b"text/html; charset=utf-8", PAGE_HEADERS)
 
@@ -331,58 +354,8 @@ async def _send_itself(
     except Exception as error:
         if status:
             raise
-        log.exception("%s failed", scope["path"])
-        failed = problem(500, str(error) or type(error).__name__)
-        headers = [(b"content-type", failed.content_type)]
-        await sending({"type": "http.response.start", "status": 500, "headers": headers})
+        failed = _failure(error, scope["method"], scope["path"])
+        headers = [(b"content-type", failed.content_type), *failed.headers]
+        await sending({"type": "http.response.start", "status": failed.status, "headers": headers})
         await send({"type": "http.response.body", "body": failed.body})
     return status
-
-
-async def _with_request(route: Route, scope: Scope, receive: Receive) -> dict[str, Any]:
-    """For use_raw_args: Starlette's Request."""
-    from starlette.requests import Request
-
-    if not route.is_async:  # it cannot wait for the body: let it be there
-        body = await read_body(dict(scope["headers"]), receive)
-
-        async def receive_read() -> Message:
-            return {"type": "http.request", "body": body}
-
-        receive = receive_read
-    names = inspect.signature(route.call).parameters
-    return {name: Request(scope, receive) for name in names}
-
-
-async def read_body(fields: Fields, receive: Receive) -> bytes:
-    """The whole body.
-
-    Raises:
-        TooLarge: as soon as it is known to be more than `MAX_BODY_BYTES`.
-        ClientGone: it hung up before the end.
-    """
-    if int(fields.get(b"content-length", b"0")) > MAX_BODY_BYTES:
-        raise _too_large()
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body = message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
-        return bytes(body)  # nearly always
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise _too_large()
-        chunks.append(chunk)
-        if not message.get("more_body"):
-            return b"".join(chunks)
-        message = await receive()
-
-
-def _too_large() -> TooLarge:
-    return TooLarge(f"the body is larger than the {MAX_BODY_BYTES} bytes that are accepted")

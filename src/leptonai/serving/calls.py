@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from leptonai.errors import TooManyRequests
-from leptonai.serving.answers import is_sent_piece_by_piece
+from leptonai.serving.answers import Answer, is_sent_piece_by_piece
 from leptonai.serving.batches import Batcher
 from leptonai.serving.batching import BatchQueue
 from leptonai.serving.deadlines import Deadlines
@@ -32,8 +32,7 @@ class Calls:
         self.length = 0
         self._timeout_s = timeout_s
         self._deadlines = Deadlines(timeout_s, self._end_late)
-        self._late: set[asyncio.Task[Any]] = set()
-        self._deserted: set[asyncio.Task[Any]] = set()
+        self._ended: dict[asyncio.Task[Any], Exception] = {}  # by us, and why
         self._batchers = {
             route.call: Batcher(
                 route.call,
@@ -47,71 +46,74 @@ class Calls:
             if route.declared.max_batch_size is not None
         }
 
-    async def result(
-        self,
-        route: Route,
-        arguments: Callable[[], Any],
-        encode: Callable[[Any], Any],
-        client: Hashable,
-        receive: Receive,
-    ) -> Any:
-        """What `encode` makes of the handler's result; a `Stream` if it comes piece by piece.
-
-        Args:
-            arguments: an awaitable of the handler's; its time counts.
+    def enter(self, began_s: float) -> "asyncio.Task[Any]":
+        """Count the current task's call, which began then by time.perf_counter, until `leave`.
 
         Raises:
-            TooManyRequests: as many wait as may.
-            HTTPException: 504, it took longer than the photon allows.
-            ClientGone: before it was answered, and the handler wants to know that.
+            TooManyRequests: as many wait or run as may.
         """
         if self.length >= MAX_QUEUE:
             raise TooManyRequests(f"{self.length} calls wait already; try again in a second")
         self.length += 1
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
+        task = asyncio.current_task()
         assert task is not None
-        self._deadlines.begin(task, loop)
+        self._deadlines.begin(task, began_s)
+        return task
+
+    def leave(self, task: "asyncio.Task[Any]") -> None:
+        self.length -= 1
+        self._deadlines.over(task)
+        if self._ended:
+            self._ended.pop(task, None)
+
+    def cancelled(self, task: "asyncio.Task[Any]") -> Exception | None:
+        """What to raise in the place of a cancellation, if it was ours: 504, or ClientGone."""
+        why = self._ended.get(task)
+        if why is not None:
+            task.uncancel()
+        return why
+
+    async def run(
+        self,
+        route: Route,
+        arguments: dict[str, Any],
+        encode: Callable[[Any], Any],
+        client: Hashable,
+        receive: Receive,
+    ) -> Any:
+        """What `encode` makes of the handler's result; a `Stream` if it comes piece by piece."""
         watch: asyncio.Task[None] | None = None
+        if route.declared.cancel_on_disconnect:
+            task = asyncio.current_task()
+            assert task is not None
+            watch = asyncio.ensure_future(self._watch(task, receive))
         try:
-            given = await arguments()
-            if route.declared.cancel_on_disconnect:
-                watch = loop.create_task(self._watch(task, receive))
-            if route.call in self._batchers:
-                result = await self._batchers[route.call].call(given, client, encode)
+            if route.declared.max_batch_size is not None:
+                result = await self._batchers[route.call].call(arguments, client, encode)
             elif route.is_async:
-                result = encode(await route.call(**given))
+                result = encode(await route.call(**arguments))
             else:
-                result = await self.threads.run(_call, route.call, given, encode)
-            if is_sent_piece_by_piece(result):
-                result = await Stream.begun(result, self.threads)
-        except asyncio.CancelledError:
-            if task in self._late:
-                task.uncancel()
-                raise HTTPException(
-                    504, f"handler timeout after {self._timeout_s:g} seconds"
-                ) from None
-            if task in self._deserted:
-                task.uncancel()
-                raise ClientGone from None
-            raise
+                result = await self.threads.run(_call, route.call, arguments, encode)
+            return result if type(result) is Answer else await self.begun(result)
         finally:
-            self.length -= 1
-            self._deadlines.over(task)
-            self._late.discard(task)
             if watch is not None:
                 watch.cancel()
-                self._deserted.discard(task)
+
+    async def begun(self, result: Any) -> Any:
+        """A result; the beginning of one that comes piece by piece."""
+        if is_sent_piece_by_piece(result):
+            return await Stream.begun(result, self.threads)
         return result
 
-    def _end_late(self, task: asyncio.Task[Any]) -> None:
-        self._late.add(task)
+    def _end_late(self, task: "asyncio.Task[Any]") -> None:
+        error = f"handler timeout after {self._timeout_s:g} seconds"
+        self._ended[task] = HTTPException(504, error)
         task.cancel()
 
-    async def _watch(self, task: asyncio.Task[Any], receive: Receive) -> None:
+    async def _watch(self, task: "asyncio.Task[Any]", receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._deserted.add(task)
+        self._ended[task] = ClientGone()
         task.cancel()
 
 

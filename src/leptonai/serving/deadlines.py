@@ -1,6 +1,7 @@
 """Ends calls that take too long, with one timer for all of them."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,25 +17,24 @@ class Deadlines:
     def __init__(self, timeout_s: float, end: Callable[[Task], None]) -> None:
         self._timeout_s = timeout_s
         self._end = end
-        self._due_s: dict[Task, float] = {}
+        self._began_s: dict[Task, float] = {}  # by time.perf_counter
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, task: Task, loop: asyncio.AbstractEventLoop) -> None:
-        due_s = loop.time() + self._timeout_s
-        self._due_s[task] = due_s
+    def begin(self, task: Task, began_s: float) -> None:
+        self._began_s[task] = began_s
         if self._timer is None:
-            self._timer = loop.call_at(due_s, self._look, loop)
+            self._timer = task.get_loop().call_later(self._timeout_s, self._look)
 
     def over(self, task: Task) -> None:
-        self._due_s.pop(task, None)
+        self._began_s.pop(task, None)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _look(self) -> None:
         self._timer = None
-        now_s = loop.time()
-        while self._due_s:
-            task, due_s = next(iter(self._due_s.items()))
-            if due_s > now_s:
-                self._timer = loop.call_at(due_s, self._look, loop)
+        while self._began_s:
+            task, began_s = next(iter(self._began_s.items()))
+            left_s = began_s + self._timeout_s - time.perf_counter()
+            if left_s > 0:
+                self._timer = task.get_loop().call_later(left_s, self._look)
                 return
-            del self._due_s[task]
+            del self._began_s[task]
             self._end(task)

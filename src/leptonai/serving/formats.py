@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from leptonai.errors import InvalidRequest
-from leptonai.serving.answers import NOTHING, Answer, as_plain, in_json, is_sent_piece_by_piece
+from leptonai.serving.answers import NOTHING, Answer, as_plain, in_json, is_value
 from leptonai.serving.responses import HTTPException
 
 MSGPACK = "application/msgpack"
@@ -81,7 +81,7 @@ def _encoder(format: str) -> Callable[[Any], Any]:
     def encoded(result: Any) -> Any:
         if result is None:
             return NOTHING
-        if callable(result) or is_sent_piece_by_piece(result):
+        if not is_value(type(result)):
             return result
         try:
             return Answer(200, encode(result), content_type)

@@ -27,6 +27,7 @@ Batch = Annotated[list[Item], _OF_A_BATCH]  # what a batched handler takes where
 
 _DECLARATION = "__photon_handler__"
 _MAX_QUERY_FIELDS = 1_000
+_JSON = (b"application/json", b"")
 _COLLECTIONS = (list, tuple, set, frozenset)
 
 
@@ -97,6 +98,7 @@ class Route:
     pattern: re.Pattern[str] | None  # of a path with {parts}
     call: Callable[..., Any]
     is_async: bool
+    is_direct: bool  # nothing is to be done around the call
     input_type: type[msgspec.Struct]
     path_fields: tuple[str, ...]
     returns: Any  # the annotation of the result; Any without one
@@ -123,7 +125,7 @@ class Route:
         """
         if self.declared.raw:
             return {self.input_type.__struct_fields__[0]: body}
-        format = format_of(content_type) if content_type else None
+        format = None if content_type in _JSON else format_of(content_type)
         try:
             if format is not None:
                 fields = decoded(body, format, self.input_type.__struct_fields__)
@@ -221,12 +223,16 @@ def _route(photon: object, name: str, declaration: Declaration) -> Route:
     unknown = sorted(set(path_fields) - set(input_type.__struct_fields__))
     if unknown:
         _refuse(cls, call, f"its path names {unknown}, which it does not take")
+    is_async = inspect.iscoroutinefunction(call)
     return Route(
         method=method,
         path=path,
         pattern=_pattern(path) if path_fields else None,
         call=call,
-        is_async=inspect.iscoroutinefunction(call),
+        is_async=is_async,
+        is_direct=is_async
+        and declaration.max_batch_size is None
+        and not declaration.cancel_on_disconnect,
         input_type=input_type,
         path_fields=path_fields,
         returns=hints.get("return", Any),

@@ -9,13 +9,14 @@ Source: https://github.com/kserve/open-inference-protocol and Triton's extension
 
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, TooLarge
 from leptonai.serving.answers import JSON, NOTHING, Answer
 from leptonai.serving.arrays import as_array
 from leptonai.serving.handlers import Route
@@ -29,6 +30,7 @@ _PATH = re.compile(
     r"/v2(?:/health/(?P<health>live|ready)|/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
     r"(?:/(?P<what>ready|infer))?)?/?"
 )
+MAX_UNPACKED_BYTES = 64 << 20  # of a compressed body
 _MAX_DIMENSIONS = 32  # numpy's
 
 # Their names of numpy's types; BYTES are texts or bytes of any length.
@@ -71,6 +73,7 @@ class Inference:
 
     def read(self, body: bytes, fields: Mapping[bytes, bytes]) -> "Asked":
         assert self.route is not None
+        body = _unpacked(body, fields.get(b"content-encoding", b"identity"))
         header_length = _header_length(fields, len(body))
         try:
             request = _DECODER.decode(body[:header_length])
@@ -199,10 +202,25 @@ def _defaults(route: Route) -> dict[str, Any]:
     return {field.name: field.default for field in fields if not field.required}
 
 
+def _unpacked(body: bytes, encoding: bytes) -> bytes:
+    if encoding == b"identity":
+        return body
+    if encoding not in (b"gzip", b"deflate"):
+        raise InvalidRequest(
+            f"bodies in {encoding.decode('latin-1')} are not read", hint="send gzip, or as it is"
+        )
+    reader = zlib.decompressobj(zlib.MAX_WBITS | 32)  # of either header
+    try:
+        unpacked = reader.decompress(body, MAX_UNPACKED_BYTES)
+    except zlib.error as error:
+        raise InvalidRequest(f"the body cannot be unpacked: {error}") from None
+    if reader.unconsumed_tail:
+        raise TooLarge(f"unpacked, the body is larger than {MAX_UNPACKED_BYTES} bytes")
+    return unpacked
+
+
 def _header_length(fields: Mapping[bytes, bytes], size: int) -> int:
     text = fields.get(HEADER_LENGTH)
-    if fields.get(b"content-encoding", b"identity") != b"identity":
-        raise InvalidRequest("compressed bodies are not read", hint="send it as it is")
     if text is None:
         return size
     if not text.isdigit() or int(text) > size:

@@ -9,6 +9,8 @@ Inputs are raw, as they were before the pipeline that the model learnt with, whi
 and is applied here: a row {"age": 31, "town": "Ulm"}, a text, an image as a file in base64 or as
 nested lists of pixels, or any array; one of them (but for arrays), or a list. A file may come as it
 is: ``curl --data-binary @seven.png …/predict/file``.
+
+Where a photon is packed there (`packing.py`), it is served in the model's place.
 """
 
 import os
@@ -20,9 +22,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, LeptonError
 from leptonai.serving.handlers import Batch
 from leptonai.serving.inputs import Images, Read, reader_of, warm_up
+from leptonai.serving.packing import is_packed, serve_packed
 from leptonai.serving.photon import Photon
 from leptonai.serving.predictions import Prediction, answer_together
 
@@ -158,7 +161,13 @@ def main() -> None:
     directory = os.environ.get("LEPTON_MODEL_DIR")
     if not directory:
         sys.exit("error: LEPTON_MODEL_DIR is not set\nhint: set it to a saved model's directory")
-    ModelServer(directory).launch()
+    if is_packed(Path(directory)):
+        try:
+            serve_packed(Path(directory))
+        except LeptonError as error:
+            sys.exit(f"error: {error.message}\nhint: {error.hint}")
+    else:
+        ModelServer(directory).launch()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from leptonai.serving.arrays import ARRAY, is_array
 from leptonai.serving.files import File, FileParam
 from leptonai.serving.handlers import Route
 
@@ -138,6 +139,10 @@ def _file_schema(kind: type) -> dict[str, Any]:
     raise NotImplementedError
 
 
+def _result_schema(kind: type) -> dict[str, Any]:
+    return _file_schema(kind) if issubclass(kind, File | FileParam) else {"title": kind.__name__}
+
+
 def _is_response(returns: Any) -> bool:
     return inspect.isclass(returns) and hasattr(returns, "media_type")
 
@@ -149,9 +154,13 @@ def _is_stream(route: Route) -> bool:
 def _output_schema(route: Route) -> tuple[dict[str, Any], dict[str, Any]]:
     if _is_response(route.returns) or _is_stream(route):
         return {}, {}
-    (schema,), more = msgspec.json.schema_components(
-        [route.returns], ref_template=_REFERENCE, schema_hook=lambda _: {}
-    )
+    returns = ARRAY if is_array(route.returns) else route.returns
+    try:
+        (schema,), more = msgspec.json.schema_components(
+            [returns], ref_template=_REFERENCE, schema_hook=_result_schema
+        )
+    except TypeError:  # an annotation for people: what is returned shows whether it can be sent
+        return {}, {}
     return schema, more
 
 

@@ -14,16 +14,15 @@ class RequestMetrics:
     """Bounded: its labels are the handlers, their methods, and the statuses they answered."""
 
     def __init__(self) -> None:
-        self._requests: dict[tuple[str, str, int], int] = {}
         self._latencies: dict[tuple[str, str], _Histogram] = {}
 
     def observe(self, handler: str, method: str, status: int, seconds: float) -> None:
-        key = (handler, method, status)
-        self._requests[key] = self._requests.get(key, 0) + 1
         histogram = self._latencies.get((handler, method))
         if histogram is None:
             histogram = self._latencies[handler, method] = _Histogram()
-        histogram.observe(seconds)
+        histogram.statuses[status] = histogram.statuses.get(status, 0) + 1
+        histogram.counts[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
+        histogram.seconds += seconds
 
     def text(self, queue_length: int) -> str:
         return "\n".join(self._lines(queue_length)) + "\n"
@@ -31,9 +30,10 @@ class RequestMetrics:
     def _lines(self, queue_length: int) -> Iterator[str]:
         yield "# HELP http_requests_total Requests answered."
         yield "# TYPE http_requests_total counter"
-        for (handler, method, status), count in sorted(self._requests.items()):
-            labels = f'handler="{handler}",method="{method}",status="{status}"'
-            yield f"http_requests_total{{{labels}}} {count}"
+        for (handler, method), histogram in sorted(self._latencies.items()):
+            for status, count in sorted(histogram.statuses.items()):
+                labels = f'handler="{handler}",method="{method}",status="{status}"'
+                yield f"http_requests_total{{{labels}}} {count}"
         yield "# HELP http_request_duration_seconds From a request's head to its answer."
         yield "# TYPE http_request_duration_seconds histogram"
         for (handler, method), histogram in sorted(self._latencies.items()):
@@ -44,15 +44,12 @@ class RequestMetrics:
 
 
 class _Histogram:
-    __slots__ = ("counts", "seconds")
+    __slots__ = ("counts", "seconds", "statuses")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(LATENCY_BUCKETS_S) + 1)  # the last: longer than every bucket
         self.seconds = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
-        self.seconds += seconds
+        self.statuses: dict[int, int] = {}
 
     def lines(self, labels: str) -> Iterator[str]:
         total = 0

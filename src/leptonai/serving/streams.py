@@ -8,9 +8,8 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
-from leptonai.errors import LeptonError
-from leptonai.serving.answers import JSON
-from leptonai.serving.responses import HTTPException, Receive, Send
+from leptonai.serving.answers import JSON, refusal
+from leptonai.serving.responses import Receive, Send
 from leptonai.serving.threads import Threads
 
 EVENTS = b"text/event-stream"
@@ -57,8 +56,7 @@ class Stream:
                 except Exception as error:
                     if not as_events:
                         raise
-                    log.exception("a stream failed")
-                    await send(_body(b"event: error\n" + _event({"error": _told(error)})))
+                    await send(_body(b"event: error\ndata: " + _told(error) + b"\n\n"))
                 await send({"type": "http.response.body", "body": b""})
         finally:
             gone.cancel()
@@ -103,10 +101,12 @@ def _body(chunk: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": chunk, "more_body": True}
 
 
-def _told(error: Exception) -> Any:
-    if isinstance(error, HTTPException):
-        return error.detail
-    return error.message if isinstance(error, LeptonError) else str(error) or type(error).__name__
+def _told(error: Exception) -> bytes:
+    known = refusal(error)
+    if known is not None:
+        return known.body
+    log.error("a stream failed", exc_info=error)
+    return JSON.encode({"error": str(error) or type(error).__name__})
 
 
 def _content_type(first: Any) -> bytes:

@@ -1,0 +1,275 @@
+"""`leptonai photon`: model servers that are written as classes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leptonai.cli.groups import Group
+from leptonai.cli.output import age, print_json, print_table, say
+from leptonai.cli.progress import Progress
+from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, given, output_option
+from leptonai.errors import InvalidRequest, NotFound
+from leptonai.spec.names import check_name
+
+if TYPE_CHECKING:
+    from leptonai.client import LeptonClient
+    from leptonai.serving.packing import Packed
+    from leptonai.spec.artifacts import Artifact
+
+photon = Group(
+    name="photon",
+    help="Pack model servers that are written as classes, and run them.",
+    example="""\
+leptonai photon create -n counter -m counter.py:Counter
+leptonai photon run -n counter --local --port 9000
+leptonai photon run -n counter""",
+)
+
+_model_option = click.option(
+    "-m", "--model", "reference", metavar="FILE.py[:Class]", help="Where its class is written."
+)
+_name_option = click.option("-n", "--name", required=True, help="Of the photon.")
+
+
+@photon.does("create", example="leptonai photon create -n counter -m counter.py:Counter")
+@_name_option
+@click.option(
+    "-m",
+    "--model",
+    "reference",
+    required=True,
+    metavar="FILE.py[:Class]",
+    help="Where its class is written.",
+)
+@output_option
+def create(name: str, reference: str, output: str) -> None:
+    """Pack a photon on this machine: its source, and what it requires.
+
+    The file is run, to learn what its class asks for.
+    """
+    packed = _pack(name, reference)
+    if output == "json":
+        print_json(packed)
+    else:
+        click.echo(str(_folder(name)))
+        say(f"next: leptonai photon run -n {name}")
+
+
+@photon.does("push", example="leptonai photon push -n counter")
+@_name_option
+@output_option
+def push(name: str, output: str) -> None:
+    """Register a packed photon as the next version of its name."""
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        made = _push(client, name)
+    print_json(made) if output == "json" else click.echo(made.reference)
+
+
+@photon.does("list", example="leptonai photon list\nleptonai photon list --local")
+@click.option("--local", is_flag=True, help="Those that are packed on this machine.")
+@output_option
+def list_(local: bool, output: str) -> None:
+    """List the registered ones."""
+    if local:
+        names = sorted(each.parent.name for each in _home().glob("*/photon.json"))
+        if output == "json":
+            print_json([{"name": name, "directory": str(_folder(name))} for name in names])
+        elif names:
+            print_table(("PHOTON", "DIRECTORY"), [(name, str(_folder(name))) for name in names])
+        else:
+            say("none is packed here; make one: leptonai photon create -n NAME -m FILE.py")
+        return
+    from leptonai.serving.packing import FORMAT
+
+    with connect() as client:
+        found = [each for each in client.models.list() if each.spec.format == FORMAT]
+    if output == "json":
+        print_json(found)
+    elif found:
+        rows = [
+            (
+                each.reference,
+                str(each.spec.attributes.get("class", "")),
+                ", ".join(each.spec.attributes.get("requirement_dependency", ())),
+                age(each.metadata.created_at),
+            )
+            for each in found
+        ]
+        print_table(("PHOTON", "CLASS", "REQUIRES", "AGE"), rows)
+    else:
+        say("no photons yet; make one: leptonai photon run -n NAME -m FILE.py")
+
+
+@photon.does(
+    "run",
+    example="""\
+leptonai photon run -n counter -m counter.py:Counter
+leptonai photon run -n counter --local --port 9000""",
+)
+@_name_option
+@_model_option
+@click.option("--local", is_flag=True, help="On this machine, in this terminal.")
+@click.option("--port", type=click.IntRange(1, 65535), help="With --local: 8080 if not given.")
+@click.option("--replicas", type=click.IntRange(min=0), help="How many; 1 if not given.")
+@click.option("-rs", "--resource-shape", metavar="SHAPE", help="A named amount: cpu.small.")
+@click.option("--public", is_flag=True, help="Let everybody in, without a token.")
+@output_option
+def run(
+    name: str,
+    reference: str | None,
+    local: bool,
+    port: int | None,
+    replicas: int | None,
+    resource_shape: str | None,
+    public: bool,
+    output: str,
+) -> None:
+    """Serve a photon as an endpoint of its name; with --local, here."""
+    from leptonai.serving.packing import serve_packed
+
+    if port is not None and not local:
+        raise click.UsageError("--port goes with --local: the platform chooses an endpoint's port")
+    if reference is not None:
+        _pack(name, reference)
+    if local:
+        serve_packed(_packed_folder(name), port=port)
+        return
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        if (_folder(name) / "photon.json").exists():
+            version = _push(client, name)
+        else:
+            version = registered_photon(client, name)
+        made = client.endpoints.create(
+            _endpoint(name, version, given(resource_shape=resource_shape), replicas, public)
+        )
+    if output == "json":
+        print_json(made)
+        return
+    click.echo(made.status.endpoint.external_endpoint if made.status else name)
+    say(f"next: leptonai endpoint why {name}")
+
+
+@photon.does("remove", example="leptonai photon remove counter@1\nleptonai photon remove counter")
+@click.option("--local", is_flag=True, help="What is packed on this machine.")
+@output_option
+@click.argument("references", nargs=-1, required=True, metavar="NAME[@VERSION]...")
+def remove(local: bool, output: str, references: tuple[str, ...]) -> None:
+    """Forget a version, or all versions of a name."""
+    if local:
+        for name in references:
+            shutil.rmtree(_packed_folder(name))
+    else:
+        with connect() as client:
+            for reference in references:
+                registered_photon(client, reference)
+                client.models.remove(reference)
+    if output == "json":
+        print_json([{"reference": each, "action": "removed"} for each in references])
+    else:
+        for reference in references:
+            click.echo(f"removed {reference}")
+
+
+def registered_photon(client: LeptonClient, reference: str) -> Artifact:
+    """
+    Raises:
+        InvalidRequest: it is a model.
+        NotFound: nothing of this name is registered.
+    """
+    from leptonai.serving.packing import FORMAT
+
+    found = client.models.get(reference)
+    if found.spec.format != FORMAT:
+        raise InvalidRequest(
+            f"{reference} is a model, not a photon", hint="see `leptonai photon list`"
+        )
+    return found
+
+
+def _pack(name: str, reference: str) -> Packed:
+    from leptonai.serving.packing import pack
+
+    check_name(name, "photon")
+    folder = _folder(name)
+    making = folder.with_name(f".{name}")  # what fails leaves the old one
+    shutil.rmtree(making, ignore_errors=True)
+    try:
+        packed = pack(reference, making, name)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    making.rename(folder)
+    return packed
+
+
+def _push(client: LeptonClient, name: str) -> Artifact:
+    from leptonai.serving.packing import FORMAT, read_packed
+
+    folder = _packed_folder(name)
+    packed = read_packed(folder)
+    facts: dict[str, Any] = {
+        "class": packed.photon,
+        "requirement_dependency": packed.requirement_dependency,
+        "system_dependency": packed.system_dependency,
+        "deployment_template": packed.deployment_template,
+    }
+    with Progress("storing", interrupted="nothing was registered") as progress:
+        return client.models.push(name, folder, format=FORMAT, attributes=facts, progress=progress)
+
+
+def _endpoint(
+    name: str, version: Artifact, resources: Any, replicas: int | None, public: bool
+) -> Any:
+    """The photon's own template, and over it what was asked for."""
+    from leptonai.cli.requested import endpoint_of, read_endpoint
+    from leptonai.cli.session import variables
+    from leptonai.serving.packing import template_variables
+
+    template = version.spec.attributes.get("deployment_template") or {}
+    shape = template.get("resource_shape")
+    envs = tuple(f"{name}={value}" for name, value in template_variables(template).items())
+    secrets = tuple(str(secret) for secret in template.get("secret") or ())
+    return endpoint_of(
+        read_endpoint(None),
+        name=name,
+        labels={},
+        model=version.reference,
+        command=(),
+        image=None,
+        port=None,
+        replicas=replicas,
+        tokens=(),
+        public=public,
+        health_path=None,
+        priority=None,
+        envs=variables(envs, secrets),
+        resources={**({"resource_shape": shape} if shape else {}), **resources},
+    )
+
+
+def _home() -> Path:
+    import os
+
+    from leptonai.client.connection import lepton_home
+
+    return lepton_home(os.environ) / "photons"
+
+
+def _folder(name: str) -> Path:
+    check_name(name, "photon")
+    return _home() / name
+
+
+def _packed_folder(name: str) -> Path:
+    folder = _folder(name)
+    if not (folder / "photon.json").exists():
+        raise NotFound(
+            f"no photon called {name} is packed on this machine",
+            hint=f"make one: leptonai photon create -n {name} -m FILE.py",
+        )
+    return folder

@@ -1,0 +1,49 @@
+"""A photon out of the file that its class is written in."""
+
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+
+from leptonai.errors import InvalidRequest, NotFound
+from leptonai.serving.photon import Photon
+
+
+def load(reference: str) -> type[Photon]:
+    """The photon that ``FILE.py`` holds, or ``FILE.py:Class`` where it holds several.
+
+    The file is run, as a program of its name would be.
+    """
+    path, _, wanted = reference.partition(":")
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise NotFound(f"there is no file {path}", hint="say FILE.py, or FILE.py:Class")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise InvalidRequest(f"{path} is not a Python file", hint="say FILE.py, or FILE.py:Class")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    sys.path.insert(0, str(file.parent))
+    spec.loader.exec_module(module)
+    found = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, Photon)
+        and value.__module__ == module.__name__
+    }
+    if wanted:
+        if wanted not in found:
+            raise NotFound(
+                f"{path} holds no photon called {wanted}",
+                hint=f"it holds {', '.join(found) or 'none: subclass leptonai.photon.Photon'}",
+            )
+        return found[wanted]
+    if len(found) != 1:
+        raise InvalidRequest(
+            f"{path} holds {len(found)} photons",
+            hint=f"say which: {', '.join(f'{path}:{name}' for name in found)}"
+            if found
+            else "subclass leptonai.photon.Photon in it",
+        )
+    return next(iter(found.values()))

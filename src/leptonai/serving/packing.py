@@ -1,0 +1,140 @@
+"""A photon as a directory: its source, and what is known of it without running that. No pickles."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from leptonai.errors import InvalidRequest
+from leptonai.serving.environment import python_with
+from leptonai.serving.loading import load
+from leptonai.serving.photon import Photon
+
+FORMAT = "photon"  # of the version that it is registered as
+METADATA_FILE = "photon.json"
+
+_PREPARED = "LEPTON_PHOTON_PREPARED"  # set where its environment is the current one
+
+
+class Packed(msgspec.Struct, kw_only=True, frozen=True):
+    """What `METADATA_FILE` says."""
+
+    name: str
+    file: str
+    photon: str  # the class
+    requirement_dependency: list[str] = []
+    system_dependency: list[str] = []
+    deployment_template: dict[str, Any] = {}
+    extra_files: list[str] = []
+
+
+def pack(reference: str, directory: Path, name: str) -> Packed:
+    """Lay the photon of ``FILE.py[:Class]`` down in an empty or missing directory.
+
+    Its file is run, to learn what its class asks for.
+
+    Raises:
+        NotFound: there is no such file or class.
+        InvalidRequest: what it asks for cannot be packed.
+    """
+    photon = load(reference)
+    file = Path(reference.partition(":")[0]).resolve()
+    extra_files = [_relative(each, file.parent) for each in photon.extra_files]
+    packed = Packed(
+        name=name,
+        file=file.name,
+        photon=photon.__name__,
+        requirement_dependency=_lines(photon, "requirement_dependency"),
+        system_dependency=_lines(photon, "system_dependency"),
+        deployment_template=_plain(photon.deployment_template),
+        extra_files=extra_files,
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    for each in (file.name, *extra_files):
+        there = directory / each
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file.parent / each, there)
+    (directory / METADATA_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(packed)))
+    return packed
+
+
+def is_packed(directory: Path) -> bool:
+    return (directory / METADATA_FILE).is_file()
+
+
+def read_packed(directory: Path) -> Packed:
+    """
+    Raises:
+        InvalidRequest: there is none, or it is damaged.
+    """
+    try:
+        packed = msgspec.json.decode((directory / METADATA_FILE).read_bytes(), type=Packed)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InvalidRequest(
+            f"{directory} holds no photon: {error}", hint="make one: leptonai photon create"
+        ) from None
+    _relative(packed.file, directory)
+    return packed
+
+
+def serve_packed(directory: Path, host: str | None = None, port: int | None = None) -> None:
+    """Serve it until SIGTERM, in an environment that has what it requires.
+
+    Where it requires packages this process becomes one of that environment.
+    """
+    packed = read_packed(directory)
+    if packed.requirement_dependency and _PREPARED not in os.environ:
+        python = python_with(packed.requirement_dependency)
+        environ = {**os.environ, _PREPARED: "1", "LEPTON_MODEL_DIR": str(directory)}
+        if host is not None:
+            environ["LEPTON_BIND"] = host
+        if port is not None:
+            environ["PORT"] = str(port)
+        sys.stdout.flush()
+        arguments = [str(python), "-m", "leptonai.serving.model"]
+        os.execve(python, arguments, environ)  # noqa: S606  # no shell is what we want
+    for name, value in template_variables(packed.deployment_template).items():
+        os.environ.setdefault(name, value)
+    load(f"{directory / packed.file}:{packed.photon}")().launch(host, port)
+
+
+def template_variables(template: Mapping[str, Any]) -> dict[str, str]:
+    """Those of a deployment template that have a value of their own."""
+    found = template.get("env") or {}
+    return {name: str(value) for name, value in found.items() if value != "PLEASE_ENTER_YOUR_ENV"}
+
+
+def _lines(photon: type[Photon], attribute: str) -> list[str]:
+    found: Sequence[Any] | None = getattr(photon, attribute)
+    if isinstance(found, str) or not all(isinstance(line, str) for line in found or ()):
+        raise InvalidRequest(
+            f"{photon.__name__}.{attribute} is no list of texts", hint='for example ["numpy>=2"]'
+        )
+    return [line.strip() for line in found or () if line.strip()]
+
+
+def _relative(path: str, folder: Path) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or not (folder / pure).is_file():
+        raise InvalidRequest(
+            f"{path} is not a file beside the photon", hint="name files relative to its own"
+        )
+    if pure.name == METADATA_FILE:
+        raise InvalidRequest(f"{METADATA_FILE} is the name of what Lepton itself writes")
+    return str(pure)
+
+
+def _plain(template: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        found = msgspec.json.decode(msgspec.json.encode(dict(template)))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(
+            f"deployment_template cannot be written down: {error}",
+            hint='{"resource_shape": …, "env": {…}, "secret": […]}',
+        ) from None
+    assert isinstance(found, dict)
+    return found
