@@ -205,13 +205,24 @@ def test_the_rows_of_a_csv(make):
     ]
 
 
-def test_rows_are_found_across_blocks(make, monkeypatch):
+@pytest.mark.parametrize("block_bytes", [1, 2, 7])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n\r\n"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["1,é", '2,"x\ny,z"', "3,", "44,looooooooong ü"],
+        ["1,é", "", "3,", "44,looooooooong ü"],  # without quotes
+    ],
+)
+def test_rows_are_found_across_blocks(make, monkeypatch, rows, end, block_bytes):
     import leptonai.data.tables as tables
 
-    monkeypatch.setattr(tables, "BLOCK_BYTES", 7)
-    rows = ["1,é", '2,"x\ny,z"', "3,", "44,looooooooong ü"]
-    version = make(t_csv="\n".join(["a,b", *rows]) + "\n")
-    assert [each.decode() for each in samples(version)] == rows
+    monkeypatch.setattr(tables, "SCANNED_BYTES", block_bytes)
+    text = "\n".join(["a,b", *rows])
+    version = make(t_csv=text + end)
+    assert [each.decode() for each in samples(version)] == [row for row in rows if row]
+    with pytest.raises(InvalidRequest, match=rf"t\.csv:{text.count(chr(10)) + 2}: 3 fields"):
+        make(t_csv=f"{text}\n5,6,7{end}")
 
 
 def test_semicolons_and_tabs_divide_too(make):

@@ -23,6 +23,7 @@ from leptonai.data.walk import Listing
 from leptonai.errors import InvalidRequest
 
 BLOCK_BYTES = 4 << 20  # of a table looked at at once
+SCANNED_BYTES = 256 << 10  # the same, where several passes are made: what the cache holds
 GUESSED_ROWS = 1000  # of each file, that the types are guessed by
 GUESSED_AT_ONCE = 32  # rows from all over: with each the system maps up to 2 MiB around it
 MAX_COLUMNS = 10_000
@@ -83,11 +84,11 @@ def check_text(path: str, content: Content) -> None:
     """
     view = memoryview(content)
     decoder = codecs.getincrementaldecoder("utf-8")()
-    for at in range(0, len(view), BLOCK_BYTES):
+    for at in range(0, len(view), SCANNED_BYTES):
         pending = len(decoder.getstate()[0])  # of a character that the last block ended inside of
-        last = at + BLOCK_BYTES >= len(view)
+        last = at + SCANNED_BYTES >= len(view)
         try:
-            decoder.decode(view[at : at + BLOCK_BYTES], last)
+            decoder.decode(view[at : at + SCANNED_BYTES], last)
         except UnicodeDecodeError as wrong:
             line = 1 + _count(view[: max(0, at - pending + wrong.start)], NEWLINE)
             raise InvalidRequest(
@@ -212,37 +213,42 @@ def _rows_by_block(view: memoryview, delimiter: int) -> Iterator[tuple[Array, Ar
     """
     parity, carried, line, before_block = 0, 0, 1, 0
     start, start_line = 0, 1  # of the row that the block begins inside of
-    for at in range(0, len(view), BLOCK_BYTES):
-        block = np.frombuffer(view[at : at + BLOCK_BYTES], np.uint8)
-        newline, comma = block == NEWLINE, block == delimiter
-        all_newlines = np.flatnonzero(newline)
+    for at in range(0, len(view), SCANNED_BYTES):
+        block = np.frombuffer(view[at : at + SCANNED_BYTES], np.uint8)
+        newline = block == NEWLINE
+        marked = newline | (block == delimiter)
         quotes = block == QUOTE
+        all_newlines: Array | None = None  # where some end no row
         if parity or quotes.any():
             inside = ((np.cumsum(quotes, dtype=np.uint8) + parity) & 1).astype(bool)
             parity = int(inside[-1])
-            newline &= ~inside
-            comma &= ~inside
-        end = np.flatnonzero(newline)
+            marked &= ~inside
+            all_newlines = np.flatnonzero(newline)
+        marks = np.flatnonzero(marked)
+        nth = np.flatnonzero(newline[marks])  # of the marks are ends of rows
+        end = marks[nth]
+        lines = len(end) if all_newlines is None else len(all_newlines)
         if at + len(block) == len(view) and (not len(end) or end[-1] != len(block) - 1):
-            end = np.append(end, len(block))  # the last line has no end
-        commas = np.flatnonzero(comma)
+            end, nth = np.append(end, len(block)), np.append(nth, len(marks))  # it has none
         if len(end):
-            before = np.searchsorted(commas, end)
-            count = np.diff(before, prepend=0)
+            count = np.diff(nth, prepend=-1) - 1
             count[0] += carried
-            carried = len(commas) - int(before[-1])
+            carried = len(marks) - int(nth[-1]) - 1
             begins = np.concatenate([[start], end[:-1] + (at + 1)])
             last = block[np.maximum(end - 1, 0)]
             if end[0] == 0:
                 last[0] = before_block
             lengths = end + at - begins
             lengths -= (last == RETURN) & (lengths > 0)
-            next_lines = line + np.searchsorted(all_newlines, end) + 1
+            before = (
+                np.arange(len(end)) if all_newlines is None else np.searchsorted(all_newlines, end)
+            )
+            next_lines = line + before + 1
             yield begins, lengths, count, np.concatenate([[start_line], next_lines[:-1]])
             start, start_line = int(end[-1]) + at + 1, int(next_lines[-1])
         else:
-            carried += len(commas)
-        line += len(all_newlines)
+            carried += len(marks)
+        line += lines
         before_block = int(block[-1])
         _give_back(view)
 

@@ -87,7 +87,8 @@ class Tokenise(Step, frozen=True, kw_only=True, tag="tokenise"):
 
     def fit(self, training: Training) -> Learnt:
         """Equal texts in equal order teach equal vocabularies; unigram ones nearly equal: its
-        trainer adds up in the order of a hash table, and a few pieces may differ."""
+        trainer adds up in the order of a hash table whose seed cannot be set, and a few pieces may
+        differ. What is fitted gives equal tokens everywhere: keep it, and do not fit it again."""
         if self.tokenizer is not None:
             tokenizer, written = _parsed(self.tokenizer), {}
         else:
