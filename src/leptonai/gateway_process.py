@@ -39,6 +39,7 @@ class Record:
     port: int
     control_url: str
     version: str
+    access_log: bool = False
 
     @property
     def process(self) -> Process:
@@ -48,11 +49,14 @@ class Record:
 class GatewayProcess:
     """Its listening socket is ours too, so that no caller is refused while it starts again."""
 
-    def __init__(self, home: Home, *, host: str, port: int, control_url: str) -> None:
+    def __init__(
+        self, home: Home, *, host: str, port: int, control_url: str, access_log: bool = False
+    ) -> None:
         self._home = home
         self._host = host
         self._asked_port = port
         self._control_url = control_url
+        self._access_log = access_log
         self._listening: socket.socket | None = None
         self._lifeline: socket.socket | None = None  # closed by it when it takes no more callers
         self._process = Process(0, "")
@@ -74,10 +78,11 @@ class GatewayProcess:
             self._spawn()
             return
         port = self._asked_port or left.port
-        if (self._host, port) == (left.host, left.port):
+        asked = (self._control_url, __version__, self._access_log)
+        same_place = (self._host, port) == (left.host, left.port)
+        if same_place:
             self._take_socket(left.process)
-        asked = (self._host, port, self._control_url, __version__)
-        if asked == (left.host, left.port, left.control_url, left.version):
+        if same_place and asked == (left.control_url, left.version, left.access_log):
             self._process, self.port = left.process, left.port
             return
         if self._listening is None:
@@ -158,6 +163,7 @@ class GatewayProcess:
                         *("--fd", str(descriptor), "--starter-fd", str(its.fileno())),
                         *("--control-url", self._control_url),
                         *("--token-file", str(self._home.gateway_token_file)),
+                        *(["--access-log"] if self._access_log else []),
                     ],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -174,6 +180,7 @@ class GatewayProcess:
                 port=self.port,
                 control_url=self._control_url,
                 version=__version__,
+                access_log=self._access_log,
             )
             replace_file(self._home.gateway_record, json.dumps(asdict(record)))
             ours.send(b"\n")

@@ -112,6 +112,10 @@ class Home:
         return self.path / "logs" / "control.log"
 
     @property
+    def access_log(self) -> Path:
+        return self.path / "logs" / "access.log"
+
+    @property
     def gateway_log(self) -> Path:
         return self.path / "logs" / "gateway.log"
 

@@ -238,6 +238,7 @@ class Gateway:
             "control_url": control_url,
             "token_file": str(token_file),
             "fd": listener.fileno(),
+            "access_log": bool(limits.pop("access_log", False)),
             "limits": limits,
         }
         with self.log.open("ab") as log:

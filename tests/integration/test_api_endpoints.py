@@ -171,3 +171,27 @@ async def test_a_model_means_its_newest_version_when_the_endpoint_is_written(api
     unknown = {"metadata": {"id": "x"}, "spec": {"model": "cnn@3"}}
     answer = await api.call("POST", "/deployments", json=unknown)
     assert (answer.status_code, answer.json()["hint"]) == (404, "There are cnn@1, cnn@2.")
+
+
+@with_api
+async def test_a_domain_is_one_endpoints_own(api):
+    asked = {"gateway": {"domains": ["models.example.org"]}}
+    made = await api.call("POST", "/deployments", json=an_endpoint("a", **asked))
+    assert made.status_code == 200, made.text
+    taken = await api.call("POST", "/deployments", json=an_endpoint("b", **asked))
+    assert (taken.status_code, taken.json()["code"]) == (409, "AlreadyExists")
+    again = await api.call(
+        "PATCH", "/deployments/a", json={"spec": {"gateway": {"retry": "never"}}}
+    )
+    assert again.json()["spec"]["gateway"] == asked["gateway"] | {"retry": "never"}
+    for settings in (
+        {"domains": ["e.default.localhost"]},
+        {"domains": ["no domain"]},
+        {"balance": {"by": "header"}},
+        {"balance": {"by": "header", "name": "a\r\nb"}},
+        {"rate_limit": {"requests_per_minute": 0}},
+        {"hold": {"max_seconds": 10**9}},
+        {"retry": "sometimes"},
+    ):
+        refused = await api.call("POST", "/deployments", json=an_endpoint("c", gateway=settings))
+        assert refused.status_code == 400, settings

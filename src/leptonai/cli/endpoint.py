@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leptonai.cli.gateway_options import gateway_options, gateway_patch
 from leptonai.cli.groups import Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, say
 from leptonai.cli.session import (
@@ -53,6 +54,7 @@ leptonai endpoint update digits --replicas 2""",
 leptonai endpoint create -n digits --model digits-cnn --replicas 2
 leptonai endpoint create -n digits --model digits-cnn@production
 leptonai endpoint create -n files --port 8000 --command 'python -m http.server $PORT'
+leptonai endpoint create -n chat --model tiny-chat --rate-limit 60 --token-limit 20000
 leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token -- \\
     python serve.py""",
 )
@@ -67,6 +69,7 @@ leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token
 @resource_options
 @environment_options
 @priority_option
+@gateway_options
 @click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
 @click.option(
     "-f",
@@ -106,6 +109,7 @@ def create(
     timeout: float | None,
     output: str,
     command: tuple[str, ...],
+    **gateway: Any,
 ) -> None:
     """Create an endpoint, from a registered model or from a command.
 
@@ -135,6 +139,7 @@ def create(
             accelerator_type=gpu_type,
         ),
     )
+    asked = _with_gateway(asked, gateway_patch(gateway))
     directory = existing_directory(workdir) if workdir is not None else None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if asked.spec.model is not None:
@@ -237,6 +242,8 @@ def log(follow: bool, replica: str | None, output: str, name: str) -> None:
     example="""\
 leptonai endpoint update digits --replicas 2
 leptonai endpoint update digits --model digits-cnn@2
+leptonai endpoint update digits --retry always --balance cookie
+leptonai endpoint update digits --domain digits.example.org
 leptonai endpoint update digits --replicas 0         # stops it""",
 )
 @click.option("--model", metavar="NAME[@VERSION|@ALIAS]", help="Serve this registered model.")
@@ -248,6 +255,7 @@ leptonai endpoint update digits --replicas 0         # stops it""",
 @resource_options
 @environment_options
 @priority_option
+@gateway_options
 @output_option
 @click.argument("name")
 def update(
@@ -269,6 +277,7 @@ def update(
     priority: str | None,
     output: str,
     name: str,
+    **gateway: Any,
 ) -> None:
     """Change an endpoint. Replicas are replaced one after another where that is needed."""
     from leptonai.cli.requested import merged_variables
@@ -296,6 +305,7 @@ def update(
             resource_requirement=resources or None,
             container=container or None,
             queue_config=None if priority is None else {"priority_class": priority},
+            gateway=gateway_patch(gateway) or None,
         )
     )
     if shell_command is not None and model is None:
@@ -441,3 +451,21 @@ def _with(asked: LeptonDeployment, **changes: Any) -> LeptonDeployment:
     import msgspec
 
     return msgspec.structs.replace(asked, spec=msgspec.structs.replace(asked.spec, **changes))
+
+
+def _with_gateway(asked: LeptonDeployment, patch: dict[str, Any]) -> LeptonDeployment:
+    """Flags override what the file says."""
+    if not patch:
+        return asked
+    import msgspec
+
+    from leptonai.spec.gateway import GatewaySettings
+
+    settings = msgspec.to_builtins(asked.spec.gateway) if asked.spec.gateway else {}
+    for name, value in patch.items():
+        old = settings.get(name)
+        settings[name] = {**old, **value} if isinstance(old, dict) and name != "balance" else value
+    try:
+        return _with(asked, gateway=msgspec.convert(settings, GatewaySettings))
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(str(error), hint="see `leptonai endpoint create --help`") from None

@@ -9,10 +9,11 @@ from msgspec.structs import replace
 from leptonai.control.api.context import World
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
-from leptonai.core.records import Model, Node, NodeState, Program, Secret
+from leptonai.core.records import Endpoint, Model, Node, NodeState, Program, Secret
+from leptonai.core.routing import domain_owners
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
 from leptonai.core.shapes import gpu_type_of, requested_by
-from leptonai.errors import InvalidRequest, NotFound, Unsatisfiable
+from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, Unsatisfiable
 from leptonai.ports.store import Query
 from leptonai.security.permissions import require, resource_of
 from leptonai.spec.artifacts import LATEST
@@ -27,6 +28,7 @@ from leptonai.spec.containers import (
     StorageAttachment,
 )
 from leptonai.spec.endpoints import EndpointSpec
+from leptonai.spec.gateway import GatewaySettings
 from leptonai.spec.jobs import JobSpec
 from leptonai.spec.names import check_env_name, check_label
 
@@ -95,7 +97,7 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
 
 
 async def checked_endpoint(
-    world: World, principal: Principal, workspace: str, spec: EndpointSpec
+    world: World, principal: Principal, workspace: str, name: str, spec: EndpointSpec
 ) -> tuple[EndpointSpec, str]:
     """The spec, with the exact GPU type that its shape means; and its model's digest, or ""."""
     if spec.model is None:
@@ -112,6 +114,7 @@ async def checked_endpoint(
             hint="Raise one or lower the other.",
         )
     _check_letting_in(spec)
+    await _check_gateway(world, workspace, name, spec.gateway)
     _check_priority(spec.queue_config)
     _check_storage(spec.mounts, spec.storage_attachments, spec.reservation_config)
     readiness = spec.health.readiness if spec.health else None
@@ -291,6 +294,33 @@ def _check_letting_in(spec: EndpointSpec) -> None:
                 f"spec.auth_config.ip_allowlist: {address[:60]!r} is no address",
                 hint="Use addresses like 10.0.0.7, or networks like 10.0.0.0/8.",
             ) from None
+
+
+async def _check_gateway(
+    world: World, workspace: str, name: str, settings: GatewaySettings | None
+) -> None:
+    if settings is None:
+        return
+    balance = settings.balance
+    if balance is not None and balance.by == "header" and not balance.name:
+        raise InvalidRequest(
+            "spec.gateway.balance.name: by which header?", hint='For example "x-user".'
+        )
+    if not settings.domains:
+        return
+    owners = domain_owners(await world.store.find(Endpoint, Query()))
+    for host in settings.domains:
+        owner = owners.get(host.lower())
+        if owner is not None and (owner.workspace, owner.name) != (workspace, name):
+            raise AlreadyExists(
+                f"spec.gateway.domains: {host} belongs to another endpoint",
+                hint="Choose another, or take it from that endpoint first.",
+            )
+        if host.lower().endswith(".localhost"):
+            raise InvalidRequest(
+                f"spec.gateway.domains: {host} is the platform's own",
+                hint="Every endpoint is at NAME.WORKSPACE.localhost anyway.",
+            )
 
 
 def _check_seconds(field: str, value: int | None, most: int) -> None:

@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--token-file", type=Path, required=True, help="for the control plane")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8421)
+    parser.add_argument("--access-log", action="store_true", help="one line for each request")
     parser.add_argument("--fd", type=int, help="a bound socket, instead of --host and --port")
     parser.add_argument(
         "--starter-fd",
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         port=given.port,
         fd=given.fd,
         starter=starter,
+        access_log=given.access_log,
     )
     try:
         run(config)

@@ -14,6 +14,7 @@ from leptonai.errors import LeptonError, Unavailable
 from leptonai.home import Home
 from leptonai.log_files import keep_bounded
 
+from .access_log import AccessLog
 from .control_plane import ControlPlane
 from .downstream import ClientConnection
 from .follow import Follower
@@ -41,6 +42,7 @@ class Config:
     port: int = 8421
     fd: int | None = None
     starter: socket.socket | None = None
+    access_log: bool = False  # a line for each request, in the home's logs
     limits: Limits = field(default_factory=Limits)
 
 
@@ -52,6 +54,8 @@ async def serve(config: Config) -> None:
     """
     loop = asyncio.get_running_loop()
     gateway = Gateway(loop, config.limits)
+    if config.access_log:
+        gateway.access_log = AccessLog(gateway, Home(config.home).access_log)
     control_plane = ControlPlane(config.control_url, config.token_file)
     follower = Follower(gateway, control_plane, config.home / "gateway" / "routes.json")
     listener = _listener(config)
@@ -83,6 +87,8 @@ async def serve(config: Config) -> None:
     for task in (following, reporting, bounding, draining, ending):
         task.cancel()
     follower.save_now()
+    if gateway.access_log is not None:
+        gateway.access_log.flush()
     for client in tuple(gateway.clients):
         client.abort()
 
