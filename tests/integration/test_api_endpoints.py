@@ -187,6 +187,7 @@ async def test_a_domain_is_one_endpoints_own(api):
     for settings in (
         {"domains": ["e.default.localhost"]},
         {"domains": ["no domain"]},
+        {"domains": ["127.0.0.1"]},
         {"balance": {"by": "header"}},
         {"balance": {"by": "header", "name": "a\r\nb"}},
         {"rate_limit": {"requests_per_minute": 0}},

@@ -91,6 +91,8 @@ def test_a_public_endpoint_asks_for_no_token_and_still_hides_the_workspaces(clou
     assert cloud.gateway.ask("/e/default/e/", WORKSPACE_TOKEN)[0] == 200
     shown = [request.headers.get("authorization") for request in replica.requests]
     assert shown == [None, "Bearer the-app's-own", None]
+    assert cloud.gateway.ask("/e/default/e/", OTHER_WORKSPACE_TOKEN)[0] == 200
+    assert "authorization" not in replica.requests[-1].headers
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,7 @@ def test_the_replica_gets_the_request_without_the_prefix_and_without_what_was_fo
     cloud.gateway.ask("/e/default/e/a%20b//c?q=1&r=%ff", WORKSPACE_TOKEN, *lines)
     [request] = replica.requests
     assert request.line == "GET /a%20b//c?q=1&r=%ff HTTP/1.1"
+    assert len(request.headers.pop("traceparent")) == 55
     assert request.headers == {
         "host": "gateway.test",
         "accept": "*/*",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ LOCAL = b".localhost"  # NAME.WORKSPACE.localhost is an endpoint's own host
 class Gateway:
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
         self.loop = loop
-        self.now = loop.time
+        self.now = time.monotonic  # the loop's own clock may stand still while it works
         self.limits = limits
         self.reporter = Reporter(self.now)
         self.seq = NO_SEQ
@@ -99,22 +100,22 @@ class Gateway:
             number = next(self._trace_numbers)
             head.traceparent = b"00-%b%016x-%016x-01" % (self._request_prefix, number, number)
         digest = digest_of(head.authorization) if head.authorization is not None else ""
-        host = head.host.partition(b":")[0].lower()
-        endpoint = self._domains.get(host) if self._domains else None
-        if endpoint is not None:
-            key, prefix, path = endpoint.prefix, b"", head.target
-        elif host.endswith(LOCAL) and host.count(b".") == 2:
-            name, workspace, _ = host.split(b".")
-            key, prefix, path = b"/e/%b/%b" % (workspace, name), b"", head.target
-            endpoint = self.endpoints.get(key)
+        split = split_target(head.target)
+        endpoint = None if split is None else self.endpoints.get(split[0])
+        if split is not None and endpoint is not None:
+            prefix, path = key, _ = split
         else:
-            split = split_target(head.target)
-            if split is None:
+            # Only what no path leads to: who got hold of our own host for an endpoint would
+            # otherwise get the requests to all others.
+            at_host = self._at_host(head.host)
+            if at_host is not None:
+                key, endpoint = at_host
+                prefix, path = b"", head.target
+            elif split is not None:
+                prefix, path = key, _ = split
+            else:
                 exchange.answer = self._own_page(head, digest)
                 return
-            prefix, path = split
-            key = prefix
-            endpoint = self.endpoints.get(prefix)
         if endpoint is None:
             exchange.answer = error_answer(self._unknown(key, digest), head.request_id)
             return
@@ -154,7 +155,7 @@ class Gateway:
             path,
             prefix=prefix,
             address=address.encode(),
-            show_authorization=endpoint.gate.shows(digest),
+            show_authorization=digest not in self._known_tokens,
             plain_answer=endpoint.reads_answers,
         )
         exchange.send_to(endpoint, head, encoded)
@@ -185,6 +186,18 @@ class Gateway:
 
     def give_replay_room(self) -> None:
         self._replay_room += 1
+
+    def _at_host(self, host: bytes) -> tuple[bytes, Endpoint | None] | None:
+        """The key of the endpoint whose own host it is, and that endpoint if there is one."""
+        name = host.partition(b":")[0].lower()
+        endpoint = self._domains.get(name)
+        if endpoint is not None:
+            return endpoint.prefix, endpoint
+        if name.endswith(LOCAL) and name.count(b".") == 2:
+            endpoint_name, workspace, _ = name.split(b".")
+            key = b"/e/%b/%b" % (workspace, endpoint_name)
+            return key, self.endpoints.get(key)
+        return None
 
     def _unknown(self, prefix: bytes, digest: str) -> LeptonError:
         _, _, workspace, name = prefix.decode("ascii", "replace").split("/", 3)
