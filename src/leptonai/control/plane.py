@@ -103,6 +103,7 @@ class ControlPlane:
             store,
             self._engine,
             owners,
+            self.traffic,
             fence,
             clock,
             workspace_url=self._workspace_url,

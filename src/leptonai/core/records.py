@@ -272,6 +272,14 @@ class TokenHash(msgspec.Struct, frozen=True, kw_only=True):
     masked: str  # HEAD***TAIL
 
 
+class Autoscaling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an endpoint's autoscaler came to, kept so that the next control plane goes on there."""
+
+    desired: int
+    because: str = ""  # for people
+    since_ms: int = 0  # when it came to another number
+
+
 class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=True):
     """Users address it by name, and may give the name to another at once after a removal; `id` is
     never given twice. `spec.api_tokens` never holds a literal: those are kept as `token_hashes`."""
@@ -283,6 +291,22 @@ class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=Tr
     model_digest: str = ""  # what spec.model meant when it was last written
     revision: int = 1  # counts the changes that replace replicas
     ready_replicas: int = 0
+    autoscaling: Autoscaling | None = None
+
+    @property
+    def wanted(self) -> int:
+        """How many replicas it is to have: what its autoscaler came to, within what was asked."""
+        spec = self.spec
+        if self.autoscaling is None or not spec.autoscaled:
+            return spec.replicas
+        if self.autoscaling.desired == 0 and spec.idle_timeout_s:
+            return 0
+        return min(max(self.autoscaling.desired, spec.replicas), spec.most_replicas)
+
+    @property
+    def asleep(self) -> bool:
+        """Whether its autoscaler chose zero: the next request wakes it."""
+        return self.wanted == 0 and self.spec.replicas > 0
 
     @property
     def unique_key(self) -> str | None:

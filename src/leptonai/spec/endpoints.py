@@ -168,8 +168,24 @@ class EndpointSpec(Wire, frozen=True):
 
     @property
     def replicas(self) -> int:
+        """How many, at least; 0 is a stop, whatever an autoscaler would like."""
         wanted = self.resource_requirement.min_replicas
         return 1 if wanted is None else wanted
+
+    @property
+    def most_replicas(self) -> int:
+        return max(self.replicas, self.resource_requirement.max_replicas or 0)
+
+    @property
+    def idle_timeout_s(self) -> int:
+        """After so long without a request it needs no replicas; 0: it keeps them."""
+        scale_down = self.auto_scaler.scale_down if self.auto_scaler else None
+        return (scale_down.no_traffic_timeout or 0) if scale_down else 0
+
+    @property
+    def autoscaled(self) -> bool:
+        """Whether the number of replicas is the autoscaler's to choose."""
+        return self.replicas > 0 and (self.idle_timeout_s > 0 or self.most_replicas > self.replicas)
 
 
 class EndpointAddress(Wire, frozen=True, omit_defaults=False):

@@ -128,6 +128,8 @@ async def patch_endpoint(
             labels=metadata.labels or {},
             visibility=metadata.visibility or "",
         )
+        if before.asleep and _asks_for_replicas(patch):
+            changed = endpoint_lifecycle.woken(changed)
         if changed == before:
             raise InvalidRequest(
                 "no valid field to update", hint="The endpoint is already as you ask."
@@ -141,6 +143,12 @@ async def patch_endpoint(
         return written[0]
 
     return await insisting(change)
+
+
+def _asks_for_replicas(patch: dict[str, Any]) -> bool:
+    """Whether it names how many there are to be: so many as there are to be anyway wake it too."""
+    size = (patch.get("spec") or {}).get("resource_requirement") or {}
+    return size.get("min_replicas") is not None
 
 
 async def restart_endpoint(

@@ -91,6 +91,8 @@ def updated(
         model_digest=model_digest,
         modified_at_ms=now_ms,
     )
+    if not spec.autoscaled or endpoint.spec.replicas == 0:
+        changed = replace(changed, autoscaling=None)  # it begins anew when it is next to choose
     if program_of_endpoint(changed) != program_of_endpoint(endpoint):
         changed = replace(changed, revision=endpoint.revision + 1)
     return _no_longer_settled(changed, endpoint)
@@ -102,11 +104,16 @@ def restarted(endpoint: Endpoint, now_ms: int) -> Endpoint:
     return _no_longer_settled(changed, endpoint)
 
 
+def woken(endpoint: Endpoint) -> Endpoint:
+    """Has the replicas that it has at least: somebody asked for them, though nothing calls it."""
+    return _no_longer_settled(replace(endpoint, autoscaling=None), endpoint)
+
+
 def _no_longer_settled(changed: Endpoint, before: Endpoint) -> Endpoint:
     """Whoever asks for something new and then waits must not be told of the state before it, Ready
     or Stopped, only because nothing has come of it yet."""
-    wanted, had = changed.spec.replicas, before.spec.replicas
-    if (wanted, changed.revision) == (had, before.revision):
+    wanted, had = changed.wanted, before.wanted
+    if changed.asleep or (wanted, changed.revision) == (had, before.revision):
         return changed
     if wanted == 0:
         return replace(changed, state=EndpointState.STOPPING)
@@ -122,7 +129,7 @@ def advance(endpoint: Endpoint, replicas: Iterable[Replica], now_ms: int) -> End
         (r for r in replicas if r.phase is not Phase.DONE),
         key=lambda r: (r.revision, r.index, r.id),
     )
-    wanted = endpoint.spec.replicas
+    wanted = endpoint.wanted
     events: list[Event] = []
     after = [_after_end(endpoint, r, now_ms, events) for r in before]
     after = _roll(endpoint, after, wanted, now_ms)
@@ -245,6 +252,11 @@ def _under_way(endpoint: Endpoint, replicas: list[Replica]) -> bool:
 def _state(
     endpoint: Endpoint, living: list[Replica], wanted: int, now_ms: int
 ) -> tuple[EndpointState, str]:
+    if endpoint.asleep and endpoint.autoscaling:
+        return (
+            EndpointState.SCALING if living else EndpointState.READY,
+            endpoint.autoscaling.because,
+        )
     if wanted == 0:
         if living:
             return EndpointState.STOPPING, "stopping on request"
