@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from leptonai.core.routing import Route, RouteTable, Upstream
+from leptonai.core.traffic import TrafficReport
 
 PATIENCE_S = 20  # how long a test waits for what must come
 WORKSPACE_TOKEN = "workspace-secret"
@@ -175,8 +176,8 @@ class Replica:
                 wire.sock.shutdown(socket.SHUT_RDWR)
             wire.close()
 
-    def upstream(self, name: str = "r1") -> Upstream:
-        return Upstream(replica=name, host="127.0.0.1", port=self.port)
+    def upstream(self, name: str = "r1", version: str = "7") -> Upstream:
+        return Upstream(replica=name, host="127.0.0.1", port=self.port, version=version)
 
 
 class ControlPlane:
@@ -186,6 +187,7 @@ class ControlPlane:
         self.table = RouteTable(seq=0, routes=(), workspace_token_sha256={})
         self.asked_after: list[int] = []
         self.tokens: set[str] = set()
+        self.reports: list[TrafficReport] = []
         self.hold_s = 5.0  # that a poll is held when there is nothing new
         self._changed = threading.Condition()
         self._replica = Replica(self._answer)
@@ -197,6 +199,10 @@ class ControlPlane:
             self._changed.notify_all()
 
     def _answer(self, wire: Wire, request: Request) -> None:
+        if request.line == "POST /internal/traffic HTTP/1.1":
+            self.reports.append(msgspec.json.decode(request.body, type=TrafficReport))
+            wire.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+            return
         found = re.fullmatch(r"GET /internal/routes\?after=(-?\d+) HTTP/1.1", request.line)
         assert found is not None, request.line
         after = int(found[1])
@@ -497,11 +503,12 @@ def test_health_is_open_and_metrics_need_a_token_of_the_workspace(cloud: Cloud) 
     cloud.gateway.ask("/e/default/counted/", "wrong")
     _, _, body = cloud.gateway.ask("/metrics")
     label = b'workspace="default",endpoint="counted"'
+    version = label + b',version="7"'
     for line in (
-        b'lepton_gateway_requests_total{%b,code="200"} 1\n' % label,
-        b'lepton_gateway_requests_total{%b,code="401"} 1\n' % label,
-        b'lepton_gateway_request_seconds_bucket{%b,le="+Inf"} 2\n' % label,
-        b"lepton_gateway_request_seconds_count{%b} 2\n" % label,
+        b'lepton_gateway_requests_total{%b,code="200"} 1\n' % version,
+        b'lepton_gateway_denied_total{%b,code="401"} 1\n' % label,
+        b'lepton_gateway_request_seconds_bucket{%b,le="+Inf"} 1\n' % version,
+        b"lepton_gateway_request_seconds_count{%b} 1\n" % version,
         b"lepton_gateway_in_flight{%b} 0\n" % label,
         b"lepton_gateway_waiting{%b} 0\n" % label,
     ):

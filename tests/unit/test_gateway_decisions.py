@@ -23,6 +23,7 @@ from leptonai.gateway.head import (
 )
 from leptonai.gateway.limits import Limits
 from leptonai.gateway.metrics import EndpointFigures, Traffic, exposition
+from leptonai.gateway.report import Reporter
 
 # --- which replica --------------------------------------------------------------------------------
 
@@ -278,6 +279,7 @@ class AGateway:
     def __init__(self) -> None:
         self.limits = Limits(held_per_endpoint=3, hold_s=60)
         self.loop = self
+        self.reporter = Reporter(self.now)
         self.connected: list[tuple[str, str]] = []
         self.timers: list[Callable[[], None]] = []
         self.clock = 100.0
@@ -298,11 +300,25 @@ class AnExchange:
         self.client = self
         self.deadline = 400.0
         self.replica = b""
+        self.key = b""
+        self.failed_target: Any = None
+        self.attempts = 0
         self.held_until = 0.0
         self.fresh_connection = False
         self.done = False
         self.target: Any = None
         self.error: LeptonError | None = None
+
+    def sent_to(self, target: Any, now: float) -> None:
+        self.target = target
+        self.attempts += 1
+
+    def drop_target(self, now: float) -> None:
+        self.target.outstanding -= 1
+        self.target = None
+
+    def wait_in_hold(self) -> None:
+        self.target = None
 
     def fail(self, error: LeptonError) -> None:
         self.done = True
@@ -312,7 +328,6 @@ class AnExchange:
 def an_endpoint(*replicas: str, expecting: bool = True) -> tuple[Endpoint, AGateway]:
     gateway = AGateway()
     endpoint = Endpoint(gateway, a_route(*replicas, expecting=expecting), WORKSPACE)  # type: ignore[arg-type]
-    endpoint.follow_upstreams()
     return endpoint, gateway
 
 
@@ -334,7 +349,7 @@ def test_held_requests_are_released_in_the_order_they_came() -> None:
     assert gateway.connected == []
     endpoint.update(a_route("r1"), WORKSPACE)
     assert gateway.connected == [("a", "r1"), ("b", "r1"), ("c", "r1")]
-    assert endpoint.held == {}
+    assert endpoint.tally.held == {}
 
 
 def test_one_request_more_than_may_wait_is_told_so() -> None:
@@ -352,12 +367,12 @@ def test_a_request_whose_replicas_all_refuse_waits_for_them_to_come_back() -> No
     for _ in range(2):
         endpoint.connect_failed(exchange, exchange.target)  # type: ignore[arg-type]
     assert [replica for _, replica in gateway.connected] == ["r2", "r1"]
-    assert list(endpoint.held) == [exchange]  # type: ignore[comparison-overlap]
+    assert list(endpoint.tally.held) == [exchange]  # type: ignore[comparison-overlap]
     gateway.clock += gateway.limits.eject_s
     [timer] = gateway.timers
     timer()
     assert len(gateway.connected) == 3
-    assert endpoint.held == {}
+    assert endpoint.tally.held == {}
 
 
 def test_nothing_is_held_for_an_endpoint_that_expects_no_replica() -> None:
@@ -374,14 +389,26 @@ def test_a_scrape_shows_requests_by_endpoint_and_code() -> None:
     traffic.count(200, 0.0009)
     traffic.count(200, 0.2)
     traffic.count(502, 60)
+    traffic.lost_attempts = 6
+    shadows = Traffic()
+    shadows.arrivals, shadows.compared, shadows.body_differs = 9, 8, 1
     text = exposition(
-        [EndpointFigures("w", "n", traffic, in_flight=4, waiting=5)],
+        [
+            EndpointFigures(
+                *("w", "n", {"": Traffic(), "3": traffic}),
+                shadows={"4": shadows},
+                refused={429: 3},
+                in_flight=4,
+                waiting=5,
+            )
+        ],
         refused={401: 2},
         clients=7,
         seq=9,
     )
     lines = [line for line in text.splitlines() if not line.startswith("#")]
-    label = 'workspace="w",endpoint="n"'
+    endpoint = 'workspace="w",endpoint="n"'
+    label = f'{endpoint},version="3"'
     assert lines == [
         f'lepton_gateway_requests_total{{{label},code="200"}} 2',
         f'lepton_gateway_requests_total{{{label},code="502"}} 1',
@@ -407,8 +434,19 @@ def test_a_scrape_shows_requests_by_endpoint_and_code() -> None:
         ),
         f"lepton_gateway_request_seconds_sum{{{label}}} 60.200900",
         f"lepton_gateway_request_seconds_count{{{label}}} 3",
-        f"lepton_gateway_in_flight{{{label}}} 4",
-        f"lepton_gateway_waiting{{{label}}} 5",
+        f"lepton_gateway_lost_attempts_total{{{label}}} 6",
+        *(
+            f'lepton_gateway_shadows_total{{{endpoint},version="4",outcome="{outcome}"}} {count}'
+            for outcome, count in [
+                ("same", 7),
+                ("status_differs", 0),
+                ("body_differs", 1),
+                ("not_compared", 1),
+            ]
+        ),
+        f"lepton_gateway_in_flight{{{endpoint}}} 4",
+        f"lepton_gateway_waiting{{{endpoint}}} 5",
+        f'lepton_gateway_denied_total{{{endpoint},code="429"}} 3',
         'lepton_gateway_refused_total{code="401"} 2',
         "lepton_gateway_connections 7",
         "lepton_gateway_route_table_seq 9",

@@ -13,7 +13,14 @@ from leptonai.errors import InvalidRequest, LeptonError, RequestError
 from .answers import HeadTooLarge, RequestTooSlow, error_answer
 from .exchange import Exchange
 from .head import Fields, RequestHead, read_request
-from .limits import BODY_BUFFER_BYTES, LINGER_S, MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED
+from .limits import (
+    BODY_BUFFER_BYTES,
+    DRAIN_IDLE_S,
+    LINGER_S,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_PIPELINED,
+)
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -212,14 +219,15 @@ class ClientConnection(asyncio.Protocol):
     def next_exchange(self, finished: Exchange) -> None:
         assert finished is self._active
         self._active = None
-        if finished.close or self.gateway.draining:
+        if finished.close:
             self._close_after(finished)
             return
         if self._queue:
             self._start_queued()
         if self._active is None and not self._lingering:
             limits = self.gateway.limits
-            self.deadline = self.gateway.now() + (limits.head_s if self._in_head else limits.idle_s)
+            idle_s = DRAIN_IDLE_S if self.gateway.draining else limits.idle_s
+            self.deadline = self.gateway.now() + (limits.head_s if self._in_head else idle_s)
         self.balance_reading()
 
     def open_tunnel(self) -> None:

@@ -5,93 +5,65 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from leptonai.core.routing import Route, Upstream
+from leptonai.core.routing import Route
 from leptonai.errors import LeptonError, NotFound, Unavailable
 
 from .admission import Gate
-from .balance import choose
-from .limits import MAX_IDLE_PER_REPLICA
-from .metrics import EndpointFigures, Traffic
+from .answers import ReplicaFailed
+from .metrics import EndpointFigures
+from .retries import RetryBudget, why_not_again
+from .selection import Selection
+from .tally import Tally
+from .target import Target
 
 if TYPE_CHECKING:
     from .exchange import Exchange
     from .gateway import Gateway
     from .upstream import ReplicaConnection
 
-
-class Target:
-    """A ready replica, with the connections that are open to it and idle."""
-
-    __slots__ = ("ejected_until", "idle", "outstanding", "retired", "upstream")
-
-    def __init__(self, upstream: Upstream) -> None:
-        self.upstream = upstream
-        self.outstanding = 0
-        self.ejected_until = 0.0
-        self.idle: list[ReplicaConnection] = []  # the one used last is taken first
-        self.retired = False  # left the table: what is under way ends, nothing new starts
-
-    def keep(self, link: ReplicaConnection) -> bool:
-        """Whether a connection that has nothing to do stays open."""
-        if self.retired or len(self.idle) >= MAX_IDLE_PER_REPLICA:
-            return False
-        self.idle.append(link)
-        return True
-
-    def take_idle(self) -> ReplicaConnection | None:
-        """The open connection that was used last, if there is one."""
-        while self.idle:
-            link = self.idle.pop()
-            del link.gateway.idle_links[link]
-            if not link.transport.is_closing():
-                return link
-        return None
-
-    def retire(self) -> None:
-        self.retired = True
-        for link in tuple(self.idle):
-            link.close_idle()
+LOST = 502  # what a broken connection counts as
 
 
 class Endpoint:
     def __init__(self, gateway: Gateway, route: Route, workspace_tokens: frozenset[str]) -> None:
         self.gateway = gateway
-        self.traffic = Traffic()
-        self.in_flight = 0
+        self.tally = Tally(route.workspace, route.name, gateway.reporter)
         self.targets: list[Target] = []
-        self.held: dict[Exchange, None] = {}  # requests that wait for a replica, first come first
         self.prefix = f"/e/{route.workspace}/{route.name}".encode()
-        self._turn = 0
+        self._budget = RetryBudget(gateway.now())
         self._release_planned = False
-        self.route = route
-        self.workspace_tokens = workspace_tokens
-        self.gate = Gate(route, workspace_tokens)
+        self._follow(route, workspace_tokens)
 
     def update(self, route: Route, workspace_tokens: frozenset[str]) -> None:
         """Follow a new table. Requests under way are not touched."""
         if route == self.route and workspace_tokens == self.workspace_tokens:
             return
+        self._follow(route, workspace_tokens)
+        if self.selection or not route.expecting:
+            self._release()
+
+    def _follow(self, route: Route, workspace_tokens: frozenset[str]) -> None:
         self.route = route
         self.workspace_tokens = workspace_tokens
         self.gate = Gate(route, workspace_tokens)
-        self.follow_upstreams()
-
-    def follow_upstreams(self) -> None:
         before = {target.upstream: target for target in self.targets}
         self.targets = [
-            before.pop(upstream) if upstream in before else Target(upstream)
-            for upstream in self.route.upstreams
+            before.pop(upstream)
+            if upstream in before
+            else Target(upstream, self.tally.of(upstream.version))
+            for upstream in route.upstreams
         ]
         for target in before.values():
             target.retire()
-        if self.targets or not self.route.expecting:
-            self._release()
+        self.tally.keep_only({upstream.version for upstream in route.upstreams})
+        self.selection = Selection(route, self.targets)
 
     def remove(self) -> None:
         """The endpoint left the table."""
         for target in self.targets:
             target.retire()
         self.targets = []
+        self.selection = Selection(self.route, ())
         gone = NotFound(
             f"endpoint {self.route.name!r} has just been removed",
             hint="`leptonai endpoint list` shows what there is",
@@ -103,8 +75,8 @@ class Endpoint:
         now = self.gateway.now()
         if exchange.replica:
             wanted = exchange.replica.decode("latin-1")
-            chosen = [target for target in self.targets if target.upstream.replica == wanted]
-            if not chosen:
+            target = self._named(wanted, now)
+            if target is None:
                 exchange.fail(
                     Unavailable(
                         f"endpoint {self.route.name!r} has no ready replica {wanted!r}",
@@ -113,14 +85,12 @@ class Endpoint:
                 )
                 return
         else:
-            chosen = self.targets
-        self._turn += 1
-        target = choose(chosen, self._turn, now)
+            target = self.selection.choose(now, exchange.key, exchange.failed_target)
         if target is None:
             self._hold(exchange, now)
             return
         target.outstanding += 1
-        exchange.target = target
+        exchange.sent_to(target, now)
         link = None if exchange.fresh_connection else target.take_idle()
         if link is not None:
             exchange.attach(link)
@@ -135,53 +105,122 @@ class Endpoint:
 
     def connect_failed(self, exchange: Exchange, target: Target) -> None:
         """Leave the replica alone for a moment. Nothing was sent: another one may be tried."""
-        target.ejected_until = self.gateway.now() + self.gateway.limits.eject_s
+        now = self.gateway.now()
+        target.failed(now, self.gateway.limits.eject_s)
         if exchange.done or exchange.target is not target:
             return
-        target.outstanding -= 1
-        exchange.target = None
+        target.traffic.lost_attempts += 1
+        exchange.drop_target(now)
+        exchange.failed_target = target
+        exchange.attempts -= 1
         self.dispatch(exchange)
+
+    def lost(self, exchange: Exchange, target: Target, *, stale: bool, because: str) -> None:
+        """A replica failed a request of which the client has seen no answer.
+
+        Args:
+            stale: it closed a connection that it had answered on before, which a healthy one may.
+        """
+        now = self.gateway.now()
+        limits = self.gateway.limits
+        target.traffic.lost_attempts += 1
+        if not stale:
+            target.answered(LOST, now, limits.eject_s)
+        exchange.drop_target(now)
+        exchange.failed_target = target
+        why_not = why_not_again(
+            self.route.retry,
+            safe=exchange.safe,
+            sent=exchange.sent,
+            kept=exchange.kept,
+            attempts=exchange.attempts,
+        )
+        if why_not is None and not self._budget.spend(self.tally.arrivals, now):
+            why_not = "too many of its endpoint's requests are being repeated already"
+        replica = target.upstream.replica
+        if why_not is None:
+            self.gateway.log(
+                f"replica {replica!r} {because}; the request is sent again",
+                **exchange.named(),
+                attempt=exchange.attempts,
+            )
+            exchange.rewind()
+            self.dispatch(exchange)
+            return
+        exchange.fail(
+            ReplicaFailed(
+                f"replica {replica!r} of endpoint {self.route.name!r} {because}",
+                hint=f"it may have done the work, and it was not sent again: {why_not}",
+            )
+        )
 
     def give_up(self, exchange: Exchange) -> None:
         """It waited for a replica as long as a request may."""
-        del self.held[exchange]
+        del self.tally.held[exchange]
         exchange.fail(
             Unavailable(
                 f"no replica of endpoint {self.route.name!r} became ready"
-                f" within {self.gateway.limits.hold_s:g} s",
+                f" within {self._hold_s():g} s",
                 hint=f"`leptonai endpoint get -n {self.route.name}` says why; then try again",
             )
         )
 
     def figures(self) -> EndpointFigures:
+        tally = self.tally
         return EndpointFigures(
-            self.route.workspace, self.route.name, self.traffic, self.in_flight, len(self.held)
+            self.route.workspace,
+            self.route.name,
+            tally.versions,
+            shadows=tally.shadows,
+            refused=tally.denied,
+            in_flight=tally.in_flight,
+            waiting=len(tally.held),
         )
 
+    def _named(self, replica: str, now: float) -> Target | None:
+        for target in self.targets:
+            if target.upstream.replica == replica and target.ejected_until <= now:
+                return target
+        return None
+
+    def _hold_s(self) -> float:
+        return min(self.route.hold.seconds, self.gateway.limits.hold_s)
+
     def _hold(self, exchange: Exchange, now: float) -> None:
-        limits = self.gateway.limits
+        held = self.tally.held
         if not self.route.expecting and not self.targets:
             exchange.fail(self._stopped())
             return
-        if len(self.held) >= limits.held_per_endpoint:
+        if len(held) >= min(self.route.hold.requests, self.gateway.limits.held_per_endpoint):
             exchange.fail(
                 Unavailable(
                     f"endpoint {self.route.name!r} has no ready replica,"
-                    f" and {len(self.held)} requests wait for one already",
+                    f" and {len(held)} requests wait for one already",
                     hint="try again in a moment",
                 )
             )
             return
         if not exchange.held_until:
-            exchange.held_until = now + limits.hold_s
-        self.held[exchange] = None
+            exchange.held_until = now + self._hold_s()
+        self.tally.hold(exchange)
         exchange.client.deadline = min(exchange.held_until, exchange.deadline)
-        if self.targets and not self._release_planned:
-            self._release_planned = True
-            self.gateway.loop.call_later(limits.eject_s, self._ejection_ended)
+        exchange.wait_in_hold()
+        self._plan_release(now)
 
-    def _ejection_ended(self) -> None:
+    def _plan_release(self, now: float) -> None:
+        """Held although there are replicas: each is ejected, and the first to return is asked."""
+        soonest = self.selection.soonest()
+        if soonest is not None and not self._release_planned:
+            self._release_planned = True
+            # With nothing else to ask, one that is ejected for long is tried again soon.
+            wait_s = min(max(0.0, soonest.ejected_until - now), self.gateway.limits.eject_s)
+            self.gateway.loop.call_later(wait_s, self._try_again)
+
+    def _try_again(self) -> None:
         self._release_planned = False
+        soonest = self.selection.soonest()
+        if soonest is not None:
+            soonest.ejected_until = min(soonest.ejected_until, self.gateway.now())
         self._release()
 
     def _release(self) -> None:
@@ -189,15 +228,19 @@ class Endpoint:
         if not self.targets and not self.route.expecting:
             self._refuse_held(self._stopped)
             return
-        held, self.held = self.held, {}
-        for exchange in held:
+        for exchange in self._take_held():
             exchange.client.deadline = exchange.deadline
+            exchange.failed_target = None
             self.dispatch(exchange)
 
     def _refuse_held(self, because: Callable[[], LeptonError]) -> None:
-        held, self.held = self.held, {}
-        for exchange in held:
+        for exchange in self._take_held():
             exchange.fail(because())
+
+    def _take_held(self) -> list[Exchange]:
+        held = list(self.tally.held)
+        self.tally.held.clear()
+        return held
 
     def _stopped(self) -> Unavailable:
         return Unavailable(

@@ -8,11 +8,12 @@ from leptonai.errors import LeptonError
 
 from .answers import Answer, ReplicaFailed, ReplicaTooSlow, RequestTooSlow, error_answer
 from .head import IDEMPOTENT, LAST_CHUNK, RequestHead, chunk
-from .limits import BODY_BUFFER_BYTES, MAX_REPLAY_BYTES
+from .limits import BODY_BUFFER_BYTES, MAX_REPLAY_BYTES, SMALL_REPLAY_BYTES
 
 if TYPE_CHECKING:
     from .downstream import ClientConnection
-    from .endpoint import Endpoint, Target
+    from .endpoint import Endpoint
+    from .target import Target
     from .upstream import ReplicaConnection
 
 NOT_ANSWERED = 499  # in metrics: the client left first
@@ -26,25 +27,34 @@ class Exchange:
     """
 
     __slots__ = (
-        "_replay",
+        "_arrived",
+        "_dispatched_at",
+        "_large",
+        "_sent",
+        "_sent_bytes",
         "_unsent",
         "_unsent_bytes",
         "answer",
+        "attempts",
         "chunked",
         "client",
         "close",
         "deadline",
         "done",
         "endpoint",
+        "failed_target",
         "fresh_connection",
         "head_only",
         "held_until",
+        "kept",
+        "key",
         "link",
         "replica",
         "request_done",
         "request_id",
         "responding",
-        "retryable",
+        "safe",
+        "sent",
         "started",
         "started_at",
         "status",
@@ -58,15 +68,20 @@ class Exchange:
         self.started_at = started_at
         self.answer: Answer | None = None  # ready without a replica
         self.endpoint: Endpoint | None = None
-        self.close = False  # the client's connection afterwards
         self.version_1_0 = False
-        self.head_only = False  # HEAD: an answer has no body
+        self.close = False  # the client's connection ends with it
+        self.head_only = False  # the answer has no body
         self.websocket = False
         self.chunked = False  # the request's body, towards the replica
         self.request_id = b""
         self.replica = b""  # the one it must go to; b"" leaves the choice to us
-        self.retryable = False
-        self.fresh_connection = False  # it met a stale connection once: that was its one retry
+        self.key = b""  # what its replica is chosen by, where not by load
+        self.safe = False  # to do twice
+        self.sent = False  # a replica has been sent a byte of it
+        self.kept = True  # all that was sent is still here, to be sent again
+        self.attempts = 0  # replicas it was sent to
+        self.failed_target: Target | None = None  # the last that did not answer it
+        self.fresh_connection = False  # it met a stale connection: the next shall be a new one
         self.held_until = 0.0
         self.deadline = 0.0
         self.target: Target | None = None
@@ -76,9 +91,13 @@ class Exchange:
         self.started = False
         self.done = False
         self.status = NOT_ANSWERED
+        self._arrived = False  # it is counted among the arrivals
+        self._dispatched_at = 0.0
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
-        self._replay = b""  # the whole request, while it may still have to be sent again
+        self._sent: list[bytes] = []
+        self._sent_bytes = 0
+        self._large = False  # takes one of the gateway's few places for large kept requests
 
     def send_to(self, endpoint: Endpoint, head: RequestHead, encoded: bytes) -> None:
         """Make it a request for this endpoint; `encoded` is the head for the replica."""
@@ -86,7 +105,7 @@ class Exchange:
         self.chunked = head.chunked
         self.websocket = head.websocket
         self.request_id = head.request_id
-        self.retryable = head.method in IDEMPOTENT and not head.websocket
+        self.safe = (head.method in IDEMPOTENT or head.idempotency_key) and not head.websocket
         if endpoint.route.route_by_replica_header:
             self.replica = head.replica
         self.deadline = self.started_at + endpoint.route.timeout_s
@@ -102,7 +121,7 @@ class Exchange:
         else:
             assert self.endpoint is not None
             self.started = True
-            self.endpoint.in_flight += 1
+            self.endpoint.tally.arrive()
             self.client.deadline = self.deadline
             self.endpoint.dispatch(self)
 
@@ -128,11 +147,37 @@ class Exchange:
         data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
         self._unsent.clear()
         self._unsent_bytes = 0
-        if not link.bytes_sent:
-            link.bytes_sent = True
-            if self.retryable and self.request_done and len(data) <= MAX_REPLAY_BYTES:
-                self._replay = data
+        link.bytes_sent = self.sent = True
+        if self.kept:
+            self._keep(data)
         link.transport.write(data)
+
+    def _keep(self, data: bytes) -> None:
+        """What has been sent stays here while it may have to be sent again."""
+        self._sent.append(data)
+        self._sent_bytes += len(data)
+        if self._sent_bytes <= SMALL_REPLAY_BYTES or self.websocket:
+            return
+        gateway = self.client.gateway
+        if not self._large and self._sent_bytes <= MAX_REPLAY_BYTES:
+            self._large = gateway.take_replay_room()
+        if not self._large or self._sent_bytes > MAX_REPLAY_BYTES:
+            self.kept = False
+            self._forget_sent()
+
+    def _forget_sent(self) -> None:
+        self._sent.clear()
+        self._sent_bytes = 0
+        if self._large:
+            self._large = False
+            self.client.gateway.give_replay_room()
+
+    def rewind(self) -> None:
+        """Be ready to be sent again from the start."""
+        self._unsent[:0] = self._sent
+        self._unsent_bytes += self._sent_bytes
+        self._forget_sent()
+        self.fresh_connection = True
 
     @property
     def blocked(self) -> bool:
@@ -162,7 +207,7 @@ class Exchange:
             self.client.abort()  # neither side said anything for as long as a request may take
         elif now < self.deadline:
             self.client.deadline = self.deadline
-            if self in endpoint.held:
+            if self in endpoint.tally.held:
                 endpoint.give_up(self)
         elif not self.request_done:
             self.fail(
@@ -191,27 +236,55 @@ class Exchange:
         self.flush()
         self.client.balance_reading()
 
+    def sent_to(self, target: Target, now: float) -> None:
+        """A replica was chosen."""
+        traffic = target.traffic
+        if not self._arrived:
+            self._arrived = True
+            traffic.arrivals += 1
+        traffic.dispatched(now)
+        self.target = target
+        self._dispatched_at = now
+        self.attempts += 1
+
+    def drop_target(self, now: float) -> None:
+        target, self.target = self.target, None
+        if target is not None:
+            target.outstanding -= 1
+            target.traffic.returned(now)
+
+    def wait_in_hold(self) -> None:
+        """There is no replica for it yet."""
+        self._arrived_unserved()
+
     def lost(self, link: ReplicaConnection, because: str) -> None:
         """The replica's connection ended before its answer did."""
         self.link = None
         endpoint = self.endpoint
         assert endpoint is not None
         if self.responding:
+            link.target.traffic.lost_attempts += 1
             self._settle()
             self.client.abort()  # anything else would look like a whole answer
-        elif self._replay and link.served > 0 and not link.answered and not self.fresh_connection:
-            # It closed an idle connection while our request was on its way.
-            self.fresh_connection = True
-            self._unsent = [self._replay]
-            self._replay = b""
-            self._drop_target()
-            endpoint.dispatch(self)
         else:
-            name = link.target.upstream.replica
+            stale = link.served > 0 and not link.answered and not self.fresh_connection
+            endpoint.lost(self, link.target, stale=stale, because=because)
+
+    def garbled(self, link: ReplicaConnection, because: str) -> None:
+        """The replica's answer is no HTTP. It would not be any better a second time."""
+        self.link = None
+        endpoint = self.endpoint
+        assert endpoint is not None
+        link.target.traffic.lost_attempts += 1
+        if self.responding:
+            self._settle()
+            self.client.abort()
+        else:
             self.fail(
                 ReplicaFailed(
-                    f"replica {name!r} of endpoint {endpoint.route.name!r} {because}",
-                    hint="it may have done the work: repeat the request if that is harmless",
+                    f"replica {link.target.upstream.replica!r} of endpoint"
+                    f" {endpoint.route.name!r} {because}",
+                    hint="have the server that it runs answer as RFC 9112 says",
                 )
             )
 
@@ -230,10 +303,20 @@ class Exchange:
         self._respond(error_answer(error, self.request_id))
 
     def finish(self) -> None:
-        """The whole answer has been given to the client's connection."""
+        """The whole answer of a replica has been given to the client's connection."""
         self.link = None
-        self._settle()
+        self._settle(served=True)
         self.client.next_exchange(self)
+
+    def named(self) -> dict[str, str]:
+        """What a line of the log says of it."""
+        assert self.endpoint is not None
+        route = self.endpoint.route
+        return {
+            "workspace": route.workspace,
+            "endpoint": route.name,
+            "request_id": self.request_id.decode("ascii"),
+        }
 
     def _respond(self, answer: Answer) -> None:
         self.status = answer.status
@@ -245,26 +328,45 @@ class Exchange:
                 close=self.close, keep_alive_1_0=self.version_1_0, head_only=self.head_only
             )
         )
-        self.finish()
+        self._settle()
+        self.client.next_exchange(self)
 
-    def _settle(self) -> None:
-        """Let go of everything it holds, and count it."""
+    def _settle(self, *, served: bool = False) -> None:
+        """Let go of everything it holds, and count it.
+
+        Args:
+            served: a replica answered it to the end.
+        """
         assert not self.done
         self.done = True
         self._unsent.clear()
-        self._replay = b""
-        self._drop_target()
+        self._forget_sent()
         endpoint = self.endpoint
         gateway = self.client.gateway
         if endpoint is None:
             gateway.count_refused(self.status)
             return
-        if self.started:
-            endpoint.in_flight -= 1
-            endpoint.held.pop(self, None)
-        endpoint.traffic.count(self.status, gateway.now() - self.started_at)
+        tally = endpoint.tally
+        if not self.started:
+            if self.answer is not None:
+                tally.deny(self.status)
+            return
+        now = gateway.now()
+        tally.in_flight -= 1
+        if tally.held:
+            tally.held.pop(self, None)
+        target = self.target or self.failed_target
+        traffic = tally.unserved if target is None else target.traffic
+        self._arrived_unserved()
+        self.drop_target(now)
+        traffic.count(self.status, now - self.started_at)
+        if served:
+            traffic.served(now - self._dispatched_at)
+            assert target is not None
+            target.answered(self.status, now, gateway.limits.eject_s)
 
-    def _drop_target(self) -> None:
-        if self.target is not None:
-            self.target.outstanding -= 1
-            self.target = None
+    def _arrived_unserved(self) -> None:
+        if not self._arrived:
+            self._arrived = True
+            assert self.endpoint is not None
+            self.endpoint.tally.unserved.arrivals += 1

@@ -7,28 +7,24 @@ import os
 import random
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import httptools
 import msgspec
 
 from leptonai.core.routing import RouteTable
-from leptonai.errors import InvalidRequest, LeptonError, Unavailable
 
+from .control_plane import FAILURES, ControlPlane
 from .gateway import NO_SEQ, Gateway
 
-POLL_S = 45.0  # for one answer; the control plane holds a poll for about 30 s
 NOTHING_NEW_PAUSE_S = 0.02  # so that one that does not hold polls is not asked without end
 FIRST_RETRY_S = 0.1
 MAX_RETRY_S = 5.0
 SAVE_DELAY_S = 0.2  # tables that follow each other quickly are written once
-MAX_TABLE_BYTES = 64 * 1024 * 1024
 
 _decoder = msgspec.json.Decoder(RouteTable)
 
 
 class Follower:
-    """Follows the control plane at `GET {url}/internal/routes?after=SEQ`.
+    """Follows the control plane at `GET /internal/routes?after=SEQ`.
 
     Whatever table the control plane sends is served, also one with a smaller seq than before:
     there is one control plane, it is asked one question at a time, and one that was restored from
@@ -38,17 +34,9 @@ class Follower:
     turn, answers only once it has read its store: an empty table would close every endpoint.
     """
 
-    def __init__(self, gateway: Gateway, *, url: str, token_file: Path, copy: Path) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise InvalidRequest(
-                f"{url!r} is no address of a control plane", hint="use http://HOST:PORT"
-            )
-        self._host = parts.hostname
-        self._port = parts.port or 80
-        self._base = parts.path.rstrip("/")
+    def __init__(self, gateway: Gateway, control_plane: ControlPlane, copy: Path) -> None:
         self._gateway = gateway
-        self._token_file = token_file
+        self._control_plane = control_plane
         self._copy = copy
         self._save: asyncio.TimerHandle | None = None
         self._last = b""  # the table that was sent last
@@ -72,10 +60,8 @@ class Follower:
         while True:
             try:
                 after = await self._take_table(after)
-            except (OSError, TimeoutError, EOFError, httptools.HttpParserError) as error:
+            except (*FAILURES, msgspec.MsgspecError) as error:
                 failure = str(error) or type(error).__name__
-            except (LeptonError, msgspec.MsgspecError) as error:
-                failure = str(error)
             else:
                 retry_s = FIRST_RETRY_S
                 silent = False
@@ -89,7 +75,7 @@ class Follower:
 
     async def _take_table(self, after: int) -> int:
         """Poll once; the seq to ask after next."""
-        body = await self._poll(after)
+        body = await self._control_plane.get(f"/internal/routes?after={after}")
         if body is None:
             await asyncio.sleep(NOTHING_NEW_PAUSE_S)
             return NO_SEQ
@@ -108,31 +94,6 @@ class Follower:
             self._save = None
             self._write(self._last)
 
-    async def _poll(self, after: int) -> bytes | None:
-        """The table's bytes, or None if it is still the one with this seq."""
-        token = self._token_file.read_text().strip()  # each time: it may have been replaced
-        async with asyncio.timeout(POLL_S):
-            reader, writer = await asyncio.open_connection(self._host, self._port)
-            try:
-                writer.write(
-                    f"GET {self._base}/internal/routes?after={after} HTTP/1.1\r\n"
-                    f"host: {self._host}:{self._port}\r\nauthorization: Bearer {token}\r\n"
-                    "accept: application/json\r\nconnection: close\r\n\r\n".encode()
-                )
-                answer = _Answer()
-                while not answer.complete:
-                    data = await reader.read(64 * 1024)
-                    if not data:
-                        raise EOFError("it closed the connection")
-                    answer.feed(data)
-            finally:
-                writer.close()
-        if answer.status == 204:
-            return None
-        if answer.status != 200:
-            raise Unavailable(f"it answered with status {answer.status}")
-        return b"".join(answer.body)
-
     def _plan_save(self) -> None:
         if self._save is None:
             self._save = asyncio.get_running_loop().call_later(SAVE_DELAY_S, self.save_now)
@@ -149,29 +110,3 @@ class Follower:
             fresh.replace(self._copy)
         except OSError as error:
             self._gateway.log(f"the route table cannot be kept: {error}", file=str(self._copy))
-
-
-class _Answer:
-    """Reads one answer of the control plane."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.body: list[bytes] = []
-        self.complete = False
-        self._size = 0
-        self._parser = httptools.HttpResponseParser(self)
-
-    def feed(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > MAX_TABLE_BYTES:
-            raise Unavailable("it sent more than a route table")
-        self._parser.feed_data(data)
-
-    def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
-
-    def on_body(self, data: bytes) -> None:
-        self.body.append(data)
-
-    def on_message_complete(self) -> None:
-        self.complete = True

@@ -16,15 +16,17 @@ from leptonai.errors import LeptonError, NotFound
 
 from .admission import digest_of, stranger
 from .answers import TEXT, Answer, error_answer
-from .endpoint import Endpoint, Target
+from .endpoint import Endpoint
 from .head import RequestHead, split_target, upstream_request
-from .limits import CONNECT_S, MAX_LOG_LINES_PER_S, SWEEP_S, Limits
+from .limits import CONNECT_S, DRAIN_IDLE_S, MAX_LARGE_REPLAYS, MAX_LOG_LINES_PER_S, SWEEP_S, Limits
 from .metrics import exposition
+from .report import Reporter
 from .upstream import ReplicaConnection
 
 if TYPE_CHECKING:
     from .downstream import ClientConnection
     from .exchange import Exchange
+    from .target import Target
 
 NO_SEQ = -1  # before any table
 
@@ -34,6 +36,7 @@ class Gateway:
         self.loop = loop
         self.now = loop.time
         self.limits = limits
+        self.reporter = Reporter(self.now)
         self.seq = NO_SEQ
         self.draining = False
         self.clients: set[ClientConnection] = set()
@@ -42,6 +45,7 @@ class Gateway:
         self._workspace_tokens: dict[str, frozenset[str]] = {}
         self._known_tokens: frozenset[str] = frozenset()  # of any workspace
         self._refused: dict[int, int] = {}
+        self._replay_room = MAX_LARGE_REPLAYS
         self._connecting: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()  # no client is connected, while draining
         self._sweep: asyncio.TimerHandle | None = None
@@ -67,7 +71,6 @@ class Gateway:
             endpoint = before.pop(key, None)
             if endpoint is None:
                 endpoint = Endpoint(self, route, tokens)
-                endpoint.follow_upstreams()
             else:
                 endpoint.update(route, tokens)
             self.endpoints[key] = endpoint
@@ -121,6 +124,16 @@ class Gateway:
             endpoint.connect_failed(exchange, target)
         else:
             endpoint.connected(exchange, link)
+
+    def take_replay_room(self) -> bool:
+        """A place for a large request that may have to be sent again."""
+        if self._replay_room == 0:
+            return False
+        self._replay_room -= 1
+        return True
+
+    def give_replay_room(self) -> None:
+        self._replay_room += 1
 
     def _unknown(self, prefix: bytes, digest: str) -> LeptonError:
         _, _, workspace, name = prefix.decode("ascii", "replace").split("/", 3)
@@ -188,14 +201,17 @@ class Gateway:
     async def drain(self) -> None:
         """Let requests end: returns when no client is connected any more, or the time is up."""
         self.draining = True
+        for link in tuple(self.idle_links):
+            link.close_idle()
+        deadline = self.now() + self.limits.drain_s
+        # An idle client may have sent its next request already. It is answered, and told to close.
+        await asyncio.sleep(min(DRAIN_IDLE_S, self.limits.drain_s))
         for client in tuple(self.clients):
             if client.resting:
                 client.transport.close()
-        for link in tuple(self.idle_links):
-            link.close_idle()
         if self.clients:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.limits.drain_s):
+                async with asyncio.timeout_at(deadline):
                     await self._empty.wait()
 
     # --- what is told ---
@@ -205,16 +221,7 @@ class Gateway:
             self._refused[status] = self._refused.get(status, 0) + 1
 
     def log_failure(self, exchange: Exchange, error: LeptonError) -> None:
-        assert exchange.endpoint is not None
-        route = exchange.endpoint.route
-        self.log(
-            error.message,
-            code=error.code,
-            status=error.status,
-            workspace=route.workspace,
-            endpoint=route.name,
-            request_id=exchange.request_id.decode("ascii"),
-        )
+        self.log(error.message, code=error.code, status=error.status, **exchange.named())
 
     def log(self, message: str, **fields: object) -> None:
         """One line of JSON on stderr; too many in one second are only counted."""

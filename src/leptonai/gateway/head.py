@@ -31,7 +31,9 @@ FORWARDED = frozenset(
         b"x-real-ip",
     )
 )
-_READ = frozenset((b"host", b"authorization", b"content-length", b"x-request-id"))
+_READ = frozenset(
+    (b"host", b"authorization", b"content-length", b"x-request-id", b"idempotency-key")
+)
 _WATCHED = HOP_BY_HOP | FORWARDED | _READ | {b"x-lepton-replica-target"}
 
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE", b"QUERY"))
@@ -47,6 +49,7 @@ class RequestHead:
         "chunked",
         "content_length",
         "host",
+        "idempotency_key",
         "lines",
         "method",
         "replica",
@@ -63,6 +66,7 @@ class RequestHead:
         self.content_length: bytes | None = None
         self.chunked = False
         self.websocket = False
+        self.idempotency_key = False  # there is one
         self.request_id = b""
         self.replica = b""  # X-Lepton-Replica-Target
         self.lines: list[bytes] = []  # passed on as they came, each with its line end
@@ -118,6 +122,9 @@ def read_request(method: bytes, target: bytes, version: str, fields: Fields) -> 
         elif key == b"x-request-id":
             if len(value) <= MAX_REQUEST_ID_BYTES and not value.translate(None, _ID_BYTES):
                 head.request_id = value
+        elif key == b"idempotency-key":
+            head.idempotency_key = bool(value)
+            lines.append(b"%b: %b\r\n" % (name, value))
         elif key == b"x-lepton-replica-target":
             head.replica = value
             lines.append(b"%b: %b\r\n" % (name, value))

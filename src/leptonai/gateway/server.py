@@ -14,6 +14,7 @@ from leptonai.errors import LeptonError, Unavailable
 from leptonai.home import Home
 from leptonai.log_files import keep_bounded
 
+from .control_plane import ControlPlane
 from .downstream import ClientConnection
 from .follow import Follower
 from .gateway import Gateway
@@ -48,12 +49,8 @@ async def serve(config: Config) -> None:
     """
     loop = asyncio.get_running_loop()
     gateway = Gateway(loop, config.limits)
-    follower = Follower(
-        gateway,
-        url=config.control_url,
-        token_file=config.token_file,
-        copy=config.home / "gateway" / "routes.json",
-    )
+    control_plane = ControlPlane(config.control_url, config.token_file)
+    follower = Follower(gateway, control_plane, config.home / "gateway" / "routes.json")
     listener = _listener(config)
     _allow_files(2 * config.limits.connections + FILES_BESIDE_CLIENTS)
     follower.load_copy()
@@ -65,13 +62,14 @@ async def serve(config: Config) -> None:
         lambda: ClientConnection(gateway), sock=listener, backlog=BACKLOG
     )
     following = loop.create_task(follower.run())
+    reporting = loop.create_task(gateway.reporter.run(control_plane))
     bounding = loop.create_task(keep_bounded(Home(config.home).gateway_log))
     await stop.wait()
     server.close()
     draining = loop.create_task(gateway.drain())
     ending = loop.create_task(at_once.wait())
     await asyncio.wait((draining, ending), return_when=asyncio.FIRST_COMPLETED)
-    for task in (following, bounding, draining, ending):
+    for task in (following, reporting, bounding, draining, ending):
         task.cancel()
     follower.save_now()
     for client in tuple(gateway.clients):

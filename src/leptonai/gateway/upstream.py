@@ -11,9 +11,9 @@ from .head import LAST_CHUNK, Fields, ResponseHead, chunk
 from .limits import MAX_HEAD_BYTES, MAX_HEADERS
 
 if TYPE_CHECKING:
-    from .endpoint import Target
     from .exchange import Exchange
     from .gateway import Gateway
+    from .target import Target
 
 NO_BODY = frozenset((204, 304))
 
@@ -218,6 +218,8 @@ class ReplicaConnection(asyncio.Protocol):
             head.lines.append(b"connection: keep-alive\r\n\r\n")
         else:
             head.lines.append(b"\r\n")
+        if exchange.attempts > 1:
+            head.lines[-1] = b"x-lepton-attempts: %d\r\n%b" % (exchange.attempts, head.lines[-1])
         self._out += head.lines
         self._reusable = self._parser.should_keep_alive()
         exchange.status = status
@@ -253,7 +255,7 @@ class ReplicaConnection(asyncio.Protocol):
     def _garbled(self, exchange: Exchange, why: str) -> None:
         self.exchange = None
         self.transport.abort()
-        exchange.lost(self, f"answered with something that is not HTTP ({why})")
+        exchange.garbled(self, f"answered with something that is not HTTP ({why})")
 
     def _finish(self, exchange: Exchange) -> None:
         self.served += 1
