@@ -252,6 +252,8 @@ class Exchange:
         if target is not None:
             target.outstanding -= 1
             target.traffic.returned(now)
+            if target.retired and not target.outstanding:
+                self.client.gateway.reporter.left(target)
 
     def wait_in_hold(self) -> None:
         """There is no replica for it yet."""
