@@ -187,10 +187,11 @@ async def test_gateways_follow_the_route_table(api):
 @with_api
 async def test_gateways_tell_of_traffic(api):
     window = {"workspace": "ws", "endpoint": "a", "start_ms": 0, "end_ms": 1, "held": 2}
-    report = {"gateway": "g", "windows": [window]}
+    report = {"gateway": "g", "windows": [{**window, "ended": {"2": 1}}], "leaving": {"r": 1}}
     path = "/internal/traffic"
     told = await api.call("POST", path, json=report, who="gateway", platform=True)
-    assert told.status_code == 204
+    assert (told.status_code, told.content) == (204, b"")
+    assert api.traffic.busy("r")
     assert api.traffic.held(("ws", "a")).requests == 2
     for who in ("ana", "admin"):
         refused = await api.call("POST", path, json=report, who=who, platform=True)

@@ -8,7 +8,14 @@ from msgspec.structs import replace
 from leptonai.control.draining import LOOK_AGAIN_MS, Draining
 from leptonai.control.mirror import Mirror
 from leptonai.control.traffic import TrafficLog
-from leptonai.core.lifecycle.endpoint import advance, new_endpoint, restarted, updated, woken
+from leptonai.core.lifecycle.endpoint import (
+    advance,
+    new_endpoint,
+    restarted,
+    scaled,
+    updated,
+    woken,
+)
 from leptonai.core.lifecycle.replica import DRAIN_MS, STOPPED_DRAIN_MS, stop
 from leptonai.core.records import Autoscaling, Endpoint, Goal, Phase, Replica
 from leptonai.core.routing import route_table
@@ -20,17 +27,23 @@ from leptonai.spec.endpoints import (
     EndpointState,
     ResourceRequirement,
     ScaleDown,
+    TargetThroughput,
 )
 
 NOW = 1_000_000
 ASLEEP = Autoscaling(desired=0, because="scaled to 0")
 
 
-def a_spec(least: int | None = 1, most: int | None = None, idle_s: int = 0) -> EndpointSpec:
+def a_spec(
+    least: int = 1, most: int | None = None, idle_s: int = 0, qpm: float = 0
+) -> EndpointSpec:
     return EndpointSpec(
         container=Container(command=["serve"]),
         resource_requirement=ResourceRequirement(min_replicas=least, max_replicas=most),
-        auto_scaler=AutoScaler(scale_down=ScaleDown(no_traffic_timeout=idle_s)),
+        auto_scaler=AutoScaler(
+            scale_down=ScaleDown(no_traffic_timeout=idle_s),
+            target_throughput=TargetThroughput(qpm=qpm),
+        ),
     )
 
 
@@ -51,36 +64,11 @@ def changed(endpoint: Endpoint, spec: EndpointSpec) -> Endpoint:
     return updated(endpoint, spec, token_hashes=(), model_digest="", now_ms=NOW)
 
 
-@pytest.mark.parametrize(
-    ("spec", "desired", "wanted"),
-    [
-        (a_spec(1, 4), 3, 3),
-        (a_spec(1, 4), 9, 4),
-        (a_spec(2, 4), 1, 2),
-        (a_spec(2, 4), 0, 2),
-        (a_spec(2, 4, idle_s=60), 0, 0),
-        (a_spec(2, 4, idle_s=60), 1, 2),
-        (a_spec(None, None, idle_s=60), 0, 0),
-        (a_spec(2, 2), 5, 2),
-        (a_spec(0, 4, idle_s=60), 3, 0),
-    ],
-    ids=[
-        "within the bounds",
-        "no more than the most",
-        "no fewer than the least",
-        "none only after an idle time",
-        "none after an idle time",
-        "none or the least",
-        "one and no bounds, as clients send it by default",
-        "a fixed number",
-        "a stop is a stop",
-    ],
-)
-def test_its_number_is_the_autoscalers_within_what_was_asked(spec, desired, wanted):
-    endpoint = an_endpoint(spec, Autoscaling(desired=desired))
-    assert endpoint.wanted == wanted
-    step = advance(endpoint, (), NOW)
-    assert len(step.replicas) == wanted
+def test_its_number_is_the_autoscalers_and_a_stop_is_a_stop():
+    busy = Autoscaling(desired=3)
+    assert an_endpoint(a_spec(1, 4), busy).wanted == 3
+    assert an_endpoint(a_spec(0, 4), busy).wanted == 0
+    assert len(advance(an_endpoint(a_spec(1, 4), busy), (), NOW).replicas) == 3
 
 
 def test_asleep_it_is_ready_says_why_and_requests_wait_for_it():
@@ -110,10 +98,21 @@ def test_who_asks_for_its_replicas_wakes_it():
     assert (awake.wanted, awake.state) == (2, EndpointState.STARTING)
 
 
-def test_new_bounds_leave_the_number_where_it_is():
-    busy = an_endpoint(a_spec(1, 8), Autoscaling(desired=8))
-    assert changed(busy, a_spec(2, 16)).wanted == 8
-    assert changed(busy, a_spec(1, 1)).wanted == 1
+def test_new_bounds_leave_the_number_where_it_is_if_they_can():
+    busy = an_endpoint(a_spec(1, 8, qpm=60), Autoscaling(desired=6))
+    wanted = [
+        changed(busy, a_spec(least, most, qpm=60)).wanted
+        for least, most in [(2, 16), (1, 4), (7, 9)]
+    ]
+    assert wanted == [6, 4, 7]
+    assert changed(busy, a_spec(2, 2)).wanted == 2
+
+
+def test_a_change_of_the_number_is_told_with_its_reason():
+    endpoint = an_endpoint(a_spec(1, 8, qpm=60), Autoscaling(desired=1))
+    step = scaled(endpoint, Autoscaling(desired=3, because="180 requests a minute"), (), NOW)
+    assert step.events[0].message == "1 → 3 replicas: 180 requests a minute"
+    assert len(step.replicas) == 3
 
 
 class AClock:

@@ -75,12 +75,11 @@ class Owners:
         lock = self._locks.setdefault((OwnerKind.ENDPOINT, key), asyncio.Lock())
         async with lock:
             endpoint = self._mirror.endpoints.get(key)
-            if endpoint is None or not endpoint.spec.autoscaled:
+            if endpoint is None:
                 return
             replicas = self._mirror.replicas_of(key[0], f"{OwnerKind.ENDPOINT}/{key[1]}")
             now_ms = self._clock.now_ms()
-            scaled = replace(endpoint, autoscaling=autoscaling)
-            step = endpoint_lifecycle.advance(scaled, replicas, now_ms)
+            step = endpoint_lifecycle.scaled(endpoint, autoscaling, replicas, now_ms)
             if step.endpoint != endpoint:
                 await self._write(step.endpoint, step.replicas, step.events, now_ms)
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from leptonai.control.api.context import World
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
+from leptonai.core.elasticity.policy import policy_of
 from leptonai.core.records import Model, Node, NodeState, Program, Secret
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
 from leptonai.core.shapes import gpu_type_of, requested_by
@@ -111,6 +112,7 @@ async def checked_endpoint(
             f"min_replicas, {wanted.min_replicas}",
             hint="Raise one or lower the other.",
         )
+    policy_of(spec)  # refuses what cannot be read, or has two targets
     _check_letting_in(spec)
     _check_priority(spec.queue_config)
     _check_storage(spec.mounts, spec.storage_attachments, spec.reservation_config)

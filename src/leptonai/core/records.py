@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 from msgspec import field
 
+from leptonai.core.elasticity.measuring import NEW, State
 from leptonai.core.resources import Capacity, Needs
 from leptonai.spec.artifacts import ArtifactSpec
 from leptonai.spec.containers import EnvVar
@@ -278,6 +279,10 @@ class Autoscaling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     desired: int
     because: str = ""  # for people
     since_ms: int = 0  # when it came to another number
+    decided_at_ms: int = 0
+    state: State = NEW
+    starts_ms: tuple[int, ...] = ()  # how long its last replicas took from asked for to ready
+    last_start_ms: int = 0  # when the last of them was ready
 
 
 class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=True):
@@ -295,13 +300,10 @@ class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=Tr
 
     @property
     def wanted(self) -> int:
-        """How many replicas it is to have: what its autoscaler came to, within what was asked."""
-        spec = self.spec
-        if self.autoscaling is None or not spec.autoscaled:
-            return spec.replicas
-        if self.autoscaling.desired == 0 and spec.idle_timeout_s:
-            return 0
-        return min(max(self.autoscaling.desired, spec.replicas), spec.most_replicas)
+        """How many replicas it is to have. A stop is a stop, whatever its autoscaler thinks."""
+        if self.autoscaling is None or self.spec.replicas == 0:
+            return self.spec.replicas
+        return self.autoscaling.desired
 
     @property
     def asleep(self) -> bool:

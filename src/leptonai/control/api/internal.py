@@ -18,10 +18,11 @@ async def follow_routes(call: Call) -> RouteTable | Answer:
     return Answer(status=204) if table is None else table
 
 
-async def take_traffic(call: Call) -> None:
+async def take_traffic(call: Call) -> Answer:
     """Not authorised for anybody but gateways: what scales and rolls out believes it."""
     require(call.principal, Action.UPDATE, Resource(kind="traffic"))
     call.world.traffic.take(await call.json())
+    return Answer(status=204)
 
 
 ROUTES = (

@@ -5,11 +5,13 @@ one, each only when another is ready in its place. Where there is no room for on
 the surge is given up after a while, and an old replica makes room.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from leptonai.core.autoscaling import policy_kept
 from leptonai.core.lifecycle.backoff import backoff_ms
 from leptonai.core.lifecycle.program import (
     PROJECT_LABEL,
@@ -19,6 +21,7 @@ from leptonai.core.lifecycle.program import (
 )
 from leptonai.core.lifecycle.replica import describe_end, done, next_attempt, stop
 from leptonai.core.records import (
+    Autoscaling,
     Endpoint,
     EndReason,
     Event,
@@ -91,11 +94,34 @@ def updated(
         model_digest=model_digest,
         modified_at_ms=now_ms,
     )
-    if not spec.autoscaled or endpoint.spec.replicas == 0:
-        changed = replace(changed, autoscaling=None)  # it begins anew when it is next to choose
+    changed = replace(changed, autoscaling=_autoscaling_for(spec, endpoint))
     if program_of_endpoint(changed) != program_of_endpoint(endpoint):
         changed = replace(changed, revision=endpoint.revision + 1)
     return _no_longer_settled(changed, endpoint)
+
+
+def _autoscaling_for(spec: EndpointSpec, before: Endpoint) -> Autoscaling | None:
+    """What is kept of it under a new spec, until it is asked again. After a stop it begins anew."""
+    policy, autoscaling = policy_kept(spec), before.autoscaling
+    if policy is None or autoscaling is None or before.spec.replicas == 0:
+        return None
+    if policy == policy_kept(before.spec) or (autoscaling.desired == 0 and policy.idle_timeout_s):
+        return autoscaling
+    desired = min(max(autoscaling.desired, policy.min_replicas), policy.max_replicas)
+    return replace(autoscaling, desired=desired)
+
+
+def scaled(
+    endpoint: Endpoint, autoscaling: Autoscaling, replicas: Iterable[Replica], now_ms: int
+) -> EndpointStep:
+    """The step that follows from what its autoscaler came to."""
+    after = replace(endpoint, autoscaling=autoscaling)
+    step = advance(after, replicas, now_ms)
+    if after.wanted == endpoint.wanted:
+        return step
+    words = f"{endpoint.wanted} → {after.wanted} replicas: {autoscaling.because}"
+    event = _event(after, "Scaled", words)
+    return dataclasses.replace(step, events=(event, *step.events))
 
 
 def restarted(endpoint: Endpoint, now_ms: int) -> Endpoint:

@@ -1,0 +1,147 @@
+"""A policy from what people ask: the endpoint's spec, `p95<200ms`, `Mon-Fri 08:00-18:00`."""
+
+import re
+
+from leptonai.core.elasticity.values import (
+    DAY_S,
+    MAX_REPLICAS,
+    Concurrency,
+    Latency,
+    Policy,
+    Schedule,
+    Target,
+    Throughput,
+    Utilisation,
+)
+from leptonai.errors import InvalidRequest
+from leptonai.spec.endpoints import AutoScaler, EndpointSpec
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+UNITS_S = {"ms": 1e-3, "s": 1.0}
+
+
+def policy_of(spec: EndpointSpec) -> Policy | None:
+    """What an endpoint's spec asks for, or None where nothing is to be scaled.
+
+    No replicas asked for is a stop by its user: traffic does not wake it, and nothing scales it.
+    On the wire 0 is off.
+
+    Raises:
+        InvalidRequest: it has more than one target, or one that cannot be read.
+    """
+    needs, scaler = spec.resource_requirement, spec.auto_scaler
+    least = spec.replicas
+    if least == 0 or scaler is None:
+        return None
+    target = _target(scaler)
+    schedules = tuple(
+        parse_schedule(each.times, min_replicas=each.min_replicas, max_replicas=each.max_replicas)
+        for each in scaler.schedules or ()
+    )
+    down = scaler.scale_down
+    timeout = (down.no_traffic_timeout if down is not None else None) or 0
+    if target is None and not timeout and not schedules:
+        return None
+    most = needs.max_replicas
+    if most is None:
+        most = least if target is None else MAX_REPLICAS
+    return Policy(
+        target=target,
+        min_replicas=least,
+        max_replicas=max(least, most),
+        idle_timeout_s=float(timeout),
+        hold_s=scaler.cool_down_seconds,
+        max_up_per_minute=scaler.max_up_per_minute,
+        max_down_per_minute=scaler.max_down_per_minute,
+        max_cost_per_hour=scaler.max_cost_per_hour,
+        cost_per_replica_hour=scaler.cost_per_replica_hour or 0.0,
+        schedules=schedules,
+    )
+
+
+def _target(scaler: AutoScaler) -> Target | None:
+    """
+    Raises:
+        InvalidRequest: there are several.
+    """
+    targets: list[Target] = []
+    if scaler.target_throughput is not None and scaler.target_throughput.qpm:
+        targets.append(Throughput(scaler.target_throughput.qpm))
+    if scaler.target_gpu_utilization_percentage:
+        targets.append(Utilisation(scaler.target_gpu_utilization_percentage / 100))
+    if scaler.target_concurrency:
+        targets.append(Concurrency(scaler.target_concurrency))
+    if scaler.slo:
+        targets.append(parse_latency(scaler.slo))
+    if len(targets) > 1:
+        raise InvalidRequest(
+            f"spec.auto_scaler: {len(targets)} targets to scale by",
+            hint="keep one: requests a minute, concurrency, GPU utilisation or latency; 0 is none",
+        )
+    return targets[0] if targets else None
+
+
+def parse_latency(text: str) -> Latency:
+    """`p95<200ms`, `p99.9 < 2s`.
+
+    Raises:
+        InvalidRequest: it says neither.
+    """
+    parts = re.fullmatch(r"\s*p(\d+(?:\.\d+)?)\s*<=?\s*(\d+(?:\.\d+)?)\s*(ms|s)\s*", text)
+    if parts is not None:
+        share, limit_s = float(parts[1]) / 100, float(parts[2]) * UNITS_S[parts[3]]
+        if 0 < share < 1 and limit_s > 0:
+            return Latency(share, limit_s)
+    raise InvalidRequest(
+        f"{text!r} is no target for latency", hint="use a percentile and a limit, as in p95<200ms"
+    )
+
+
+def parse_schedule(
+    text: str, *, min_replicas: int | None = None, max_replicas: int | None = None
+) -> Schedule:
+    """`Mon-Fri 08:00-18:00`, `Sat,Sun 22:00-02:00`, `daily 06:00-24:00`; times in UTC.
+
+    Raises:
+        InvalidRequest: it is not such a text, or the bounds are none.
+    """
+    parts = re.fullmatch(r"\s*([A-Za-z,\-]+)\s+(\d\d?):(\d\d)\s*-\s*(\d\d?):(\d\d)\s*", text)
+    days = _days(parts[1].lower()) if parts is not None else None
+    if parts is None or days is None:
+        raise _no_schedule(text)
+    begins, ends = (
+        int(parts[at]) * 3_600 + int(parts[at + 1]) * 60 if int(parts[at + 1]) < 60 else DAY_S + 1
+        for at in (2, 4)
+    )
+    if begins >= DAY_S or ends > DAY_S:
+        raise _no_schedule(text)
+    if (min_replicas if min_replicas is not None else 1) < 1 or (
+        max_replicas is not None and max_replicas < (min_replicas or 1)
+    ):
+        hint = "use a least number of 1 or more, and a largest that is not below it"
+        raise InvalidRequest(f"the bounds of {text!r} leave nothing", hint=hint)
+    return Schedule(
+        days=days,
+        begins_s=begins,
+        ends_s=ends,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+    )
+
+
+def _days(text: str) -> frozenset[int] | None:
+    if text == "daily":
+        return frozenset(range(7))
+    days: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if first not in DAYS or (last or first) not in DAYS:
+            return None
+        begin, end = DAYS.index(first), DAYS.index(last or first)
+        days |= {day % 7 for day in range(begin, end + 1 + (7 if end < begin else 0))}
+    return frozenset(days)
+
+
+def _no_schedule(text: str) -> InvalidRequest:
+    hint = "use days and times in UTC, as in Mon-Fri 08:00-18:00 or daily 22:00-02:00"
+    return InvalidRequest(f"{text!r} is no schedule", hint=hint)
