@@ -9,6 +9,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")  # before anything imports Keras
 
 # So that a failure in there shows the values too, as one in a test does.
 pytest.register_assert_rewrite(
+    "gateway_world",
     "leptonai.testing.engine_contract",
     "leptonai.testing.points_contract",
     "leptonai.testing.store_contract",

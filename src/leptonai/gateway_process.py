@@ -1,12 +1,15 @@
 """The gateway's process, as the control plane sees it: found running, or started and kept up."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import asdict, dataclass
 
 from leptonai import __version__
@@ -16,7 +19,10 @@ from leptonai.listening import bind, url_of
 from leptonai.log_files import open_log
 from leptonai.processes import Process
 
-DRAIN_S = 3.0  # for requests under way when it is to end
+DRAIN_S = 3.0  # for requests under way when all is to end
+DRAIN_MOST_S = 40.0  # for those of one that was replaced; it gives them 30 s itself
+HANDOVER_S = 2.0  # for a gateway to give its socket
+HANDOVER_AGAIN_S = 0.02
 RESTART_S = (0.1, 5.0)  # wait before one that ended is started again: first, longest
 HEALTHY_S = 60.0  # a run this long forgets the ends before it
 
@@ -33,6 +39,7 @@ class Record:
     port: int
     control_url: str
     version: str
+    access_log: bool = False
 
     @property
     def process(self) -> Process:
@@ -42,13 +49,18 @@ class Record:
 class GatewayProcess:
     """Its listening socket is ours too, so that no caller is refused while it starts again."""
 
-    def __init__(self, home: Home, *, host: str, port: int, control_url: str) -> None:
+    def __init__(
+        self, home: Home, *, host: str, port: int, control_url: str, access_log: bool = False
+    ) -> None:
         self._home = home
         self._host = host
         self._asked_port = port
         self._control_url = control_url
+        self._access_log = access_log
         self._listening: socket.socket | None = None
+        self._lifeline: socket.socket | None = None  # closed by it when it takes no more callers
         self._process = Process(0, "")
+        self._started_here = False
         self.port = 0
 
     @property
@@ -56,67 +68,107 @@ class GatewayProcess:
         return url_of(self._host, self.port)
 
     def start(self) -> None:
-        """Take over the gateway that an earlier control plane left, or start one."""
+        """Take over the gateway that an earlier control plane left, or start one.
+
+        One that was started differently is replaced: it ends what it does while the new one, on the
+        same socket where the address is the same, takes its callers.
+        """
         left = _left_behind(self._home)
-        if left is not None:
-            asked = (self._host, self._asked_port or left.port, self._control_url, __version__)
-            if asked == (left.host, left.port, left.control_url, left.version):
-                self._process, self.port = left.process, left.port
-                return
+        if left is None:
+            self._spawn()
+            return
+        port = self._asked_port or left.port
+        asked = (self._control_url, __version__, self._access_log)
+        same_place = (self._host, port) == (left.host, left.port)
+        if same_place:
+            self._take_socket(left.process)
+        if same_place and asked == (left.control_url, left.version, left.access_log):
+            self._process, self.port = left.process, left.port
+            return
+        if self._listening is None:
             end_gateway(self._home)
+            self._spawn()
+            return
         self._spawn()
+        threading.Thread(target=_end_slowly, args=(left.process,), daemon=True).start()
 
     def undo(self) -> None:
         """End it again, if it was started here and not found running."""
-        if self._listening is not None:
+        if self._started_here:
             _end(self._process, self._home)
 
     def let_go(self) -> None:
         """Leave it running."""
-        if self._listening is not None:
-            self._listening.close()
+        for ours in (self._listening, self._lifeline):
+            if ours is not None:
+                ours.close()
 
     async def supervise(self) -> None:
-        """Start it again whenever it ends, for ever."""
+        """Start another whenever it ends or takes no more callers, for ever."""
         loop = asyncio.get_running_loop()
         first_s, longest_s = RESTART_S
         pause_s = first_s
         while True:
             since_s = loop.time()
-            await self._process.wait()
+            await self._leaves()
             if loop.time() - since_s >= HEALTHY_S:
                 pause_s = first_s
-            log.warning("the gateway (pid %d) ended; starting it again", self._process.pid)
-            await asyncio.sleep(pause_s)
-            pause_s = min(longest_s, 2 * pause_s)
+            pid = self._process.pid
+            if self._process.alive:  # it drains; nobody may wait for that
+                log.warning("the gateway (pid %d) was told to end; starting another", pid)
+            else:
+                log.warning("the gateway (pid %d) ended; starting it again", pid)
+                await asyncio.sleep(pause_s)
+                pause_s = min(longest_s, 2 * pause_s)
             try:
                 self._spawn()
             except (LeptonError, OSError) as error:
                 log.warning("the gateway cannot be started: %s", error)
 
+    async def _leaves(self) -> None:
+        """Until it takes no more callers."""
+        lifeline = self._lifeline
+        if lifeline is None:
+            await self._process.wait()
+            return
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().sock_recv(lifeline, 1)
+        lifeline.close()
+        self._lifeline = None
+
+    def _take_socket(self, process: Process) -> None:
+        """Get the listening socket of the gateway that runs, if it gives it."""
+        give_up_at = time.monotonic() + HANDOVER_S
+        while (found := _ask_for_socket(self._home)) is None:  # it may be just starting
+            if not process.alive or time.monotonic() >= give_up_at:
+                return
+            time.sleep(HANDOVER_AGAIN_S)
+        self._listening, self._lifeline = found
+
     def _spawn(self) -> None:
         if self._listening is None:
             port = self.port or self._asked_port
             self._listening = bind(self._host, port, "--gateway-port")
-            self.port = self._listening.getsockname()[1]
+        self.port = self._listening.getsockname()[1]
         descriptor = self._listening.fileno()
         # First it is on record, and only then it works: one that nobody could find again, because
-        # this process was killed in between, sees the pipe close and ends.
-        wait, go = os.pipe()
+        # this process was killed in between, sees its starter close and ends.
+        ours, its = socket.socketpair()
         try:
             with open_log(self._home.gateway_log) as output:
                 process = subprocess.Popen(
                     [
                         *(sys.executable, "-m", "leptonai.gateway"),
                         *("--home", str(self._home.path)),
-                        *("--fd", str(descriptor), "--wait-fd", str(wait)),
+                        *("--fd", str(descriptor), "--starter-fd", str(its.fileno())),
                         *("--control-url", self._control_url),
                         *("--token-file", str(self._home.gateway_token_file)),
+                        *(["--access-log"] if self._access_log else []),
                     ],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    pass_fds=[descriptor, wait],
+                    pass_fds=[descriptor, its.fileno()],
                     start_new_session=True,
                     cwd="/",
                 )
@@ -128,12 +180,20 @@ class GatewayProcess:
                 port=self.port,
                 control_url=self._control_url,
                 version=__version__,
+                access_log=self._access_log,
             )
             replace_file(self._home.gateway_record, json.dumps(asdict(record)))
-            os.write(go, b"\n")
+            ours.send(b"\n")
+        except BaseException:
+            ours.close()
+            raise
         finally:
-            os.close(wait)
-            os.close(go)
+            its.close()
+        if self._lifeline is not None:
+            self._lifeline.close()
+        ours.setblocking(False)
+        self._lifeline = ours
+        self._started_here = True
 
 
 def end_gateway(home: Home) -> bool:
@@ -150,6 +210,31 @@ def _left_behind(home: Home) -> Record | None:
     except (OSError, ValueError, TypeError):
         return None
     return record if record.process.alive else None
+
+
+def _ask_for_socket(home: Home) -> tuple[socket.socket, socket.socket] | None:
+    """What the gateway listens on, and a connection that it closes when it takes no more callers;
+    None if it does not answer."""
+    folder = os.open(home.gateway, os.O_PATH | os.O_DIRECTORY)
+    lifeline = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        lifeline.settimeout(HANDOVER_S)
+        # By way of a descriptor, since a Unix socket's path may have 108 bytes only.
+        lifeline.connect(f"/proc/self/fd/{folder}/{home.gateway_handover.name}")
+        _, descriptors, _, _ = socket.recv_fds(lifeline, 1, 1)
+        listening = socket.socket(fileno=descriptors[0])
+    except (OSError, IndexError):
+        lifeline.close()
+        return None
+    finally:
+        os.close(folder)
+    lifeline.setblocking(False)
+    return listening, lifeline
+
+
+def _end_slowly(process: Process) -> None:
+    """It ends by itself once its requests have; and if it does not, then by force."""
+    process.end(grace_s=DRAIN_MOST_S)
 
 
 def _end(process: Process, home: Home) -> None:

@@ -103,8 +103,17 @@ class Home:
         return self.gateway / "process.json"
 
     @property
+    def gateway_handover(self) -> Path:
+        """Where the gateway hands its socket to the next."""
+        return self.gateway / "handover.sock"
+
+    @property
     def control_log(self) -> Path:
         return self.path / "logs" / "control.log"
+
+    @property
+    def access_log(self) -> Path:
+        return self.path / "logs" / "access.log"
 
     @property
     def gateway_log(self) -> Path:

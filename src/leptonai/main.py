@@ -52,6 +52,7 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 8420
     gateway_port: int = 8421
+    access_log: bool = False  # of the gateway
     workspace: str = "default"
     database: str = ""  # URL; "" is SQLite in the home
     blobs: str = ""  # a directory, or a bucket's URL; "" is what was settled before
@@ -110,6 +111,7 @@ def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None])
         host=options.host,
         port=options.gateway_port,
         control_url=url_of(options.host, control.getsockname()[1]),
+        access_log=options.access_log,
     )
     is_ready = False
 

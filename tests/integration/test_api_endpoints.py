@@ -226,3 +226,28 @@ async def test_a_stop_of_one_that_sleeps_is_a_stop(api):
     assert stopped.status_code == 200, stopped.text
     (kept,) = await api.store.find(Endpoint, Query())
     assert (kept.wanted, kept.asleep, kept.autoscaling) == (0, False, None)
+
+
+@with_api
+async def test_a_domain_is_one_endpoints_own(api):
+    asked = {"gateway": {"domains": ["models.example.org"]}}
+    made = await api.call("POST", "/deployments", json=an_endpoint("a", **asked))
+    assert made.status_code == 200, made.text
+    taken = await api.call("POST", "/deployments", json=an_endpoint("b", **asked))
+    assert (taken.status_code, taken.json()["code"]) == (409, "AlreadyExists")
+    again = await api.call(
+        "PATCH", "/deployments/a", json={"spec": {"gateway": {"retry": "never"}}}
+    )
+    assert again.json()["spec"]["gateway"] == asked["gateway"] | {"retry": "never"}
+    for settings in (
+        {"domains": ["e.default.localhost"]},
+        {"domains": ["no domain"]},
+        {"domains": ["127.0.0.1"]},
+        {"balance": {"by": "header"}},
+        {"balance": {"by": "header", "name": "a\r\nb"}},
+        {"rate_limit": {"requests_per_minute": 0}},
+        {"hold": {"max_seconds": 10**9}},
+        {"retry": "sometimes"},
+    ):
+        refused = await api.call("POST", "/deployments", json=an_endpoint("c", gateway=settings))
+        assert refused.status_code == 400, settings

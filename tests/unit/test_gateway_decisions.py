@@ -115,11 +115,6 @@ def test_an_allow_list_is_asked_beside_the_token(
     assert refusal("", address, ip_allowlist=allowlist) is Unauthenticated
 
 
-def test_only_a_token_of_the_whole_workspace_is_hidden_from_the_replica() -> None:
-    gate = Gate(Route(workspace="w", name="n", token_sha256=("own",)), WORKSPACE)
-    assert [gate.shows(digest) for digest in ("own", "workspace", "")] == [True, False, True]
-
-
 @pytest.mark.parametrize(
     ("authorization", "digest"),
     [
@@ -165,6 +160,7 @@ def test_a_target_is_an_endpoint_and_a_path(
 def upstream(fields: Fields, *, method: bytes = b"GET", show_authorization: bool = False) -> bytes:
     head = read_request(method, b"/e/w/n/p", "1.1", fields)
     head.request_id = head.request_id or b"made"
+    head.traceparent = b"t"
     return upstream_request(
         head, b"/p", prefix=b"/e/w/n", address=b"1.2.3.4", show_authorization=show_authorization
     )
@@ -188,7 +184,7 @@ def test_what_a_replica_gets_is_what_came_less_what_was_for_us() -> None:
         (b"Content-Length", b"3"),
     ]
     assert upstream(fields, method=b"POST", show_authorization=True) == (
-        b"POST /p HTTP/1.1\r\n" + OURS + b"x-request-id: made\r\nAccept: a\r\n"
+        b"POST /p HTTP/1.1\r\n" + OURS + b"x-request-id: made\r\ntraceparent: t\r\nAccept: a\r\n"
         b"authorization: Bearer t\r\ncontent-length: 3\r\n\r\n"
     )
     assert b"Bearer" not in upstream(fields)
@@ -197,7 +193,7 @@ def test_what_a_replica_gets_is_what_came_less_what_was_for_us() -> None:
 def test_a_websocket_handshake_keeps_its_upgrade() -> None:
     fields: Fields = [*HOST, (b"Connection", b"Keep-Alive, Upgrade"), (b"Upgrade", b"WebSocket")]
     assert upstream(fields) == (
-        b"GET /p HTTP/1.1\r\n" + OURS + b"x-request-id: made\r\n"
+        b"GET /p HTTP/1.1\r\n" + OURS + b"x-request-id: made\r\ntraceparent: t\r\n"
         b"connection: Upgrade\r\nupgrade: websocket\r\n\r\n"
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leptonai.cli.gateway_options import gateway_options, gateway_patch
 from leptonai.cli.groups import Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, say
 from leptonai.cli.scaling import desired, policy_text, scaling_options
@@ -57,6 +58,7 @@ leptonai endpoint create -n digits --model digits-cnn@production
 leptonai endpoint create -n digits --model digits-cnn --max-replicas 8 \\
     --target-concurrency 4 --scale-to-zero-after 10m
 leptonai endpoint create -n files --port 8000 --command 'python -m http.server $PORT'
+leptonai endpoint create -n chat --model tiny-chat --rate-limit 60 --token-limit 20000
 leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token -- \\
     python serve.py""",
 )
@@ -71,6 +73,7 @@ leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token
 @resource_options
 @environment_options
 @priority_option
+@gateway_options
 @click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
 @click.option(
     "-f",
@@ -110,6 +113,7 @@ def create(
     timeout: float | None,
     output: str,
     command: tuple[str, ...],
+    **gateway: Any,
 ) -> None:
     """Create an endpoint, from a registered model or from a command.
 
@@ -139,6 +143,7 @@ def create(
             accelerator_type=gpu_type,
         ),
     )
+    asked = _with_gateway(asked, gateway_patch(gateway))
     directory = existing_directory(workdir) if workdir is not None else None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if asked.spec.model is not None:
@@ -243,6 +248,8 @@ leptonai endpoint update digits --replicas 2
 leptonai endpoint update digits --min-replicas 1 --max-replicas 8 --slo 'p95<200ms'
 leptonai endpoint update digits --schedule 'Mon-Fri 08:00-18:00 min=4'
 leptonai endpoint update digits --model digits-cnn@2
+leptonai endpoint update digits --retry always --balance cookie
+leptonai endpoint update digits --domain digits.example.org
 leptonai endpoint update digits --replicas 0         # stops it""",
 )
 @click.option("--model", metavar="NAME[@VERSION|@ALIAS]", help="Serve this registered model.")
@@ -254,6 +261,7 @@ leptonai endpoint update digits --replicas 0         # stops it""",
 @resource_options
 @environment_options
 @priority_option
+@gateway_options
 @output_option
 @click.argument("name")
 def update(
@@ -275,6 +283,7 @@ def update(
     priority: str | None,
     output: str,
     name: str,
+    **gateway: Any,
 ) -> None:
     """Change an endpoint. Replicas are replaced one after another where that is needed."""
     from leptonai.cli.requested import merged_variables
@@ -302,6 +311,7 @@ def update(
             resource_requirement=resources or None,
             container=container or None,
             queue_config=None if priority is None else {"priority_class": priority},
+            gateway=gateway_patch(gateway) or None,
         )
     )
     if "auto_scaler" in scaling:
@@ -451,3 +461,21 @@ def _with(asked: LeptonDeployment, **changes: Any) -> LeptonDeployment:
     import msgspec
 
     return msgspec.structs.replace(asked, spec=msgspec.structs.replace(asked.spec, **changes))
+
+
+def _with_gateway(asked: LeptonDeployment, patch: dict[str, Any]) -> LeptonDeployment:
+    """Flags override what the file says."""
+    if not patch:
+        return asked
+    import msgspec
+
+    from leptonai.spec.gateway import GatewaySettings
+
+    settings = msgspec.to_builtins(asked.spec.gateway) if asked.spec.gateway else {}
+    for name, value in patch.items():
+        old = settings.get(name)
+        settings[name] = {**old, **value} if isinstance(old, dict) and name != "balance" else value
+    try:
+        return _with(asked, gateway=msgspec.convert(settings, GatewaySettings))
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(str(error), hint="see `leptonai endpoint create --help`") from None

@@ -35,6 +35,9 @@ as_json = click.option(
 @click.option(
     "--gateway-port", default=8421, show_default=True, help="Of the gateway; 0 takes any free port."
 )
+@click.option(
+    "--access-log", is_flag=True, help="Have the gateway write a line of JSON for each request."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--workspace", default="default", show_default=True, help="Workspace to use.")
 @click.option("--database", default="", help="Database URL; default: SQLite under $LEPTON_HOME.")

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
@@ -10,10 +11,11 @@ from leptonai.control.api.context import World
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.elasticity.policy import policy_of
-from leptonai.core.records import Model, Node, NodeState, Program, Secret
+from leptonai.core.records import Endpoint, Model, Node, NodeState, Program, Secret
+from leptonai.core.routing import domain_owners
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
 from leptonai.core.shapes import gpu_type_of, requested_by
-from leptonai.errors import InvalidRequest, NotFound, Unsatisfiable
+from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, Unsatisfiable
 from leptonai.ports.store import Query
 from leptonai.security.permissions import require, resource_of
 from leptonai.spec.artifacts import LATEST
@@ -28,6 +30,7 @@ from leptonai.spec.containers import (
     StorageAttachment,
 )
 from leptonai.spec.endpoints import EndpointSpec
+from leptonai.spec.gateway import GatewaySettings
 from leptonai.spec.jobs import JobSpec
 from leptonai.spec.names import check_env_name, check_label
 
@@ -43,6 +46,9 @@ MAX_PORTS = 16
 MAX_RUN_S = 10 * 366 * 86_400
 LATEST_TIME_S = 32_503_680_000  # the year 3000: a later time is one in milliseconds
 PRIORITIES = {"low": (1000, 3000), "mid": (4000, 6000), "high": (7000, 9000)}
+MAX_DOMAIN_CHARS = 253
+_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})+")
 WORKSPACE_TOKEN = "WORKSPACE_TOKEN"  # noqa: S105 - the name of a reference, not a token
 
 
@@ -96,7 +102,7 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
 
 
 async def checked_endpoint(
-    world: World, principal: Principal, workspace: str, spec: EndpointSpec
+    world: World, principal: Principal, workspace: str, name: str, spec: EndpointSpec
 ) -> tuple[EndpointSpec, str]:
     """The spec, with the exact GPU type that its shape means; and its model's digest, or ""."""
     if spec.model is None:
@@ -114,6 +120,7 @@ async def checked_endpoint(
         )
     policy_of(spec)  # refuses what cannot be read, or has two targets
     _check_letting_in(spec)
+    await _check_gateway(world, workspace, name, spec.gateway)
     _check_priority(spec.queue_config)
     _check_storage(spec.mounts, spec.storage_attachments, spec.reservation_config)
     readiness = spec.health.readiness if spec.health else None
@@ -293,6 +300,40 @@ def _check_letting_in(spec: EndpointSpec) -> None:
                 f"spec.auth_config.ip_allowlist: {address[:60]!r} is no address",
                 hint="Use addresses like 10.0.0.7, or networks like 10.0.0.0/8.",
             ) from None
+
+
+async def _check_gateway(
+    world: World, workspace: str, name: str, settings: GatewaySettings | None
+) -> None:
+    if settings is None:
+        return
+    balance = settings.balance
+    if balance is not None and balance.by == "header" and not balance.name:
+        raise InvalidRequest(
+            "spec.gateway.balance.name: by which header?", hint='For example "x-user".'
+        )
+    if not settings.domains:
+        return
+    owners = domain_owners(await world.store.find(Endpoint, Query()))
+    for host in settings.domains:
+        is_address = host.rpartition(".")[2].isdigit()
+        if len(host) > MAX_DOMAIN_CHARS or not _DOMAIN.fullmatch(host) or is_address:
+            raise InvalidRequest(
+                f"spec.gateway.domains: {host[:60]!r} is no host name",
+                hint='For example "models.example.org", without a scheme, port or path.',
+            )
+        owner = owners.get(host.lower())
+        if owner is not None and (owner.workspace, owner.name) != (workspace, name):
+            raise AlreadyExists(
+                f"spec.gateway.domains: {host} belongs to another endpoint",
+                hint="Choose another, or take it from that endpoint first.",
+            )
+        own = {urlsplit(url).hostname for url in (world.config.gateway_url, world.config.url)}
+        if host.lower().endswith(".localhost") or host.lower() in own:
+            raise InvalidRequest(
+                f"spec.gateway.domains: {host} is the platform's own",
+                hint="Every endpoint is at NAME.WORKSPACE.localhost anyway.",
+            )
 
 
 def _check_seconds(field: str, value: int | None, most: int) -> None:

@@ -10,6 +10,8 @@ from enum import StrEnum
 import msgspec
 
 from leptonai.core.records import Endpoint, Goal, OwnerKind, Phase, Replica
+from leptonai.spec.endpoints import EndpointSpec
+from leptonai.spec.gateway import GatewaySettings
 
 DEFAULT_TIMEOUT_S = 300  # of a request, where the endpoint sets none
 DEFAULT_HELD_REQUESTS = 256
@@ -120,15 +122,29 @@ def route_table(
         replicas: of each endpoint, by `Replica.parent`.
         addresses: where each node is reached.
     """
+    endpoints = list(endpoints)
+    domains: dict[str, list[str]] = {}
+    for host, owner in sorted(domain_owners(endpoints).items()):
+        domains.setdefault(owner.id, []).append(host)
     routes = [
-        _route(endpoint, replicas.get(f"{OwnerKind.ENDPOINT}/{endpoint.id}", []), addresses)
+        _route(
+            endpoint,
+            replicas.get(f"{OwnerKind.ENDPOINT}/{endpoint.id}", []),
+            addresses,
+            tuple(domains.get(endpoint.id, ())),
+        )
         for endpoint in endpoints
     ]
     routes.sort(key=lambda route: (route.workspace, route.name))
     return RouteTable(seq=seq, routes=tuple(routes), workspace_token_sha256=workspace_token_sha256)
 
 
-def _route(endpoint: Endpoint, replicas: list[Replica], addresses: Mapping[str, str]) -> Route:
+def _route(
+    endpoint: Endpoint,
+    replicas: list[Replica],
+    addresses: Mapping[str, str],
+    domains: tuple[str, ...],
+) -> Route:
     serving = [
         replica
         for replica in sorted(replicas, key=lambda replica: replica.id)
@@ -140,6 +156,7 @@ def _route(endpoint: Endpoint, replicas: list[Replica], addresses: Mapping[str, 
     ]
     spec = endpoint.spec
     auth = spec.auth_config
+    settings = spec.gateway or GatewaySettings()
     return Route(
         workspace=endpoint.workspace,
         name=endpoint.name,
@@ -160,4 +177,52 @@ def _route(endpoint: Endpoint, replicas: list[Replica], addresses: Mapping[str, 
         route_by_replica_header=bool(
             spec.routing_policy and spec.routing_policy.enable_header_based_replica_routing
         ),
+        retry=Retry(settings.retry or Retry.SAFE),
+        balance=_balance(spec, settings),
+        hold=_hold(settings),
+        limit=_limit(settings),
+        domains=domains,
     )
+
+
+def _balance(spec: EndpointSpec, settings: GatewaySettings) -> Balance:
+    asked = settings.balance
+    if asked is not None:
+        by = BalanceBy(asked.by)
+        name = asked.name or ""
+        return Balance(by=by, name=name.lower() if by is BalanceBy.HEADER else name)
+    published = spec.load_balance_config
+    if published is not None and published.maglev is not None:
+        return Balance(by=BalanceBy.ADDRESS)
+    return Balance()
+
+
+def _hold(settings: GatewaySettings) -> Hold:
+    asked = settings.hold
+    if asked is None:
+        return Hold()
+    return Hold(
+        requests=DEFAULT_HELD_REQUESTS if asked.max_requests is None else asked.max_requests,
+        seconds=DEFAULT_HELD_S if asked.max_seconds is None else asked.max_seconds,
+        progress=bool(asked.progress),
+    )
+
+
+def _limit(settings: GatewaySettings) -> RateLimit | None:
+    asked = settings.rate_limit
+    if asked is None or not (asked.requests_per_minute or asked.tokens_per_minute):
+        return None
+    return RateLimit(
+        by=LimitBy(asked.by or LimitBy.TOKEN),
+        requests_per_minute=asked.requests_per_minute,
+        tokens_per_minute=asked.tokens_per_minute,
+    )
+
+
+def domain_owners(endpoints: Iterable[Endpoint]) -> dict[str, Endpoint]:
+    """Whose a domain is: of several endpoints that name it, the one that was made first."""
+    owners: dict[str, Endpoint] = {}
+    for endpoint in sorted(endpoints, key=lambda each: (each.created_at_ms, each.id)):
+        for host in (endpoint.spec.gateway and endpoint.spec.gateway.domains) or ():
+            owners.setdefault(host.lower(), endpoint)
+    return owners

@@ -2,7 +2,7 @@
 
 import argparse
 import asyncio
-import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +19,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--token-file", type=Path, required=True, help="for the control plane")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8421)
+    parser.add_argument("--access-log", action="store_true", help="one line for each request")
     parser.add_argument("--fd", type=int, help="a bound socket, instead of --host and --port")
     parser.add_argument(
-        "--wait-fd", type=int, help="wait for a byte from it; end where it is closed without one"
+        "--starter-fd",
+        type=int,
+        help="a socket: wait for a byte from it, end where it is closed without one, "
+        "and close it when no more callers are taken",
     )
     given = parser.parse_args(arguments)
-    if given.wait_fd is not None:
-        with os.fdopen(given.wait_fd, "rb") as starter:
-            if not starter.read(1):
-                return 0
+    starter = None if given.starter_fd is None else socket.socket(fileno=given.starter_fd)
+    if starter is not None and not starter.recv(1):
+        return 0
     config = Config(
         home=given.home,
         control_url=given.control_url,
@@ -35,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         host=given.host,
         port=given.port,
         fd=given.fd,
+        starter=starter,
+        access_log=given.access_log,
     )
     try:
         run(config)

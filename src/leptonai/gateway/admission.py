@@ -48,10 +48,6 @@ class Gate:
             )
         return None
 
-    def shows(self, digest: str) -> bool:
-        """Whether the replica may see the token: never one that opens the whole workspace."""
-        return digest not in self._workspace
-
     def _in_allowlist(self, address: str) -> bool:
         try:
             caller: IPv4Address | IPv6Address = ip_address(address)

@@ -1,5 +1,7 @@
 """What the gateway says itself, in place of a replica."""
 
+from math import ceil
+
 import msgspec
 
 from leptonai.errors import LeptonError, RequestError, TryLater, Unauthenticated
@@ -30,6 +32,7 @@ REASONS = {
     403: b"Forbidden",
     404: b"Not Found",
     408: b"Request Timeout",
+    429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
     502: b"Bad Gateway",
     503: b"Service Unavailable",
@@ -63,12 +66,22 @@ class Answer(msgspec.Struct, frozen=True):
         )
 
 
-def error_answer(error: LeptonError, request_id: bytes = b"") -> Answer:
-    extra = b""
+def error_answer(
+    error: LeptonError,
+    request_id: bytes = b"",
+    *,
+    extra: bytes = b"",
+    retry_after_s: float = RETRY_AFTER_S,
+) -> Answer:
+    """
+    Args:
+        extra: more header lines.
+        retry_after_s: after which another try is worth it, where it is at all.
+    """
     if request_id:
         extra += b"x-request-id: %b\r\n" % request_id
     if isinstance(error, Unauthenticated):
         extra += b"www-authenticate: Bearer\r\n"
-    if error.status == 503:
-        extra += b"retry-after: %d\r\n" % RETRY_AFTER_S
+    if error.status in (429, 503):
+        extra += b"retry-after: %d\r\n" % ceil(max(1.0, retry_after_s))
     return Answer(error.status, msgspec.json.encode(error.wire()), extra=extra)

@@ -11,8 +11,10 @@ from leptonai.errors import LeptonError, NotFound, Unavailable
 from .admission import Gate
 from .answers import ReplicaFailed
 from .metrics import EndpointFigures
+from .ratelimits import Limiter
 from .retries import RetryBudget, why_not_again
 from .selection import Selection
+from .shadows import Shadows
 from .tally import Tally
 from .target import Target
 
@@ -30,6 +32,9 @@ class Endpoint:
         self.tally = Tally(route.workspace, route.name, gateway.reporter)
         self.targets: list[Target] = []
         self.prefix = f"/e/{route.workspace}/{route.name}".encode()
+        self.limiter: Limiter | None = None
+        self.shadows: Shadows | None = None
+        self.reads_answers = False
         self._budget = RetryBudget(gateway.now())
         self._release_planned = False
         self._follow(route, workspace_tokens)
@@ -57,6 +62,21 @@ class Endpoint:
             target.retire(self.gateway.reporter)
         self.tally.keep_only({upstream.version for upstream in route.upstreams})
         self.selection = Selection(route, self.targets)
+        if route.limit is None:
+            self.limiter = None
+        elif self.limiter is None or self.limiter.limit != route.limit:
+            self.limiter = Limiter(route.limit)
+        self.shadows = (
+            None
+            if route.shadow is None
+            else Shadows(
+                self.gateway,
+                route.shadow,
+                self.targets,
+                self.tally.of_shadows(route.shadow.version),
+            )
+        )
+        self.reads_answers = route.limit is not None and route.limit.tokens_per_minute is not None
 
     def remove(self) -> None:
         """The endpoint left the table."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from leptonai.errors import LeptonError
 
 from .answers import Answer, ReplicaFailed, ReplicaTooSlow, RequestTooSlow, error_answer
-from .head import IDEMPOTENT, LAST_CHUNK, RequestHead, chunk
-from .limits import BODY_BUFFER_BYTES, MAX_REPLAY_BYTES, SMALL_REPLAY_BYTES
+from .deadlines import with_time_left
+from .head import IDEMPOTENT, LAST_CHUNK, RequestHead, chunk, value_of
+from .limits import BODY_BUFFER_BYTES, MAX_REPLAY_BYTES, PROGRESS_S, SMALL_REPLAY_BYTES
+from .observers import Digest, Observer
 
 if TYPE_CHECKING:
     from .downstream import ClientConnection
@@ -16,7 +19,16 @@ if TYPE_CHECKING:
     from .target import Target
     from .upstream import ReplicaConnection
 
+EVENTS_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n"
+    b"transfer-encoding: chunked\r\nconnection: close\r\nx-request-id: %b\r\n%b\r\n"
+)
 NOT_ANSWERED = 499  # in metrics: the client left first
+
+
+def error_event(data: bytes) -> bytes:
+    """What ends an event stream that began before its status was known, as a chunk."""
+    return chunk(b"event: error\ndata: %b\n\n" % data)
 
 
 class Exchange:
@@ -28,20 +40,25 @@ class Exchange:
 
     __slots__ = (
         "_arrived",
+        "_caller_deadline",
         "_dispatched_at",
         "_large",
         "_sent",
         "_sent_bytes",
         "_unsent",
         "_unsent_bytes",
+        "_wants_events",
         "answer",
         "attempts",
         "chunked",
         "client",
         "close",
+        "cookie",
         "deadline",
         "done",
         "endpoint",
+        "events",
+        "extra",
         "failed_target",
         "fresh_connection",
         "head_only",
@@ -49,12 +66,16 @@ class Exchange:
         "kept",
         "key",
         "link",
+        "logged",
+        "observers",
         "replica",
         "request_done",
         "request_id",
         "responding",
+        "root",
         "safe",
         "sent",
+        "shadow",
         "started",
         "started_at",
         "status",
@@ -91,6 +112,15 @@ class Exchange:
         self.started = False
         self.done = False
         self.status = NOT_ANSWERED
+        self.extra = b""  # more header lines of the answer
+        self.root = b"/"  # the endpoint's path, as the caller sees it
+        self.cookie = b""  # a header line that brings the caller back to its replica
+        self.observers: tuple[Observer, ...] = ()  # of the answer's body
+        self.shadow: Digest | None = None  # a copy goes to the shadow version
+        self.logged: tuple[bytes, bytes, bytes] | None = None  # method, target, traceparent
+        self.events = False  # the answer has begun as an event stream, while it was held
+        self._wants_events = False
+        self._caller_deadline = False  # the caller said how long it waits
         self._arrived = False  # it is counted among the arrivals
         self._dispatched_at = 0.0
         self._unsent: list[bytes] = []
@@ -109,6 +139,12 @@ class Exchange:
         if endpoint.route.route_by_replica_header:
             self.replica = head.replica
         self.deadline = self.started_at + endpoint.route.timeout_s
+        if head.timeout_ms is not None:
+            self._caller_deadline = True
+            self.deadline = min(self.deadline, self.started_at + head.timeout_ms / 1000)
+        if endpoint.route.hold.progress and not self.version_1_0 and not head.websocket:
+            accepted = value_of(head.lines, b"accept")
+            self._wants_events = not self.head_only and b"text/event-stream" in accepted
         self._unsent.append(encoded)
         self._unsent_bytes = len(encoded)
 
@@ -123,6 +159,8 @@ class Exchange:
             self.started = True
             self.endpoint.tally.arrive()
             self.client.deadline = self.deadline
+            if self._caller_deadline:
+                self.client.gateway.loop.call_at(self.deadline, self._caller_gave_up)
             self.endpoint.dispatch(self)
 
     def add_body(self, data: bytes) -> None:
@@ -147,6 +185,9 @@ class Exchange:
         data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
         self._unsent.clear()
         self._unsent_bytes = 0
+        if self._caller_deadline and not link.bytes_sent:
+            left_s = self.deadline - self.client.gateway.now()
+            data = with_time_left(data, max(0, int(1000 * left_s)))
         link.bytes_sent = self.sent = True
         if self.kept:
             self._keep(data)
@@ -212,7 +253,7 @@ class Exchange:
         elif not self.request_done:
             self.fail(
                 RequestTooSlow(
-                    f"the request's body did not arrive within {endpoint.route.timeout_s} s",
+                    f"the request's body did not arrive within {self._patience_s:g} s",
                     hint="send it faster, or raise the endpoint's ingress timeout",
                 )
             )
@@ -220,10 +261,19 @@ class Exchange:
             self.fail(
                 ReplicaTooSlow(
                     f"endpoint {endpoint.route.name!r} did not answer"
-                    f" within {endpoint.route.timeout_s} s",
+                    f" within {self._patience_s:g} s",
                     hint="make its work shorter, or raise its ingress timeout",
                 )
             )
+
+    def _caller_gave_up(self) -> None:
+        if not self.done and not self.responding:
+            self.expire(self.deadline)
+
+    @property
+    def _patience_s(self) -> float:
+        """How long this request may take."""
+        return round(self.deadline - self.started_at, 3)
 
     # --- the replica's side tells ---
 
@@ -246,6 +296,16 @@ class Exchange:
         self.target = target
         self._dispatched_at = now
         self.attempts += 1
+        assert self.endpoint is not None
+        selection = self.endpoint.selection
+        if selection.cookie:
+            name = selection.name_of(target)
+            self.cookie = (
+                b""
+                if self.key == name
+                else b"set-cookie: %b=%b; Path=%b; HttpOnly; SameSite=Lax\r\n"
+                % (selection.cookie, name, self.root)
+            )
 
     def drop_target(self, now: float) -> None:
         target, self.target = self.target, None
@@ -258,6 +318,25 @@ class Exchange:
     def wait_in_hold(self) -> None:
         """There is no replica for it yet."""
         self._arrived_unserved()
+        if self._wants_events and not self.events:
+            self.events = self.close = True
+            self.client.transport.write(EVENTS_HEAD % (self.request_id, self.extra))
+            self._tell_that_it_waits()
+
+    def _tell_that_it_waits(self) -> None:
+        endpoint = self.endpoint
+        assert endpoint is not None
+        if self in endpoint.tally.held:
+            gateway = self.client.gateway
+            waited_s = int(gateway.now() - self.started_at)
+            self.client.transport.write(chunk(b": waiting for a replica, %d s\n\n" % waited_s))
+            gateway.loop.call_later(PROGRESS_S, self._tell_that_it_waits)
+
+    def answer_lines(self) -> bytes:
+        """Header lines that are ours."""
+        if self.attempts > 1:
+            return b"%b%bx-lepton-attempts: %d\r\n" % (self.extra, self.cookie, self.attempts)
+        return self.extra + self.cookie
 
     def lost(self, link: ReplicaConnection, because: str) -> None:
         """The replica's connection ended before its answer did."""
@@ -307,6 +386,16 @@ class Exchange:
     def finish(self) -> None:
         """The whole answer of a replica has been given to the client's connection."""
         self.link = None
+        endpoint = self.endpoint
+        assert endpoint is not None
+        shadows = endpoint.shadows
+        if self.shadow is not None and shadows is not None and self.kept and self.request_done:
+            shadows.send(
+                b"".join(self._sent),
+                status=self.status,
+                digest=self.shadow.value,
+                timeout_s=endpoint.route.timeout_s,
+            )
         self._settle(served=True)
         self.client.next_exchange(self)
 
@@ -326,7 +415,9 @@ class Exchange:
         if not self.request_done or self.client.gateway.draining:
             self.close = True
         self.client.transport.write(
-            answer.encode(
+            error_event(answer.body) + LAST_CHUNK
+            if self.events
+            else answer.encode(
                 close=self.close, keep_alive_1_0=self.version_1_0, head_only=self.head_only
             )
         )
@@ -362,10 +453,33 @@ class Exchange:
         self._arrived_unserved()
         self.drop_target(now)
         traffic.count(self.status, now - self.started_at)
+        if self.attempts:
+            for observer in self.observers:
+                observer.end()
+        if self.logged is not None:
+            self._log(now, target)
         if served:
             traffic.served(now - self._dispatched_at)
             assert target is not None
             target.answered(self.status, now, gateway.limits.eject_s)
+
+    def _log(self, now: float, target: Target | None) -> None:
+        gateway = self.client.gateway
+        assert self.logged is not None and gateway.access_log is not None
+        method, path, traceparent = self.logged
+        gateway.access_log.write(
+            at_ms=time.time_ns() // 1_000_000,
+            **self.named(),
+            version="" if target is None else target.upstream.version,
+            replica="" if target is None else target.upstream.replica,
+            address=self.client.address,
+            method=method.decode("latin-1"),
+            path=path.decode("latin-1"),
+            status=self.status,
+            ms=round(1000 * (now - self.started_at), 3),
+            attempts=self.attempts,
+            traceparent=traceparent.decode("latin-1"),
+        )
 
     def _arrived_unserved(self) -> None:
         if not self._arrived:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING
@@ -14,12 +15,14 @@ import msgspec
 from leptonai.core.routing import RouteTable
 from leptonai.errors import LeptonError, NotFound
 
+from .access_log import AccessLog
 from .admission import digest_of, stranger
 from .answers import TEXT, Answer, error_answer
 from .endpoint import Endpoint
 from .head import RequestHead, split_target, upstream_request
 from .limits import CONNECT_S, DRAIN_IDLE_S, MAX_LARGE_REPLAYS, MAX_LOG_LINES_PER_S, SWEEP_S, Limits
 from .metrics import exposition
+from .observers import Digest, Usage
 from .report import Reporter
 from .upstream import ReplicaConnection
 
@@ -29,12 +32,13 @@ if TYPE_CHECKING:
     from .target import Target
 
 NO_SEQ = -1  # before any table
+LOCAL = b".localhost"  # NAME.WORKSPACE.localhost is an endpoint's own host
 
 
 class Gateway:
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
         self.loop = loop
-        self.now = loop.time
+        self.now = time.monotonic  # the loop's own clock may stand still while it works
         self.limits = limits
         self.reporter = Reporter(self.now)
         self.seq = NO_SEQ
@@ -42,6 +46,8 @@ class Gateway:
         self.clients: set[ClientConnection] = set()
         self.idle_links: dict[ReplicaConnection, None] = {}  # the longest idle first
         self.endpoints: dict[bytes, Endpoint] = {}  # by /e/WORKSPACE/NAME
+        self.access_log: AccessLog | None = None
+        self._domains: dict[bytes, Endpoint] = {}
         self._workspace_tokens: dict[str, frozenset[str]] = {}
         self._known_tokens: frozenset[str] = frozenset()  # of any workspace
         self._refused: dict[int, int] = {}
@@ -51,6 +57,7 @@ class Gateway:
         self._sweep: asyncio.TimerHandle | None = None
         self._request_prefix = os.urandom(8).hex().encode()
         self._request_numbers = count()
+        self._trace_numbers = count(1)  # no part of a traceparent may be all zeros
         self._log_second = 0
         self._log_lines = 0
 
@@ -76,6 +83,11 @@ class Gateway:
             self.endpoints[key] = endpoint
         for endpoint in before.values():
             endpoint.remove()
+        self._domains = {
+            host.encode(): endpoint
+            for endpoint in self.endpoints.values()
+            for host in endpoint.route.domains
+        }
 
     # --- requests ---
 
@@ -83,15 +95,29 @@ class Gateway:
         """Give the exchange its endpoint, or the answer that keeps it out."""
         if not head.request_id:
             head.request_id = b"%b%08x" % (self._request_prefix, next(self._request_numbers))
-        split = split_target(head.target)
+        if not head.traceparent:
+            # Of a trace that begins here, and that whoever follows may record.
+            number = next(self._trace_numbers)
+            head.traceparent = b"00-%b%016x-%016x-01" % (self._request_prefix, number, number)
         digest = digest_of(head.authorization) if head.authorization is not None else ""
-        if split is None:
-            exchange.answer = self._own_page(head, digest)
-            return
-        prefix, path = split
-        endpoint = self.endpoints.get(prefix)
+        split = split_target(head.target)
+        endpoint = None if split is None else self.endpoints.get(split[0])
+        if split is not None and endpoint is not None:
+            prefix, path = key, _ = split
+        else:
+            # Only what no path leads to: who got hold of our own host for an endpoint would
+            # otherwise get the requests to all others.
+            at_host = self._at_host(head.host)
+            if at_host is not None:
+                key, endpoint = at_host
+                prefix, path = b"", head.target
+            elif split is not None:
+                prefix, path = key, _ = split
+            else:
+                exchange.answer = self._own_page(head, digest)
+                return
         if endpoint is None:
-            exchange.answer = error_answer(self._unknown(prefix, digest), head.request_id)
+            exchange.answer = error_answer(self._unknown(key, digest), head.request_id)
             return
         address = exchange.client.address
         refusal = endpoint.gate.refusal(digest, address)
@@ -99,12 +125,38 @@ class Gateway:
             exchange.endpoint = endpoint
             exchange.answer = error_answer(refusal, head.request_id)
             return
+        if endpoint.limiter is not None:
+            now = exchange.started_at
+            known = "" if endpoint.route.public else digest
+            caller = endpoint.limiter.caller(known, address, now)
+            over = caller.admit(now)
+            exchange.extra = caller.headers(now)
+            if over is not None:
+                exchange.endpoint = endpoint
+                exchange.answer = error_answer(
+                    over,
+                    head.request_id,
+                    extra=exchange.extra,
+                    retry_after_s=caller.retry_after_s(now),
+                )
+                return
+            if caller.tokens is not None:
+                exchange.observers = (Usage(caller.tokens),)
+        exchange.root = prefix + b"/"
+        if not endpoint.selection.plain:
+            exchange.key = endpoint.selection.key_of(head, address)
+        if endpoint.shadows is not None and not head.websocket and endpoint.shadows.wants():
+            exchange.shadow = Digest()
+            exchange.observers = (*exchange.observers, exchange.shadow)
+        if self.access_log is not None:
+            exchange.logged = (head.method, head.target, head.traceparent)
         encoded = upstream_request(
             head,
             path,
             prefix=prefix,
             address=address.encode(),
-            show_authorization=endpoint.gate.shows(digest),
+            show_authorization=digest not in self._known_tokens,
+            plain_answer=endpoint.reads_answers,
         )
         exchange.send_to(endpoint, head, encoded)
 
@@ -134,6 +186,18 @@ class Gateway:
 
     def give_replay_room(self) -> None:
         self._replay_room += 1
+
+    def _at_host(self, host: bytes) -> tuple[bytes, Endpoint | None] | None:
+        """The key of the endpoint whose own host it is, and that endpoint if there is one."""
+        name = host.partition(b":")[0].lower()
+        endpoint = self._domains.get(name)
+        if endpoint is not None:
+            return endpoint.prefix, endpoint
+        if name.endswith(LOCAL) and name.count(b".") == 2:
+            endpoint_name, workspace, _ = name.split(b".")
+            key = b"/e/%b/%b" % (workspace, endpoint_name)
+            return key, self.endpoints.get(key)
+        return None
 
     def _unknown(self, prefix: bytes, digest: str) -> LeptonError:
         _, _, workspace, name = prefix.decode("ascii", "replace").split("/", 3)

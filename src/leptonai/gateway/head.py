@@ -1,7 +1,11 @@
 """Heads of requests and responses: what is refused, what is passed on, what is added. Pure."""
 
+import re
+
 from leptonai.errors import InvalidRequest
 
+from .deadlines import HEADER as TIMEOUT
+from .deadlines import timeout_ms
 from .limits import MAX_REQUEST_ID_BYTES
 
 Fields = list[tuple[bytes, bytes]]
@@ -32,12 +36,17 @@ FORWARDED = frozenset(
     )
 )
 _READ = frozenset(
-    (b"host", b"authorization", b"content-length", b"x-request-id", b"idempotency-key")
+    (
+        *(b"host", b"authorization", b"content-length", b"x-request-id", b"idempotency-key"),
+        *(b"traceparent", TIMEOUT, b"x-lepton-shadow"),
+    )
 )
 _WATCHED = HOP_BY_HOP | FORWARDED | _READ | {b"x-lepton-replica-target"}
 
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE", b"QUERY"))
 _CONNECTION_WORDS = frozenset((b"close", b"keep-alive", b"upgrade"))
+# Of the W3C's Trace Context; version 00 has these parts, a later one may have more.
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,200})?")
 _ID_BYTES = bytes(range(0x21, 0x7F))
 
 
@@ -55,6 +64,8 @@ class RequestHead:
         "replica",
         "request_id",
         "target",
+        "timeout_ms",
+        "traceparent",
         "websocket",
     )
 
@@ -68,6 +79,8 @@ class RequestHead:
         self.websocket = False
         self.idempotency_key = False  # there is one
         self.request_id = b""
+        self.traceparent = b""
+        self.timeout_ms: int | None = None  # that the caller waits
         self.replica = b""  # X-Lepton-Replica-Target
         self.lines: list[bytes] = []  # passed on as they came, each with its line end
 
@@ -122,6 +135,11 @@ def read_request(method: bytes, target: bytes, version: str, fields: Fields) -> 
         elif key == b"x-request-id":
             if len(value) <= MAX_REQUEST_ID_BYTES and not value.translate(None, _ID_BYTES):
                 head.request_id = value
+        elif key == b"traceparent":
+            if _TRACEPARENT.fullmatch(value):
+                head.traceparent = value
+        elif key == TIMEOUT:
+            head.timeout_ms = timeout_ms(value)
         elif key == b"idempotency-key":
             head.idempotency_key = bool(value)
             lines.append(b"%b: %b\r\n" % (name, value))
@@ -145,21 +163,37 @@ def read_request(method: bytes, target: bytes, version: str, fields: Fields) -> 
 
 
 def upstream_request(
-    head: RequestHead, path: bytes, *, prefix: bytes, address: bytes, show_authorization: bool
+    head: RequestHead,
+    path: bytes,
+    *,
+    prefix: bytes,
+    address: bytes,
+    show_authorization: bool,
+    plain_answer: bool = False,
 ) -> bytes:
     """The head as the replica gets it.
 
     Args:
         path: what follows the prefix, query included; starts with a slash.
-        prefix: `/e/WORKSPACE/NAME`, so that a server can make links to itself.
+        prefix: `/e/WORKSPACE/NAME`, so that a server can make links to itself; b"" where a host
+            is the endpoint's own.
         address: of the client.
+        plain_answer: it must not be compressed, since we read it.
     """
     # Of equals, one format call is the quickest way to make bytes.
     start = (
         b"%b %b HTTP/1.1\r\nhost: %b\r\nx-forwarded-for: %b\r\nx-forwarded-proto: http\r\n"
         b"x-forwarded-host: %b\r\nx-forwarded-prefix: %b\r\nx-request-id: %b\r\n"
-    ) % (head.method, path, head.host, address, head.host, prefix, head.request_id)
-    lines = [start, *head.lines]
+        b"traceparent: %b\r\n"
+    ) % (
+        *(head.method, path, head.host, address, head.host, prefix or b"/"),
+        *(head.request_id, head.traceparent),
+    )
+    if plain_answer:
+        kept = [line for line in head.lines if line[:16].lower() != b"accept-encoding:"]
+        lines = [start, *kept]
+    else:
+        lines = [start, *head.lines]
     if show_authorization and head.authorization is not None:
         lines.append(b"authorization: %b\r\n" % head.authorization)
     if head.chunked:
@@ -198,6 +232,23 @@ class ResponseHead:
                 self.lines[1:] = [
                     line for line in lines[1:] if line.split(b":", 1)[0].lower() not in named
                 ]
+
+
+def value_of(lines: list[bytes], name: bytes) -> bytes:
+    """Of a header that is passed on; b"" without it. `name` is in lower case."""
+    size = len(name)
+    for line in lines:
+        if line[size : size + 1] == b":" and line[:size].lower() == name:
+            return line[size + 1 :].strip()
+    return b""
+
+
+def cookie_of(lines: list[bytes], name: bytes) -> bytes:
+    for part in value_of(lines, b"cookie").split(b";"):
+        key, _, value = part.strip().partition(b"=")
+        if key == name:
+            return value
+    return b""
 
 
 def chunk(data: bytes) -> bytes:

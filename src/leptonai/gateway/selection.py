@@ -8,6 +8,7 @@ from hashlib import sha256
 from leptonai.core.routing import BalanceBy, Route
 
 from .balance import Ring, Shares, choose, draw, place_of
+from .head import RequestHead, cookie_of, value_of
 from .target import Target
 
 DEFAULT_COOKIE = "lepton-replica"
@@ -57,11 +58,19 @@ class Selection:
         """Whether requests need no key."""
         return self._by is BalanceBy.LEAST_OUTSTANDING
 
+    def key_of(self, head: RequestHead, address: str) -> bytes:
+        """What this caller's replica is chosen by; b"" where it brings nothing of the kind."""
+        if self.header:
+            return value_of(head.lines, self.header)
+        if self.cookie:
+            return cookie_of(head.lines, self.cookie)
+        return address.encode() if self._by is BalanceBy.ADDRESS else b""
+
     def choose(self, now: float, key: bytes, avoid: Target | None) -> Target | None:
         """A target that is not ejected; None if there is none.
 
         Args:
-            key: of the caller: see `Endpoint`; b"" has no wish.
+            key: of the caller; b"" has no wish.
             avoid: it has just failed this request.
         """
         self._turn += 1

@@ -14,10 +14,12 @@ from leptonai.errors import LeptonError, Unavailable
 from leptonai.home import Home
 from leptonai.log_files import keep_bounded
 
+from .access_log import AccessLog
 from .control_plane import ControlPlane
 from .downstream import ClientConnection
 from .follow import Follower
 from .gateway import Gateway
+from .handover import Handover
 from .limits import Limits
 
 BACKLOG = 2048  # connections that the kernel keeps for us
@@ -29,7 +31,8 @@ class Config:
     """Everything a gateway is told.
 
     `token_file` holds, with mode 0600, the token it shows to the control plane. `fd` is a bound
-    socket that it inherits; without one it binds `host` and `port` itself.
+    socket that it inherits; without one it binds `host` and `port` itself. `starter` is closed when
+    it takes no more callers.
     """
 
     home: Path
@@ -38,6 +41,8 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8421
     fd: int | None = None
+    starter: socket.socket | None = None
+    access_log: bool = False  # a line for each request, in the home's logs
     limits: Limits = field(default_factory=Limits)
 
 
@@ -49,6 +54,8 @@ async def serve(config: Config) -> None:
     """
     loop = asyncio.get_running_loop()
     gateway = Gateway(loop, config.limits)
+    if config.access_log:
+        gateway.access_log = AccessLog(gateway, Home(config.home).access_log)
     control_plane = ControlPlane(config.control_url, config.token_file)
     follower = Follower(gateway, control_plane, config.home / "gateway" / "routes.json")
     listener = _listener(config)
@@ -61,17 +68,27 @@ async def serve(config: Config) -> None:
     server = await loop.create_server(
         lambda: ClientConnection(gateway), sock=listener, backlog=BACKLOG
     )
+    handover = Handover(loop, listener)
+    if config.starter is not None:
+        handover.tell(config.starter)
+    try:
+        handover.open(Home(config.home).gateway_handover)
+    except OSError as error:
+        gateway.log(f"the socket cannot be handed over later: {error}")
     following = loop.create_task(follower.run())
     reporting = loop.create_task(gateway.reporter.run(control_plane))
     bounding = loop.create_task(keep_bounded(Home(config.home).gateway_log))
     await stop.wait()
     server.close()
+    handover.close()
     draining = loop.create_task(gateway.drain())
     ending = loop.create_task(at_once.wait())
     await asyncio.wait((draining, ending), return_when=asyncio.FIRST_COMPLETED)
     for task in (following, reporting, bounding, draining, ending):
         task.cancel()
     follower.save_now()
+    if gateway.access_log is not None:
+        gateway.access_log.flush()
     for client in tuple(gateway.clients):
         client.abort()
 

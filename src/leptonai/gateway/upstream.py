@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from .head import LAST_CHUNK, Fields, ResponseHead, chunk
+from .exchange import error_event
+from .head import LAST_CHUNK, Fields, ResponseHead, chunk, value_of
 from .limits import MAX_HEAD_BYTES, MAX_HEADERS
 
 if TYPE_CHECKING:
     from .exchange import Exchange
     from .gateway import Gateway
+    from .observers import Observer
     from .target import Target
 
 NO_BODY = frozenset((204, 304))
@@ -27,6 +29,8 @@ class ReplicaConnection(asyncio.Protocol):
         "_head_bytes",
         "_head_only",
         "_interim",
+        "_muted",
+        "_observers",
         "_out",
         "_parser",
         "_poisoned",
@@ -71,6 +75,8 @@ class ReplicaConnection(asyncio.Protocol):
         self._interim = False
         self._chunking = False
         self._head_only = False
+        self._observers: tuple[Observer, ...] = ()
+        self._muted = False  # the answer's body is not passed on
         self._body_until_close = False
 
     # --- its exchange tells ---
@@ -79,6 +85,8 @@ class ReplicaConnection(asyncio.Protocol):
         self.exchange = exchange
         self.bytes_sent = self.answered = self._ended = False
         self._head_only = exchange.head_only
+        self._observers = exchange.observers
+        self._muted = False
 
     def rest(self) -> None:
         """Wait for the next request, or close."""
@@ -202,6 +210,9 @@ class ReplicaConnection(asyncio.Protocol):
                 self._out += head.lines
                 self._out.append(b"\r\n")
             return
+        if exchange.events:
+            self._continue_events(exchange, head, status)
+            return
         close = exchange.close or not exchange.request_done or self.gateway.draining
         self._chunking = self._body_until_close = False
         if not self._head_only and status not in NO_BODY and not head.has_length:
@@ -218,8 +229,8 @@ class ReplicaConnection(asyncio.Protocol):
             head.lines.append(b"connection: keep-alive\r\n\r\n")
         else:
             head.lines.append(b"\r\n")
-        if exchange.attempts > 1:
-            head.lines[-1] = b"x-lepton-attempts: %d\r\n%b" % (exchange.attempts, head.lines[-1])
+        if exchange.attempts > 1 or exchange.extra or exchange.cookie:
+            head.lines.insert(1, exchange.answer_lines())
         self._out += head.lines
         self._reusable = self._parser.should_keep_alive()
         exchange.status = status
@@ -229,8 +240,10 @@ class ReplicaConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._quiet_bytes = 0
-        if not self._ended:
+        if not self._ended and not self._muted:
             self._out.append(chunk(data) if self._chunking else data)
+            for observer in self._observers:
+                observer.body(data)
 
     def on_message_complete(self) -> None:
         self._quiet_bytes = 0
@@ -238,8 +251,21 @@ class ReplicaConnection(asyncio.Protocol):
             self._interim = False
         elif not self._ended:
             self._ended = True
+            if self._muted:
+                self._out.append(error_event(b'{"status":%d}' % self._parser.get_status_code()))
             if self._chunking:
                 self._out.append(LAST_CHUNK)
+
+    def _continue_events(self, exchange: Exchange, head: ResponseHead, status: int) -> None:
+        """The client was told of its wait in an event stream: the answer goes on in it, if it is
+        one, and else becomes an event that says with which status it failed."""
+        kind = value_of(head.lines[1:], b"content-type").lower()
+        self._muted = status != 200 or not kind.startswith(b"text/event-stream")
+        self._chunking = True
+        self._body_until_close = not head.has_length and not head.transfer_encoding
+        self._reusable = self._parser.should_keep_alive()
+        exchange.status = status
+        exchange.responding = True
 
     def _open_tunnel(self, exchange: Exchange, rest: bytes) -> None:
         if not exchange.websocket:

@@ -19,6 +19,7 @@ from leptonai.spec.containers import (
     UserSecurityContext,
 )
 from leptonai.spec.explanations import Explanation
+from leptonai.spec.gateway import GatewaySettings
 from leptonai.spec.metadata import Metadata, Wire
 
 DEFAULT_PORT = 40_000  # of an endpoint that names none
@@ -156,7 +157,7 @@ class SchedulingPolicy(Wire, frozen=True):
 
 
 class EndpointSpec(Wire, frozen=True):
-    """What is asked. `model` and `workdir` extend the published format."""
+    """What is asked. `model`, `workdir` and `gateway` extend the published format."""
 
     container: Container = field(default_factory=Container)
     resource_requirement: ResourceRequirement = field(default_factory=ResourceRequirement)
@@ -182,6 +183,7 @@ class EndpointSpec(Wire, frozen=True):
     user_security_context: UserSecurityContext | None = None
     model: str | None = None  # NAME or NAME@VERSION of a registered model, served without a command
     workdir: str | None = None  # digest of an uploaded tree: the working directory of every replica
+    gateway: GatewaySettings | None = None
 
     @property
     def port(self) -> int:

@@ -69,7 +69,7 @@ async def _new_endpoint(
     check_name(name, "endpoint")
     labels = asked.metadata.labels or {}
     check_labels(labels)
-    spec, model_digest = await checked_endpoint(world, principal, workspace, asked.spec)
+    spec, model_digest = await checked_endpoint(world, principal, workspace, name, asked.spec)
     spec, token_hashes = _without_literal_tokens(spec, ())
     return endpoint_lifecycle.new_endpoint(
         workspace=workspace,
@@ -112,7 +112,7 @@ async def patch_endpoint(
         known = {token.masked for token in before.token_hashes}
         spec, model_digest = before.spec, before.model_digest
         if asked != before.spec:
-            spec, model_digest = await checked_endpoint(world, principal, workspace, asked)
+            spec, model_digest = await checked_endpoint(world, principal, workspace, name, asked)
             if asked.model == before.spec.model:
                 model_digest = before.model_digest  # it meant this one when it was written
         spec, token_hashes = _without_literal_tokens(spec, before.token_hashes, known)

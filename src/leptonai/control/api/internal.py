@@ -19,7 +19,7 @@ async def follow_routes(call: Call) -> RouteTable | Answer:
 
 
 async def take_traffic(call: Call) -> Answer:
-    """Not authorised for anybody but gateways: what scales and rolls out believes it."""
+    """From gateways alone: what scales and rolls out believes it."""
     require(call.principal, Action.UPDATE, Resource(kind="traffic"))
     call.world.traffic.take(await call.json())
     return Answer(status=204)

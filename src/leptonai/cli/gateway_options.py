@@ -1,0 +1,116 @@
+"""The flags that say how the gateway treats the requests to an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from leptonai.errors import InvalidRequest
+
+F = TypeVar("F", bound=Callable[..., Any])
+OFF = "none"
+
+
+def gateway_options(function: F) -> F:
+    for option in (
+        click.option(
+            "--domain",
+            "domains",
+            multiple=True,
+            metavar="HOST",
+            help=f"A host that is the endpoint's own; in place of all old ones. {OFF} has none.",
+        ),
+        click.option(
+            "--hold-progress/--no-hold-progress",
+            default=None,
+            help="Tell those who accept an event stream that they wait.",
+        ),
+        click.option(
+            "--hold-timeout",
+            type=click.IntRange(0, 3600),
+            metavar="SECONDS",
+            help="How long a request may wait for a first replica; 60 if not given.",
+        ),
+        click.option(
+            "--hold-requests",
+            type=click.IntRange(0, 10_000),
+            metavar="NUMBER",
+            help="How many may wait for a first replica; 256 if not given.",
+        ),
+        click.option(
+            "--limit-by",
+            type=click.Choice(("token", "address")),
+            help="Whom the limits are for; each token if not given.",
+        ),
+        click.option(
+            "--token-limit",
+            type=click.IntRange(min=0),
+            metavar="PER_MINUTE",
+            help="Tokens of a model, in and out, that one caller may use; 0 is no limit.",
+        ),
+        click.option(
+            "--rate-limit",
+            type=click.IntRange(min=0),
+            metavar="PER_MINUTE",
+            help="Requests of one caller; 0 is no limit.",
+        ),
+        click.option(
+            "--balance",
+            metavar="HOW",
+            help="least-outstanding, address, header:NAME, cookie or cookie:NAME.",
+        ),
+        click.option(
+            "--retry",
+            type=click.Choice(("safe", "always", "never")),
+            help="Which requests another replica gets when one dies of them; safe if not given: "
+            "GET and the like, and any with an Idempotency-Key.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def gateway_patch(flags: dict[str, Any]) -> dict[str, Any]:
+    """A merge patch of `spec.gateway`; {} if no flag was given.
+
+    Raises:
+        InvalidRequest: no such way of balancing.
+    """
+    patch: dict[str, Any] = {}
+    if flags["retry"] is not None:
+        patch["retry"] = flags["retry"]
+    if flags["balance"] is not None:
+        patch["balance"] = _balance(flags["balance"])
+    hold = {
+        "max_requests": flags["hold_requests"],
+        "max_seconds": flags["hold_timeout"],
+        "progress": flags["hold_progress"],
+    }
+    limit = {
+        "requests_per_minute": flags["rate_limit"],
+        "tokens_per_minute": flags["token_limit"],
+        "by": flags["limit_by"],
+    }
+    for key, parts in (("hold", hold), ("rate_limit", limit)):
+        given = {name: value for name, value in parts.items() if value is not None}
+        if key == "rate_limit":
+            given = {name: None if value == 0 else value for name, value in given.items()}
+        if given:
+            patch[key] = given
+    if flags["domains"]:
+        domains = [each for each in flags["domains"] if each != OFF]
+        patch["domains"] = domains or None
+    return patch
+
+
+def _balance(text: str) -> dict[str, Any]:
+    by, _, name = text.partition(":")
+    takes_name = by in ("header", "cookie")
+    if by not in ("least-outstanding", "address", "header", "cookie") or (name and not takes_name):
+        raise InvalidRequest(
+            f"--balance: there is no {text[:60]!r}",
+            hint="use least-outstanding, address, header:NAME, cookie or cookie:NAME",
+        )
+    return {"by": by, "name": name or None}
