@@ -198,5 +198,5 @@ def policy_text(each: LeptonDeployment) -> str:
     if not parts:
         return ""
     least, most = each.spec.replicas, needs.max_replicas
-    bounds = f"{least}–{most}" if most not in (None, least) else str(least)
-    return f"{bounds} replica{'s' * (bounds != '1')}, {'; '.join(parts)}"
+    number = f"{least}–{most}" if most not in (None, least) else str(least)
+    return f"{number} replica{'s' * (number != '1')}, {'; '.join(parts)}"
