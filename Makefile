@@ -2,7 +2,7 @@
 # Needs Python >= 3.11 with venv. Another interpreter: make PYTHON=/path/to/python3 …
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stop test test-slow check format bench bench-data bench-scheduler bench-train clean install install-test install-all
+.PHONY: help demo stop test test-slow check format bench bench-data bench-autoscale bench-scheduler bench-train clean install install-test install-all
 
 # The first interpreter that is new enough and can make environments.
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -45,6 +45,9 @@ bench-data: install-test  ## measure how fast data is committed and loaded, besi
 
 bench: install-test  ## measure, and write the table to benchmarks/results/
 	@$(BIN)/python -m benchmarks
+
+bench-autoscale: install-test  ## measure autoscaling beside Knative and Kubernetes, if the traces are there
+	@$(BIN)/python -m benchmarks.autoscaling
 
 bench-scheduler: install-test  ## measure the scheduler on published traces, if they are there
 	@$(BIN)/python -m benchmarks.scheduling

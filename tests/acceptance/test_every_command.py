@@ -111,6 +111,7 @@ MISTAKES = [  # each fails, and says so in two lines
     "model download nope there",
     "model remove nope",
     "model create -n x /nonexistent",
+    "simulate autoscale --rate /dev/null --service 1 --cold-start 60",
     "simulate energy --table /dev/null --deadline 3600",
     "simulate pack --nodes /dev/null --pods /dev/null",
     "simulate queue --jobs /dev/null --gpus 8",

@@ -12,6 +12,7 @@ from leptonai.cli.files import csv_file, lines_of
 from leptonai.cli.groups import Group
 from leptonai.cli.output import print_json, print_table, say, span
 from leptonai.cli.session import Parsed, output_option
+from leptonai.cli.simulate_autoscale import autoscale
 from leptonai.cli.simulate_pack import pack
 from leptonai.cli.simulate_queue import queue
 from leptonai.errors import InvalidRequest
@@ -24,6 +25,7 @@ simulate = Group(
     help="Ask what a policy would do with a published or recorded workload. Needs no platform.",
     example="leptonai simulate energy --table summary_power_v100.csv --deadline 3600",
 )
+simulate.add_command(autoscale)
 simulate.add_command(pack)
 simulate.add_command(queue)
 

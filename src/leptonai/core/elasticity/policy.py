@@ -89,7 +89,7 @@ def parse_latency(text: str) -> Latency:
     """
     parts = re.fullmatch(r"\s*p(\d+(?:\.\d+)?)\s*<=?\s*(\d+(?:\.\d+)?)\s*(ms|s)\s*", text)
     if parts is not None:
-        share, limit_s = float(parts[1]) / 100, float(parts[2]) * UNITS_S[parts[3]]
+        share, limit_s = round(float(parts[1]) / 100, 9), float(parts[2]) * UNITS_S[parts[3]]
         if 0 < share < 1 and limit_s > 0:
             return Latency(share, limit_s)
     raise InvalidRequest(

@@ -11,6 +11,7 @@ outcome = simulate_queue(jobs, Cluster(gpus=8), QUEUE_POLICIES["srtf"])
 print(outcome.jct_s, outcome.measures())
 """
 
+from leptonai.testing.simulator.autoscale import Autoscaled, Requests, simulate_autoscale
 from leptonai.testing.simulator.jobs import (
     Condition,
     Job,
@@ -37,6 +38,7 @@ from leptonai.testing.simulator.queue import (
 __all__ = [
     "EXACT",
     "UNKNOWN",
+    "Autoscaled",
     "Cluster",
     "Condition",
     "Durations",
@@ -44,10 +46,12 @@ __all__ = [
     "Outcome",
     "Packed",
     "Pod",
+    "Requests",
     "as_equals",
     "read_jobs",
     "read_nodes",
     "read_pods",
+    "simulate_autoscale",
     "simulate_pack",
     "simulate_queue",
     "with_uniform_deadlines",
