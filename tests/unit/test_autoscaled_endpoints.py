@@ -78,6 +78,13 @@ def test_asleep_it_is_ready_says_why_and_requests_wait_for_it():
     assert route.expecting
 
 
+@pytest.mark.parametrize(("starts_s", "held_s"), [((), 60), ((2, 3, 4), 60), ((40, 44, 300), 90)])
+def test_requests_wait_for_as_long_as_its_starts_may_take(starts_s, held_s):
+    asleep = replace(ASLEEP, starts_ms=tuple(1000 * each for each in starts_s))
+    (route,) = route_table(1, [an_endpoint(a_spec(idle_s=60), asleep)], {}, {}, {}).routes
+    assert route.hold.seconds == held_s
+
+
 def test_stopped_it_is_not_asleep_and_nothing_waits_for_it():
     stopped = changed(an_endpoint(a_spec(idle_s=60), ASLEEP), a_spec(0, idle_s=60))
     endpoint = advance(stopped, (), NOW).endpoint

@@ -8,7 +8,6 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from msgspec.structs import replace
 
@@ -121,7 +120,7 @@ def _with_starts(before: Autoscaling, staying: Sequence[Replica]) -> Autoscaling
 
 
 def _fleet(policy: Policy, before: Autoscaling, staying: Sequence[Replica], now_ms: int) -> Fleet:
-    cold_start_s = median(before.starts_ms) / 1000 if before.starts_ms else UNMEASURED_START_S
+    cold_start_s = before.usual_start_ms / 1000 or UNMEASURED_START_S
     slots = 1
     each, service_s = capacity(before.state, policy), before.state.service_s
     if isinstance(policy.target, Concurrency):

@@ -5,6 +5,7 @@ The wire's view of it is made in `control/api`; what was asked stays in it word 
 """
 
 from enum import StrEnum
+from statistics import median
 from typing import Literal
 
 import msgspec
@@ -283,6 +284,11 @@ class Autoscaling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     state: State = NEW
     starts_ms: tuple[int, ...] = ()  # how long its last replicas took from asked for to ready
     last_start_ms: int = 0  # when the last of them was ready
+
+    @property
+    def usual_start_ms(self) -> float:
+        """The median; 0 where none was measured."""
+        return median(self.starts_ms) if self.starts_ms else 0
 
 
 class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=True):

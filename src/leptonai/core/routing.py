@@ -4,18 +4,20 @@ The control plane makes a table whenever one of them changes; a gateway follows 
 last one on disk, and needs nothing else to serve.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 import msgspec
 
-from leptonai.core.records import Endpoint, Goal, OwnerKind, Phase, Replica
+from leptonai.core.records import Autoscaling, Endpoint, Goal, OwnerKind, Phase, Replica
 from leptonai.spec.endpoints import EndpointSpec
-from leptonai.spec.gateway import GatewaySettings
+from leptonai.spec.gateway import GatewaySettings, HoldSettings
 
 DEFAULT_TIMEOUT_S = 300  # of a request, where the endpoint sets none
 DEFAULT_HELD_REQUESTS = 256
 DEFAULT_HELD_S = 60.0
+HELD_STARTS = 2  # where an endpoint's starts take long: it may take so many
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,7 +181,7 @@ def _route(
         ),
         retry=Retry(settings.retry or Retry.SAFE),
         balance=_balance(spec, settings),
-        hold=_hold(settings),
+        hold=_hold(settings, endpoint.autoscaling),
         limit=_limit(settings),
         domains=domains,
     )
@@ -197,13 +199,13 @@ def _balance(spec: EndpointSpec, settings: GatewaySettings) -> Balance:
     return Balance()
 
 
-def _hold(settings: GatewaySettings) -> Hold:
-    asked = settings.hold
-    if asked is None:
-        return Hold()
+def _hold(settings: GatewaySettings, autoscaling: Autoscaling | None) -> Hold:
+    asked = settings.hold or HoldSettings()
+    start_s = autoscaling.usual_start_ms / 1000 if autoscaling else 0.0
+    patience_s = max(DEFAULT_HELD_S, 10 * math.ceil(HELD_STARTS * start_s / 10))
     return Hold(
         requests=DEFAULT_HELD_REQUESTS if asked.max_requests is None else asked.max_requests,
-        seconds=DEFAULT_HELD_S if asked.max_seconds is None else asked.max_seconds,
+        seconds=patience_s if asked.max_seconds is None else asked.max_seconds,
         progress=bool(asked.progress),
     )
 
