@@ -121,7 +121,7 @@ def poisson_load(url: str, client: LeptonClient, name: str, *, sleeps: int) -> l
     return answers
 
 
-@pytest.mark.parametrize("sleeps", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sleeps", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_to_zero_and_back_under_load_no_request_fails(
     platform: RunningPlatform, client: LeptonClient, source: str, sleeps: int
 ) -> None:
