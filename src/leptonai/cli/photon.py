@@ -233,6 +233,7 @@ def _endpoint(
     template = version.spec.attributes.get("deployment_template") or {}
     shape = template.get("resource_shape")
     envs = tuple(f"{name}={value}" for name, value in template_variables(template).items())
+    number = {"min_replicas": replicas, "max_replicas": replicas}
     secrets = tuple(str(secret) for secret in template.get("secret") or ())
     return endpoint_of(
         read_endpoint(None),
@@ -242,7 +243,7 @@ def _endpoint(
         command=(),
         image=None,
         port=None,
-        replicas=replicas,
+        scaling={} if replicas is None else {"resource_requirement": number},
         tokens=(),
         public=public,
         health_path=None,
