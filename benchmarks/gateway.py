@@ -228,8 +228,8 @@ async def bare_asgi(scope, receive, send):
 async def serve_asgi(fd: int) -> None:
     import uvicorn
 
-    config = uvicorn.Config(bare_asgi, fd=fd, log_level="critical", access_log=False)
-    await uvicorn.Server(config).serve()
+    config = uvicorn.Config(bare_asgi, log_level="critical", access_log=False)
+    await uvicorn.Server(config).serve([socket.socket(fileno=fd)])
 
 
 async def serve_tiny(fd: int) -> None:

@@ -97,8 +97,8 @@ class Gateway:
             head.request_id = b"%b%08x" % (self._request_prefix, next(self._request_numbers))
         if not head.traceparent:
             # Of a trace that begins here, and that whoever follows may record.
-            number = next(self._trace_numbers)
-            head.traceparent = b"00-%b%016x-%016x-01" % (self._request_prefix, number, number)
+            span = b"%016x" % next(self._trace_numbers)
+            head.traceparent = b"00-%b%b-%b-01" % (self._request_prefix, span, span)
         digest = digest_of(head.authorization) if head.authorization is not None else ""
         split = split_target(head.target)
         endpoint = None if split is None else self.endpoints.get(split[0])
