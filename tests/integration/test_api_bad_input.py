@@ -210,6 +210,28 @@ BAD_ENDPOINTS = {
         400,
         "max_replicas",
     ),
+    "two targets to scale by": (
+        an_endpoint(
+            auto_scaler={"target_throughput": {"qpm": 5}, "target_gpu_utilization_percentage": 50}
+        ),
+        400,
+        "2 targets to scale by",
+    ),
+    "a latency that is none": (
+        an_endpoint(auto_scaler={"slo": "fast"}),
+        400,
+        "'fast' is no target for latency",
+    ),
+    "a schedule that is none": (
+        an_endpoint(auto_scaler={"schedules": [{"times": "at night", "min_replicas": 2}]}),
+        400,
+        "'at night' is no schedule",
+    ),
+    "less than no requests": (
+        an_endpoint(auto_scaler={"target_throughput": {"qpm": -1}}),
+        400,
+        "spec.auto_scaler.target_throughput.qpm: expected float >= 0",
+    ),
     "a port that is none": (
         an_endpoint(container={"command": ["a"], "ports": [{"container_port": 70_000}]}),
         400,

@@ -1,7 +1,7 @@
 from api_world import NOW_MS, an_endpoint, with_api
 from msgspec.structs import replace
 
-from leptonai.core.records import Endpoint, EndReason, Phase, Replica, Termination
+from leptonai.core.records import Autoscaling, Endpoint, EndReason, Phase, Replica, Termination
 from leptonai.ports.store import Put, Query
 from leptonai.security.tokens import hash_token
 
@@ -171,6 +171,61 @@ async def test_a_model_means_its_newest_version_when_the_endpoint_is_written(api
     unknown = {"metadata": {"id": "x"}, "spec": {"model": "cnn@3"}}
     answer = await api.call("POST", "/deployments", json=unknown)
     assert (answer.status_code, answer.json()["hint"]) == (404, "There are cnn@1, cnn@2.")
+
+
+AUTOSCALED = {
+    "resource_requirement": {"min_replicas": 2, "max_replicas": 8},
+    "auto_scaler": {"scale_down": {"no_traffic_timeout": 60}, "target_throughput": {"qpm": 30}},
+}
+
+
+async def asleep(api) -> None:
+    (found,) = await api.store.find(Endpoint, Query())
+    scaled_to_0 = Autoscaling(desired=0, because="nobody calls", since_ms=NOW_MS)
+    await api.store.commit(Put(replace(found, autoscaling=scaled_to_0)))
+
+
+@with_api
+async def test_the_autoscalers_number_and_reason_are_shown(api):
+    await api.call("POST", "/deployments", json=an_endpoint(**AUTOSCALED))
+    await asleep(api)
+    status = (await api.call("GET", "/deployments/digits")).json()["status"]
+    assert status["autoscaler_status"] == {
+        "desired_replicas": 0,
+        "last_transition_time": NOW_MS // 1000,
+        "conditions": [
+            {
+                "status": "False",
+                "type": "Awake",
+                "last_transition_time": NOW_MS // 1000,
+                "message": "nobody calls",
+            }
+        ],
+    }
+
+
+@with_api
+async def test_who_asks_for_as_many_replicas_as_there_are_to_be_anyway_wakes_it(api):
+    await api.call("POST", "/deployments", json=an_endpoint(**AUTOSCALED))
+    same = {"spec": {"resource_requirement": {"min_replicas": 2}}}
+    refused = await api.call("PATCH", "/deployments/digits", json=same)
+    assert refused.status_code == 400
+    await asleep(api)
+    woken = await api.call("PATCH", "/deployments/digits", json=same)
+    assert woken.status_code == 200, woken.text
+    assert woken.json()["status"]["autoscaler_status"] == {"desired_replicas": 2}
+    assert woken.json()["status"]["phase"] == "Starting"
+
+
+@with_api
+async def test_a_stop_of_one_that_sleeps_is_a_stop(api):
+    await api.call("POST", "/deployments", json=an_endpoint(**AUTOSCALED))
+    await asleep(api)
+    stop = {"spec": {"resource_requirement": {"min_replicas": 0}}}
+    stopped = await api.call("PATCH", "/deployments/digits", json=stop)
+    assert stopped.status_code == 200, stopped.text
+    (kept,) = await api.store.find(Endpoint, Query())
+    assert (kept.wanted, kept.asleep, kept.autoscaling) == (0, False, None)
 
 
 @with_api

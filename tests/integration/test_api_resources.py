@@ -189,12 +189,13 @@ async def test_gateways_tell_of_traffic(api):
     times = {"start_ms": 0, "end_ms": api.clock.now_ms()}
     window = {"workspace": "ws", "endpoint": "a", **times, "held": 2}
     window["ended"] = {"2": 7}  # a key of a JSON object is a string
-    report = {"gateway": "g", "windows": [window]}
+    report = {"gateway": "g", "windows": [window], "leaving": {"r": 1}}
     path = "/internal/traffic"
     told = await api.call("POST", path, json=report, who="gateway", platform=True)
     assert (told.status_code, told.content) == (204, b"")
     (kept,) = api.traffic.told(("ws", "a"), 0)
     assert kept.ended == {2: 7}
+    assert api.traffic.busy("r")
     assert api.traffic.held(("ws", "a")).requests == 2
     for who in ("ana", "admin"):
         refused = await api.call("POST", path, json=report, who=who, platform=True)

@@ -530,6 +530,31 @@ def test_a_client_that_leaves_while_it_is_held_is_forgotten(cloud: Cloud) -> Non
     eventually(lambda: waiting(cloud) == 0)
 
 
+def test_the_control_plane_is_told_what_a_replica_that_left_still_has_to_answer(
+    cloud: Cloud,
+) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(wire: Wire, request: Request) -> None:
+        asked.set()
+        assert go_on.wait(PATIENCE_S)
+        wire.send(ok(b"all of it"))
+
+    def told() -> list[dict[str, int]]:
+        return [report.leaving for report in cloud.control_plane.reports]
+
+    cloud.endpoint(cloud.replica(answer))
+    with cloud.gateway.client() as wire:
+        wire.send(a_request("/e/default/e/"))
+        assert asked.wait(PATIENCE_S)
+        cloud.control_plane.reports.clear()
+        cloud.endpoint()
+        eventually(lambda: told()[-1:] == [{"r1": 1}])
+        go_on.set()
+        assert read_answer(wire)[2] == b"all of it"
+    eventually(lambda: told()[-1:] == [{}])
+
+
 def test_an_answer_cut_short_is_seen_to_be_cut_short(cloud: Cloud) -> None:
     def answer(wire: Wire, request: Request) -> None:
         if "chunked" in request.line:

@@ -71,18 +71,25 @@ def a_log() -> tuple[TrafficLog, AClock]:
     return TrafficLog(clock), clock
 
 
-def tell(log: TrafficLog, *windows: TrafficWindow, gateway: str = "g") -> None:
-    log.take(TrafficReport(gateway=gateway, windows=windows))
+def tell(
+    log: TrafficLog,
+    *windows: TrafficWindow,
+    gateway: str = "g",
+    leaving: dict[str, int] | None = None,
+) -> None:
+    log.take(TrafficReport(gateway=gateway, windows=windows, leaving=leaving or {}))
 
 
 def test_a_report_wakes_those_who_watch() -> None:
     log, clock = a_log()
     news = asyncio.Event()
     watch = log.watch(news)
-    tell(log, a_window(held=1, end_ms=clock.now_ms()))
+    first, second = (a_window(held=held, end_ms=clock.now_ms()) for held in (1, 0))
+    tell(log, first)
     assert news.is_set()
-    assert watch.take() == [ENDPOINT]
-    assert watch.take() == []
+    tell(log, second)
+    assert {key: list(told) for key, told in watch.take().items()} == {ENDPOINT: [first, second]}
+    assert watch.take() == {}
 
 
 def test_what_is_held_is_held_by_all_gateways_together_until_they_say_otherwise() -> None:
@@ -106,6 +113,22 @@ def test_only_the_last_minutes_are_kept() -> None:
     assert log.windows(ENDPOINT) == []
     tell(log, a_window(endpoint="b", end_ms=clock.now_ms()))
     assert not log._windows.keys() & {ENDPOINT}
+
+
+def test_a_replica_that_leaves_is_busy_until_every_gateway_says_that_it_is_not() -> None:
+    log, clock = a_log()
+    news = asyncio.Event()
+    log.wake_when_idle(news)
+    tell(log, leaving={"r": 2})
+    tell(log, leaving={"r": 1, "s": 1}, gateway="other")
+    assert not news.is_set()
+    tell(log)
+    assert news.is_set()
+    assert (log.busy("r"), log.busy("s"), log.busy("t")) == (True, True, False)
+    tell(log, leaving={"s": 1}, gateway="other")
+    assert (log.busy("r"), log.busy("s")) == (False, True)
+    clock.at_ms += GONE_MS
+    assert not log.busy("s"), "its gateway is gone, and its requests with it"
 
 
 def test_whoever_remembers_when_it_last_looked_counts_each_window_once() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from leptonai.cli.gateway_options import gateway_options, gateway_patch
 from leptonai.cli.groups import Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, say
 from leptonai.cli.rollout import plan_of, rollout, rollout_options
+from leptonai.cli.scaling import desired, policy_text, scaling_options
+from leptonai.cli.scaling import why as why_so_many
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     connect,
@@ -55,6 +57,8 @@ endpoint.add_command(rollout)
     example="""\
 leptonai endpoint create -n digits --model digits-cnn --replicas 2
 leptonai endpoint create -n digits --model digits-cnn@production
+leptonai endpoint create -n digits --model digits-cnn --max-replicas 8 \\
+    --target-concurrency 4 --scale-to-zero-after 10m
 leptonai endpoint create -n counter --photon counter
 leptonai endpoint create -n files --port 8000 --command 'python -m http.server $PORT'
 leptonai endpoint create -n chat --model tiny-chat --rate-limit 60 --token-limit 20000
@@ -66,7 +70,7 @@ leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token
 @click.option("--photon", metavar="NAME[@VERSION|@ALIAS]", help="Serve this registered photon.")
 @click.option("--command", "shell_command", metavar="LINE", help="Run this line of shell.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Where the command listens: $PORT.")
-@click.option("--replicas", type=click.IntRange(min=0), help="How many; 1 if not given.")
+@scaling_options
 @click.option("--tokens", multiple=True, metavar="TOKEN", help="Let its bearer in.")
 @click.option("--public", is_flag=True, help="Let everybody in, without a token.")
 @click.option("--health-path", metavar="PATH", help="Ready when GET PATH answers below 400.")
@@ -93,7 +97,7 @@ def create(
     photon: str | None,
     shell_command: str | None,
     port: int | None,
-    replicas: int | None,
+    scaling: Mapping[str, Any],
     tokens: tuple[str, ...],
     public: bool,
     health_path: str | None,
@@ -133,7 +137,7 @@ def create(
         command=_argv(shell_command, command),
         image=container_image,
         port=port,
-        replicas=replicas,
+        scaling=scaling,
         tokens=tokens,
         public=public,
         health_path=health_path,
@@ -251,6 +255,8 @@ def log(follow: bool, replica: str | None, output: str, name: str) -> None:
     "update",
     example="""\
 leptonai endpoint update digits --replicas 2
+leptonai endpoint update digits --min-replicas 1 --max-replicas 8 --slo 'p95<200ms'
+leptonai endpoint update digits --schedule 'Mon-Fri 08:00-18:00 min=4'
 leptonai endpoint update digits --model digits-cnn@2
 leptonai endpoint update digits --model digits-cnn@2 --canary 10%
 leptonai endpoint update digits -e THREADS=4 --strategy blue-green
@@ -262,7 +268,7 @@ leptonai endpoint update digits --replicas 0         # stops it""",
 @click.option("--model", metavar="NAME[@VERSION|@ALIAS]", help="Serve this registered model.")
 @click.option("--command", "shell_command", metavar="LINE", help="Run this line of shell.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Where the command listens.")
-@click.option("--replicas", type=click.IntRange(min=0), help="How many; 0 stops it.")
+@scaling_options
 @click.option("--tokens", multiple=True, metavar="TOKEN", help="In place of all old ones.")
 @click.option("--public/--no-public", default=None, help="Let everybody in, or only tokens.")
 @resource_options
@@ -276,7 +282,7 @@ def update(
     model: str | None,
     shell_command: str | None,
     port: int | None,
-    replicas: int | None,
+    scaling: Mapping[str, Any],
     tokens: tuple[str, ...],
     public: bool | None,
     resource_shape: str | None,
@@ -304,15 +310,15 @@ def update(
 
     plan = plan_of(strategy, canary, step_seconds, keep_seconds, shadow)
     directory = existing_directory(workdir) if workdir is not None else None
-    resources = given(
-        resource_shape=resource_shape,
-        cpu=cpu,
-        memory=memory,
-        accelerator_num=gpu,
-        accelerator_type=gpu_type,
-        min_replicas=replicas,
-        max_replicas=replicas,
-    )
+    resources = dict(
+        given(
+            resource_shape=resource_shape,
+            cpu=cpu,
+            memory=memory,
+            accelerator_num=gpu,
+            accelerator_type=gpu_type,
+        )
+    ) | dict(scaling.get("resource_requirement", {}))
     container = given(
         command=list(_argv(shell_command, ())) or None,
         image=container_image,
@@ -329,6 +335,8 @@ def update(
             gateway=gateway_patch(gateway) or None,
         )
     )
+    if "auto_scaler" in scaling:
+        spec["auto_scaler"] = scaling["auto_scaler"]
     if shell_command is not None and model is None:
         spec["model"] = None  # a command takes the place of a model
     changed = variables(envs, secrets)
@@ -432,7 +440,7 @@ def _row(each: LeptonDeployment) -> tuple[str, ...]:
     return (
         each.metadata.name or "",
         _state(each),
-        f"{ready}/{each.spec.replicas}",
+        f"{ready}/{desired(each)}",
         age(each.metadata.created_at),
         _url(each),
     )
@@ -448,6 +456,8 @@ def _facts(each: LeptonDeployment) -> list[tuple[str, str]]:
         ("message", (status.message or "") if status else ""),
         ("url", _url(each)),
         ("ready", _row(each)[2]),
+        ("scaling", policy_text(each)),
+        ("because", why_so_many(each)),
         ("model", spec.model or ""),
         ("command", shlex.join(spec.container.command or [])),
         ("port", str(spec.port)),

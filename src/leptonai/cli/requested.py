@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from leptonai.errors import InvalidRequest
+from leptonai.spec import codec
 from leptonai.spec.containers import ContainerPort, EnvVar, QueueConfig
 from leptonai.spec.endpoints import (
     ApiToken,
+    AutoScaler,
     EndpointSpec,
     Health,
     HttpProbe,
@@ -118,7 +120,7 @@ def endpoint_of(
     command: Sequence[str],
     image: str | None,
     port: int | None,
-    replicas: int | None,
+    scaling: Mapping[str, Any],
     tokens: Sequence[str],
     public: bool,
     health_path: str | None,
@@ -148,14 +150,14 @@ def endpoint_of(
         raise InvalidRequest(
             "the endpoint has nothing to run", hint="give it --model NAME or --command LINE"
         )
-    sizes: dict[str, Any] = dict(resources)
-    if replicas is not None:
-        sizes |= {"min_replicas": replicas, "max_replicas": replicas}
+    sizes = dict(resources) | dict(scaling.get("resource_requirement", {}))
     changes: dict[str, Any] = {
         "container": container,
         "model": model or spec.model,
         "resource_requirement": msgspec.structs.replace(spec.resource_requirement, **sizes),
     }
+    if "auto_scaler" in scaling:
+        changes["auto_scaler"] = _merged_scaler(spec.auto_scaler, scaling["auto_scaler"])
     if public:
         changes |= {"allow_unauthenticated_access": True, "api_tokens": []}
     elif tokens:
@@ -179,6 +181,13 @@ def endpoint_of(
         metadata=named(read.metadata, "endpoint", name, labels),
         spec=msgspec.structs.replace(spec, **changes),
     )
+
+
+def _merged_scaler(read: AutoScaler | None, asked: Mapping[str, Any] | None) -> AutoScaler | None:
+    if asked is None:
+        return None
+    merged = codec.merge_patch(msgspec.to_builtins(read) if read else {}, asked)
+    return msgspec.convert(merged, AutoScaler)
 
 
 def merged_variables(old: Sequence[EnvVar] | None, new: Sequence[EnvVar]) -> list[EnvVar]:

@@ -12,7 +12,7 @@ from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.lifecycle import job as job_lifecycle
 from leptonai.core.lifecycle.job import Seat
 from leptonai.core.lifecycle.replica import abandon
-from leptonai.core.records import Endpoint, Event, Job, OwnerKind, Record, Replica
+from leptonai.core.records import Autoscaling, Endpoint, Event, Job, OwnerKind, Record, Replica
 from leptonai.core.rollouts.progress import candidate
 from leptonai.core.traffic import TrafficWindow
 from leptonai.ports.clock import Clock
@@ -71,6 +71,24 @@ class Owners:
             )
             if step.job != job:
                 await self._write(step.job, step.replicas, step.events, now_ms)
+
+    async def scale(self, key: Key, autoscaling: Autoscaling) -> None:
+        """Write down what an endpoint's autoscaler came to, and the replicas that follow from it.
+
+        Raises:
+            VersionConflict: as `advance`.
+        """
+        lock = self._locks.setdefault((OwnerKind.ENDPOINT, key), asyncio.Lock())
+        async with lock:
+            endpoint = self._mirror.endpoints.get(key)
+            if endpoint is None:
+                return
+            replicas = self._mirror.replicas_of(key[0], f"{OwnerKind.ENDPOINT}/{key[1]}")
+            now_ms = self._clock.now_ms()
+            told = self._told_for_rollout(endpoint)
+            step = endpoint_lifecycle.scaled(endpoint, autoscaling, replicas, now_ms, told)
+            if step.endpoint != endpoint:
+                await self._write(step.endpoint, step.replicas, step.events, now_ms)
 
     async def _advance(self, key: OwnerKey, news: dict[str, Replica]) -> int | None:
         kind, (workspace, id) = key

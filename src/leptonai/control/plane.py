@@ -20,6 +20,7 @@ from leptonai.control.loops.replicas import ReplicasLoop
 from leptonai.control.loops.retention import RetentionLoop
 from leptonai.control.loops.routes import RoutesLoop
 from leptonai.control.loops.runs import RunsLoop
+from leptonai.control.loops.scaling import ScalingLoop
 from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
 from leptonai.control.traffic import TrafficLog
@@ -103,6 +104,7 @@ class ControlPlane:
             store,
             self._engine,
             owners,
+            self.traffic,
             fence,
             clock,
             workspace_url=self._workspace_url,
@@ -115,6 +117,7 @@ class ControlPlane:
             OwnersLoop(mirror, owners, clock),
             replicas,
             ReadinessLoop(mirror, store, fence, clock, self._prober),
+            ScalingLoop(mirror, owners, self.traffic, clock),
             self.routes,
             RunsLoop(mirror, store, fence, clock),
             RetentionLoop(mirror, store, fence, clock, self._blobs),

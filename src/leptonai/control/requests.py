@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from leptonai.control.api.context import World
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
+from leptonai.core.elasticity.policy import policy_of
 from leptonai.core.records import Endpoint, Model, Node, NodeState, Program, Secret
 from leptonai.core.routing import domain_owners
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
@@ -117,6 +118,7 @@ async def checked_endpoint(
             f"min_replicas, {wanted.min_replicas}",
             hint="Raise one or lower the other.",
         )
+    policy_of(spec)  # refuses what cannot be read, or has two targets
     _check_letting_in(spec)
     await _check_gateway(world, workspace, name, spec.gateway)
     _check_priority(spec.queue_config)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from itertools import takewhile
 
 import msgspec
@@ -25,15 +26,17 @@ class TrafficWatch:
 
     def __init__(self, news: asyncio.Event) -> None:
         self.news = news
-        self._told: dict[EndpointName, None] = {}
+        self._told: dict[EndpointName, deque[TrafficWindow]] = {}
 
-    def note(self, endpoint: EndpointName) -> None:
-        self._told[endpoint] = None
+    def note(self, window: TrafficWindow) -> None:
+        endpoint = (window.workspace, window.endpoint)
+        self._told.setdefault(endpoint, deque(maxlen=MAX_WINDOWS)).append(window)
         self.news.set()
 
-    def take(self) -> list[EndpointName]:
-        told = list(self._told)
-        self._told.clear()
+    def take(self) -> dict[EndpointName, Sequence[TrafficWindow]]:
+        """What was told since the last look, in the order it came; each window once."""
+        told: dict[EndpointName, Sequence[TrafficWindow]] = {**self._told}
+        self._told = {}
         return told
 
 
@@ -51,6 +54,9 @@ class TrafficLog:
         self._windows: dict[EndpointName, deque[tuple[int, TrafficWindow]]] = {}
         # By endpoint and gateway: what it held, and when it said so.
         self._held: dict[EndpointName, dict[str, tuple[int, Held]]] = {}
+        # By gateway: replicas that have left the table with requests under way.
+        self._leaving: dict[str, tuple[int, frozenset[str]]] = {}
+        self._waiting_for_leavers: list[asyncio.Event] = []
         self._watches: list[TrafficWatch] = []
         self._tidy_at_ms = 0
 
@@ -59,6 +65,10 @@ class TrafficLog:
         watch = TrafficWatch(news)
         self._watches.append(watch)
         return watch
+
+    def wake_when_idle(self, news: asyncio.Event) -> None:
+        """Set it whenever a replica that has left the table has ended its last request."""
+        self._waiting_for_leavers.append(news)
 
     def take(self, report: TrafficReport) -> None:
         """Keep what a gateway tells."""
@@ -74,14 +84,15 @@ class TrafficLog:
             told.setdefault(endpoint, Held())
             if window.version == "" and not window.shadow:
                 told[endpoint] = Held(window.held, window.oldest_held_ms)
+            for watch in self._watches:
+                watch.note(window)
         for endpoint, held in told.items():
             by_gateway = self._held.setdefault(endpoint, {})
             if held.requests:
                 by_gateway[report.gateway] = (now_ms, held)
             else:
                 by_gateway.pop(report.gateway, None)
-            for watch in self._watches:
-                watch.note(endpoint)
+        self._take_leaving(report, now_ms)
 
     def windows(self, endpoint: EndpointName, since_ms: int = 0) -> list[TrafficWindow]:
         """Those that end after `since_ms` and within the last minutes, as they were told."""
@@ -106,6 +117,24 @@ class TrafficLog:
         return Held(
             sum(each.requests for each in known), max((each.oldest_ms for each in known), default=0)
         )
+
+    def busy(self, replica: str) -> bool:
+        """Whether a replica that has left the table still has requests, as far as is known."""
+        now_ms = self._clock.now_ms()
+        return any(
+            replica in leaving
+            for told_ms, leaving in self._leaving.values()
+            if told_ms > now_ms - GONE_MS
+        )
+
+    def _take_leaving(self, report: TrafficReport, now_ms: int) -> None:
+        before = self._leaving.pop(report.gateway, (0, frozenset()))[1]
+        leaving = frozenset(report.leaving)
+        if leaving:
+            self._leaving[report.gateway] = now_ms, leaving
+        if before - leaving:
+            for news in self._waiting_for_leavers:
+                news.set()
 
     def _forget_the_quiet(self, now_ms: int) -> None:
         """Endpoints that nobody has called for so long that nothing of it is kept."""

@@ -84,12 +84,12 @@ def explain_endpoint(
             state=endpoint.state, code=reason.code, because=reason.text, data=dict(reason.data)
         )
     ready = sum(r.ready for r in staying)
-    words = endpoint.message or f"{ready} of {endpoint.spec.replicas} replicas are ready"
+    words = endpoint.message or f"{ready} of {endpoint.wanted} replicas are ready"
     deaf = [r for r in staying if r.phase is Phase.RUNNING and not r.ready and r.ports]
     if deaf and not endpoint.message:
         words += f"; replica {deaf[0].index} runs, but does not answer on port {deaf[0].ports[0]}"
     code = endpoint.state.lower().replace(" ", "_")
-    return _say(endpoint.state, code, words, ready=ready, asked=endpoint.spec.replicas)
+    return _say(endpoint.state, code, words, ready=ready, asked=endpoint.wanted)
 
 
 def _say(state: str, code: str, because: str, **data: float | int | str | list[str]) -> Explanation:

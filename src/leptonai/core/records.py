@@ -5,11 +5,13 @@ The wire's view of it is made in `control/api`; what was asked stays in it word 
 """
 
 from enum import StrEnum
+from statistics import median
 from typing import Literal
 
 import msgspec
 from msgspec import field
 
+from leptonai.core.elasticity.measuring import NEW, State
 from leptonai.core.resources import Capacity, Needs
 from leptonai.core.rollouts.values import Rollout
 from leptonai.spec.artifacts import ArtifactSpec
@@ -273,6 +275,23 @@ class TokenHash(msgspec.Struct, frozen=True, kw_only=True):
     masked: str  # HEAD***TAIL
 
 
+class Autoscaling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an endpoint's autoscaler came to, kept so that the next control plane goes on there."""
+
+    desired: int
+    because: str = ""  # for people
+    since_ms: int = 0  # when it came to another number
+    decided_at_ms: int = 0
+    state: State = NEW
+    starts_ms: tuple[int, ...] = ()  # how long its last replicas took from asked for to ready
+    last_start_ms: int = 0  # when the last of them was ready
+
+    @property
+    def usual_start_ms(self) -> float:
+        """The median; 0 where none was measured."""
+        return median(self.starts_ms) if self.starts_ms else 0
+
+
 class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=True):
     """Users address it by name, and may give the name to another at once after a removal; `id` is
     never given twice. `spec.api_tokens` never holds a literal: those are kept as `token_hashes`."""
@@ -286,6 +305,19 @@ class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=Tr
     newest_revision: int = 0  # that there has been, if it is not `revision`
     rollout: Rollout | None = None  # the present one, or the last
     ready_replicas: int = 0
+    autoscaling: Autoscaling | None = None
+
+    @property
+    def wanted(self) -> int:
+        """How many replicas it is to have. A stop is a stop, whatever its autoscaler thinks."""
+        if self.autoscaling is None or self.spec.replicas == 0:
+            return self.spec.replicas
+        return self.autoscaling.desired
+
+    @property
+    def asleep(self) -> bool:
+        """Whether its autoscaler chose zero: the next request wakes it."""
+        return self.wanted == 0 and self.spec.replicas > 0
 
     @property
     def unique_key(self) -> str | None:

@@ -4,20 +4,23 @@ The control plane makes a table whenever one of them changes; a gateway follows 
 last one on disk, and needs nothing else to serve.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 import msgspec
 
-from leptonai.core.records import Endpoint, Goal, OwnerKind, Phase, Replica
+from leptonai.core.records import Autoscaling, Endpoint, Goal, OwnerKind, Phase, Replica
 from leptonai.core.rollouts.progress import shadowed, weights
 from leptonai.spec.endpoints import EndpointSpec
-from leptonai.spec.gateway import GatewaySettings
+from leptonai.spec.gateway import GatewaySettings, HoldSettings
 
+STOPPED_DRAIN_MS = 10_000  # for the requests of an endpoint that somebody stops or removes
 DEFAULT_TIMEOUT_S = 300  # of a request, where the endpoint sets none
 DEFAULT_HELD_REQUESTS = 256
 DEFAULT_HELD_S = 60.0
+HELD_STARTS = 2  # where an endpoint's starts take long: it may take so many
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +114,14 @@ def version_of(replica: Replica) -> str:
     return str(replica.revision)
 
 
+def drain_bound_ms(endpoint: Endpoint | None) -> int:
+    """For how long a server that leaves may go on with the requests that it has: to their own
+    deadline where others take over; not for long where nobody is to serve any more."""
+    if endpoint is None or endpoint.spec.replicas == 0:
+        return STOPPED_DRAIN_MS
+    return 1000 * (endpoint.spec.ingress_timeout_seconds or DEFAULT_TIMEOUT_S)
+
+
 def route_table(
     seq: int,
     endpoints: Iterable[Endpoint],
@@ -185,7 +196,7 @@ def _route(
         ),
         retry=Retry(settings.retry or Retry.SAFE),
         balance=_balance(spec, settings),
-        hold=_hold(settings),
+        hold=_hold(settings, endpoint.autoscaling),
         limit=_limit(settings),
         domains=domains,
     )
@@ -203,13 +214,13 @@ def _balance(spec: EndpointSpec, settings: GatewaySettings) -> Balance:
     return Balance()
 
 
-def _hold(settings: GatewaySettings) -> Hold:
-    asked = settings.hold
-    if asked is None:
-        return Hold()
+def _hold(settings: GatewaySettings, autoscaling: Autoscaling | None) -> Hold:
+    asked = settings.hold or HoldSettings()
+    start_s = autoscaling.usual_start_ms / 1000 if autoscaling else 0.0
+    patience_s = max(DEFAULT_HELD_S, 10 * math.ceil(HELD_STARTS * start_s / 10))
     return Hold(
         requests=DEFAULT_HELD_REQUESTS if asked.max_requests is None else asked.max_requests,
-        seconds=DEFAULT_HELD_S if asked.max_seconds is None else asked.max_seconds,
+        seconds=patience_s if asked.max_seconds is None else asked.max_seconds,
         progress=bool(asked.progress),
     )
 

@@ -3,7 +3,7 @@
 A gateway counts in windows, one for each version of an endpoint, and sends the windows in which
 something happened: at most one report a second, and none while nothing happens. While a request is
 under way or held, each second is one in which something happens. Only the first request that is
-held at an endpoint is told at once.
+held at an endpoint, and which replicas still have requests when they leave, are told at once.
 """
 
 from collections.abc import Iterable, Mapping
@@ -60,6 +60,9 @@ class TrafficReport(msgspec.Struct, frozen=True, kw_only=True):
 
     gateway: str  # which: another one after each start
     windows: tuple[TrafficWindow, ...]
+    # Replicas that have left the table, and the requests that are still under way at each. Told at
+    # once when one leaves with some or ends its last, and each second in between.
+    leaving: dict[str, int] = {}
 
 
 def merge(windows: Iterable[TrafficWindow]) -> TrafficWindow:

@@ -59,7 +59,7 @@ class Endpoint:
             for upstream in route.upstreams
         ]
         for target in before.values():
-            target.retire()
+            target.retire(self.gateway.reporter)
         self.tally.keep_only({upstream.version for upstream in route.upstreams})
         self.selection = Selection(route, self.targets)
         if route.limit is None:
@@ -81,7 +81,7 @@ class Endpoint:
     def remove(self) -> None:
         """The endpoint left the table."""
         for target in self.targets:
-            target.retire()
+            target.retire(self.gateway.reporter)
         self.targets = []
         self.selection = Selection(self.route, ())
         gone = NotFound(

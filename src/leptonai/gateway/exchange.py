@@ -262,6 +262,8 @@ class Exchange(Outgoing):
         if target is not None:
             target.outstanding -= 1
             target.traffic.returned(now)
+            if target.retired and not target.outstanding:
+                self.client.gateway.reporter.left(target)
 
     def wait_in_hold(self) -> None:
         """There is no replica for it yet."""

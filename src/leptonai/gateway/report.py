@@ -17,6 +17,7 @@ from .control_plane import FAILURES, ControlPlane
 
 if TYPE_CHECKING:
     from .tally import Tally
+    from .target import Target
 
 MAX_PAUSE_S = 5.0  # before a report that failed is tried again
 LAST_REPORT_S = 1.0  # for the report of a gateway that ends
@@ -30,7 +31,9 @@ class Reporter:
         self.now = now
         self._name = os.urandom(8).hex()
         self._active: dict[Tally, None] = {}
-        self._some = asyncio.Event()  # there is an active endpoint
+        self._leaving: dict[Target, None] = {}  # out of the table, with requests under way
+        self._leaving_told = False  # the control plane knows of some
+        self._some = asyncio.Event()  # there is something to tell
         self._urgent = asyncio.Event()
 
     def activate(self, tally: Tally) -> None:
@@ -40,6 +43,17 @@ class Reporter:
 
     def tell_at_once(self) -> None:
         """A request is held where none was: whoever scales from zero waits for this."""
+        self._urgent.set()
+
+    def leaves(self, target: Target) -> None:
+        """A replica left the table: who stops it waits until its requests have ended."""
+        self._leaving[target] = None
+        self._some.set()
+        self._urgent.set()
+
+    def left(self, target: Target) -> None:
+        """It has ended the last of them."""
+        self._leaving.pop(target, None)
         self._urgent.set()
 
     async def run(self, control_plane: ControlPlane) -> None:
@@ -68,7 +82,7 @@ class Reporter:
     async def _report(self, control_plane: ControlPlane) -> bool:
         """Whether all of it arrived."""
         waiting = list(self._active)
-        while waiting:
+        while waiting or self._leaving or self._leaving_told:
             now_ms = time.time_ns() // 1_000_000
             windows: list[TrafficWindow] = []
             told: list[Tally] = []
@@ -80,14 +94,18 @@ class Reporter:
                     continue
                 windows += new
                 told.append(tally)
-            if windows:
-                report = TrafficReport(gateway=self._name, windows=tuple(windows))
+            leaving = {each.upstream.replica: each.outstanding for each in self._leaving}
+            if windows or leaving or self._leaving_told:
+                report = TrafficReport(gateway=self._name, windows=tuple(windows), leaving=leaving)
                 try:
                     await control_plane.post("/internal/traffic", msgspec.json.encode(report))
                 except FAILURES:  # who follows routes says that the control plane is away
                     return False
+                self._leaving_told = bool(leaving)
             for tally in told:
                 tally.arrived()
-        if not self._active:
+            if not waiting:
+                break
+        if not (self._active or self._leaving or self._leaving_told):
             self._some.clear()
         return True

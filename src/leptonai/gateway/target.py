@@ -11,6 +11,7 @@ from .metrics import Traffic
 from .retries import FAILURES_OF_ANSWERS, ejection_s
 
 if TYPE_CHECKING:
+    from .report import Reporter
     from .upstream import ReplicaConnection
 
 
@@ -70,7 +71,9 @@ class Target:
                 return link
         return None
 
-    def retire(self) -> None:
+    def retire(self, reporter: Reporter) -> None:
         self.retired = True
+        if self.outstanding:
+            reporter.leaves(self)
         for link in tuple(self.idle):
             link.close_idle()

@@ -56,20 +56,43 @@ class ResourceRequirement(Wire, frozen=True):
 
 
 class ScaleDown(Wire, frozen=True):
-    no_traffic_timeout: int | None = None  # seconds; 0 is off
-    not_ready_timeout: int | None = None  # seconds
+    no_traffic_timeout: Annotated[int, Meta(ge=0)] | None = None  # seconds; 0 is off
+    not_ready_timeout: Annotated[int, Meta(ge=0)] | None = None  # seconds; 0 is off
 
 
 class TargetThroughput(Wire, frozen=True):
-    qpm: float | None = None
+    qpm: Annotated[float, Meta(ge=0, le=1e9)] | None = None
     paths: list[str] | None = None
     methods: list[str] | None = None
 
 
+class ScalingSchedule(Wire, frozen=True):
+    """Other bounds at some times of the week."""
+
+    times: str  # "Mon-Fri 08:00-18:00", "daily 22:00-02:00"; in UTC
+    min_replicas: Annotated[int, Meta(ge=1, le=MAX_REPLICAS)] | None = None
+    max_replicas: Annotated[int, Meta(ge=1, le=MAX_REPLICAS)] | None = None
+
+
+PerMinute = Annotated[int, Meta(ge=1, le=MAX_REPLICAS)]
+Cost = Annotated[float, Meta(ge=0, le=1e9)]
+
+
 class AutoScaler(Wire, frozen=True):
+    """By what the number of replicas is chosen: at most one target, and 0 is none. From
+    `target_concurrency` on it extends the published format."""
+
     scale_down: ScaleDown | None = None
     target_gpu_utilization_percentage: Annotated[int, Meta(ge=0, le=100)] | None = None
     target_throughput: TargetThroughput | None = None
+    target_concurrency: Annotated[float, Meta(ge=0, le=1e6)] | None = None  # requests a replica
+    slo: str | None = None  # "p95<200ms"
+    schedules: list[ScalingSchedule] | None = None
+    cool_down_seconds: Annotated[float, Meta(ge=0, le=86_400)] | None = None  # before fewer
+    max_up_per_minute: PerMinute | None = None  # replicas
+    max_down_per_minute: PerMinute | None = None
+    max_cost_per_hour: Cost | None = None
+    cost_per_replica_hour: Cost | None = None
 
 
 class TokenReference(Wire, frozen=True):
@@ -171,6 +194,7 @@ class EndpointSpec(Wire, frozen=True):
 
     @property
     def replicas(self) -> int:
+        """How many, at least; 0 is a stop, whatever an autoscaler would like."""
         wanted = self.resource_requirement.min_replicas
         return 1 if wanted is None else wanted
 
@@ -180,8 +204,17 @@ class EndpointAddress(Wire, frozen=True, omit_defaults=False):
     external_endpoint: str
 
 
+class AutoscalerCondition(Wire, frozen=True, rename={"kind": "type"}):
+    status: str  # True, False
+    kind: str | None = None  # "type" on the wire
+    last_transition_time: int | None = None  # seconds since 1970
+    message: str | None = None  # why the number is what it is, for people
+
+
 class AutoscalerStatus(Wire, frozen=True):
     desired_replicas: int | None = None
+    last_transition_time: int | None = None  # seconds since 1970
+    conditions: list[AutoscalerCondition] | None = None
 
 
 class EndpointStatus(Wire, frozen=True):

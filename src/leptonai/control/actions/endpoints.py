@@ -144,6 +144,8 @@ async def patch_endpoint(
                 "rollout: nothing changes that its replicas run, so there is nothing to roll out",
                 hint="Leave out how, or change the model, the command, variables …",
             )
+        if before.asleep and _asks_for_replicas(patch):
+            changed = endpoint_lifecycle.woken(changed)
         if changed == before:
             raise InvalidRequest(
                 "no valid field to update", hint="The endpoint is already as you ask."
@@ -162,6 +164,12 @@ async def patch_endpoint(
 def _plan(patch: dict[str, Any]) -> RolloutPlan | None:
     asked = codec.convert(LeptonDeployment, {"metadata": {}, "rollout": patch.get("rollout")})
     return checked_plan(asked.rollout) if asked.rollout is not None else None
+
+
+def _asks_for_replicas(patch: dict[str, Any]) -> bool:
+    """Whether it names how many there are to be: so many as there are to be anyway wake it too."""
+    size = (patch.get("spec") or {}).get("resource_requirement") or {}
+    return size.get("min_replicas") is not None
 
 
 async def restart_endpoint(

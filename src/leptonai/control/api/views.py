@@ -34,6 +34,7 @@ from leptonai.spec import replicas as wire_replicas
 from leptonai.spec import runs as wire_runs
 from leptonai.spec.artifacts import Artifact
 from leptonai.spec.endpoints import (
+    AutoscalerCondition,
     AutoscalerStatus,
     EndpointAddress,
     EndpointState,
@@ -137,9 +138,28 @@ def endpoint_view(endpoint: Endpoint, config: Config) -> LeptonDeployment:
             phase=state,
             endpoint=EndpointAddress(internal_endpoint=address, external_endpoint=address),
             ready_replicas=endpoint.ready_replicas,
-            autoscaler_status=AutoscalerStatus(desired_replicas=endpoint.spec.replicas),
+            autoscaler_status=_autoscaler_status(endpoint),
             message=endpoint.message or None,
         ),
+    )
+
+
+def _autoscaler_status(endpoint: Endpoint) -> AutoscalerStatus:
+    autoscaling = endpoint.autoscaling
+    if autoscaling is None:
+        return AutoscalerStatus(desired_replicas=endpoint.wanted)
+    since_s = autoscaling.since_ms // 1000
+    return AutoscalerStatus(
+        desired_replicas=endpoint.wanted,
+        last_transition_time=since_s,
+        conditions=[
+            AutoscalerCondition(
+                status="False" if endpoint.asleep else "True",
+                kind="Awake",
+                last_transition_time=since_s,
+                message=autoscaling.because,
+            )
+        ],
     )
 
 

@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from msgspec.structs import replace
 
+from leptonai.control.draining import Draining
 from leptonai.control.loops.loop import RETRY_AFTER_MS, retry_ms
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.control.owners import OwnerKey, Owners, owner_of
+from leptonai.control.traffic import TrafficLog
 from leptonai.core.lifecycle import node as node_lifecycle
 from leptonai.core.lifecycle.environment import environment
 from leptonai.core.lifecycle.replica import (
-    DRAIN_MS,
     Ask,
     SeenEnded,
     SeenRunning,
@@ -73,6 +74,7 @@ class ReplicasLoop:
         store: Store,
         engine: Engine,
         owners: Owners,
+        traffic: TrafficLog,
         fence: Fence,
         clock: Clock,
         *,
@@ -99,9 +101,8 @@ class ReplicasLoop:
             str, set[str]
         ] = {}  # by node: attempts that were ours and are still there
         self.looked = asyncio.Event()  # set after every look at the nodes
-        # When this control plane first saw that a serving attempt is to stop. Its routes changed
-        # then, not when the stop was asked: in between it may have been down, or its news late.
-        self._leaving_since_ms: dict[str, int] = {}
+        self._draining = Draining(mirror, traffic)
+        traffic.wake_when_idle(self.watch.news)
 
     async def step(self) -> int | None:
         try:
@@ -174,12 +175,9 @@ class ReplicasLoop:
             if after is not replica:
                 news.append(after)
             what, again_ms = ask(after, sight, now_ms)
-            if after.goal is Goal.STOP and after.ready:
-                since_ms = self._leaving_since_ms.setdefault(after.attempt_id, now_ms)
-                if what is Ask.STOP and now_ms < since_ms + DRAIN_MS:
-                    what, again_ms = Ask.NOTHING, since_ms + DRAIN_MS
-            else:
-                self._leaving_since_ms.pop(after.attempt_id, None)
+            draining_ms = self._draining.again_ms(after, now_ms)
+            if what is Ask.STOP and draining_ms is not None:
+                what, again_ms = Ask.NOTHING, draining_ms
             if again_ms is not None:
                 wakes.append(again_ms)
             if what is not Ask.NOTHING:

@@ -5,6 +5,7 @@ import re
 from leptonai.core.elasticity.values import (
     DAY_S,
     MAX_REPLICAS,
+    Concurrency,
     Latency,
     Policy,
     Schedule,
@@ -13,7 +14,7 @@ from leptonai.core.elasticity.values import (
     Utilisation,
 )
 from leptonai.errors import InvalidRequest
-from leptonai.spec.endpoints import EndpointSpec
+from leptonai.spec.endpoints import AutoScaler, EndpointSpec
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 UNITS_S = {"ms": 1e-3, "s": 1.0}
@@ -24,20 +25,22 @@ def policy_of(spec: EndpointSpec) -> Policy | None:
 
     No replicas asked for is a stop by its user: traffic does not wake it, and nothing scales it.
     On the wire 0 is off.
+
+    Raises:
+        InvalidRequest: it has more than one target, or one that cannot be read.
     """
     needs, scaler = spec.resource_requirement, spec.auto_scaler
     least = spec.replicas
     if least == 0 or scaler is None:
         return None
-    target: Target | None = None
-    throughput = scaler.target_throughput
-    if throughput is not None and throughput.qpm:
-        target = Throughput(throughput.qpm)
-    elif scaler.target_gpu_utilization_percentage:
-        target = Utilisation(scaler.target_gpu_utilization_percentage / 100)
+    target = _target(scaler)
+    schedules = tuple(
+        parse_schedule(each.times, min_replicas=each.min_replicas, max_replicas=each.max_replicas)
+        for each in scaler.schedules or ()
+    )
     down = scaler.scale_down
     timeout = (down.no_traffic_timeout if down is not None else None) or 0
-    if target is None and not timeout:
+    if target is None and not timeout and not schedules:
         return None
     most = needs.max_replicas
     if most is None:
@@ -47,7 +50,35 @@ def policy_of(spec: EndpointSpec) -> Policy | None:
         min_replicas=least,
         max_replicas=max(least, most),
         idle_timeout_s=float(timeout),
+        hold_s=scaler.cool_down_seconds,
+        max_up_per_minute=scaler.max_up_per_minute,
+        max_down_per_minute=scaler.max_down_per_minute,
+        max_cost_per_hour=scaler.max_cost_per_hour,
+        cost_per_replica_hour=scaler.cost_per_replica_hour or 0.0,
+        schedules=schedules,
     )
+
+
+def _target(scaler: AutoScaler) -> Target | None:
+    """
+    Raises:
+        InvalidRequest: there are several.
+    """
+    targets: list[Target] = []
+    if scaler.target_throughput is not None and scaler.target_throughput.qpm:
+        targets.append(Throughput(scaler.target_throughput.qpm))
+    if scaler.target_gpu_utilization_percentage:
+        targets.append(Utilisation(scaler.target_gpu_utilization_percentage / 100))
+    if scaler.target_concurrency:
+        targets.append(Concurrency(scaler.target_concurrency))
+    if scaler.slo:
+        targets.append(parse_latency(scaler.slo))
+    if len(targets) > 1:
+        raise InvalidRequest(
+            f"spec.auto_scaler: {len(targets)} targets to scale by",
+            hint="keep one: requests a minute, concurrency, GPU utilisation or latency; 0 is none",
+        )
+    return targets[0] if targets else None
 
 
 def parse_latency(text: str) -> Latency:

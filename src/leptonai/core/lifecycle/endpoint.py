@@ -6,11 +6,13 @@ the surge is given up after a while, and an old replica makes room. Where a roll
 revision beside the old one (`core.rollouts`), that keeps its replicas until it is decided.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from leptonai.core.autoscaling import policy_kept
 from leptonai.core.lifecycle.backoff import backoff_ms
 from leptonai.core.lifecycle.program import (
     PROJECT_LABEL,
@@ -27,6 +29,7 @@ from leptonai.core.lifecycle.replica import (
     stop,
 )
 from leptonai.core.records import (
+    Autoscaling,
     Endpoint,
     EndReason,
     Event,
@@ -109,9 +112,38 @@ def updated(
         model_digest=model_digest,
         modified_at_ms=now_ms,
     )
+    changed = replace(changed, autoscaling=_autoscaling_for(spec, endpoint))
     if program_of_endpoint(changed) != program_of_endpoint(endpoint):
         changed = begun(endpoint, changed, plan or RolloutPlan(), now_ms)
     return no_longer_settled(changed, endpoint)
+
+
+def _autoscaling_for(spec: EndpointSpec, before: Endpoint) -> Autoscaling | None:
+    """What is kept of it under a new spec, until it is asked again. After a stop it begins anew."""
+    policy, autoscaling = policy_kept(spec), before.autoscaling
+    if policy is None or autoscaling is None or before.spec.replicas == 0:
+        return None
+    if policy == policy_kept(before.spec) or (autoscaling.desired == 0 and policy.idle_timeout_s):
+        return autoscaling
+    desired = min(max(autoscaling.desired, policy.min_replicas), policy.max_replicas)
+    return replace(autoscaling, desired=desired)
+
+
+def scaled(
+    endpoint: Endpoint,
+    autoscaling: Autoscaling,
+    replicas: Iterable[Replica],
+    now_ms: int,
+    traffic: Sequence[TrafficWindow] = (),
+) -> EndpointStep:
+    """The step that follows from what its autoscaler came to; else as `advance`."""
+    after = replace(endpoint, autoscaling=autoscaling)
+    step = advance(after, replicas, now_ms, traffic)
+    if after.wanted == endpoint.wanted:
+        return step
+    words = f"{endpoint.wanted} → {after.wanted} replicas: {autoscaling.because}"
+    event = _event(after, "Scaled", words)
+    return dataclasses.replace(step, events=(event, *step.events))
 
 
 def restarted(endpoint: Endpoint, now_ms: int) -> Endpoint:
@@ -129,11 +161,16 @@ def restarted(endpoint: Endpoint, now_ms: int) -> Endpoint:
     return no_longer_settled(changed, endpoint)
 
 
+def woken(endpoint: Endpoint) -> Endpoint:
+    """Has the replicas that it has at least: somebody asked for them, though nothing calls it."""
+    return no_longer_settled(replace(endpoint, autoscaling=None), endpoint)
+
+
 def no_longer_settled(changed: Endpoint, before: Endpoint) -> Endpoint:
     """Whoever asks for something new and then waits must not be told of the state before it, Ready
     or Stopped, only because nothing has come of it yet."""
-    wanted, had = changed.spec.replicas, before.spec.replicas
-    if (wanted, changed.revision) == (had, before.revision):
+    wanted, had = changed.wanted, before.wanted
+    if changed.asleep or (wanted, changed.revision) == (had, before.revision):
         return changed
     if wanted == 0:
         return replace(changed, state=EndpointState.STOPPING)
@@ -158,7 +195,7 @@ def advance(
         (r for r in replicas if r.phase is not Phase.DONE),
         key=lambda r: (r.revision, r.index, r.id),
     )
-    wanted = endpoint.spec.replicas
+    wanted = endpoint.wanted
     changed, told = progress.step(endpoint, before, wanted, now_ms, traffic)
     events = [*told]
     rollout = candidate(changed)
@@ -317,6 +354,11 @@ def _under_way(endpoint: Endpoint, replicas: list[Replica]) -> bool:
 def _state(
     endpoint: Endpoint, living: list[Replica], wanted: int, now_ms: int
 ) -> tuple[EndpointState, str]:
+    if endpoint.asleep and endpoint.autoscaling:
+        return (
+            EndpointState.SCALING if living else EndpointState.READY,
+            endpoint.autoscaling.because,
+        )
     if wanted == 0:
         if living:
             return EndpointState.STOPPING, "stopping on request"

@@ -26,7 +26,7 @@ from leptonai.core.records import (
 
 HEALTHY_AFTER_MS = 600_000  # a run this long forgets the crashes before it
 CRASH_LOOP = 3  # crashes in a row after which one is said to keep ending
-DRAIN_MS = 500  # between the last new request a server gets and its SIGTERM
+DRAIN_MS = 500  # between the last new request a server gets and its SIGTERM, at least
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,340 @@
+"""The number of replicas follows the requests: the loops together, in virtual time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import count
+
+from msgspec.structs import replace
+
+from leptonai.control.loops.scaling import KEEP_MS, LISTEN_MS
+from leptonai.control.plane import ControlPlane
+from leptonai.core.lifecycle.endpoint import new_endpoint, updated
+from leptonai.core.records import Endpoint, Goal, Phase, Replica
+from leptonai.core.traffic import SERVICE_BOUNDS_MS, TrafficReport, TrafficWindow
+from leptonai.ports.store import Put, Query
+from leptonai.spec.containers import Container
+from leptonai.spec.endpoints import (
+    AutoScaler,
+    EndpointSpec,
+    EndpointState,
+    ResourceRequirement,
+    ScaleDown,
+    ScalingSchedule,
+    TargetThroughput,
+)
+from leptonai.stores.memory import MemoryStore
+from leptonai.testing.fake_engine import FakeEngine, a_machine
+from leptonai.testing.virtual_time import VirtualClock, run
+
+SERVICE_MS = 100
+SERVER = ("serve", "0")
+
+
+def scaled_by(least: int = 1, most: int | None = None, **policy: object) -> EndpointSpec:
+    return EndpointSpec(
+        container=Container(command=list(SERVER)),
+        resource_requirement=ResourceRequirement(
+            cpu=0.01, memory=1, min_replicas=least, max_replicas=most
+        ),
+        auto_scaler=AutoScaler(**policy),  # type: ignore[arg-type]
+    )
+
+
+def idle_after(seconds: int) -> ScaleDown:
+    return ScaleDown(no_traffic_timeout=seconds)
+
+
+class World:
+    """A control plane, and the gateway that tells it of requests."""
+
+    def __init__(self) -> None:
+        self.store, self.clock = MemoryStore(), VirtualClock()
+        self.engine = FakeEngine([a_machine("n1", cpu_millis=8000)], clock=self.clock)
+        self.gateways = count()
+        self.start()
+
+    def start(self) -> None:
+        self.gateway = f"g{next(self.gateways)}"
+        self.plane = ControlPlane(
+            self.store,
+            self.engine,
+            self.clock,
+            self,
+            home_workspace="default",
+            workspace_url=lambda workspace: "",
+            unseal=lambda secret: "",
+            job_token=lambda job: "",
+            run_token=lambda job: "",
+        )
+
+    async def answers(self, host: str, port: int, path: str) -> bool:
+        return True
+
+    async def serve(self, spec: EndpointSpec) -> None:
+        endpoint = new_endpoint(
+            workspace="default",
+            name="e",
+            spec=spec,
+            owner="ada",
+            labels={},
+            visibility="",
+            now_ms=self.clock.now_ms(),
+        )
+        await self.store.commit(Put(endpoint))
+        await asyncio.sleep(5)
+
+    async def change(self, spec: EndpointSpec) -> None:
+        asked = updated(
+            await self.endpoint(),
+            spec,
+            token_hashes=(),
+            model_digest="",
+            now_ms=self.clock.now_ms(),
+        )
+        await self.store.commit(Put(asked))
+        await asyncio.sleep(5)
+
+    async def calls(self, a_second: int, seconds: int) -> None:
+        """Each is answered by whatever replica there is."""
+        for _ in range(seconds):
+            await asyncio.sleep(1)
+            now_ms = self.clock.now_ms()
+            served = [0] * (len(SERVICE_BOUNDS_MS) + 1)
+            served[SERVICE_BOUNDS_MS.index(SERVICE_MS)] = a_second
+            self.tell(
+                TrafficWindow(
+                    workspace="default",
+                    endpoint="e",
+                    version="1",
+                    start_ms=now_ms - 1000,
+                    end_ms=now_ms,
+                    arrivals=a_second,
+                    ended={2: a_second},
+                    service_ms=tuple(served),
+                    service_sum_ms=float(SERVICE_MS * a_second),
+                    in_flight_ms=float(SERVICE_MS * a_second),
+                )
+            )
+
+    def hold(self, requests: int) -> None:
+        now_ms = self.clock.now_ms()
+        self.tell(
+            TrafficWindow(
+                workspace="default",
+                endpoint="e",
+                start_ms=now_ms,
+                end_ms=now_ms,
+                arrivals=requests,
+                held=requests,
+            )
+        )
+
+    def tell(self, *windows: TrafficWindow) -> None:
+        self.plane.traffic.take(TrafficReport(gateway=self.gateway, windows=windows))
+
+    async def endpoint(self) -> Endpoint:
+        (found,) = await self.store.find(Endpoint, Query())
+        return found
+
+    async def because(self) -> str:
+        autoscaling = (await self.endpoint()).autoscaling
+        return autoscaling.because if autoscaling else ""
+
+    async def replicas(self) -> int:
+        found = await self.store.find(Replica, Query(live=True))
+        return sum(r.goal is Goal.RUN and r.phase is Phase.RUNNING for r in found)
+
+    async def scaled_to(self) -> list[int]:
+        """The numbers one after the other, as events tell of them."""
+        id = (await self.endpoint()).id
+        told = await self.store.events("default", kind="endpoint", id=id)
+        return [int(event.message.split()[2]) for event in told if event.reason == "Scaled"]
+
+
+def in_world(story: Callable[[World], Awaitable[None]]) -> None:
+    async def main() -> None:
+        world = World()
+        await world.plane.start()
+        try:
+            await story(world)
+        finally:
+            await world.plane.close()
+
+    run(main())
+
+
+def test_it_has_as_many_replicas_as_the_requests_need_and_fewer_again_afterwards():
+    async def story(world: World) -> None:
+        await world.serve(scaled_by(1, 10, target_throughput=TargetThroughput(qpm=60)))
+        seen = [await world.replicas()]
+        await world.calls(3, seconds=60)
+        seen.append(await world.replicas())
+        assert "requests a minute, 60 a replica" in await world.because()
+        await world.calls(1, seconds=120)
+        seen.append(await world.replicas())
+        assert seen == [1, 3, 1]
+        assert [1, *await world.scaled_to()] in (
+            [1, 2, 3, 2, 1],
+            [1, 2, 3, 1],
+            [1, 3, 2, 1],
+            [1, 3, 1],
+        )
+
+    in_world(story)
+
+
+def test_without_requests_it_sleeps_and_the_next_one_wakes_it_at_once():
+    async def story(world: World) -> None:
+        await world.serve(scaled_by(2, scale_down=idle_after(60)))
+        await world.calls(1, seconds=30)
+        await asyncio.sleep(50)
+        assert await world.replicas() == 2
+        await asyncio.sleep(20)
+        asleep = await world.endpoint()
+        assert (await world.replicas(), asleep.state) == (0, EndpointState.READY)
+        assert asleep.message == ("scaled to 0: no request for 60 s; the next request wakes it")
+        await asyncio.sleep(10_000)
+        world.hold(1)
+        await asyncio.sleep(1)
+        assert await world.replicas() == 2
+
+    in_world(story)
+
+
+def test_a_first_start_that_takes_longer_than_the_idle_time_is_waited_for():
+    async def story(world: World) -> None:
+        starting = replace(scaled_by(1, scale_down=idle_after(10)))
+        world.answers = _slow_to_answer(world, 100)  # type: ignore[method-assign]
+        await world.serve(starting)
+        await asyncio.sleep(60)
+        assert await world.replicas() == 1
+        await asyncio.sleep(40)
+        ready = (await world.endpoint()).ready_replicas
+        await asyncio.sleep(20)
+        assert (ready, await world.replicas()) == (1, 0)
+
+    in_world(story)
+
+
+def _slow_to_answer(world: World, seconds: int) -> Callable[[str, int, str], Awaitable[bool]]:
+    from_ms = world.clock.now_ms() + 1000 * seconds
+
+    async def answers(host: str, port: int, path: str) -> bool:
+        return world.clock.now_ms() >= from_ms
+
+    return answers
+
+
+def test_a_request_that_is_under_way_for_long_keeps_it_awake():
+    async def story(world: World) -> None:
+        await world.serve(scaled_by(1, scale_down=idle_after(20)))
+        for _ in range(60):
+            await asyncio.sleep(1)
+            now_ms = world.clock.now_ms()
+            world.tell(
+                TrafficWindow(
+                    workspace="default",
+                    endpoint="e",
+                    version="1",
+                    start_ms=now_ms - 1000,
+                    end_ms=now_ms,
+                    in_flight_ms=1000.0,
+                )
+            )
+        assert await world.replicas() == 1
+        await asyncio.sleep(30)
+        assert await world.replicas() == 0
+
+    in_world(story)
+
+
+def test_a_stop_is_not_woken_by_requests_and_a_start_is_not_taken_back_at_once():
+    async def story(world: World) -> None:
+        await world.serve(scaled_by(1, scale_down=idle_after(30)))
+        await world.change(scaled_by(0, scale_down=idle_after(30)))
+        world.hold(1)
+        await asyncio.sleep(10)
+        stopped = await world.endpoint()
+        assert (await world.replicas(), stopped.state) == (0, EndpointState.STOPPED)
+        await asyncio.sleep(1000)
+        await world.change(scaled_by(1, scale_down=idle_after(30)))
+        await asyncio.sleep(15)
+        assert await world.replicas() == 1
+
+    in_world(story)
+
+
+def test_a_schedule_holds_without_a_single_request():
+    async def story(world: World) -> None:
+        begins = (world.clock.now_ms() // 60_000 + 30) % 1440
+        ends = (begins + 60) % 1440
+        times = f"daily {begins // 60:02}:{begins % 60:02}-{ends // 60:02}:{ends % 60:02}"
+        schedule = ScalingSchedule(times=times, min_replicas=3)
+        await world.serve(scaled_by(1, schedules=[schedule]))
+        seen = [await world.replicas()]
+        for minutes in (35, 65):
+            await asyncio.sleep(60 * minutes)
+            seen.append(await world.replicas())
+        assert seen == [1, 3, 1]
+
+    in_world(story)
+
+
+def test_a_killed_control_plane_goes_on_where_it_was():
+    async def story(world: World) -> None:
+        await world.serve(scaled_by(1, 10, target_throughput=TargetThroughput(qpm=60)))
+        await world.calls(5, seconds=60)
+        numbers, scaled_to = [await world.replicas()], await world.scaled_to()
+        await world.plane.close()
+        world.start()
+        await world.plane.start()
+        await asyncio.sleep(LISTEN_MS / 2000)
+        numbers.append(await world.replicas())
+        await world.calls(5, seconds=30)
+        numbers.append(await world.replicas())
+        assert numbers == [5, 5, 5]
+        assert await world.scaled_to() == scaled_to
+
+    in_world(story)
+
+
+def test_a_sleeper_stays_asleep_over_a_restart():
+    async def story(world: World) -> None:
+        await world.serve(scaled_by(1, scale_down=idle_after(30)))
+        await asyncio.sleep(60)
+        await world.plane.close()
+        world.start()
+        await world.plane.start()
+        await asyncio.sleep(100)
+        assert await world.replicas() == 0
+        world.hold(1)
+        await asyncio.sleep(1)
+        assert await world.replicas() == 1
+
+    in_world(story)
+
+
+def test_gpu_use_that_nobody_measures_changes_nothing_and_that_is_said():
+    async def story(world: World) -> None:
+        await world.serve(scaled_by(2, 10, target_gpu_utilization_percentage=50))
+        await world.calls(20, seconds=60)
+        assert await world.replicas() == 2
+        assert "GPUs is not measured" in await world.because()
+
+    in_world(story)
+
+
+def test_steady_traffic_is_written_down_once_a_minute_and_silence_never():
+    async def story(world: World) -> None:
+        await world.serve(scaled_by(1, 10, target_throughput=TargetThroughput(qpm=600)))
+        await world.calls(1, seconds=60)
+        before = (await world.endpoint()).version
+        await world.calls(1, seconds=300)
+        written = (await world.endpoint()).version - before
+        assert 1 <= written <= 300_000 / KEEP_MS + 1
+        await asyncio.sleep(600)
+        quiet = (await world.endpoint()).version
+        await asyncio.sleep(100_000)
+        assert (await world.endpoint()).version == quiet
+
+    in_world(story)
