@@ -152,3 +152,33 @@ def test_it_says_why_it_has_no_replica_and_that_the_next_request_wakes_it(
     refused = json.loads(call(url).partition(": ")[2])
     assert refused["code"] == "Unavailable"
     assert "is stopped" in refused["message"]
+
+
+def test_a_replica_that_leaves_ends_its_requests_first(
+    platform: RunningPlatform, client: LeptonClient, source: str
+) -> None:
+    url = serve(platform, source, "leaver", "--replicas", "2")
+    answers: list[str] = []
+    callers = [
+        threading.Thread(target=lambda: answers.append(call(url, 3.0, "POST"))) for _ in range(4)
+    ]
+    for each in callers:
+        each.start()
+    in_flight = f'{{workspace="default",endpoint="leaver"}} {len(callers)}'
+    eventually(lambda: gateway_metrics(platform), lambda text: in_flight in text)
+    platform.cli("endpoint", "update", "leaver", "--replicas", "1")
+    for each in callers:
+        each.join()
+    assert len(set(answers)) == 2, answers
+    assert all(each.startswith("leaver-") for each in answers)
+    eventually(lambda: len(client.endpoints.replicas("leaver")), lambda left: left == 1)
+
+
+def gateway_metrics(platform: RunningPlatform) -> str:
+    request = urllib.request.Request(
+        f"{platform.state.gateway_url}/metrics",
+        headers={"Authorization": f"Bearer {platform.token}"},
+    )
+    with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+        text: bytes = answer.read()
+        return text.decode()

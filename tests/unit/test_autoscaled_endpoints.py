@@ -16,9 +16,9 @@ from leptonai.core.lifecycle.endpoint import (
     updated,
     woken,
 )
-from leptonai.core.lifecycle.replica import DRAIN_MS, STOPPED_DRAIN_MS, stop
+from leptonai.core.lifecycle.replica import DRAIN_MS, stop
 from leptonai.core.records import Autoscaling, Endpoint, Goal, Phase, Replica
-from leptonai.core.routing import route_table
+from leptonai.core.routing import STOPPED_DRAIN_MS, route_table
 from leptonai.core.traffic import TrafficReport
 from leptonai.spec.containers import Container
 from leptonai.spec.endpoints import (

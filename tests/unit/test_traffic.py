@@ -115,20 +115,6 @@ def test_only_the_last_minutes_are_kept() -> None:
     assert not log._windows.keys() & {ENDPOINT}
 
 
-def test_whoever_remembers_when_it_last_looked_counts_each_window_once() -> None:
-    log, clock = a_log()
-    one, late = a_window(version="1", arrivals=1), a_window(version="2", arrivals=1)
-    one, late = (replace(each, end_ms=clock.now_ms()) for each in (one, late))
-    tell(log, one)
-    looked_ms = clock.at_ms
-    assert log.told(ENDPOINT, 0) == [one]
-    clock.at_ms += 1
-    tell(log, late, gateway="whose clock is behind")
-    assert log.told(ENDPOINT, looked_ms) == [late]
-    assert log.told(ENDPOINT, clock.at_ms) == []
-    assert log.told(ENDPOINT, 0) == [one, late]
-
-
 def test_a_replica_that_leaves_is_busy_until_every_gateway_says_that_it_is_not() -> None:
     log, clock = a_log()
     news = asyncio.Event()
@@ -143,3 +129,17 @@ def test_a_replica_that_leaves_is_busy_until_every_gateway_says_that_it_is_not()
     assert (log.busy("r"), log.busy("s")) == (False, True)
     clock.at_ms += GONE_MS
     assert not log.busy("s"), "its gateway is gone, and its requests with it"
+
+
+def test_whoever_remembers_when_it_last_looked_counts_each_window_once() -> None:
+    log, clock = a_log()
+    one, late = a_window(version="1", arrivals=1), a_window(version="2", arrivals=1)
+    one, late = (replace(each, end_ms=clock.now_ms()) for each in (one, late))
+    tell(log, one)
+    looked_ms = clock.at_ms
+    assert log.told(ENDPOINT, 0) == [one]
+    clock.at_ms += 1
+    tell(log, late, gateway="whose clock is behind")
+    assert log.told(ENDPOINT, looked_ms) == [late]
+    assert log.told(ENDPOINT, clock.at_ms) == []
+    assert log.told(ENDPOINT, 0) == [one, late]

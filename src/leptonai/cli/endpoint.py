@@ -57,9 +57,9 @@ endpoint.add_command(rollout)
     example="""\
 leptonai endpoint create -n digits --model digits-cnn --replicas 2
 leptonai endpoint create -n digits --model digits-cnn@production
-leptonai endpoint create -n counter --photon counter
 leptonai endpoint create -n digits --model digits-cnn --max-replicas 8 \\
     --target-concurrency 4 --scale-to-zero-after 10m
+leptonai endpoint create -n counter --photon counter
 leptonai endpoint create -n files --port 8000 --command 'python -m http.server $PORT'
 leptonai endpoint create -n chat --model tiny-chat --rate-limit 60 --token-limit 20000
 leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token -- \\

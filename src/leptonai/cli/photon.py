@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from leptonai.cli.groups import Group
 from leptonai.cli.output import age, print_json, print_table, say
 from leptonai.cli.progress import Progress
+from leptonai.cli.scaling import scaling_options
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, given, output_option
 from leptonai.errors import InvalidRequest, NotFound
 from leptonai.spec.names import check_name
@@ -114,7 +116,7 @@ leptonai photon run -n counter --local --port 9000""",
 @_model_option
 @click.option("--local", is_flag=True, help="On this machine, in this terminal.")
 @click.option("--port", type=click.IntRange(1, 65535), help="With --local: 8080 if not given.")
-@click.option("--replicas", type=click.IntRange(min=0), help="How many; 1 if not given.")
+@scaling_options
 @click.option("-rs", "--resource-shape", metavar="SHAPE", help="A named amount: cpu.small.")
 @click.option("--public", is_flag=True, help="Let everybody in, without a token.")
 @output_option
@@ -123,7 +125,7 @@ def run(
     reference: str | None,
     local: bool,
     port: int | None,
-    replicas: int | None,
+    scaling: Mapping[str, Any],
     resource_shape: str | None,
     public: bool,
     output: str,
@@ -144,7 +146,7 @@ def run(
         else:
             version = registered_photon(client, name)
         made = client.endpoints.create(
-            _endpoint(name, version, given(resource_shape=resource_shape), replicas, public)
+            _endpoint(name, version, given(resource_shape=resource_shape), scaling, public)
         )
     if output == "json":
         print_json(made)
@@ -223,7 +225,7 @@ def _push(client: LeptonClient, name: str) -> Artifact:
 
 
 def _endpoint(
-    name: str, version: Artifact, resources: Any, replicas: int | None, public: bool
+    name: str, version: Artifact, resources: Any, scaling: Mapping[str, Any], public: bool
 ) -> Any:
     """The photon's own template, and over it what was asked for."""
     from leptonai.cli.requested import endpoint_of, read_endpoint
@@ -233,7 +235,6 @@ def _endpoint(
     template = version.spec.attributes.get("deployment_template") or {}
     shape = template.get("resource_shape")
     envs = tuple(f"{name}={value}" for name, value in template_variables(template).items())
-    number = {"min_replicas": replicas, "max_replicas": replicas}
     secrets = tuple(str(secret) for secret in template.get("secret") or ())
     return endpoint_of(
         read_endpoint(None),
@@ -243,7 +244,7 @@ def _endpoint(
         command=(),
         image=None,
         port=None,
-        scaling={} if replicas is None else {"resource_requirement": number},
+        scaling=scaling,
         tokens=(),
         public=public,
         health_path=None,

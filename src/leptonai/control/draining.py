@@ -2,8 +2,9 @@
 
 from leptonai.control.mirror import Mirror
 from leptonai.control.traffic import TrafficLog
-from leptonai.core.lifecycle.replica import DRAIN_MS, drain_bound_ms
+from leptonai.core.lifecycle.replica import DRAIN_MS
 from leptonai.core.records import Goal, Replica
+from leptonai.core.routing import drain_bound_ms
 
 LOOK_AGAIN_MS = 1_000  # at a busy one; gateways tell when it is not
 

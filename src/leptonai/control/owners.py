@@ -85,7 +85,8 @@ class Owners:
                 return
             replicas = self._mirror.replicas_of(key[0], f"{OwnerKind.ENDPOINT}/{key[1]}")
             now_ms = self._clock.now_ms()
-            step = endpoint_lifecycle.scaled(endpoint, autoscaling, replicas, now_ms)
+            told = self._told_for_rollout(endpoint)
+            step = endpoint_lifecycle.scaled(endpoint, autoscaling, replicas, now_ms, told)
             if step.endpoint != endpoint:
                 await self._write(step.endpoint, step.replicas, step.events, now_ms)
 

@@ -13,9 +13,11 @@ import msgspec
 
 from leptonai.core.records import Autoscaling, Endpoint, Goal, OwnerKind, Phase, Replica
 from leptonai.core.rollouts.progress import shadowed, weights
-from leptonai.spec.endpoints import DEFAULT_TIMEOUT_S, EndpointSpec
+from leptonai.spec.endpoints import EndpointSpec
 from leptonai.spec.gateway import GatewaySettings, HoldSettings
 
+STOPPED_DRAIN_MS = 10_000  # for the requests of an endpoint that somebody stops or removes
+DEFAULT_TIMEOUT_S = 300  # of a request, where the endpoint sets none
 DEFAULT_HELD_REQUESTS = 256
 DEFAULT_HELD_S = 60.0
 HELD_STARTS = 2  # where an endpoint's starts take long: it may take so many
@@ -112,6 +114,14 @@ def version_of(replica: Replica) -> str:
     return str(replica.revision)
 
 
+def drain_bound_ms(endpoint: Endpoint | None) -> int:
+    """For how long a server that leaves may go on with the requests that it has: to their own
+    deadline where others take over; not for long where nobody is to serve any more."""
+    if endpoint is None or endpoint.spec.replicas == 0:
+        return STOPPED_DRAIN_MS
+    return 1000 * (endpoint.spec.ingress_timeout_seconds or DEFAULT_TIMEOUT_S)
+
+
 def route_table(
     seq: int,
     endpoints: Iterable[Endpoint],
@@ -180,7 +190,7 @@ def _route(
         token_sha256=tuple(token.sha256 for token in endpoint.token_hashes),
         public=bool(spec.allow_unauthenticated_access),
         ip_allowlist=tuple(auth.ip_allowlist or ()) if auth else (),
-        timeout_s=spec.timeout_s,
+        timeout_s=spec.ingress_timeout_seconds or DEFAULT_TIMEOUT_S,
         route_by_replica_header=bool(
             spec.routing_policy and spec.routing_policy.enable_header_based_replica_routing
         ),

@@ -55,7 +55,7 @@ def convert(kind: type[T], value: Any) -> T:
     """Make a `kind` of what `parse` read, or of a part of it."""
     refuse_unknown_fields(kind, value)
     try:
-        return msgspec.convert(value, kind, str_keys=True)  # JSON has no other keys
+        return msgspec.convert(value, kind, str_keys=True)  # as those of JSON objects are
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
 

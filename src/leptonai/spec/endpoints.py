@@ -23,7 +23,6 @@ from leptonai.spec.gateway import GatewaySettings
 from leptonai.spec.metadata import Metadata, Wire
 from leptonai.spec.rollouts import RolloutPlan
 
-DEFAULT_TIMEOUT_S = 300  # of a request, where the endpoint sets none
 DEFAULT_PORT = 40_000  # of an endpoint that names none
 MAX_REPLICAS = 1_000
 ReplicaCount = Annotated[int, Meta(ge=0, le=MAX_REPLICAS)]
@@ -192,11 +191,6 @@ class EndpointSpec(Wire, frozen=True):
         """The port the gateway sends requests to."""
         ports = self.container.ports
         return ports[0].container_port if ports else DEFAULT_PORT
-
-    @property
-    def timeout_s(self) -> int:
-        """How long a request may take."""
-        return self.ingress_timeout_seconds or DEFAULT_TIMEOUT_S
 
     @property
     def replicas(self) -> int:

@@ -130,11 +130,15 @@ def _autoscaling_for(spec: EndpointSpec, before: Endpoint) -> Autoscaling | None
 
 
 def scaled(
-    endpoint: Endpoint, autoscaling: Autoscaling, replicas: Iterable[Replica], now_ms: int
+    endpoint: Endpoint,
+    autoscaling: Autoscaling,
+    replicas: Iterable[Replica],
+    now_ms: int,
+    traffic: Sequence[TrafficWindow] = (),
 ) -> EndpointStep:
-    """The step that follows from what its autoscaler came to."""
+    """The step that follows from what its autoscaler came to; else as `advance`."""
     after = replace(endpoint, autoscaling=autoscaling)
-    step = advance(after, replicas, now_ms)
+    step = advance(after, replicas, now_ms, traffic)
     if after.wanted == endpoint.wanted:
         return step
     words = f"{endpoint.wanted} → {after.wanted} replicas: {autoscaling.because}"

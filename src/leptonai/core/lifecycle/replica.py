@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from leptonai.core.records import (
     MAX_TERMINATIONS,
-    Endpoint,
     EndReason,
     Goal,
     OwnerKind,
@@ -28,7 +27,6 @@ from leptonai.core.records import (
 HEALTHY_AFTER_MS = 600_000  # a run this long forgets the crashes before it
 CRASH_LOOP = 3  # crashes in a row after which one is said to keep ending
 DRAIN_MS = 500  # between the last new request a server gets and its SIGTERM, at least
-STOPPED_DRAIN_MS = 10_000  # at most, for the requests of an endpoint that somebody stops or removes
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +117,6 @@ def stop_due_ms(replica: Replica) -> int:
     """A server that was in the route table gets no SIGTERM before the gateway has let go of it."""
     asked = replica.stop_asked_at_ms or 0
     return asked + DRAIN_MS if replica.owner_kind is OwnerKind.ENDPOINT and replica.ready else asked
-
-
-def drain_bound_ms(endpoint: Endpoint | None) -> int:
-    """For how long a server that leaves may go on with the requests that it has: to their own
-    deadline where others take over; not for long where nobody is to serve any more."""
-    if endpoint is None or endpoint.spec.replicas == 0:
-        return STOPPED_DRAIN_MS
-    return 1000 * endpoint.spec.timeout_s
 
 
 # --- what owners do to their replicas ------------------------------------------------------------
