@@ -2,7 +2,7 @@
 # Needs Python >= 3.11 with venv. Another interpreter: make PYTHON=/path/to/python3 …
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stop test test-slow check format bench bench-data bench-autoscale bench-scheduler bench-train clean install install-test install-all
+.PHONY: help demo stop test test-slow check format bench bench-data bench-autoscale bench-scheduler bench-serve bench-train clean install install-test install-all
 
 # The first interpreter that is new enough and can make environments.
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -51,6 +51,9 @@ bench-autoscale: install-test  ## measure autoscaling beside Knative and Kuberne
 
 bench-scheduler: install-test  ## measure the scheduler on published traces, if they are there
 	@$(BIN)/python -m benchmarks.scheduling
+
+bench-serve: install-test  ## measure what a served request costs, beside a bare ASGI application
+	@$(BIN)/python -m benchmarks.serving
 
 bench-train: install-test  ## measure training beside loops by hand and its peers, and write the table
 	@$(BIN)/python -m benchmarks.training

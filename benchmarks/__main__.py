@@ -124,9 +124,9 @@ def main() -> int:
     return 0
 
 
-def run(script: str) -> dict[str, Any]:
+def run(script: str, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{script}"],
+        [sys.executable, "-m", f"benchmarks.{script}", *arguments],
         cwd=HERE.parent,
         capture_output=True,
         text=True,

@@ -1,10 +1,10 @@
 """What the gateway's hop costs: the same server, asked directly and through the gateway.
 
-    python benchmarks/gateway.py [--seconds 5] [--connections 64] [--routes 1000] [--asgi]
-                                 [--idle 10000]
+    python benchmarks/gateway.py [--seconds 5] [--connections 64] [--routes 1000] [--idle 10000]
+                                 [--server tiny|asgi|photon]
 
-The server is the least that can answer, or with --asgi a bare ASGI application on uvicorn. --idle
-also measures the memory of so many idle connections.
+The server is the least that can answer, a bare ASGI application on uvicorn, or a photon's handler
+that does nothing. --idle also measures the memory of so many idle connections.
 
 Prints one JSON object. CPU is read from /proc/PID/stat of each process, so it holds on a busy
 machine too, where requests a second do not. The load comes from `wrk` if it is on the PATH, else
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--routes", type=int, default=1, help="in the table; one of them is used")
-    parser.add_argument("--asgi", action="store_true", help="a bare ASGI application on uvicorn")
+    parser.add_argument("--server", choices=("tiny", "asgi", "photon"), default="tiny")
     parser.add_argument("--idle", type=int, default=0, help="connections to hold open at the end")
     parser.add_argument("--builtin-load", action="store_true", help="even where wrk is installed")
     given = parser.parse_args()
@@ -49,8 +49,8 @@ def main() -> None:
         server_port = server_socket.getsockname()[1]
         gateway_port = gateway_socket.getsockname()[1]
         write_table(home, server_port, given.routes)
-        kind = "serve-asgi" if given.asgi else "serve"
-        server = start([sys.executable, __file__, kind, str(server_socket.fileno())], server_socket)
+        serve = [sys.executable, __file__, f"serve-{given.server}", str(server_socket.fileno())]
+        server = start(serve, server_socket)
         started_at = time.monotonic()
         gateway = start(
             [
@@ -225,10 +225,22 @@ async def bare_asgi(scope, receive, send):
         await send({"type": "http.response.body", "body": b"ok\n"})
 
 
-async def serve_asgi(fd: int) -> None:
+def no_op():
+    from leptonai.photon import Photon
+    from leptonai.serving.app import App
+
+    class NoOp(Photon):
+        @Photon.handler("", method="GET")
+        async def nothing(self) -> int:
+            return 1
+
+    return App(NoOp())
+
+
+async def serve_on_uvicorn(app, fd: int) -> None:
     import uvicorn
 
-    config = uvicorn.Config(bare_asgi, log_level="critical", access_log=False)
+    config = uvicorn.Config(app, http="httptools", log_level="critical", access_log=False)
     await uvicorn.Server(config).serve([socket.socket(fileno=fd)])
 
 
@@ -301,10 +313,12 @@ def run(coroutine) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["serve"]:
+    if sys.argv[1:2] == ["serve-tiny"]:
         run(serve_tiny(int(sys.argv[2])))
     elif sys.argv[1:2] == ["serve-asgi"]:
-        run(serve_asgi(int(sys.argv[2])))
+        run(serve_on_uvicorn(bare_asgi, int(sys.argv[2])))
+    elif sys.argv[1:2] == ["serve-photon"]:
+        run(serve_on_uvicorn(no_op(), int(sys.argv[2])))
     elif sys.argv[1:2] == ["load"]:
         run(generate(sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
     else:

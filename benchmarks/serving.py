@@ -1,0 +1,118 @@
+"""What a served request costs, beside a bare ASGI application: one table.
+
+``make bench-serve``, or ``python -m benchmarks.serving [NAME …]``. About two minutes. Parts that
+are not named keep what was measured before.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.__main__ import RESULTS, machine, run
+from benchmarks.parts import parts_table
+
+Row = dict[str, str]
+PARTS = {
+    "gateway": "Through the gateway, with tokens and metrics",
+    "replica": "A replica alone, 64 connections",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    file = RESULTS / "serving.json"
+    measured: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    measures: dict[str, Callable[[], list[Row]]] = {"gateway": gateway, "replica": replica}
+    for name in given.names or PARTS:
+        print(f"{name} …", end=" ", flush=True, file=sys.stderr)
+        began = time.perf_counter()
+        measured[name] = {"machine": machine()["text"], "rows": measures[name]()}
+        RESULTS.mkdir(exist_ok=True)
+        file.write_text(json.dumps(measured, indent=2, ensure_ascii=False) + "\n")
+        (RESULTS / "serving.md").write_text(table(measured))
+        print(f"{time.perf_counter() - began:.0f} s", flush=True, file=sys.stderr)
+    print(table(measured))
+    return 0
+
+
+def table(measured: dict[str, Any]) -> str:
+    return parts_table("Serving", "make bench-serve", PARTS, measured)
+
+
+def gateway() -> list[Row]:
+    few = run("gateway", "--server", "asgi", "--connections", "16", "--seconds", "4")
+    bare = few["direct"]
+    rows = [
+        row("bare ASGI, asked directly, 16 connections", f"{bare['per_second']:,} /s"),
+        row("… CPU of a request", f"{bare['server_cpu_us_per_request']:.0f} µs"),
+    ]
+    for connections in (16, 64):
+        given = ("--server", "photon", "--connections", str(connections), "--seconds", "4")
+        whole = run("gateway", *given)
+        through = whole["gateway"]
+        hop, end = through["gateway_cpu_us_per_request"], through["server_cpu_us_per_request"]
+        what = f"gateway and a photon that does nothing, {connections} connections"
+        goal = "≥ 8,000 /s" if connections == 64 else ""
+        rows.append(row(what, f"{through['per_second']:,} /s", goal))
+        if connections == 16:
+            share = through["per_second"] / bare["per_second"]
+            rows.append(row("… of bare ASGI", f"{share:.2f} ×", "≥ 0.35 ×"))
+        rows += [
+            row("… CPU of a request", f"{hop + end:.0f} µs", "≤ 110 µs"),
+            row("… the gateway's part of it", f"{hop:.0f} µs"),
+            row("… p99", f"{through['p99_ms']:.1f} ms", "≤ 20 ms" if connections == 64 else ""),
+        ]
+        alone = whole["one_connection"]
+        added = alone["gateway"]["p50_ms"] - alone["direct"]["p50_ms"]
+        rows.append(row("… added p50 at 1 connection", f"{added:.2f} ms", "≤ 0.3 ms"))
+    few, many = (
+        run("gateway", "--routes", count, "--seconds", "3")["gateway"]["gateway_cpu_us_per_request"]
+        for count in ("1", "1000")
+    )
+    idle = run("gateway", "--idle", "10000", "--seconds", "1")["gateway_idle_connections_pss_mb"]
+    return [
+        *rows,
+        row("the hop's CPU, 1 endpoint in the table", f"{few:.0f} µs"),
+        row("… 1,000 endpoints", f"{many:.0f} µs", "the same"),
+        row("memory with 10,000 idle connections", f"{idle:.0f} MB", "≤ 150 MB"),
+    ]
+
+
+def replica() -> list[Row]:
+    figures = run("photon")
+
+    def cost(name: str) -> str:
+        return f"{figures[f'{name}_64_cpu_us']:.0f} µs"
+
+    def beside(name: str) -> str:
+        return f"{figures[f'{name}_64_cpu_to_bare']:.2f} ×"
+
+    return [
+        row("bare ASGI: CPU of a request", cost("bare")),
+        row("handler that does nothing, async", cost("async_handler"), "≤ 40 µs"),
+        row("… of bare ASGI", beside("async_handler")),
+        row("… in a thread", cost("sync_handler"), "≤ 40 µs"),
+        row("… batched", cost("batched_handler")),
+        row("perceptron on digits, batched", cost("mlp_batched"), "≤ 90 µs"),
+        row("… one by one", cost("mlp_alone")),
+        row(
+            "… p50 at 1 connection, by that without batching",
+            f"{figures['batching_p50_ratio_1']:.2f} ×",
+            "≤ 1.05 ×",
+        ),
+    ]
+
+
+def row(what: str, measured: str, goal: str = "") -> Row:
+    return {"what": what, "measured": measured, "goal": goal}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
