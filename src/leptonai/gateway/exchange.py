@@ -260,10 +260,8 @@ class Exchange(Outgoing):
     def drop_target(self, now: float) -> None:
         target, self.target = self.target, None
         if target is not None:
-            target.outstanding -= 1
+            target.release()
             target.traffic.returned(now)
-            if target.retired and not target.outstanding:
-                self.client.gateway.reporter.left(target)
 
     def wait_in_hold(self) -> None:
         """There is no replica for it yet."""

@@ -85,7 +85,7 @@ class Shadows:
         finally:
             if transport is not None:
                 transport.abort()
-            target.outstanding -= 1
+            target.release()
             now = gateway.now()
             traffic.returned(now)
         took = now - began

@@ -21,6 +21,7 @@ class Target:
     __slots__ = (
         "_bad_answers",
         "_failures",
+        "_reporter",
         "ejected_until",
         "idle",
         "outstanding",
@@ -36,6 +37,7 @@ class Target:
         self.ejected_until = 0.0
         self.idle: list[ReplicaConnection] = []  # the one used last is taken first
         self.retired = False  # left the table: what is under way ends, nothing new starts
+        self._reporter: Reporter | None = None  # that waits for the last of its requests
         self._failures = 0  # in a row, to connect or to answer
         self._bad_answers = 0  # in a row, of 5xx
 
@@ -71,9 +73,16 @@ class Target:
                 return link
         return None
 
+    def release(self) -> None:
+        """One of its requests has ended."""
+        self.outstanding -= 1
+        if self._reporter is not None and not self.outstanding:
+            self._reporter.left(self)
+
     def retire(self, reporter: Reporter) -> None:
         self.retired = True
         if self.outstanding:
+            self._reporter = reporter
             reporter.leaves(self)
         for link in tuple(self.idle):
             link.close_idle()
