@@ -132,18 +132,22 @@ COUNTS = st.integers(0, 50)
 
 
 @given(
-    COUNTS, COUNTS, st.floats(0, 1), st.floats(0, 1), st.lists(st.floats(-30, 30), min_size=7,
-    max_size=7)
+    COUNTS, COUNTS, st.floats(0, 1), st.floats(1e-4, 0.9), st.lists(st.floats(-30, 30), min_size=7,
+    max_size=7), st.booleans()
 )  # fmt: skip
-def test_in_expectation_no_bet_on_worse_grows_where_nothing_is(stable, new, rate, guess, wealth):
+def test_in_expectation_no_bet_on_worse_grows_where_nothing_is(
+    stable, new, rate, guess, wealth, by_margin
+):
     """Exactly: over all outcomes of a block, each weighed with its probability."""
     before = log_wealth(wealth)
+    new_rate = min(1.0, rate + margin_of(guess)) if by_margin else rate
     total = 0.0
     for stable_shown in range(stable + 1):
         for new_shown in range(new + 1):
-            chance = _binomial(stable, stable_shown, rate) * _binomial(new, new_shown, rate)
+            chance = _binomial(stable, stable_shown, rate) * _binomial(new, new_shown, new_rate)
             if chance > 0:
-                after = bet_on_worse(wealth, Block(stable, stable_shown, new, new_shown), guess)
+                block = Block(stable, stable_shown, new, new_shown)
+                after = bet_on_worse(wealth, block, guess, by_margin=by_margin)
                 total += chance * 2.718281828459045 ** (log_wealth(after) - before)
     assert total <= 1 + 1e-6
 
@@ -164,6 +168,12 @@ def _binomial(count: int, shown: int, rate: float) -> float:
 )
 def test_what_is_worse_is_found(world):
     assert [type(judged(seed, **world)[0]) for seed in range(10)] == [Worse] * 10
+
+
+def test_one_that_is_slower_by_a_little_is_no_worse():
+    found = [type(judged(seed, new_slow=0.03)[0]) for seed in range(10)]
+    assert Worse not in found
+    assert NoWorse in found
 
 
 def test_the_worse_it_is_the_fewer_suffer():

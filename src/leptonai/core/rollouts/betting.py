@@ -54,20 +54,24 @@ class Block:
     new_shown: int
 
 
-def bet_on_worse(wealth: Sequence[float], block: Block, rate: float) -> tuple[float, ...]:
+def bet_on_worse(
+    wealth: Sequence[float], block: Block, rate: float, *, by_margin: bool = False
+) -> tuple[float, ...]:
     """The logarithms of wealth after a block, by the hypothesis that the new revision is not worse.
 
     Args:
         rate: of the stable revision, as far as earlier blocks tell; any will do, a good one wins.
+        by_margin: worse by less than the margin is not worse.
     """
     if not (block.stable and block.new):
         return tuple(wealth or START_WORSE)  # nothing to compare with
     a = _within_bounds(rate)
+    margin = margin_of(a) if by_margin else 0.0
     factors = [0.0]
     for difference in DIFFERENCES:
-        b = a + difference * (1 - a)
-        nearest = (block.stable * a + block.new * b) / (block.stable + block.new)
-        factors.append(_log_factor(block, a, b, nearest, nearest))
+        b = a + margin + difference * (1 - a - margin)
+        nearest = _nearest(block, a, b, margin)
+        factors.append(_log_factor(block, a, b, nearest, nearest + margin))
     return _dealt_anew(wealth or START_WORSE, factors)
 
 
@@ -81,7 +85,7 @@ def bet_on_no_worse(wealth: Sequence[float], block: Block, rate: float) -> tuple
         return tuple(wealth or START_NO_WORSE)
     a = _within_bounds(rate)
     margin = margin_of(a)
-    nearest = _nearest_on_margin(block, a, margin)
+    nearest = _nearest(block, a, a, margin)
     factor = _log_factor(block, a, a, nearest, nearest + margin)
     return _dealt_anew(wealth or START_NO_WORSE, (0.0, factor))
 
@@ -111,14 +115,16 @@ def _log_factor(block: Block, a: float, b: float, null_a: float, null_b: float) 
     )
 
 
-def _nearest_on_margin(block: Block, rate: float, margin: float) -> float:
-    """The x for which (x, x + margin) is nearest to (rate, rate): where the slope changes sign."""
+def _nearest(block: Block, a: float, b: float, margin: float) -> float:
+    """The x for which (x, x + margin) is nearest to (a, b): where the slope changes sign."""
+    if margin == 0:
+        return (block.stable * a + block.new * b) / (block.stable + block.new)
 
     def slope(x: float) -> float:
         y = x + margin
-        return block.stable * (x - rate) / (x * (1 - x)) + block.new * (y - rate) / (y * (1 - y))
+        return block.stable * (x - a) / (x * (1 - x)) + block.new * (y - b) / (y * (1 - y))
 
-    low, high = max(rate - margin, 0.0), rate
+    low, high = max(min(a, b - margin), 0.0), max(a, b - margin)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         if slope(middle) < 0:

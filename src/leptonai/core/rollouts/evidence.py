@@ -2,7 +2,9 @@
 
 Three shares of the requests are compared with those of the stable revision at the same time: those
 that failed, those that were refused, and those that took longer than nearly all requests to the
-stable revision do (than the bound of the bucket that its 95th percentile lies in).
+stable revision do (than the bound of the bucket that its 95th percentile lies in). Of failures any
+difference that is proven counts; a few more slow ones do not: the more of the requests a replica
+gets, the longer they take.
 """
 
 from collections.abc import Iterable
@@ -23,6 +25,7 @@ FAILED, REFUSED, SLOW = "failed", "refused", "slow"
 MEASURES = (FAILED, REFUSED, SLOW)
 PROVEN = (FAILED, SLOW)  # that a promotion waits for: shown not to be worse
 SLOW_SHARE = 0.05  # of the requests to the stable revision, at most
+NEVER_SLOW_MS = 5.0  # what takes no longer: there, machines differ more than programs do
 ENOUGH_TO_KNOW_SLOW = 100  # requests to the stable revision
 UNKNOWN_RATE, UNKNOWN_REQUESTS = 0.01, 50  # what is bet on before anything was seen
 
@@ -91,7 +94,7 @@ def counted(evidence: Evidence, stable: Seen, new: Seen, *, warm: bool) -> Evide
         laid = bets.get(measure, Bets())
         rate = _expected(*shown(known, measure, above_ms))
         bets[measure] = Bets(
-            worse=bet_on_worse(laid.worse, block, rate),
+            worse=bet_on_worse(laid.worse, block, rate, by_margin=measure == SLOW),
             no_worse=bet_on_no_worse(laid.no_worse, block, rate),
         )
     known = added(known, stable)
@@ -152,14 +155,14 @@ def shown(seen: Seen, measure: str, above_ms: float | None) -> tuple[int, int]:
 
 
 def slow_above_ms(service_ms: tuple[int, ...]) -> float | None:
-    """The smallest bound that at most SLOW_SHARE of the requests exceeded."""
+    """The smallest bound that matters and at most SLOW_SHARE of the requests exceeded."""
     total = sum(service_ms)
     if total < ENOUGH_TO_KNOW_SLOW:
         return None
     above = total
     for count, bound_ms in zip(service_ms, SERVICE_BOUNDS_MS, strict=False):
         above -= count
-        if above <= SLOW_SHARE * total:
+        if above <= SLOW_SHARE * total and bound_ms >= NEVER_SLOW_MS:
             return bound_ms
     return SERVICE_BOUNDS_MS[-1]
 
