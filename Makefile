@@ -23,7 +23,7 @@ stop:  ## stop the demo's platform and all that it runs
 		then LEPTON_HOME="$$home" $(BIN)/leptonai down; else echo "nothing runs in $$home"; fi
 
 test: install-test  ## run the tests
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: install-test  ## run the tests that take minutes, too
 	@$(BIN)/python -m pytest -m slow
