@@ -152,6 +152,8 @@ def test_it_says_why_it_has_no_replica_and_that_the_next_request_wakes_it(
     refused = json.loads(call(url).partition(": ")[2])
     assert refused["code"] == "Unavailable"
     assert "is stopped" in refused["message"]
+    platform.cli(*refused["hint"].split("`")[1].split()[1:])
+    eventually(lambda: state_of(client, "idle"), lambda seen: seen[1] == 1)
 
 
 def test_a_replica_that_leaves_ends_its_requests_first(

@@ -54,6 +54,8 @@ def test_a_photon_goes_from_a_file_to_answers(platform, tmp_path, monkeypatch):
         with pytest.raises(httpx.HTTPStatusError, match=r"422 for .*: x: expected `int`"):
             counter.add(x="two")
 
+    twice = platform.cli("photon", "run", "-n", "counter", check=False)
+    assert "leptonai endpoint update counter --model counter@1" in twice.stderr
     platform.cli("endpoint", "create", "-n", "again", "--photon", "counter@1", "--wait")
     with Client("default", "again") as again:
         assert again.add(x=1) == 6

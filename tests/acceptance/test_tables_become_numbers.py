@@ -143,8 +143,13 @@ def test_a_job_says_which_value_is_wrong_and_is_not_tried_again(platform, tmp_pa
     assert refused.returncode == 1
     assert "error: wrong.csv:2502: 'a' is 'x', and the column is integer" in refused.stderr
     with platform.client() as client:
-        job = client.jobs.list(q="transform-never")[0]
-        assert job.status.state in ("Stopping", "Stopped", "Failed")
+        job = eventually(
+            lambda: client.jobs.list(q="transform-never")[0],
+            lambda seen: seen.status.state == "Failed",
+        )
+        events = client.jobs.events(job.metadata.id or "")
+        assert "another try would end the same" in events[-1].message
+        assert not any("again" in event.message for event in events)
         assert "never" not in {each.metadata.name for each in client.datasets.list()}
 
 

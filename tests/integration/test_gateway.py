@@ -737,7 +737,11 @@ def test_nothing_waits_for_a_stopped_endpoint(cloud: Cloud) -> None:
     cloud.endpoint(expecting=False)
     status, headers, body = cloud.gateway.ask("/e/default/e/")
     assert (status, headers["retry-after"]) == (503, "1")
-    assert json.loads(body)["message"] == "endpoint 'e' is stopped: it has no replicas"
+    assert json.loads(body) == {
+        "code": "Unavailable",
+        "message": "endpoint 'e' is stopped: it has no replicas",
+        "hint": "`leptonai endpoint update e --min-replicas 1` starts one",
+    }
 
 
 def test_those_who_wait_are_told_when_the_endpoint_stops_or_is_removed(cloud: Cloud) -> None:

@@ -190,7 +190,7 @@ def test_tokens_are_counted_as_the_answer_says(cloud: Cloud, answer: bytes) -> N
 def test_a_callers_deadline_is_kept_and_passed_on(cloud: Cloud) -> None:
     cloud.endpoint(cloud.replica(lambda wire, request: None))
     began = time.monotonic()
-    status, _, body = cloud.gateway.ask(PATH, WORKSPACE_TOKEN, "X-Lepton-Timeout-Ms: 300")
+    status, _, body = cloud.gateway.ask(PATH, WORKSPACE_TOKEN, "X-Lepton-Timeout-Ms:  300 ")
     assert (status, json.loads(body)["code"]) == (504, "ReplicaTimeout")
     assert time.monotonic() - began >= 0.3
     [request] = cloud.replicas[0].requests

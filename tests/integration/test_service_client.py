@@ -73,7 +73,7 @@ def test_every_path_is_a_method(url: str) -> None:
         assert (client.both(), client.both.post(), client.both.get()) == ("post", "post", "get")
         assert client.size(file=File(b"abc")) == 3
         assert {"add", "deep", "both"} <= {*dir(client)}
-        assert "user/{name}" in "".join(client.paths()) and "user" not in dir(client.deep)
+        assert "user/{name}" in "".join(client.paths()) and "user" not in dir(client)
         assert client.add.__doc__ == "POST /add\n\nAdds."
 
 

@@ -26,7 +26,13 @@ from leptonai.core.elasticity import (
     policy_of,
 )
 from leptonai.errors import InvalidRequest
-from leptonai.spec.endpoints import AutoScaler, EndpointSpec, ResourceRequirement, TargetThroughput
+from leptonai.spec.endpoints import (
+    AutoScaler,
+    EndpointSpec,
+    ResourceRequirement,
+    ScalingSchedule,
+    TargetThroughput,
+)
 
 MONDAY_S = 4 * 86_400  # of 1970
 COLD_START_S = 30.0
@@ -242,7 +248,8 @@ def test_what_is_no_schedule_is_refused(text):
 def test_latencies_are_read_as_people_write_them():
     assert parse_latency("p95<200ms") == Latency(0.95, 0.2)
     assert parse_latency(" p99.9 < 2s ") == Latency(0.999, 2.0)
-    for text in ("", "p0<1s", "p100<1s", "95<1s", "p95<0ms", "p95<200"):
+    endless = ("p95<" + "9" * 400 + "s", "p50." + "0" * 500 + "1<1s")
+    for text in ("", "p0<1s", "p100<1s", "95<1s", "p95<0ms", "p95<200", *endless):
         with pytest.raises(InvalidRequest, match="is no target"):
             parse_latency(text)
 
@@ -262,6 +269,45 @@ def test_the_spec_of_an_endpoint_says_how_it_scales():
     assert policy_of(spec(2, 2, target_throughput=off)) is None
     assert policy_of(spec(0, 4, target_throughput=qpm)) is None  # its user stopped it
     assert policy_of(EndpointSpec()) is None
+
+
+@pytest.mark.parametrize(
+    ("scaler", "because"),
+    [
+        (AutoScaler(target_concurrency=5e-324), "target_concurrency: .* next to nothing"),
+        (
+            AutoScaler(target_throughput=TargetThroughput(qpm=1e-9)),
+            "qpm: .* next to nothing",
+        ),
+        (AutoScaler(max_cost_per_hour=5.0), "what a replica costs is not known"),
+        (
+            AutoScaler(max_cost_per_hour=1.0, cost_per_replica_hour=2.0),
+            "1 pays for no replica, at 2 each",
+        ),
+        (AutoScaler(schedules=[ScalingSchedule(times="daily 1:00-2:00")]), "no number of replicas"),
+        (AutoScaler(schedules=[ScalingSchedule(times="x" * 10_000)]), "^'x{100}' is no schedule$"),
+    ],
+)
+def test_a_spec_that_nothing_can_be_scaled_by_is_refused(scaler, because):
+    with pytest.raises(InvalidRequest, match=because):
+        policy_of(EndpointSpec(auto_scaler=scaler))
+
+
+def test_a_replica_that_costs_next_to_nothing_is_paid_for():
+    policy = a_policy(max_replicas=3, max_cost_per_hour=1e9, cost_per_replica_hour=5e-324)
+    assert Endpoint(policy).gets(*[100] * 60).desired == 3
+
+
+def test_replicas_of_a_version_that_is_rolled_out_are_no_reason_for_more():
+    policy, state = a_policy(idle_timeout_s=5), NEW
+    held = Demand(window_s=1, arrivals=1, queued=1)
+    _, state = decide(policy, state, Demand(window_s=1), Fleet(ready=0), 0.0)
+    for now_s in range(1, 20):
+        scale, state = decide(policy, state, held, Fleet(ready=0), float(now_s))
+        there = scale.desired + 1  # one more, of the new version
+        scale, state = decide(policy, state, held, Fleet(ready=there), now_s + 0.5)
+        assert scale.desired == 1
+        assert scale.reason.startswith("1 request is there")
 
 
 # What holds for every load.

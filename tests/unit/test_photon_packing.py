@@ -98,3 +98,19 @@ def test_an_environment_is_made_once_and_needs_no_network_for_what_is_installed(
         python_with(["no-such-package-of-ours"], tmp_path)
     with pytest.raises(InvalidRequest, match="the requirement '--index-url x' is none"):
         python_with(["--index-url x"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "because"),
+    [
+        ("import nothing_of_this_name", "ModuleNotFoundError: No module named"),
+        ("class X(", "cannot be read: .* line 1 of "),
+        ("1 / 0", "fails when it is run: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_file_that_fails_is_said_to_be_its_authors(
+    source: Path, tmp_path: Path, text: str, because: str
+) -> None:
+    source.write_text(text)
+    with pytest.raises(InvalidRequest, match=because):
+        pack(str(source), tmp_path / "packed", "counter")

@@ -3,11 +3,15 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from itertools import count
+from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
+from leptonai.control.loops import scaling
 from leptonai.control.loops.scaling import KEEP_MS, LISTEN_MS
 from leptonai.control.plane import ControlPlane
+from leptonai.core.autoscaling import Look, look
 from leptonai.core.lifecycle.endpoint import new_endpoint, updated
 from leptonai.core.records import Endpoint, Goal, Phase, Replica
 from leptonai.core.traffic import SERVICE_BOUNDS_MS, TrafficReport, TrafficWindow
@@ -70,10 +74,10 @@ class World:
     async def answers(self, host: str, port: int, path: str) -> bool:
         return True
 
-    async def serve(self, spec: EndpointSpec) -> None:
+    async def serve(self, spec: EndpointSpec, name: str = "e") -> None:
         endpoint = new_endpoint(
             workspace="default",
-            name="e",
+            name=name,
             spec=spec,
             owner="ada",
             labels={},
@@ -133,7 +137,7 @@ class World:
         self.plane.traffic.take(TrafficReport(gateway=self.gateway, windows=windows))
 
     async def endpoint(self) -> Endpoint:
-        (found,) = await self.store.find(Endpoint, Query())
+        (found,) = await self.store.find(Endpoint, Query(name="e"))
         return found
 
     async def because(self) -> str:
@@ -179,6 +183,26 @@ def test_it_has_as_many_replicas_as_the_requests_need_and_fewer_again_afterwards
             [1, 3, 2, 1],
             [1, 3, 1],
         )
+
+    in_world(story)
+
+
+def test_an_endpoint_that_cannot_be_looked_at_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(endpoint: Endpoint, *seen: Any) -> Look | None:
+        if endpoint.name != "e":
+            raise RuntimeError("a fault")
+        return look(endpoint, *seen)
+
+    monkeypatch.setattr(scaling, "look", failing)
+
+    async def story(world: World) -> None:
+        for name in ("d", "e", "f"):
+            spec = scaled_by(1, 10, target_throughput=TargetThroughput(qpm=60))
+            await world.serve(spec, name)
+        await world.calls(3, seconds=60)
+        assert await world.replicas() == 1 + 3 + 1
 
     in_world(story)
 

@@ -4,7 +4,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from leptonai.cli.requested import endpoint_of, read_endpoint
 from leptonai.cli.scaling import policy_text, scaling_options
+from leptonai.errors import InvalidRequest
 from leptonai.spec import codec
 from leptonai.spec.endpoints import EndpointSpec, LeptonDeployment
 
@@ -38,7 +40,8 @@ NO_TARGET = {
             "--replicas 2",
             {"resource_requirement": {"min_replicas": 2, "max_replicas": 2}, "auto_scaler": None},
         ),
-        ("--replicas 0", {"resource_requirement": {"min_replicas": 0, "max_replicas": 0}}),
+        # Started with --min-replicas 1, it is scaled as before.
+        ("--replicas 0", {"resource_requirement": {"min_replicas": 0}}),
         ("--min-replicas 1", {"resource_requirement": {"min_replicas": 1}}),
         (
             "--scale-to-zero-after 10m",
@@ -90,6 +93,7 @@ def test_schedules_have_times_and_bounds():
     [
         (["--replicas", "2", "--target-qpm", "5"], "a fixed number"),
         (["--replicas", "2", "--max-replicas", "5"], "a fixed number"),
+        (["--min-replicas", "0", "--scale-to-zero-after", "5m"], "--min-replicas 0 stops it"),
         (["--slo", "p95<1s", "--target-qpm", "5"], "keep one target"),
         (["--schedule", "daily 1:00-2:00"], "no number of replicas"),
         (["--schedule", "daily 1:00-2:00 least=4"], "is no bound"),
@@ -99,6 +103,36 @@ def test_options_that_contradict_each_other_are_refused(options, because):
     with pytest.raises(click.ClickException) as refused:
         asked(*options)
     assert because in refused.value.format_message()
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (["--target-qpm", "nan"], "target_throughput.qpm"),
+        (["--target-concurrency", "inf"], "target_concurrency"),
+        (["--cool-down", "90d"], "cool_down_seconds"),
+        (["--max-cost", "nan"], "max_cost_per_hour"),
+        (["--schedule", "daily 1:00-2:00 min=0"], "min_replicas"),
+    ],
+)
+def test_numbers_that_no_spec_holds_are_refused_by_their_field(options, field):
+    with pytest.raises(InvalidRequest, match=field):
+        endpoint_of(
+            read_endpoint(None),
+            name="e",
+            labels={},
+            model="m",
+            command=(),
+            image=None,
+            port=None,
+            scaling=asked(*options),
+            tokens=(),
+            public=False,
+            health_path=None,
+            priority=None,
+            envs=(),
+            resources={},
+        )
 
 
 @pytest.mark.parametrize(

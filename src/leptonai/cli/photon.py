@@ -14,7 +14,7 @@ from leptonai.cli.output import age, print_json, print_table, say
 from leptonai.cli.progress import Progress
 from leptonai.cli.scaling import scaling_options
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, given, output_option
-from leptonai.errors import InvalidRequest, NotFound
+from leptonai.errors import AlreadyExists, InvalidRequest, NotFound
 from leptonai.spec.names import check_name
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def list_(local: bool, output: str) -> None:
     "run",
     example="""\
 leptonai photon run -n counter -m counter.py:Counter
+leptonai photon run -n counter --max-replicas 4 --target-concurrency 2 --scale-to-zero-after 10m
 leptonai photon run -n counter --local --port 9000""",
 )
 @_name_option
@@ -145,9 +146,16 @@ def run(
             version = _push(client, name)
         else:
             version = registered_photon(client, name)
-        made = client.endpoints.create(
-            _endpoint(name, version, given(resource_shape=resource_shape), scaling, public)
-        )
+        asked = _endpoint(name, version, given(resource_shape=resource_shape), scaling, public)
+        try:
+            made = client.endpoints.create(asked)
+        except AlreadyExists as there:
+            raise AlreadyExists(
+                there.message,
+                hint=f"let it serve this: leptonai endpoint update {name} "
+                f"--model {version.reference}",
+                existing_id=there.existing_id,
+            ) from None
     if output == "json":
         print_json(made)
         return

@@ -187,7 +187,12 @@ def _merged_scaler(read: AutoScaler | None, asked: Mapping[str, Any] | None) -> 
     if asked is None:
         return None
     merged = codec.merge_patch(msgspec.to_builtins(read) if read else {}, asked)
-    return msgspec.convert(merged, AutoScaler)
+    try:
+        return msgspec.convert(merged, AutoScaler)
+    except msgspec.ValidationError as wrong:
+        raise InvalidRequest(
+            f"spec.auto_scaler: {wrong}", hint="see `leptonai endpoint create --help`"
+        ) from None
 
 
 def merged_variables(old: Sequence[EnvVar] | None, new: Sequence[EnvVar]) -> list[EnvVar]:

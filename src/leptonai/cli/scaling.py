@@ -148,6 +148,11 @@ def _spec_of(
         max_cost_per_hour=max_cost,
         cost_per_replica_hour=replica_cost,
     )
+    if min_replicas == 0 and scaler:
+        raise click.UsageError(
+            "--min-replicas 0 stops it, and nothing scales it then: leave that out; "
+            "--scale-to-zero-after is what lets it go to 0 and come back"
+        )
     if replicas is None:
         bounds = given(min_replicas=min_replicas, max_replicas=max_replicas)
         return given(resource_requirement=bounds or None, auto_scaler=scaler or None)
@@ -155,12 +160,12 @@ def _spec_of(
         raise click.UsageError(
             "--replicas is a fixed number: give --min-replicas and --max-replicas to have it scaled"
         )
-    fixed: dict[str, Any] = {
-        "resource_requirement": {"min_replicas": replicas, "max_replicas": replicas}
+    if replicas == 0:  # one that is stopped is to be scaled as before when it is started again
+        return {"resource_requirement": {"min_replicas": 0}}
+    return {
+        "resource_requirement": {"min_replicas": replicas, "max_replicas": replicas},
+        "auto_scaler": None,
     }
-    if replicas:  # one that is stopped is to be scaled again when it is started
-        fixed["auto_scaler"] = None
-    return fixed
 
 
 def desired(each: LeptonDeployment) -> int:
@@ -187,7 +192,8 @@ def policy_text(each: LeptonDeployment) -> str:
     if scaler.target_gpu_utilization_percentage:
         parts.append(f"GPUs {scaler.target_gpu_utilization_percentage} % busy")
     if scaler.target_concurrency:
-        parts.append(f"{scaler.target_concurrency:g} requests at once in each")
+        number = scaler.target_concurrency
+        parts.append(f"{number:g} request{'s' * (number != 1)} at once in each")
     if scaler.slo:
         parts.append(scaler.slo)
     for schedule in scaler.schedules or ():
@@ -198,5 +204,5 @@ def policy_text(each: LeptonDeployment) -> str:
     if not parts:
         return ""
     least, most = each.spec.replicas, needs.max_replicas
-    number = f"{least}–{most}" if most not in (None, least) else str(least)
-    return f"{number} replica{'s' * (number != '1')}, {'; '.join(parts)}"
+    replicas = f"{least}–{most}" if most not in (None, least) else str(least)
+    return f"{replicas} replica{'s' * (replicas != '1')}, {'; '.join(parts)}"

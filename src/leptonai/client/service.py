@@ -137,15 +137,13 @@ class Client:
         return found
 
     def _add(self, path: str, operations: Mapping[str, Any]) -> None:
+        parts = [part.replace("-", "_").replace(".", "_") for part in path.split("/") if part]
+        names = [f"{part}_" if keyword.iskeyword(part) else part for part in parts]
+        if not all(name.isidentifier() for name in names):
+            return
         at = self._paths
-        for name in path.strip("/").split("/"):
-            if not name:
-                continue
-            known_as = name.replace("-", "_").replace(".", "_")
-            known_as += "_" if keyword.iskeyword(known_as) else ""
-            if not known_as.isidentifier():
-                return
-            at = at.below.setdefault(known_as, _Paths(path))
+        for name in names:
+            at = at.below.setdefault(name, _Paths(path))
         for method in _METHODS:
             if method in operations:
                 at.calls[method] = _Call(self, method, path, operations[method])

@@ -112,10 +112,10 @@ async def checked_endpoint(
     elif spec.container.command:
         _check_command(spec.container, needed="")
     wanted = spec.resource_requirement
-    if wanted.max_replicas is not None and wanted.max_replicas < (wanted.min_replicas or 0):
+    if wanted.max_replicas is not None and wanted.max_replicas < spec.replicas:
         raise InvalidRequest(
             f"spec.resource_requirement.max_replicas: {wanted.max_replicas} is less than "
-            f"min_replicas, {wanted.min_replicas}",
+            f"min_replicas, {spec.replicas}",
             hint="Raise one or lower the other.",
         )
     policy_of(spec)  # refuses what cannot be read, or has two targets

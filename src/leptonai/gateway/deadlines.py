@@ -6,6 +6,7 @@ MAX_DIGITS = 9
 
 def timeout_ms(value: bytes) -> int | None:
     """What the header says; None if that is nothing."""
+    value = value.strip(b" \t")
     if value.isdigit() and len(value) <= MAX_DIGITS:
         return int(value)
     return None

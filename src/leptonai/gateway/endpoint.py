@@ -188,7 +188,7 @@ class Endpoint:
             Unavailable(
                 f"no replica of endpoint {self.route.name!r} became ready"
                 f" within {self._hold_s():g} s",
-                hint=f"`leptonai endpoint get -n {self.route.name}` says why; then try again",
+                hint=f"`leptonai endpoint get {self.route.name}` says why; then try again",
             )
         )
 
@@ -272,5 +272,5 @@ class Endpoint:
     def _stopped(self) -> Unavailable:
         return Unavailable(
             f"endpoint {self.route.name!r} is stopped: it has no replicas",
-            hint=f"`leptonai endpoint update -n {self.route.name} --min-replicas 1` starts one",
+            hint=f"`leptonai endpoint update {self.route.name} --min-replicas 1` starts one",
         )

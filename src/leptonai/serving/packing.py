@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, LeptonError
 from leptonai.serving.environment import python_with
 from leptonai.serving.loading import load
 from leptonai.serving.photon import Photon
@@ -39,9 +39,9 @@ def pack(reference: str, directory: Path, name: str) -> Packed:
 
     Raises:
         NotFound: there is no such file or class.
-        InvalidRequest: what it asks for cannot be packed.
+        InvalidRequest: its file fails, or what it asks for cannot be packed.
     """
-    photon = load(reference)
+    photon = _loaded(reference)
     file = Path(reference.partition(":")[0]).resolve()
     extra_files = [_relative(each, file.parent) for each in photon.extra_files]
     packed = Packed(
@@ -60,6 +60,24 @@ def pack(reference: str, directory: Path, name: str) -> Packed:
         shutil.copyfile(file.parent / each, there)
     (directory / METADATA_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(packed)))
     return packed
+
+
+def _loaded(reference: str) -> type[Photon]:
+    path = reference.partition(":")[0]
+    try:
+        return load(reference)
+    except LeptonError:
+        raise
+    except SyntaxError as wrong:
+        raise InvalidRequest(
+            f"{path} cannot be read: {wrong.msg}, line {wrong.lineno} of {wrong.filename}",
+            hint="correct that line",
+        ) from wrong
+    except Exception as wrong:  # whatever its author's program may raise
+        raise InvalidRequest(
+            f"{path} fails when it is run: {type(wrong).__name__}: {wrong}",
+            hint=f"the file is run to see what it holds; `python {path}` shows where it fails",
+        ) from wrong
 
 
 def is_packed(directory: Path) -> bool:

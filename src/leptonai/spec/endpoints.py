@@ -25,6 +25,7 @@ from leptonai.spec.rollouts import RolloutPlan
 
 DEFAULT_PORT = 40_000  # of an endpoint that names none
 MAX_REPLICAS = 1_000
+MAX_SCHEDULES = 50
 ReplicaCount = Annotated[int, Meta(ge=0, le=MAX_REPLICAS)]
 
 
@@ -87,7 +88,7 @@ class AutoScaler(Wire, frozen=True):
     target_throughput: TargetThroughput | None = None
     target_concurrency: Annotated[float, Meta(ge=0, le=1e6)] | None = None  # requests a replica
     slo: str | None = None  # "p95<200ms"
-    schedules: list[ScalingSchedule] | None = None
+    schedules: Annotated[list[ScalingSchedule], Meta(max_length=MAX_SCHEDULES)] | None = None
     cool_down_seconds: Annotated[float, Meta(ge=0, le=86_400)] | None = None  # before fewer
     max_up_per_minute: PerMinute | None = None  # replicas
     max_down_per_minute: PerMinute | None = None

@@ -24,7 +24,7 @@ MAX_WORKERS = 10_000
 Workers = Annotated[int, Meta(ge=1, le=MAX_WORKERS)]
 Retries = Annotated[int, Meta(ge=0, le=1_000)]
 FinalCodes = Annotated[list[Annotated[int, Meta(ge=1, le=255)]], Meta(max_length=32)]
-FINAL_EXIT_CODE = 78  # of a training that would fail again: EX_CONFIG of sysexits.h
+FINAL_EXIT_CODE = 78  # of a worker that would fail again: EX_CONFIG of sysexits.h
 
 
 class JobState(StrEnum):

@@ -8,7 +8,7 @@ from leptonai.control.traffic import EndpointName, TrafficLog
 from leptonai.core.autoscaling import look, resumed
 from leptonai.core.records import Autoscaling, Endpoint, OwnerKind, Record, Replica
 from leptonai.core.traffic import TrafficWindow
-from leptonai.errors import VersionConflict
+from leptonai.errors import StaleEpoch, VersionConflict
 from leptonai.ports.clock import Clock
 
 KEEP_MS = 60_000  # what changes only what it remembers is written down once in so long
@@ -45,16 +45,24 @@ class ScalingLoop:
         for key in due:
             self._wakes[key] = now_ms  # until it was tended, whatever happens
         conflicts = False
+        failure: Exception | None = None
         for key in due:
             try:
                 again_ms = await self._tend(key, now_ms)
             except VersionConflict:
                 conflicts = True
                 continue
+            except StaleEpoch:
+                raise
+            except Exception as error:  # one endpoint's trouble is not the others'
+                failure = error
+                continue
             if again_ms is None:
                 del self._wakes[key]
             else:
                 self._wakes[key] = again_ms
+        if failure is not None:
+            raise failure
         if conflicts:
             raise VersionConflict("some endpoints changed while they were scaled")
         return min(self._wakes.values(), default=None)

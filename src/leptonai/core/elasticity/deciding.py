@@ -103,8 +103,11 @@ def _needed(
         if not there:
             return 1, "no request was measured yet", False
         slots = policy.target.per_replica if isinstance(policy.target, Concurrency) else fleet.slots
-        needed = max(math.ceil(there / slots), min(fleet.replicas, policy.max_replicas))
-        return needed, f"{there} requests are there, and what one takes is not known yet", False
+        # Not what there is: a roll-out adds the replicas of the other version.
+        wanted = state.wanted[-1][1] if state.wanted else fleet.replicas
+        needed = max(math.ceil(there / slots), min(wanted, policy.max_replicas))
+        there_words = f"{there} requests are" if there != 1 else "1 request is"
+        return needed, f"{there_words} there, and what one takes is not known yet", False
     service_s = state.service_s if isinstance(policy.target, Concurrency) else None
     rate = reactive_rate(now_rate, policy.certainty, service_s)
     predictive = forecast is not None and not state.given_up
@@ -174,7 +177,8 @@ def _bounds(policy: Policy, fleet: Fleet, now_s: float) -> tuple[int, int, str]:
         most = schedule.max_replicas or max(most, least)
         why = "by its schedule"
     if policy.max_cost_per_hour is not None and policy.cost_per_replica_hour:
-        paid = math.floor(policy.max_cost_per_hour / policy.cost_per_replica_hour + 1e-9)
+        ratio = policy.max_cost_per_hour / policy.cost_per_replica_hour
+        paid = math.floor(min(ratio, most) + 1e-9)
         if paid < most:
             most, why = paid, f"is all that {policy.max_cost_per_hour:g} an hour pays for"
     return min(least, most), most, why

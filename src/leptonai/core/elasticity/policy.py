@@ -14,10 +14,13 @@ from leptonai.core.elasticity.values import (
     Utilisation,
 )
 from leptonai.errors import InvalidRequest
-from leptonai.spec.endpoints import AutoScaler, EndpointSpec
+from leptonai.spec.endpoints import AutoScaler, EndpointSpec, ScalingSchedule
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 UNITS_S = {"ms": 1e-3, "s": 1.0}
+MAX_CHARS = 100  # of a latency or of the times of a schedule
+MAX_LATENCY_S = DAY_S
+LEAST_TARGET = 1e-3  # requests a minute, or at once: less is no load that one could divide by
 
 
 def policy_of(spec: EndpointSpec) -> Policy | None:
@@ -27,17 +30,15 @@ def policy_of(spec: EndpointSpec) -> Policy | None:
     On the wire 0 is off.
 
     Raises:
-        InvalidRequest: it has more than one target, or one that cannot be read.
+        InvalidRequest: it has more than one target, or one that cannot be read, or its cost does.
     """
     needs, scaler = spec.resource_requirement, spec.auto_scaler
     least = spec.replicas
     if least == 0 or scaler is None:
         return None
     target = _target(scaler)
-    schedules = tuple(
-        parse_schedule(each.times, min_replicas=each.min_replicas, max_replicas=each.max_replicas)
-        for each in scaler.schedules or ()
-    )
+    _check_cost(scaler)
+    schedules = tuple(_schedule(each) for each in scaler.schedules or ())
     down = scaler.scale_down
     timeout = (down.no_traffic_timeout if down is not None else None) or 0
     if target is None and not timeout and not schedules:
@@ -59,14 +60,56 @@ def policy_of(spec: EndpointSpec) -> Policy | None:
     )
 
 
+def _schedule(asked: ScalingSchedule) -> Schedule:
+    least, most = asked.min_replicas, asked.max_replicas
+    read = parse_schedule(asked.times, min_replicas=least, max_replicas=most)
+    if least is None and most is None:
+        raise InvalidRequest(
+            f"the schedule {asked.times!r} says no number of replicas",
+            hint="give it min_replicas, max_replicas or both",
+        )
+    return read
+
+
+def _check_cost(scaler: AutoScaler) -> None:
+    """
+    Raises:
+        InvalidRequest: it bounds nothing, or leaves no replica at all.
+    """
+    most, each = scaler.max_cost_per_hour, scaler.cost_per_replica_hour
+    if most is None:
+        return
+    if not each:
+        raise InvalidRequest(
+            "spec.auto_scaler.max_cost_per_hour: what a replica costs is not known",
+            hint="give cost_per_replica_hour, too",
+        )
+    if most < each:
+        raise InvalidRequest(
+            f"spec.auto_scaler.max_cost_per_hour: {most:g} pays for no replica, at {each:g} each",
+            hint="raise it, or stop the endpoint with min_replicas 0",
+        )
+
+
 def _target(scaler: AutoScaler) -> Target | None:
     """
     Raises:
-        InvalidRequest: there are several.
+        InvalidRequest: there are several, or it is next to nothing.
     """
+    throughput = scaler.target_throughput
+    numbers = (
+        ("target_concurrency", scaler.target_concurrency),
+        ("target_throughput.qpm", throughput.qpm if throughput else None),
+    )
+    for field, number in numbers:
+        if number and number < LEAST_TARGET:
+            raise InvalidRequest(
+                f"spec.auto_scaler.{field}: {number:g} is next to nothing",
+                hint=f"use at least {LEAST_TARGET:g}; 0 is no target",
+            )
     targets: list[Target] = []
-    if scaler.target_throughput is not None and scaler.target_throughput.qpm:
-        targets.append(Throughput(scaler.target_throughput.qpm))
+    if throughput is not None and throughput.qpm:
+        targets.append(Throughput(throughput.qpm))
     if scaler.target_gpu_utilization_percentage:
         targets.append(Utilisation(scaler.target_gpu_utilization_percentage / 100))
     if scaler.target_concurrency:
@@ -88,12 +131,13 @@ def parse_latency(text: str) -> Latency:
         InvalidRequest: it says neither.
     """
     parts = re.fullmatch(r"\s*p(\d+(?:\.\d+)?)\s*<=?\s*(\d+(?:\.\d+)?)\s*(ms|s)\s*", text)
-    if parts is not None:
+    if parts is not None and len(text) <= MAX_CHARS:
         share, limit_s = round(float(parts[1]) / 100, 9), float(parts[2]) * UNITS_S[parts[3]]
-        if 0 < share < 1 and limit_s > 0:
+        if 0 < share < 1 and 0 < limit_s <= MAX_LATENCY_S:
             return Latency(share, limit_s)
     raise InvalidRequest(
-        f"{text!r} is no target for latency", hint="use a percentile and a limit, as in p95<200ms"
+        f"{text[:MAX_CHARS]!r} is no target for latency",
+        hint="use a percentile and a limit, as in p95<200ms",
     )
 
 
@@ -107,7 +151,7 @@ def parse_schedule(
     """
     parts = re.fullmatch(r"\s*([A-Za-z,\-]+)\s+(\d\d?):(\d\d)\s*-\s*(\d\d?):(\d\d)\s*", text)
     days = _days(parts[1].lower()) if parts is not None else None
-    if parts is None or days is None:
+    if parts is None or days is None or len(text) > MAX_CHARS:
         raise _no_schedule(text)
     begins, ends = (
         int(parts[at]) * 3_600 + int(parts[at + 1]) * 60 if int(parts[at + 1]) < 60 else DAY_S + 1
@@ -144,4 +188,4 @@ def _days(text: str) -> frozenset[int] | None:
 
 def _no_schedule(text: str) -> InvalidRequest:
     hint = "use days and times in UTC, as in Mon-Fri 08:00-18:00 or daily 22:00-02:00"
-    return InvalidRequest(f"{text!r} is no schedule", hint=hint)
+    return InvalidRequest(f"{text[:MAX_CHARS]!r} is no schedule", hint=hint)

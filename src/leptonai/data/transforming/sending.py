@@ -19,7 +19,7 @@ from leptonai.data.version import Version
 from leptonai.data.workspace import connected
 from leptonai.errors import Internal, InvalidRequest
 from leptonai.spec.containers import Container
-from leptonai.spec.jobs import JobSpec, LeptonJob
+from leptonai.spec.jobs import FINAL_EXIT_CODE, JobSpec, LeptonJob
 from leptonai.spec.metadata import Metadata
 
 if TYPE_CHECKING:
@@ -87,7 +87,6 @@ def transform_in_job(
 
         def told(line: str) -> None:
             if line.startswith("error: ") and (refused := _refused(at, job)):
-                at.jobs.stop(job)  # it would try again
                 raise refused
             tell(line)
 
@@ -122,6 +121,7 @@ def _job(order: Order, workers: int, workdir: str, resources: Mapping[str, Any])
         parallelism=workers,
         max_failure_retry=RETRIES,
         max_job_failure_retry=GANG_RETRIES,
+        final_exit_codes=[FINAL_EXIT_CODE],
         include_workspace_token=True,
         workdir=workdir,
     )

@@ -22,6 +22,7 @@ from leptonai.data.transforming.portions import name_of, of_worker, portions
 from leptonai.data.transforming.sending import MADE, REFUSED
 from leptonai.data.transforming.shipping import Order, open_pipeline, open_source, read_order
 from leptonai.errors import InvalidRequest, LeptonError, NotFound
+from leptonai.spec.jobs import FINAL_EXIT_CODE
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.runs import Run, RunSpec
 
@@ -172,7 +173,9 @@ def main() -> None:
                 kept.refuse(error.message)
                 raise
     except LeptonError as error:
-        sys.exit(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
+        hint = f"\nhint: {error.hint}" if error.hint else ""
+        print(f"error: {error.message}{hint}", file=sys.stderr)
+        sys.exit(FINAL_EXIT_CODE if isinstance(error, InvalidRequest | NotFound) else 1)
 
 
 if __name__ == "__main__":
