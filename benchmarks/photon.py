@@ -239,8 +239,8 @@ class Caller(asyncio.Protocol):
         self._missing = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # That of uvloop is no subclass.
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
         self._ask()
 
     def data_received(self, data: bytes) -> None:
