@@ -474,3 +474,18 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     severity: Severity = Severity.NORMAL
     at_ms: int = 0
     seq: int = 0  # given by the store; visible in this order
+
+
+def event_of(
+    owner: Job | Endpoint, reason: str, message: str, severity: Severity = Severity.NORMAL
+) -> Event:
+    """What happened to a job or an endpoint."""
+    return Event(
+        workspace=owner.workspace,
+        kind=OwnerKind.JOB if isinstance(owner, Job) else OwnerKind.ENDPOINT,
+        id=owner.id,
+        name=owner.name,
+        reason=reason,
+        message=message,
+        severity=severity,
+    )

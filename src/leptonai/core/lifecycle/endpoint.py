@@ -39,6 +39,7 @@ from leptonai.core.records import (
     Replica,
     Severity,
     TokenHash,
+    event_of,
 )
 from leptonai.core.rollouts import progress
 from leptonai.core.rollouts.asked import at_revision, begun
@@ -142,7 +143,7 @@ def scaled(
     if after.wanted == endpoint.wanted:
         return step
     words = f"{endpoint.wanted} → {after.wanted} replicas: {autoscaling.because}"
-    event = _event(after, "Scaled", words)
+    event = event_of(after, "Scaled", words)
     return dataclasses.replace(step, events=(event, *step.events))
 
 
@@ -217,7 +218,7 @@ def advance(
     ready = sum(r.ready and r.goal is Goal.RUN for r in living)
     changed = replace(changed, state=state, message=message, ready_replicas=ready)
     if state is not endpoint.state:
-        events.append(_event(endpoint, state.value.replace(" ", ""), message or state.value))
+        events.append(event_of(endpoint, state.value.replace(" ", ""), message or state.value))
     old = {r.id: r for r in before}
     times = (
         _wake_at_ms(main, living, now_ms),
@@ -245,7 +246,7 @@ def _after_end(
     crashes = crashes_of(replica)
     wait_ms = backoff_ms(crashes - 1) if crashes > 1 else 0
     events.append(
-        _event(
+        event_of(
             endpoint,
             "ReplicaRestarted",
             f"replica {replica.index} {describe_end(end)}; starting it again"
@@ -416,17 +417,3 @@ def _wake_at_ms(endpoint: Endpoint, living: list[Replica], now_ms: int) -> int |
         if since_ms is not None:
             times.append(now_ms + SURGE_PATIENCE_MS - (now_ms - since_ms) % SURGE_PATIENCE_MS)
     return min((at for at in times if at > now_ms), default=None)
-
-
-def _event(
-    endpoint: Endpoint, reason: str, message: str, severity: Severity = Severity.NORMAL
-) -> Event:
-    return Event(
-        workspace=endpoint.workspace,
-        kind=OwnerKind.ENDPOINT,
-        id=endpoint.id,
-        name=endpoint.name,
-        reason=reason,
-        message=message,
-        severity=severity,
-    )

@@ -38,6 +38,7 @@ from leptonai.core.records import (
     Replica,
     Severity,
     Termination,
+    event_of,
 )
 from leptonai.spec.jobs import JobSpec, JobState, JobStatus
 
@@ -153,7 +154,7 @@ def give_way(
     staying = [replace(r, stays=True) if r.id in keeps else r for r in gang]
     seats = [_keeper(job, gang, index, seat) for index, seat in enumerate(adds, len(gang))]
     step = _give_way(replace(job, giving_way=why, gave_way_to=to), [*staying, *seats], now_ms)
-    event = _event(job, "Resized" if keeps else "Preempted", why, Severity.WARNING)
+    event = event_of(job, "Resized" if keeps else "Preempted", why, Severity.WARNING)
     changed = {r.id: r for r in (*seats, *step.replicas)}
     return JobStep(step.job, tuple(changed.values()), (event, *step.events))
 
@@ -228,7 +229,7 @@ def _supervise(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
             wait_ms = backoff_ms(replica.attempt + 1) if replica.attempt else 0
             after.append(next_attempt(replica, now_ms + wait_ms, stay=True))
             events.append(
-                _event(
+                event_of(
                     job,
                     "WorkerRestarted",
                     f"worker {replica.index} {describe_end(end)}; "
@@ -262,7 +263,7 @@ def _progress(job: Job, gang: list[Replica], after: list[Replica], events: list[
     )
     if state is JobState.RUNNING and job.state is not JobState.RUNNING:
         where = ", ".join(sorted({r.node for r in after if r.node}))
-        events = [*events, _event(job, "Running", f"{_workers(len(after))} on {where}")]
+        events = [*events, event_of(job, "Running", f"{_workers(len(after))} on {where}")]
     return JobStep(changed, _changed(gang, after), tuple(events))
 
 
@@ -291,7 +292,7 @@ def _fail(job: Job, gang: list[Replica], culprit: Replica, now_ms: int) -> JobSt
             failures=job.failures + 1,
             not_before_ms=now_ms + wait_ms,
         )
-        event = _event(
+        event = event_of(
             job,
             "JobRestarted",
             f"{because}; starting all workers again "
@@ -311,7 +312,7 @@ def _stop(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
         return _settle(job, over, JobState.STOPPED, "stopped on request", now_ms, before=gang)
     events: tuple[Event, ...] = ()
     if job.state is not JobState.STOPPING or job.giving_way:
-        events = (_event(job, "Stopping", "stopping on request"),)
+        events = (event_of(job, "Stopping", "stopping on request"),)
     stopping = replace(
         _counted(job, after),
         state=JobState.STOPPING,
@@ -384,9 +385,9 @@ def _form_gang(job: Job, now_ms: int, *, places: Sequence[Replica] = ()) -> JobS
             )
             for worker, place in zip(gang, places, strict=True)
         ]
-        event = _event(job, "Restarted", f"going on with {_workers(workers)}")
+        event = event_of(job, "Restarted", f"going on with {_workers(workers)}")
     else:
-        event = _event(job, "Queued", f"waiting for {_asked(job.spec)}")
+        event = event_of(job, "Queued", f"waiting for {_asked(job.spec)}")
     return JobStep(replace(job, restarts=0), tuple(gang), (event,))
 
 
@@ -420,7 +421,7 @@ def _settle(
         finished_at_ms=max([*ends, job.created_at_ms]) if ends else now_ms,
     )
     severity = Severity.WARNING if state is JobState.FAILED else Severity.NORMAL
-    event = _event(job, state.value, message or f"{_workers(len(after))} succeeded", severity)
+    event = event_of(job, state.value, message or f"{_workers(len(after))} succeeded", severity)
     old = {r.id: r for r in before}
     changed = tuple(r for r in after if old.get(r.id) is not r)
     return JobStep(finished, changed, (event,))
@@ -517,16 +518,4 @@ def _asked(spec: JobSpec) -> str:
     least = spec.min_workers or spec.workers
     return (
         _workers(spec.workers) if least == spec.workers else f"{least} to {_workers(spec.workers)}"
-    )
-
-
-def _event(job: Job, reason: str, message: str, severity: Severity = Severity.NORMAL) -> Event:
-    return Event(
-        workspace=job.workspace,
-        kind=OwnerKind.JOB,
-        id=job.id,
-        name=job.name,
-        reason=reason,
-        message=message,
-        severity=severity,
     )

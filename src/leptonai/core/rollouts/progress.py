@@ -6,7 +6,7 @@ from math import ceil
 from msgspec.structs import replace
 
 from leptonai.core.lifecycle.replica import CRASH_LOOP, crashes_of, describe_end
-from leptonai.core.records import Endpoint, Event, Goal, OwnerKind, Phase, Replica, Severity
+from leptonai.core.records import Endpoint, Event, Goal, Phase, Replica, Severity, event_of
 from leptonai.core.rollouts.asked import ALL, ended, promoted, rolled_back
 from leptonai.core.rollouts.evidence import (
     NoWorse,
@@ -276,13 +276,4 @@ def _events(before: Endpoint, after: Endpoint) -> tuple[Event, ...]:
         reason, words = "RolloutStep", progress_text(rollout)
     else:
         return ()
-    event = Event(
-        workspace=after.workspace,
-        kind=OwnerKind.ENDPOINT,
-        id=after.id,
-        name=after.name,
-        reason=reason,
-        message=words,
-        severity=severity,
-    )
-    return (event,)
+    return (event_of(after, reason, words, severity),)
