@@ -59,6 +59,7 @@ class App:
         self._own: dict[str, Callable[[], Answer]] = {
             "/healthz": _healthy,
             "/livez": _healthy,
+            "/health": _healthy,  # as vLLM and SGLang have it
             "/metrics": self._metrics_text,
             "/queue-length": lambda: Answer(200, b"%d" % self._calls.length),
             "/openapi.json": lambda: Answer(200, JSON.encode(self.document)),
@@ -195,7 +196,7 @@ class App:
             if route.is_direct:
                 result = encode(await route.call(**arguments))
                 return result if type(result) is Answer else await calls.begun(result)
-            client = _client(scope, fields)
+            client = client_of(scope, fields)
             return await calls.run(route, arguments, encode, client, receive)
         except asyncio.CancelledError:
             why = calls.cancelled(task)
@@ -244,7 +245,7 @@ class App:
         body = await read_body(fields, receive)
         request = call.read(body, fields)
 
-        client = _client(scope, fields)
+        client = client_of(scope, fields)
         task = self._calls.enter(time.perf_counter())
         try:
             answer: Answer = await self._calls.run(
@@ -271,7 +272,7 @@ class App:
 
     def _let_in(self, method: str, path: str, fields: Fields) -> bool:
         """By $LEPTON_LOCAL_DEPLOYMENT_TOKEN; health and a browser's preflight need none."""
-        if path in ("/healthz", "/livez") or method == "OPTIONS":
+        if path in ("/healthz", "/livez", "/health") or method == "OPTIONS":
             return True
         given = fields.get(b"authorization", b"").rpartition(b" ")[2]
         return hmac.compare_digest(given, self._token)
@@ -321,7 +322,7 @@ def _documentation() -> Answer:
     return Answer(200, PAGE, b"text/html; charset=utf-8", PAGE_HEADERS)
 
 
-def _client(scope: Scope, fields: Fields) -> bytes | str:
+def client_of(scope: Scope, fields: Fields) -> bytes | str:
     """Whose turn it is in a batch: as the gateway says, else by address."""
     said = fields.get(CLIENT_HEADER) or fields.get(b"x-forwarded-for")
     if said:

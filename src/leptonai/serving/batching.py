@@ -64,14 +64,19 @@ class BatchQueue(Generic[Item]):
         self._remove(waiting)
         return True
 
-    def take(self, now_s: float) -> list[Item]:
-        """The next batch, for a model that is free; empty where none is due yet."""
+    def take(self, now_s: float, at_most: int | None = None) -> list[Item]:
+        """The next batch, for a model that is free; empty where none is due yet.
+
+        Args:
+            at_most: calls that there is room for, if that is less than a whole batch.
+        """
         first = self._next(now_s)
         if first is None:
             return []
         bucket = self._buckets[first.bucket]
+        size = self._max_batch_size if at_most is None else min(at_most, self._max_batch_size)
         batch: list[Item] = []
-        for waiting in bucket.from_each_in_turn(first, self._max_batch_size):
+        for waiting in bucket.from_each_in_turn(first, size):
             batch.append(waiting.item)
             self._remove(waiting)
             rest = self._turns.pop(waiting.client, None)

@@ -21,15 +21,19 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 1_024  # inputs of one request
 
-Read = Callable[[Any], NDArray[Any]]  # raises InvalidRequest: says which input is wrong
+Read = Callable[
+    [Any], Any
+]  # what the model takes; raises InvalidRequest: says which input is wrong
 
 
 def reader_of(signature: "Signature", pipeline: "Pipeline | None") -> Read:
+    """
+    Args:
+        pipeline: what the model learnt with; without one it gets rows and texts as they come.
+    """
     if signature.inputs == "rows":
-        assert pipeline is not None
-        return lambda inputs: _rows(pipeline, inputs)
+        return lambda inputs: _rows(signature, pipeline, inputs)
     if signature.inputs == "texts":
-        assert pipeline is not None
         return lambda inputs: _texts(pipeline, inputs)
     if signature.inputs == "images":
         return Images(signature, pipeline)
@@ -44,16 +48,18 @@ def warm_up(signature: "Signature", read: Read) -> None:
             read(one)
 
 
-def _rows(pipeline: "Pipeline", inputs: Any) -> NDArray[Any]:
+def _rows(signature: "Signature", pipeline: "Pipeline | None", inputs: Any) -> Any:
     """[B, K]. A row is an object: the value of each column by its name."""
     rows = [inputs] if isinstance(inputs, Mapping) else inputs
-    _check_count(rows, "rows: {column: value}")
+    check_count(rows, "rows: {column: value}")
     for at, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise InvalidRequest(
                 f"inputs: row {at} is {_told(row)}, not an object of its columns",
-                hint=f"its columns are {_listed([f.name for f in pipeline.fitted.takes])}",
+                hint=f"its columns are {_listed([*signature.columns])}",
             )
+    if pipeline is None:
+        return [_whole_row(signature, row, at) for at, row in enumerate(rows)]
     target = pipeline.target
     if target is not None:  # what is to be found out is not looked at
         rows = [{name: row[name] for name in row if name != target} for row in rows]
@@ -68,12 +74,21 @@ def _rows(pipeline: "Pipeline", inputs: Any) -> NDArray[Any]:
     return found
 
 
-def _texts(pipeline: "Pipeline", inputs: Any) -> NDArray[Any]:
+def _whole_row(signature: "Signature", row: Mapping[str, Any], at: int) -> Mapping[str, Any]:
+    for name in signature.columns:
+        if name not in row:
+            raise InvalidRequest(f"row {at}: the column {name!r} is not there")
+    return row
+
+
+def _texts(pipeline: "Pipeline | None", inputs: Any) -> Any:
     texts = [inputs] if isinstance(inputs, str) else inputs
-    _check_count(texts, "texts")
+    check_count(texts, "texts")
     for at, text in enumerate(texts):
         if not isinstance(text, str):
             raise InvalidRequest(f"inputs: text {at} is {_told(text)}")
+    if pipeline is None:
+        return texts
     found: NDArray[Any] = pipeline.transform(texts)
     return found
 
@@ -89,9 +104,9 @@ class Images:
 
     def __call__(self, inputs: Any) -> NDArray[Any]:
         images = [inputs] if isinstance(inputs, str) else inputs
-        _check_count(images, self._arrays.expected)
+        check_count(images, self._arrays.expected)
         if any(isinstance(image, str) for image in images):
-            files = [_bytes(image, at) for at, image in enumerate(images)]
+            files = [from_base64(image, at) for at, image in enumerate(images)]
             return self._through(self.decoded(files))
         return self._through(self._arrays(images))
 
@@ -135,7 +150,7 @@ class Arrays:
         self._pipeline = pipeline
 
     def __call__(self, inputs: Any) -> NDArray[Any]:
-        _check_count(inputs, self._numbers.expected)
+        check_count(inputs, self._numbers.expected)
         numbers = self._numbers(inputs)
         if self._pipeline is None:
             return numbers
@@ -180,7 +195,7 @@ class _Numbers:
             raise InvalidRequest(f"{expected} of numbers from {least} to {most}, got others")
 
 
-def _check_count(inputs: Any, expected: str) -> None:
+def check_count(inputs: Any, expected: str) -> None:
     if not isinstance(inputs, list):
         raise InvalidRequest(f"inputs: expected a list of {expected}, got {_told(inputs)}")
     if not inputs:
@@ -191,7 +206,7 @@ def _check_count(inputs: Any, expected: str) -> None:
         )
 
 
-def _bytes(image: Any, at: int) -> bytes:
+def from_base64(image: Any, at: int) -> bytes:
     if not isinstance(image, str):
         raise InvalidRequest(
             f"inputs: image {at} is {_told(image)}, and others are files in base64",

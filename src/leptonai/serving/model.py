@@ -10,7 +10,8 @@ and is applied here: a row {"age": 31, "town": "Ulm"}, a text, an image as a fil
 nested lists of pixels, or any array; one of them (but for arrays), or a list. A file may come as it
 is: ``curl --data-binary @seven.png …/predict/file``.
 
-Where a photon is packed there (`packing.py`), it is served in the model's place.
+Models of language answer at OpenAI's routes as well (`language/`), or are handed over to vLLM or
+SGLang (`engines.py`). Where a photon is packed (`packing.py`), it is served in the model's place.
 """
 
 import os
@@ -22,15 +23,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from leptonai.errors import InvalidRequest, LeptonError
+from leptonai.errors import InvalidRequest, LeptonError, NotFound
+from leptonai.serving import engines
 from leptonai.serving.handlers import Batch
-from leptonai.serving.inputs import Images, Read, reader_of, warm_up
-from leptonai.serving.packing import is_packed, serve_packed
+from leptonai.serving.inputs import Images, warm_up
+from leptonai.serving.kinds.opening import Opened, open_model
+from leptonai.serving.kinds.recognising import recognise
+from leptonai.serving.packing import serve_packed
 from leptonai.serving.photon import Photon
 from leptonai.serving.predictions import Prediction, answer_together
 
 if TYPE_CHECKING:
-    from leptonai.training.models import Model
     from leptonai.training.models.signature import Signature
 
 
@@ -42,42 +45,29 @@ Inputs = list[Any] | dict[str, Any] | str
 class ModelServer(Photon):
     """Predicts with a saved model, from raw inputs."""
 
-    model: "Model"
     signature: "Signature"
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
 
     def init(self) -> None:
-        import torch
-
-        from leptonai.training.models import load_model
-        from leptonai.training.models.saving import PIPELINE_FILE
-        from leptonai.training.models.signature import read_signature, signature_of
-        from leptonai.training.stepping import call
-
-        # torch keeps this by thread: it is set in the one that will predict.
-        threads = os.environ.get("OMP_NUM_THREADS", "")
-        if threads.isdecimal() and int(threads) > 0:
-            torch.set_num_threads(int(threads))
-        self.model = load_model(self.directory)
-        pipeline = None
-        if (self.directory / PIPELINE_FILE).exists():
-            from leptonai.data.pipeline import Pipeline
-
-            pipeline = Pipeline.load(self.directory / PIPELINE_FILE)
-        try:
-            known = signature_of(self.model, pipeline)
-        except InvalidRequest as refused:
-            raise InvalidRequest(
-                f"{self.directory} holds {refused.message}", hint=refused.hint
-            ) from None
-        self.signature = read_signature(self.directory) or known
-        self._read: Read = reader_of(self.signature, pipeline)
-        # The first pass is slow: nobody shall wait for it.
+        use_threads()
+        opened = self.opened()
+        self.signature = opened.signature
+        self._read = opened.read
+        self._predict = opened.predict
+        # The first time is slow: nobody shall wait for it.
         warm_up(self.signature, self._read)
-        with torch.inference_mode():
-            call(self.model, self.model.example())
+
+    def opened(self) -> Opened:
+        found = recognise(self.directory)
+        if found is None:
+            raise NotFound(
+                f"{self.directory} holds no model: it needs config.json and model.safetensors, or "
+                "one file in *.skops, *.onnx or *.keras",
+                hint="make one with model.save(PATH)",
+            )
+        return open_model(found, self.directory)
 
     def predict(self, inputs: Inputs) -> Prediction:
         """The most likely class of each input, and how likely each class is; or its values."""
@@ -129,23 +119,26 @@ class ModelServer(Photon):
             return self._of_files([bytes(text) for text in arrays])
         return self._predictions(self._read(arrays))
 
-    def _predictions(self, inputs: NDArray[Any]) -> list[Prediction]:
+    def _predictions(self, inputs: Any) -> list[Prediction]:
         """One of each input."""
-        import torch
-
-        from leptonai.training.stepping import call
-
-        tensors = torch.from_numpy(inputs)
-        self.model.check(tensors)
-        with torch.inference_mode():
-            outputs = self.model.task.prediction(call(self.model, tensors))
+        outputs = self._predict(inputs)
         if self.signature.outputs == "values":
             return [Prediction(values=[value]) for value in outputs.tolist()]
         classes = self.signature.classes
         return [
             Prediction(labels=[classes[index]], probabilities=[likely])
-            for index, likely in zip(outputs.argmax(dim=1).tolist(), outputs.tolist(), strict=True)
+            for index, likely in zip(outputs.argmax(axis=1).tolist(), outputs.tolist(), strict=True)
         ]
+
+
+def use_threads() -> None:
+    """As many as the platform gave: torch keeps that by thread, so this is called in the one that
+    computes."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if "torch" in sys.modules and threads.isdecimal() and int(threads) > 0:
+        import torch
+
+        torch.set_num_threads(int(threads))
 
 
 def _as_arrays(answer: Prediction) -> dict[str, Any]:
@@ -161,13 +154,39 @@ def main() -> None:
     directory = os.environ.get("LEPTON_MODEL_DIR")
     if not directory:
         sys.exit("error: LEPTON_MODEL_DIR is not set\nhint: set it to a saved model's directory")
-    if is_packed(Path(directory)):
-        try:
-            serve_packed(Path(directory))
-        except LeptonError as error:
-            sys.exit(f"error: {error.message}\nhint: {error.hint}")
-    else:
+    try:
+        serve(Path(directory))
+    except LeptonError as error:
+        sys.exit(f"error: {error.message}\nhint: {error.hint}")
+
+
+def serve(directory: Path) -> None:
+    """Until SIGTERM. Where an engine does it, this process becomes that.
+
+    Raises:
+        InvalidRequest: there is nothing to serve, or the engine that was asked for cannot.
+    """
+    engine = os.environ.get(engines.VARIABLE) or "auto"
+    found = recognise(directory)
+    if found is not None and found.kind == "photon":
+        serve_packed(directory)
+    elif found is None or found.kind != "transformers":
+        engines.check_not_asked_for(engine, directory)
         ModelServer(directory).launch()
+    else:
+        from leptonai.serving.kinds.pretrained import OFFLINE, task_of
+
+        os.environ.update(OFFLINE)
+        task = task_of(directory)
+        if task in ("generation", "embedding"):
+            engines.become(engine, directory, embeds=task == "embedding")
+            from leptonai.serving.language.server import EmbeddingServer, WritingServer
+
+            server = WritingServer if task == "generation" else EmbeddingServer
+            server(directory).launch()
+        else:
+            engines.check_not_asked_for(engine, directory)
+            ModelServer(directory).launch()
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Stream:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         encode = _event if as_events else _chunk
         sending = asyncio.ensure_future(self._send_pieces(send, encode))
-        gone = asyncio.ensure_future(_hung_up(receive))
+        gone = asyncio.ensure_future(hung_up(receive))
         try:
             await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
@@ -92,7 +92,7 @@ class Stream:
             self._pieces.close()
 
 
-async def _hung_up(receive: Receive) -> None:
+async def hung_up(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -33,11 +33,15 @@ class Threads:
 
     Threads start with the first call, and daemons they are: what never returns does not keep the
     process from ending.
+
+    Args:
+        begin: called in each thread before all else.
     """
 
-    def __init__(self, count: int, name: str) -> None:
+    def __init__(self, count: int, name: str, begin: Callable[[], None] | None = None) -> None:
         self._count = count
         self._name = name
+        self._begin = begin
         self._started = False
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._ended: deque[_Call] = deque()
@@ -65,6 +69,8 @@ class Threads:
             threading.Thread(target=self._work, args=(loop,), name=name, daemon=True).start()
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._begin is not None:
+            self._begin()
         while (call := self._calls.get()) is not None:
             if call.future.cancelled():
                 continue

@@ -7,7 +7,6 @@ import msgspec
 
 from leptonai.durable import replacing
 from leptonai.errors import InvalidRequest
-from leptonai.training.models.images import ImageModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +47,7 @@ def signature_of(
     Raises:
         InvalidRequest: nobody would know what to ask it, or what it says.
     """
+    from leptonai.training.models.images import ImageModel
     from leptonai.training.models.tasks import Values
 
     gives_values = isinstance(model.task, Values)

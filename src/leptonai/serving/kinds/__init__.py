@@ -1,0 +1,1 @@
+"""Kinds of models that are served without code: how each is recognised, checked and opened."""
