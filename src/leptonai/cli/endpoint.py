@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from leptonai.cli.engine_options import asked_engine, engine_options
 from leptonai.cli.gateway_options import gateway_options, gateway_patch
 from leptonai.cli.groups import Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, say
@@ -62,6 +63,7 @@ leptonai endpoint create -n digits --model digits-cnn --max-replicas 8 \\
 leptonai endpoint create -n counter --photon counter
 leptonai endpoint create -n files --port 8000 --command 'python -m http.server $PORT'
 leptonai endpoint create -n chat --model tiny-chat --rate-limit 60 --token-limit 20000
+leptonai endpoint create -n chat --model big-chat --gpu 2 --engine vllm
 leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token -- \\
     python serve.py""",
 )
@@ -77,6 +79,7 @@ leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token
 @resource_options
 @environment_options
 @priority_option
+@engine_options
 @gateway_options
 @click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
 @click.option(
@@ -111,6 +114,8 @@ def create(
     secrets: tuple[str, ...],
     workdir: str | None,
     priority: str | None,
+    engine: str | None,
+    engine_options: tuple[str, ...],
     label_texts: tuple[str, ...],
     file: Path | None,
     dry_run: bool,
@@ -129,6 +134,7 @@ def create(
 
     if photon is not None and model is not None:
         raise click.UsageError("--model and --photon exclude each other")
+    served_by = asked_engine(engine, engine_options, model)
     asked = endpoint_of(
         read_endpoint(file),
         name=name,
@@ -140,9 +146,9 @@ def create(
         scaling=scaling,
         tokens=tokens,
         public=public,
-        health_path=health_path,
+        health_path=health_path or served_by.health_path,
         priority=priority,
-        envs=variables(envs, secrets),
+        envs=[*served_by.variables, *variables(envs, secrets)],
         resources=given(
             resource_shape=resource_shape,
             cpu=cpu,

@@ -30,30 +30,45 @@ model = Group(
 @model.does(
     "create",
     example="""\
-leptonai model create -n digits-cnn ./digits-cnn
-leptonai model create -n digits-cnn ./digits-cnn --format torch-cnn --attribute accuracy=0.98""",
+leptonai model create -n digits-cnn ./digits-cnn --attribute accuracy=0.98
+leptonai model create -n churn ./churn              # holds model.skops, or model.onnx
+leptonai model create -n chat ./tiny-chat           # as save_pretrained(DIRECTORY) writes it
+leptonai model create -n mine ./mine --format files # as it is, for code of your own""",
 )
 @click.option("-n", "--name", required=True, help="Versions of a name are numbered from 1.")
-@click.option("--format", default="files", show_default=True, help="What the files are.")
+@click.option("--format", help="What the files are; found out if not given. Any is not looked at.")
 @click.option("--attribute", "attributes", multiple=True, metavar="KEY=VALUE", help="A fact.")
 @output_option
 @click.argument("directory")
 def create(
-    name: str, format: str, attributes: tuple[str, ...], output: str, directory: str
+    name: str, format: str | None, attributes: tuple[str, ...], output: str, directory: str
 ) -> None:
     """Register what is in a directory as the next version.
 
+    A model of scikit-learn (*.skops), ONNX, Keras, transformers or Lepton itself is recognised, and
+    `leptonai endpoint create --model` serves it. Pickles are refused: they could run anything.
+
     Files that the newest version already has in the same way make no new one.
     """
+    from leptonai.serving.kinds.recognising import recognise
+
     check_name(name, "model")
     source = existing_directory(directory)
+    if format is None:
+        found = recognise(source)
+        format = found.format if found else "files"
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         facts = _pairs(attributes)
         with Progress("storing", interrupted="nothing was registered") as progress:
             made = client.models.push(
                 name, source, format=format, attributes=facts, progress=progress
             )
-    print_json(made) if output == "json" else click.echo(made.reference)
+    if output == "json":
+        print_json(made)
+        return
+    click.echo(made.reference)
+    if made.spec.format == "files":
+        say("registered as files: no model in them is known that is served without code")
 
 
 @model.does("list", example="leptonai model list")

@@ -23,7 +23,7 @@ OPTIONS_VARIABLE = "LEPTON_ENGINE_OPTIONS"  # more of its command line, as a lis
 HEALTH_PATH = "/health"
 DEFAULT_PORT = 8080
 # Pickles are not read, and code that lies beside a model is not run, whoever asks for it.
-_NEVER = ("--trust-remote-code", "--trust_remote_code", "--load-format", "--load_format")
+_NEVER = ("--trust-remote-code", "--load-format", "--config")
 
 
 def engine_argv(
@@ -48,13 +48,7 @@ def engine_argv(
     Raises:
         InvalidRequest: an option would have code of the model's run, or pickles read.
     """
-    for option in options:
-        if option.partition("=")[0] in _NEVER:
-            raise InvalidRequest(
-                f"{option} is not passed on: code that lies with a model is never run, and weights "
-                "are safetensors",
-                hint="write a Photon, or an endpoint with a command of your own",
-            )
+    check_options(options)
     if engine == "vllm":
         return [
             "vllm", "serve", str(directory),
@@ -77,6 +71,22 @@ def engine_argv(
         *(("--is-embedding",) if embeds else ()),
         *options,
     ]  # fmt: skip
+
+
+def check_options(options: Sequence[str]) -> None:
+    """
+    Raises:
+        InvalidRequest: one would have code of the model's run, or pickles read.
+    """
+    for option in options:
+        name = option.partition("=")[0].replace("_", "-").lower()
+        # Their parsers take beginnings of names, too.
+        if len(name) > 2 and any(never.startswith(name) for never in _NEVER):
+            raise InvalidRequest(
+                f"{option} is not passed on: code that lies with a model is never run, and weights "
+                "are safetensors",
+                hint="write a Photon, or an endpoint with a command of your own",
+            )
 
 
 def chosen(engine: str, *, installed: "Sequence[Engine]", gpus: int) -> Engine:

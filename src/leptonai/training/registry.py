@@ -15,7 +15,7 @@ from leptonai.spec.names import check_name
 from leptonai.training.feeding import dataset_of, pipeline_of
 from leptonai.training.models import checks
 from leptonai.training.models.base import Model
-from leptonai.training.models.saving import load_model
+from leptonai.training.models.saving import PIPELINE_FILE, load_model
 from leptonai.training.models.signature import Signature, signature_of, write_signature
 
 if TYPE_CHECKING:
@@ -35,10 +35,13 @@ def register(
     pipeline: Any = None,
     data: Any = None,
     metrics: Mapping[str, float] | None = None,
+    tokenizer: Any = None,
     client: "LeptonClient | None" = None,
 ) -> "Artifact | None":
     """Make a trained model the next version of a name: weights, pipeline and signature in one
     tree, and in its record what it was made from and how good it is.
+
+    Beside models of Lepton those of scikit-learn, transformers, Keras and ONNX are taken.
 
     Within a job also which job and which run it comes from. Where several train together all of
     them call this, rank 0 registers, and the others get None.
@@ -47,13 +50,16 @@ def register(
         pipeline: what makes its inputs of raw ones; by default that of `data`.
         data: what it learnt from, a Dataset or a DataLoader of one; by default $LEPTON_DATASET.
         metrics: of its last epoch, say.
+        tokenizer: of a model of transformers; or its image processor.
         client: of the workspace; by default what `LeptonClient()` finds.
 
     Raises:
         InvalidRequest: it cannot be saved so that others can load it; says why.
     """
-    check_can_register(model, name, pipeline or pipeline_of(data))
     found = pipeline_of(data) if pipeline is None else pipeline
+    if not isinstance(model, Model):
+        return _register_other(model, name, found, tokenizer, data, metrics or {}, client)
+    check_can_register(model, name, found)
     name_classes(model, data, found)
     with tempfile.TemporaryDirectory(prefix="lepton-model-") as scratch:
         directory = Path(scratch) / "model"
@@ -64,7 +70,34 @@ def register(
         signature = _signature(saved, found, data)
         if signature is not None:
             write_signature(directory, signature)
-        return _pushed(name, directory, saved, found, data, metrics or {}, signature, client)
+        facts: dict[str, Any] = {"parameters": sum(each.numel() for each in saved.parameters())}
+        if signature is not None:
+            facts["signature"] = _shown(signature)
+        return _pushed(name, directory, saved.format, found, data, metrics or {}, facts, client)
+
+
+def _register_other(
+    model: Any,
+    name: str,
+    pipeline: Any,
+    companion: Any,
+    data: Any,
+    metrics: Mapping[str, float],
+    client: "LeptonClient | None",
+) -> "Artifact | None":
+    """A model of another library."""
+    from leptonai.serving.kinds.saving import save
+
+    check_name(name, "model")
+    _check_pipeline(pipeline)
+    if dist.is_initialized() and dist.get_rank():
+        return None
+    with tempfile.TemporaryDirectory(prefix="lepton-model-") as scratch:
+        directory = Path(scratch) / "model"
+        saved = save(model, directory, companion)
+        if pipeline is not None:
+            pipeline.save(directory / PIPELINE_FILE)
+        return _pushed(name, directory, saved.format, pipeline, data, metrics, {}, client)
 
 
 def check_can_register(model: Any, name: str, pipeline: Any) -> None:
@@ -74,14 +107,18 @@ def check_can_register(model: Any, name: str, pipeline: Any) -> None:
         InvalidRequest: the name is none, or model or pipeline are not such that others can load
             them.
     """
-    from leptonai.data.pipeline import Pipeline
-
     check_name(name, "model")
     if not isinstance(model, Model):
         raise InvalidRequest(
             f"a {type(model).__name__} does not say how it is built, so it cannot be registered",
             hint="derive it from leptonai.training.models.Model (docs/howto/models.md)",
         )
+    _check_pipeline(pipeline)
+
+
+def _check_pipeline(pipeline: Any) -> None:
+    from leptonai.data.pipeline import Pipeline
+
     if pipeline is not None and not isinstance(pipeline, Pipeline):
         raise InvalidRequest(
             f"the pipeline is a {type(pipeline).__name__}, which cannot be saved with the model, "
@@ -134,11 +171,11 @@ def _signature(model: Model, pipeline: "Pipeline | None", data: Any) -> Signatur
 def _pushed(
     name: str,
     directory: Path,
-    model: Model,
+    format: str,
     pipeline: "Pipeline | None",
     data: Any,
     metrics: Mapping[str, float],
-    signature: Signature | None,
+    facts: Mapping[str, Any],
     client: "LeptonClient | None",
 ) -> "Artifact":
     from leptonai.client import LeptonClient
@@ -152,10 +189,8 @@ def _pushed(
     }
     attributes: dict[str, Any] = {
         "metrics": {key: float(value) for key, value in metrics.items()},
-        "parameters": sum(each.numel() for each in model.parameters()),
+        **facts,
     }
-    if signature is not None:
-        attributes["signature"] = _shown(signature)
     if workers := os.environ.get("WORLD_SIZE", ""):
         attributes["workers"] = int(workers)
     at = client or LeptonClient(retry_for_s=RETRY_FOR_S)
@@ -164,7 +199,7 @@ def _pushed(
         spec = ArtifactSpec(
             digest=digest,
             size_bytes=size_bytes,
-            format=model.format,
+            format=format,
             lineage={role: of for role, of in lineage.items() if of},
             attributes=attributes,
         )

@@ -32,6 +32,16 @@ _AUTO_CLASS: dict[Task, str] = {
     "image-classification": "AutoModelForImageClassification",
 }
 MAX_TOKENS = 1 << 20  # of one input, where neither model nor tokenizer says less
+# Without any of them transformers would make a tokenizer that knows nothing.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)
 MODULES_FILE = "modules.json"  # of sentence-transformers: how its tokens become one embedding
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 # Not saved by models that are asked for their tokens alone; embeddings do not need it.
@@ -103,6 +113,8 @@ def load(directory: Path, task: Task) -> Any:
 def load_tokenizer(directory: Path) -> Any:
     transformers = library(directory)
     try:
+        if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+            raise FileNotFoundError(f"it has none of {', '.join(_TOKENIZER_FILES)}")
         return transformers.AutoTokenizer.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
         )

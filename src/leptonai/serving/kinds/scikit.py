@@ -1,8 +1,8 @@
 """Estimators of scikit-learn, as `skops.io.dump` writes them: a description, and arrays.
 
 Unlike a pickle it names the types that it is made of, before any of them is made. Those that skops
-knows (scikit-learn's, numpy's, scipy's) are trusted; of others nobody knows what making them does,
-so they are refused unless $LEPTON_TRUSTED_TYPES names them.
+knows (scikit-learn's estimators, numpy's, scipy's) are trusted, and those of `_HARMLESS`; of others
+nobody knows what making them does, so they are refused unless $LEPTON_TRUSTED_TYPES names them.
 """
 
 import os
@@ -17,8 +17,30 @@ from leptonai.errors import InvalidRequest
 from leptonai.serving.inputs import reader_of
 from leptonai.serving.kinds.arrays import signature_for
 from leptonai.serving.kinds.opening import Opened, not_installed, pipeline_in
+from leptonai.serving.kinds.trees import check_trees
 from leptonai.training.models.signature import Signature
 
+# Parts of scikit-learn's estimators that only hold values; trees are looked at (`trees.py`).
+_HARMLESS = frozenset(
+    {
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
+        *(
+            f"sklearn.gaussian_process.kernels.{name}"
+            for name in ("ConstantKernel", "DotProduct", "Matern", "Product", "RBF",
+                         "RationalQuadratic", "Sum", "WhiteKernel")
+        ),
+        "sklearn.metrics._scorer._PassthroughScorer",
+        "sklearn.model_selection._split.KFold",
+        "sklearn.model_selection._split.StratifiedKFold",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+        "sklearn.tree._tree.Tree",
+        "sklearn.utils._bunch.Bunch",
+    }
+)  # fmt: skip
 TRUSTED_TYPES = "LEPTON_TRUSTED_TYPES"  # a variable: full names of types, with commas between
 
 
@@ -52,7 +74,7 @@ def load(file: Path) -> Any:
     except Exception as wrong:  # whatever a damaged file makes it raise
         raise _damaged(file, wrong) from None
     trusted = {name.strip() for name in os.environ.get(TRUSTED_TYPES, "").split(",")}
-    unknown = sorted(set(needed) - trusted)
+    unknown = sorted(set(needed) - trusted - _HARMLESS)
     if unknown:
         raise InvalidRequest(
             f"{file.name} is made of types that are not trusted: {', '.join(unknown)}",
@@ -60,9 +82,11 @@ def load(file: Path) -> Any:
             "or save it as ONNX (skl2onnx)",
         )
     try:
-        return skops.io.load(file, trusted=needed)
+        estimator = skops.io.load(file, trusted=needed)
     except Exception as wrong:
         raise _damaged(file, wrong) from None
+    check_trees(estimator)
+    return estimator
 
 
 def _damaged(file: Path, wrong: Exception) -> InvalidRequest:
