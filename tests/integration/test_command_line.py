@@ -450,6 +450,35 @@ def test_an_endpoint_without_tokens_is_open_to_those_of_the_workspace_only(lepto
     assert server.endpoints["open"]["spec"]["allow_unauthenticated_access"] is True
 
 
+def test_an_endpoint_says_which_engine_serves_its_model_and_is_ready_when_that_is(lepton, server):
+    add_models(server, 1)
+    asked = ("endpoint", "create", "-n", "chat", "--model", "m")
+    assert lepton(*asked, "--engine", "vllm", "--engine-option=--max-model-len=9")[0] == 0
+    spec = server.endpoints["chat"]["spec"]
+    assert spec["envs"] == [
+        {"name": "LEPTON_ENGINE", "value": "vllm"},
+        {"name": "LEPTON_ENGINE_OPTIONS", "value": '["--max-model-len=9"]'},
+    ]
+    assert spec["health"]["readiness"]["http"]["path"] == "/health"
+    for wrong, error in (
+        ((*asked, "--engine", "vllm", "--engine-option=--trust-remote-code"), "is not passed on"),
+        ((*asked, "--engine-option=--max-model-len=9"), "is for vLLM and SGLang"),
+        (("endpoint", "create", "-n", "e", "--engine", "vllm", "--command", "x"), "add --model"),
+    ):
+        code, _, err = lepton(*wrong)
+        assert code == 1, wrong
+        assert error in err
+
+
+def test_a_model_that_is_a_pickle_is_refused_before_anything_is_sent(lepton, server, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "forest.pkl").write_bytes(b"\x80\x04N.")
+    code, out, err = lepton("model", "create", "-n", "forest", str(tmp_path / "model"))
+    assert (code, out) == (1, "")
+    assert err.startswith("error: forest.pkl is, or holds, a pickle")
+    assert "skops.io.dump" in err
+
+
 def test_logs_of_several_replicas_of_an_endpoint_are_told_apart(lepton, server):
     add_models(server, 1)
     lepton("endpoint", "create", "-n", "app", "--model", "m")

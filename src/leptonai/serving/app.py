@@ -118,7 +118,10 @@ class App:
             await send({"type": "http.response.body", "body": answer.body})
         else:
             status = await _send_itself(answer, scope, fields, receive, send)
-        known_method = method if route is not None or method == "GET" else "other"
+            mount = getattr(answer, "__self__", None)
+            if isinstance(mount, Mount):
+                name = mount.path
+        known_method = method if name != "none" or method == "GET" else "other"
         self._metrics.observe(name, known_method, status, time.perf_counter() - began_s)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:

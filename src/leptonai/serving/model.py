@@ -29,7 +29,7 @@ from leptonai.serving.handlers import Batch
 from leptonai.serving.inputs import Images, warm_up
 from leptonai.serving.kinds.opening import Opened, open_model
 from leptonai.serving.kinds.recognising import recognise
-from leptonai.serving.packing import serve_packed
+from leptonai.serving.packing import is_packed, serve_packed
 from leptonai.serving.photon import Photon
 from leptonai.serving.predictions import Prediction, answer_together
 
@@ -51,13 +51,17 @@ class ModelServer(Photon):
         self.directory = Path(directory)
 
     def init(self) -> None:
+        self._opened = self.opened()
+        self.signature = self._opened.signature
+        self._read = self._opened.read
+        self._predict = self._opened.predict
+        self.warm_up()
+
+    def warm_up(self) -> None:
+        """The first pass is slow: nobody shall wait for it."""
         use_threads()
-        opened = self.opened()
-        self.signature = opened.signature
-        self._read = opened.read
-        self._predict = opened.predict
-        # The first time is slow: nobody shall wait for it.
         warm_up(self.signature, self._read)
+        self._opened.warm_up()
 
     def opened(self) -> Opened:
         found = recognise(self.directory)
@@ -155,25 +159,23 @@ def main() -> None:
     if not directory:
         sys.exit("error: LEPTON_MODEL_DIR is not set\nhint: set it to a saved model's directory")
     try:
-        serve(Path(directory))
+        if is_packed(Path(directory)):
+            serve_packed(Path(directory))
+        else:
+            served(Path(directory)).launch()
     except LeptonError as error:
         sys.exit(f"error: {error.message}\nhint: {error.hint}")
 
 
-def serve(directory: Path) -> None:
-    """Until SIGTERM. Where an engine does it, this process becomes that.
+def served(directory: Path) -> Photon:
+    """What serves it, not yet initialised. Where an engine does that, this process becomes it.
 
     Raises:
-        InvalidRequest: there is nothing to serve, or the engine that was asked for cannot.
+        InvalidRequest: it is damaged, or not for the engine that was asked for.
     """
     engine = os.environ.get(engines.VARIABLE) or "auto"
     found = recognise(directory)
-    if found is not None and found.kind == "photon":
-        serve_packed(directory)
-    elif found is None or found.kind != "transformers":
-        engines.check_not_asked_for(engine, directory)
-        ModelServer(directory).launch()
-    else:
+    if found is not None and found.kind == "transformers":
         from leptonai.serving.kinds.pretrained import OFFLINE, task_of
 
         os.environ.update(OFFLINE)
@@ -182,11 +184,9 @@ def serve(directory: Path) -> None:
             engines.become(engine, directory, embeds=task == "embedding")
             from leptonai.serving.language.server import EmbeddingServer, WritingServer
 
-            server = WritingServer if task == "generation" else EmbeddingServer
-            server(directory).launch()
-        else:
-            engines.check_not_asked_for(engine, directory)
-            ModelServer(directory).launch()
+            return (WritingServer if task == "generation" else EmbeddingServer)(directory)
+    engines.check_not_asked_for(engine, directory)
+    return ModelServer(directory)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ def open_model(directory: Path, file: Path) -> Opened:
             found: NDArray[Any] = model.task.prediction(call(model, tensors)).numpy(force=True)
         return found
 
-    with torch.inference_mode():
-        call(model, model.example())  # the first pass is slow: nobody shall wait for it
-    return Opened(signature, reader_of(signature, pipeline), predict)
+    def warm_up() -> None:
+        with torch.inference_mode():
+            call(model, model.example())
+
+    return Opened(signature, reader_of(signature, pipeline), predict, warm_up)

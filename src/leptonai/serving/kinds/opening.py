@@ -27,15 +27,18 @@ _MODULES = {
 }
 
 
+def _nothing() -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A model, ready to answer. Shape letters: B inputs, K classes."""
+    """A model that is loaded, of which nothing has run yet. Shape letters: B inputs, K classes."""
 
     signature: "Signature"
     read: Read
-    predict: (
-        "Callable[[Any], NDArray[Any]]"  # of what `read` gives: [B, K] shares, or [B, …] values
-    )
+    predict: "Callable[[Any], NDArray[Any]]"  # of what was read: [B, K] shares, [B, …] values
+    warm_up: Callable[[], object] = _nothing  # a first pass, which is slow
 
 
 def open_model(found: Found, directory: Path) -> Opened:

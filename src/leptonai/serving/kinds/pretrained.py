@@ -31,6 +31,7 @@ _AUTO_CLASS: dict[Task, str] = {
     "text-classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
 }
+MAX_CHARACTERS_OF_A_TOKEN = 256
 MAX_TOKENS = 1 << 20  # of one input, where neither model nor tokenizer says less
 # Without any of them transformers would make a tokenizer that knows nothing.
 _TOKENIZER_FILES = (
@@ -135,6 +136,18 @@ def longest_input(model: Any, tokenizer: Any) -> int:
         found -= (config.pad_token_id or 0) + 1
     said = tokenizer.model_max_length  # a huge number where it does not know
     return int(min(found or said, said, MAX_TOKENS))
+
+
+def check_length(text: str, longest: int) -> None:
+    """So that nothing is made tokens of that can only be too long.
+
+    Raises:
+        InvalidRequest: it has more characters than so many tokens can.
+    """
+    if len(text) > longest * MAX_CHARACTERS_OF_A_TOKEN:
+        raise InvalidRequest(
+            f"a text has {len(text)} characters, and the model reads {longest} tokens at most"
+        )
 
 
 def first_line(error: Exception) -> str:

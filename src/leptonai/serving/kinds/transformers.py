@@ -6,7 +6,7 @@ Shape letters: B inputs, T tokens, K classes.
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from leptonai.serving.kinds.pretrained import (
 )
 from leptonai.training.models.signature import Signature
 
+if TYPE_CHECKING:
+    from leptonai.serving.language.embedding import Embedder
+
 MAX_PIXELS = 64 << 20  # of one image
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 
@@ -34,14 +37,18 @@ def open_model(directory: Path, file: Path) -> Opened:
     if task == "embedding":
         from leptonai.serving.language.embedding import open_embedder
 
-        embedder = open_embedder(directory)
-        signature = Signature(inputs="texts", dtype="str", outputs="values")
-        return Opened(signature, reader_of(signature, None), embedder.of_texts)
+        return of_embedder(open_embedder(directory))
     if task == "text-classification":
         return _of_texts(directory)
     if task == "image-classification":
         return _of_images(directory)
     raise InvalidRequest(f"the model in {directory} writes texts: ask it at /v1/completions")
+
+
+def of_embedder(embedder: "Embedder") -> Opened:
+    signature = Signature(inputs="texts", dtype="str", outputs="values")
+    reader = reader_of(signature, None)
+    return Opened(signature, reader, embedder.of_texts, lambda: embedder.of_texts(["a"]))
 
 
 def _of_texts(directory: Path) -> Opened:
@@ -58,8 +65,7 @@ def _of_texts(directory: Path) -> Opened:
         return answer({name: each.to(model.device) for name, each in tokens_BT.items()})
 
     signature = _signature(model, inputs="texts", dtype="str")
-    predict(["a"])  # the first pass is slow: nobody shall wait for it
-    return Opened(signature, reader_of(signature, None), predict)
+    return Opened(signature, reader_of(signature, None), predict, lambda: predict(["a"]))
 
 
 def _of_images(directory: Path) -> Opened:
@@ -70,8 +76,9 @@ def _of_images(directory: Path) -> Opened:
         made = processor(images=[*images], input_data_format="channels_last", return_tensors="pt")
         return answer({"pixel_values": made["pixel_values"].to(model.device, model.dtype)})
 
-    predict([np.zeros((32, 32, 3), np.uint8)])  # the first pass is slow: nobody shall wait for it
-    return Opened(_signature(model, inputs="images", dtype="uint8"), WholeImages(), predict)
+    signature = _signature(model, inputs="images", dtype="uint8")
+    black = np.zeros((32, 32, 3), np.uint8)
+    return Opened(signature, WholeImages(), predict, lambda: predict([black]))
 
 
 class WholeImages(Images):

@@ -5,13 +5,20 @@ Shape letters: B texts, T tokens, D numbers of an embedding.
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from leptonai.errors import InvalidRequest
-from leptonai.serving.kinds.pretrained import MODULES_FILE, load, load_tokenizer, longest_input
+from leptonai.serving.kinds.pretrained import (
+    MODULES_FILE,
+    check_length,
+    load,
+    load_tokenizer,
+    longest_input,
+)
 from leptonai.serving.kinds.recognising import check_safetensors, read_json
 
 if TYPE_CHECKING:
@@ -51,10 +58,15 @@ class Embedder:
         self._steps = steps
         self._prefix = prefix
         self._lower_case = lower_case
-        self.size = self.of_tokens([self.tokens_of("a")]).shape[1]
+
+    @cached_property
+    def size(self) -> int:
+        """D"""
+        return int(self.of_tokens([self.tokens_of("a")]).shape[1])
 
     def tokens_of(self, text: str) -> list[int]:
         """With those that the model wants around a text. They may be more than it can read."""
+        check_length(text, self.longest)
         text = self._prefix + text
         tokens: list[int] = self._tokenizer(
             text.lower() if self._lower_case else text, truncation=False

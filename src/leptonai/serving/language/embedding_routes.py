@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from leptonai.errors import InvalidRequest
 from leptonai.serving.answers import JSON, Answer
 from leptonai.serving.batches import Batcher
 from leptonai.serving.batching import BatchQueue
@@ -48,18 +49,18 @@ class EmbeddingRoutes(Routes):
 
     def _together(self, asked: Sequence[EmbeddingRequest]) -> list[Answer | Exception]:
         """In the thread: what is wrong with one request is not its neighbours' matter."""
-        read: list[list[list[int]] | Refused] = []
+        read: list[list[list[int]] | Exception] = []
         for request in asked:
             try:
                 read.append(self._read(request))
-            except Refused as refused:
+            except (Refused, InvalidRequest) as refused:
                 read.append(refused)
-        texts = [text for each in read if not isinstance(each, Refused) for text in each]
+        texts = [text for each in read if not isinstance(each, Exception) for text in each]
         made = self._embedder.of_tokens(texts) if texts else np.empty((0, 0))
         answers: list[Answer | Exception] = []
         at = 0
         for request, each in zip(asked, read, strict=True):
-            if isinstance(each, Refused):
+            if isinstance(each, Exception):
                 answers.append(each)
                 continue
             found, at = made[at : at + len(each)], at + len(each)

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from leptonai.serving.inputs import reader_of
 from leptonai.serving.kinds.opening import Opened
+from leptonai.serving.kinds.transformers import of_embedder
 from leptonai.serving.language.decoder import Decoder, Row
 from leptonai.serving.language.drawing import Drawing, Sampling
 from leptonai.serving.language.embedding import Embedder, open_embedder
@@ -15,7 +15,6 @@ from leptonai.serving.language.writing_routes import WritingRoutes
 from leptonai.serving.model import ModelServer, use_threads
 from leptonai.serving.photon import Photon
 from leptonai.serving.threads import Threads
-from leptonai.training.models.signature import Signature
 
 
 class WritingServer(Photon):
@@ -28,10 +27,13 @@ class WritingServer(Photon):
         self.directory = Path(directory)
 
     def init(self) -> None:
-        use_threads()
         self.writer = Writer(self.directory)
         self.decoder = Decoder(self.writer.model)
-        # The first passes are slow: nobody shall wait for them.
+        self.warm_up()
+
+    def warm_up(self) -> None:
+        """The first passes are slow: nobody shall wait for them."""
+        use_threads()
         self.decoder.join([Row([0], Drawing(Sampling(), 0))])
         self.decoder.step()
         self.decoder.reset()
@@ -50,8 +52,7 @@ class EmbeddingServer(ModelServer):
 
     def opened(self) -> Opened:
         self.embedder = open_embedder(self.directory)
-        signature = Signature(inputs="texts", dtype="str", outputs="values")
-        return Opened(signature, reader_of(signature, None), self.embedder.of_texts)
+        return of_embedder(self.embedder)
 
     @Photon.handler("v1", mount=True)
     def openai(self) -> Any:

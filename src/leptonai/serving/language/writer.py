@@ -7,6 +7,7 @@ from typing import Any
 
 from leptonai.errors import InvalidRequest
 from leptonai.serving.kinds.pretrained import (
+    check_length,
     first_line,
     load,
     load_tokenizer,
@@ -43,6 +44,7 @@ class Writer:
 
     def tokens_of(self, text: str) -> list[int]:
         """With those that the model wants before a text."""
+        check_length(text, self.context)
         tokens: list[int] = self._tokenizer(text, truncation=False)["input_ids"]
         first = self._tokenizer.bos_token_id
         return tokens or ([] if first is None else [first])
@@ -67,6 +69,7 @@ class Writer:
             raise InvalidRequest(
                 f"messages: the model's chat template refuses them: {first_line(wrong)}"
             ) from None
+        check_length(text, self.context)
         tokens: list[int] = self._tokenizer(text, add_special_tokens=False, truncation=False)[
             "input_ids"
         ]
