@@ -1,7 +1,7 @@
 """How fast texts are written together, and what a request costs beside the model itself.
 
 ``python -m benchmarks.language`` prints a table: tokens a second of our batches beside
-`transformers`' own ``generate`` of the same batch, and the time of one request beside a direct pass.
+`transformers`' own ``generate`` of the same batch, and the time of a request beside a direct pass.
 A model of 6 layers of 384 with random weights, so that what is measured is no download.
 """
 

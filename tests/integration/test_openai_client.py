@@ -3,6 +3,7 @@ gateway."""
 
 import contextlib
 import http.client
+import importlib.util
 import json
 import os
 import socket
@@ -20,7 +21,8 @@ from tiny_language import save_llama
 
 from leptonai.core.routing import Upstream
 
-pytest.importorskip("transformers", reason="needs the extra hf: transformers")
+if importlib.util.find_spec("transformers") is None:
+    pytest.skip("needs the extra hf: transformers", allow_module_level=True)
 openai = pytest.importorskip("openai", reason="needs OpenAI's client: pip install openai")
 
 SAYS_HELLO: list[Any] = [{"role": "user", "content": "hello world"}]

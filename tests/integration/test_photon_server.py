@@ -19,7 +19,7 @@ import torch
 
 from leptonai.training.models import CNN, load_model, save_model
 
-START_S = 60  # a busy machine takes long to import torch
+START_S = 180  # a busy machine takes long to import torch and transformers
 STOP_S = 30
 
 COUNTER = """

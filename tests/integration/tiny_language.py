@@ -1,5 +1,6 @@
 """Models of language of a few kilobytes, made on the spot: random weights, real layouts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ SIZE: dict[str, Any] = {
 }
 
 
-def a_tokenizer(*, chats: bool = True) -> Any:
-    """Of bytes: any text comes back as it was."""
+def of_bytes() -> Any:
+    """The inner tokenizer: any text comes back as it was."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -36,12 +36,15 @@ def a_tokenizer(*, chats: bool = True) -> Any:
         show_progress=False,
     )
     inner.train_from_iterator(WORDS, trainer)
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    return inner
+
+
+def a_tokenizer() -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=of_bytes(), bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )
-    if chats:
-        made.chat_template = TEMPLATE
-    return made
 
 
 def strengthened(model: Any) -> Any:
@@ -66,9 +69,56 @@ def a_llama(**options: Any) -> Any:
     return strengthened(LlamaForCausalLM(LlamaConfig(**{**chosen, **options})))
 
 
-def save_llama(directory: Path, *, chats: bool = True) -> Any:
-    """Returns the model."""
-    model, tokenizer = a_llama(), a_tokenizer(chats=chats)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return model
+def save_llama(directory: Path) -> None:
+    """Written by hand, since that spares each process that only serves it the import of all that
+    transformers needs to make one."""
+    from safetensors.torch import save_file
+
+    wide, inner, words, kept = SIZE["hidden_size"], SIZE["intermediate_size"], 300, 16
+    shapes = {
+        "model.embed_tokens": (words, wide),
+        "model.norm": (wide,),
+        "lm_head": (words, wide),
+    }
+    for at in range(SIZE["num_hidden_layers"]):
+        shapes |= {
+            f"model.layers.{at}.{name}": shape
+            for name, shape in {
+                "input_layernorm": (wide,),
+                "post_attention_layernorm": (wide,),
+                "self_attn.q_proj": (wide, wide),
+                "self_attn.k_proj": (kept, wide),
+                "self_attn.v_proj": (kept, wide),
+                "self_attn.o_proj": (wide, wide),
+                "mlp.gate_proj": (inner, wide),
+                "mlp.up_proj": (inner, wide),
+                "mlp.down_proj": (wide, inner),
+            }.items()
+        }
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        f"{name}.weight": torch.randn(shape, generator=generator) * 0.3
+        if len(shape) > 1
+        else torch.ones(shape)
+        for name, shape in shapes.items()
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    config = {
+        **SIZE,
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": words,
+        "num_key_value_heads": 2,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    of_bytes().save(str(directory / "tokenizer.json"))
+    told = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "chat_template": TEMPLATE,
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(told))

@@ -239,7 +239,7 @@ def test_trees_are_followed_only_as_long_as_they_lead_to_their_own_leaves(
     estimator = getattr(ensemble, name)(**size, random_state=0).fit(ROWS, LABELS)
     answer = served(dumped(tmp_path, estimator)).predict(ROWS[:9].tolist())
     np.testing.assert_allclose(answer.probabilities, estimator.predict_proba(ROWS[:9]))
-    first = np.ravel(getattr(estimator, "estimators_", ()) or estimator._predictors)[0]
+    first = np.ravel(getattr(estimator, "estimators_", getattr(estimator, "_predictors", None)))[0]
     if hasattr(first, "nodes"):
         first.nodes["left"][0] = 0  # for ever
     else:

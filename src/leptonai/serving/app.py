@@ -121,7 +121,8 @@ class App:
             mount = getattr(answer, "__self__", None)
             if isinstance(mount, Mount):
                 name = mount.path
-        known_method = method if name != "none" or method == "GET" else "other"
+        known = route is not None or method == "GET" or (name != "none" and method == "POST")
+        known_method = method if known else "other"
         self._metrics.observe(name, known_method, status, time.perf_counter() - began_s)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:

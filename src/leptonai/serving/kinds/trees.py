@@ -84,9 +84,10 @@ def _limit(holder: Any, outer: int) -> int:
 def _histogram_tree(tree: Any, limit: int) -> Tree:
     nodes = tree.nodes
     leaves = nodes["is_leaf"] != 0
-    sets = len(tree.raw_left_cat_bitsets), len(tree.known_cat_bitsets) or _NO_LIMIT
-    categorical = nodes[(nodes["is_categorical"] != 0) & ~leaves]
-    if (categorical["bitset_idx"] >= min(sets)).any():
-        limit = 0  # leads out of what it holds
+    if (nodes["is_categorical"] != 0).any():
+        raise InvalidRequest(
+            "the model's trees ask for categories, by tables that nobody checks",
+            hint="encode categories as numbers before it (OneHotEncoder), or save it as ONNX",
+        )
     left, right = (np.where(leaves, -1, nodes[name].astype(np.int64)) for name in ("left", "right"))
     return left, right, nodes["feature_idx"].astype(np.int64), limit
