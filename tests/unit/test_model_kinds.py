@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -395,6 +396,23 @@ def test_a_keras_model_with_what_is_not_kerass_is_refused(
         InvalidRequest, match="holds what is not Keras's own: .*" + layer["class_name"]
     ):
         served(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("module", "file", "extra"),
+    [
+        ("skops.io", "model.skops", "serve-models"),
+        ("onnxruntime", "model.onnx", "serve-models"),
+    ],
+)
+def test_what_is_not_installed_is_told_with_the_way_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, file: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / file).touch()
+    with pytest.raises(InvalidRequest, match="which is not installed") as refused:
+        served(tmp_path)
+    assert refused.value.hint.endswith(f"pip install 'openlepton[{extra}]'")
 
 
 # --- engines --------------------------------------------------------------------------------------

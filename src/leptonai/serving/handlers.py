@@ -140,7 +140,7 @@ class Route:
                     dec_hook=_from_wire,
                 )
         except msgspec.ValidationError as error:
-            raise InvalidRequest(name_the_field(str(error))) from None
+            raise InvalidRequest(_name_the_field(str(error))) from None
         except (msgspec.DecodeError, ValueError) as error:
             raise InvalidRequest(f"the body is not JSON: {error}") from None
         arguments = msgspec.structs.asdict(given)
@@ -304,7 +304,7 @@ def _refuse(cls: type, call: Callable[..., Any], reason: str) -> NoReturn:
     raise TypeError(f"the handler {cls.__name__}.{call.__name__} cannot be served: {reason}")
 
 
-def name_the_field(message: str) -> str:
+def _name_the_field(message: str) -> str:
     """``Expected `int`, got `str` - at `$.x[0]` `` as ``x[0]: expected `int`, got `str` ``."""
     what, _, where = message.partition(" - at ")
     field = where.strip("`").removeprefix("$").removeprefix(".")

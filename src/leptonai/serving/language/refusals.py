@@ -8,11 +8,12 @@ import msgspec
 
 from leptonai.errors import InvalidRequest, LeptonError, TooManyRequests
 from leptonai.serving.answers import JSON, Answer
-from leptonai.serving.handlers import name_the_field
 
 Kind = TypeVar("Kind")
 
 _INVALID = "invalid_request_error"
+_FIELD = re.compile(r"\$\.([^`]+)")  # in "`key` in `$.logit_bias`"
+_MISSING_FIELD = re.compile(r"missing required field `([^`]*)`")
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 
 log = logging.getLogger("leptonai.serving")
@@ -55,12 +56,12 @@ def decoded(body: bytes, kind: type[Kind]) -> Kind:
                 param=unknown[1],
                 code="unknown_parameter",
             ) from None
-        message = name_the_field(said)
-        field, colon, _ = message.partition(": ")
-        missing = re.search(r"missing required field `([^`]*)`", said)
-        param = missing[1] if missing else field if colon else None
+        what, _, where = said.partition(" - at ")
+        missing, field = _MISSING_FIELD.search(what), _FIELD.search(where)
         raise Refused(
-            message, param=param, code="missing_required_parameter" if missing else "invalid_value"
+            f"{field[1]}: {what[0].lower()}{what[1:]}" if field else what,
+            param=missing[1] if missing else field[1] if field else None,
+            code="missing_required_parameter" if missing else "invalid_value",
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
         raise Refused(f"The body is not JSON: {wrong}") from None
