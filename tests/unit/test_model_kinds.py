@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import struct
 import sys
 import zipfile
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from own_estimator import OwnScaler
 from safetensors.numpy import save_file
 
 from leptonai import Pipeline
@@ -19,6 +21,8 @@ from leptonai.errors import InvalidRequest, NotFound
 from leptonai.serving import engines
 from leptonai.serving.kinds.recognising import recognise
 from leptonai.serving.model import ModelServer
+from leptonai.spec.artifacts import Artifact, ArtifactSpec
+from leptonai.spec.metadata import Metadata
 
 ROWS = np.random.default_rng(0).normal(size=(200, 3))
 LABELS = np.where(ROWS.sum(1) > 0, "yes", "no")
@@ -252,8 +256,6 @@ def test_trees_are_followed_only_as_long_as_they_lead_to_their_own_leaves(
 def test_types_that_nobody_trusts_are_refused_by_name_until_somebody_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from own_estimator import OwnScaler
-
     model = dumped(tmp_path, OwnScaler(factor=2.0))
     with pytest.raises(
         InvalidRequest, match=r"types that are not trusted: own_estimator\.OwnScaler"
@@ -261,6 +263,39 @@ def test_types_that_nobody_trusts_are_refused_by_name_until_somebody_does(
         served(model)
     monkeypatch.setenv("LEPTON_TRUSTED_TYPES", "own_estimator.OwnScaler")
     assert served(model).predict([[1.0]]).values == [[2.0]]
+
+
+class Workspace:
+    """Takes what is pushed, and keeps it."""
+
+    def __init__(self, shelf: Path) -> None:
+        self.trees = self.models = self
+        self.shelf = shelf
+
+    def push_sized(self, directory: Path) -> tuple[str, int]:
+        shutil.copytree(directory, self.shelf)
+        return "sha256:" + "0" * 64, 1
+
+    def register(self, name: str, spec: ArtifactSpec) -> Artifact:
+        return Artifact(metadata=Metadata(name=name, version=1), spec=spec)
+
+
+def test_a_model_of_another_library_is_registered_with_one_call(tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    from leptonai.training import register
+
+    estimator = LogisticRegression().fit(ROWS, LABELS)
+    workspace: Any = Workspace(tmp_path / "shelf")
+    made = register(estimator, "churn", metrics={"val_accuracy": 0.9}, client=workspace)
+    assert made is not None
+    assert (made.reference, made.spec.format) == ("churn@1", "scikit-learn")
+    assert made.spec.attributes["metrics"] == {"val_accuracy": 0.9}
+    answer = served(tmp_path / "shelf").predict(ROWS[:3].tolist())
+    assert answer.labels == estimator.predict(ROWS[:3]).tolist()
+    for wrong in (object(), OwnScaler()):
+        with pytest.raises(InvalidRequest, match=r"cannot be registered|are not trusted"):
+            register(wrong, "other", client=workspace)
 
 
 def test_a_classifier_without_probabilities_is_told_the_way_out(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from leptonai.errors import TooManyRequests
 from leptonai.serving.answers import JSON, Answer
 from leptonai.serving.app import client_of
 from leptonai.serving.bodies import read_body
@@ -18,6 +19,8 @@ from leptonai.serving.calls import ClientGone
 from leptonai.serving.language.refusals import Refused, refusal
 from leptonai.serving.responses import Receive, Scope, Send
 from leptonai.serving.streams import hung_up
+
+MAX_REQUESTS = 1_000  # that are read, wait or are answered; one more is answered 429
 
 Handle = Callable[[bytes, str, Send], Awaitable[Answer | None]]  # None: it has sent its answer
 
@@ -32,6 +35,7 @@ class Routes:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._created = int(time.time())
+        self._requests = 0
         self.handlers: dict[str, Handle] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,9 +63,20 @@ class Routes:
             raise Refused(f"there is no /v1{path} here; there is {known}", status=404)
         if method != "POST":
             raise _not_allowed(method, path)
+        if self._requests >= MAX_REQUESTS:
+            raise TooManyRequests(f"{self._requests} requests wait already; try again in a second")
+        self._requests += 1
+        try:
+            return await self._handled(handle, scope, receive, send)
+        finally:
+            self._requests -= 1
+
+    async def _handled(
+        self, handle: Handle, scope: Scope, receive: Receive, send: Send
+    ) -> Answer | None:
+        """What nobody waits for any more is not computed to its end."""
         fields = dict(scope["headers"])
         body = await read_body(fields, receive)
-        # What nobody waits for any more is not computed to its end.
         work = asyncio.ensure_future(handle(body, str(client_of(scope, fields)), send))
         gone = asyncio.ensure_future(hung_up(receive))
         try:
