@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 1_024  # inputs of one request
 
-Read = Callable[
-    [Any], Any
-]  # what the model takes; raises InvalidRequest: says which input is wrong
+# What the model takes, of the inputs of a request; raises InvalidRequest: says which is wrong.
+Read = Callable[[Any], Any]
 
 
 def reader_of(signature: "Signature", pipeline: "Pipeline | None") -> Read:

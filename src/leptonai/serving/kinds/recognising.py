@@ -38,7 +38,8 @@ _PROGRAMS = (".pt2",)  # its loader unpickles what is in it
 
 _SAVE_OTHERWISE = (
     "save it without: an estimator of scikit-learn with skops.io.dump, one of transformers with "
-    "save_pretrained, a torch model with torch.onnx.export or as a Lepton Model"
+    "save_pretrained, a torch model with torch.onnx.export or as a Lepton Model; for code of your "
+    "own `leptonai model create --format files` takes any files"
 )
 
 
