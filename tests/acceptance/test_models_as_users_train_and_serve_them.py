@@ -126,6 +126,26 @@ def test_a_table_becomes_a_version_that_two_workers_trained_and_an_endpoint_that
     assert (status, refused["error"]) == (422, "row 1: 'age' is 'old', and not an integer")
 
 
+def test_an_estimator_of_scikit_learn_is_registered_and_served_without_code(platform, tmp_path):
+    skops = pytest.importorskip("skops.io", reason="needs the extra serve-models: skops")
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    people = pl.DataFrame({"age": rng.integers(0, 99, 200), "income": rng.normal(size=200)})
+    estimator = LogisticRegression().fit(people, np.where(people["age"] > 50, "old", "young"))
+    (tmp_path / "model").mkdir()
+    skops.dump(estimator, tmp_path / "model" / "age.skops")
+    made = platform.cli("model", "create", "-n", "age", str(tmp_path / "model")).stdout
+    assert made == "age@1\n"
+    assert platform.answer("model", "get", "age", "-o", "json")["spec"]["format"] == "scikit-learn"
+    created = ("endpoint", "create", "-n", "age", "--model", "age", "--memory", "1GiB", "--wait")
+    url = platform.cli(*created).stdout.strip()
+    rows = [{"age": 90, "income": 0.5}, {"income": -1.0, "age": 3}]
+    status, answer = ask(f"{url}/predict", {"inputs": rows}, platform.token)
+    assert (status, answer["labels"]) == (200, ["old", "young"])
+    platform.cli("endpoint", "remove", "age")
+
+
 def test_a_job_that_fails_says_its_last_lines(client):
     poison = ROWS.copy()
     poison[50, 1] = np.nan  # not in the first batch that is looked at
