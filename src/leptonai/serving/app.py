@@ -200,7 +200,7 @@ class App:
             if route.is_direct:
                 result = encode(await route.call(**arguments))
                 return result if type(result) is Answer else await calls.begun(result)
-            client = client_of(scope, fields)
+            client = _client(scope, fields)
             return await calls.run(route, arguments, encode, client, receive)
         except asyncio.CancelledError:
             why = calls.cancelled(task)
@@ -249,7 +249,7 @@ class App:
         body = await read_body(fields, receive)
         request = call.read(body, fields)
 
-        client = client_of(scope, fields)
+        client = _client(scope, fields)
         task = self._calls.enter(time.perf_counter())
         try:
             answer: Answer = await self._calls.run(
@@ -326,7 +326,7 @@ def _documentation() -> Answer:
     return Answer(200, PAGE, b"text/html; charset=utf-8", PAGE_HEADERS)
 
 
-def client_of(scope: Scope, fields: Fields) -> bytes | str:
+def _client(scope: Scope, fields: Fields) -> bytes | str:
     """Whose turn it is in a batch: as the gateway says, else by address."""
     said = fields.get(CLIENT_HEADER) or fields.get(b"x-forwarded-for")
     if said:
