@@ -54,7 +54,8 @@ def patched_metadata(record: Record, patch: dict[str, Any]) -> Metadata:
     before = msgspec.to_builtins(Metadata(labels=record.labels, visibility=visibility))
     asked = dict(patch.get("metadata") or {})
     for field, value in asked.items():
-        fixed = {"id": record.id, "name": record.name, "owner": record.owner}
+        address = record.name if isinstance(record, Endpoint) else record.id
+        fixed = {"id": address, "name": record.name, "owner": record.owner}
         if field in fixed and value != fixed[field]:
             raise InvalidRequest(
                 f"metadata.{field}: cannot be changed", hint="Create a new one instead."

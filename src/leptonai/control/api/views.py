@@ -326,6 +326,22 @@ def node_view(node: Node, held: Iterable[Replica], shown: str) -> wire_nodes.Nod
     )
 
 
+def machine_view(node: Node) -> wire_nodes.Machine:
+    shown = node_view(node, (), "")
+    return wire_nodes.Machine(
+        metadata=shown.metadata,
+        status=wire_nodes.MachineStatus(
+            machine_id=node.id,
+            node_name=node.id,
+            provider=shown.spec.provider,
+            status=node.state,
+            private_ip=node.address,
+            hostname=shown.spec.hostname,
+            resource=shown.spec.resource,
+        ),
+    )
+
+
 def amounts_of(replicas: Iterable[Replica]) -> Mapping[str, float]:
     """Cores, MiB, bytes of disk and GPUs that they hold."""
     needs = [replica.program.needs for replica in replicas]
