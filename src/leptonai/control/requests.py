@@ -3,19 +3,18 @@
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
 from leptonai.control.api.context import World
+from leptonai.control.domains import check_domain
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.elasticity.policy import policy_of
-from leptonai.core.records import Endpoint, Model, Node, NodeState, Program, Secret
-from leptonai.core.routing import domain_owners
+from leptonai.core.records import Model, Node, NodeState, Program, Secret
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
 from leptonai.core.shapes import gpu_type_of, requested_by
-from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, Unsatisfiable
+from leptonai.errors import InvalidRequest, NotFound, Unsatisfiable
 from leptonai.ports.store import Query
 from leptonai.security.permissions import require, resource_of
 from leptonai.spec.artifacts import LATEST
@@ -46,9 +45,6 @@ MAX_PORTS = 16
 MAX_RUN_S = 10 * 366 * 86_400
 LATEST_TIME_S = 32_503_680_000  # the year 3000: a later time is one in milliseconds
 PRIORITIES = {"low": (1000, 3000), "mid": (4000, 6000), "high": (7000, 9000)}
-MAX_DOMAIN_CHARS = 253
-_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
-_DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})+")
 WORKSPACE_TOKEN = "WORKSPACE_TOKEN"  # noqa: S105 - the name of a reference, not a token
 
 
@@ -314,26 +310,8 @@ async def _check_gateway(
         )
     if not settings.domains:
         return
-    owners = domain_owners(await world.store.find(Endpoint, Query()))
     for host in settings.domains:
-        is_address = host.rpartition(".")[2].isdigit()
-        if len(host) > MAX_DOMAIN_CHARS or not _DOMAIN.fullmatch(host) or is_address:
-            raise InvalidRequest(
-                f"spec.gateway.domains: {host[:60]!r} is no host name",
-                hint='For example "models.example.org", without a scheme, port or path.',
-            )
-        owner = owners.get(host.lower())
-        if owner is not None and (owner.workspace, owner.name) != (workspace, name):
-            raise AlreadyExists(
-                f"spec.gateway.domains: {host} belongs to another endpoint",
-                hint="Choose another, or take it from that endpoint first.",
-            )
-        own = {urlsplit(url).hostname for url in (world.config.gateway_url, world.config.url)}
-        if host.lower().endswith(".localhost") or host.lower() in own:
-            raise InvalidRequest(
-                f"spec.gateway.domains: {host} is the platform's own",
-                hint="Every endpoint is at NAME.WORKSPACE.localhost anyway.",
-            )
+        await check_domain(world, "spec.gateway.domains", host, (workspace, "endpoint", name))
 
 
 def _check_seconds(field: str, value: int | None, most: int) -> None:

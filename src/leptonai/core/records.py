@@ -17,8 +17,12 @@ from leptonai.core.rollouts.values import Rollout
 from leptonai.spec.artifacts import ArtifactSpec
 from leptonai.spec.containers import EnvVar
 from leptonai.spec.endpoints import EndpointSpec, EndpointState
+from leptonai.spec.ingress import IngressSpec
 from leptonai.spec.jobs import JobSpec, JobState, JobStatus
+from leptonai.spec.reservations import ReservationSpec
 from leptonai.spec.runs import RunSpec, RunState
+from leptonai.spec.templates import TemplateSpec
+from leptonai.spec.workspace import Features
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -454,7 +458,71 @@ class Run(Record, tag="run", tag_field="kind", frozen=True, kw_only=True):
         return self.state is RunState.RUNNING and self.spec.job != ""
 
 
-AnyRecord = Replica | Job | Endpoint | Node | Secret | Token | Quota | Dataset | Model | Run
+class Ingress(Record, tag="ingress", tag_field="kind", frozen=True, kw_only=True):
+    """A domain and the endpoints that share its requests. Addressed by name."""
+
+    spec: IngressSpec
+
+    @property
+    def unique_key(self) -> str | None:
+        return self.name
+
+
+class Template(Record, tag="template", tag_field="kind", frozen=True, kw_only=True):
+    """A private one: public ones come with the platform. Addressed by name."""
+
+    spec: TemplateSpec
+
+    @property
+    def unique_key(self) -> str | None:
+        return self.name
+
+    @property
+    def live(self) -> bool:
+        return False
+
+
+class Reservation(Record, tag="reservation", tag_field="kind", frozen=True, kw_only=True):
+    """Nodes of a group that are kept for some users, for some time, once an admin approved."""
+
+    group: str
+    spec: ReservationSpec
+    decided: Literal["", "approved", "rejected"] = ""
+    nodes: tuple[str, ...] = ()  # that were chosen at the approval
+
+    @property
+    def parent(self) -> str:
+        return f"group/{self.group}"
+
+
+class Settings(Record, tag="settings", tag_field="kind", frozen=True, kw_only=True):
+    """Of a workspace: what an admin chose. There is at most one, with the id `SETTINGS_ID`."""
+
+    features: Features = field(default_factory=Features)
+
+    @property
+    def live(self) -> bool:
+        return False
+
+
+SETTINGS_ID = "settings"
+
+AnyRecord = (
+    Replica
+    | Job
+    | Endpoint
+    | Node
+    | Secret
+    | Token
+    | Quota
+    | Dataset
+    | Model
+    | Run
+    | Ingress
+    | Template
+    | Reservation
+    | Settings
+)
 
 
 class Severity(StrEnum):

@@ -1,0 +1,23 @@
+"""A template: a job, a pod or an endpoint with parameters that are still to be filled in."""
+
+from typing import Any, Literal
+
+from msgspec import field
+
+from leptonai.spec.metadata import Metadata, Wire
+
+WorkloadType = Literal["job", "pod", "deployment"]
+
+
+class TemplateSpec(Wire, frozen=True):
+    """`content` is the spec of the workload, in whose texts `{{name}}` stands for a parameter;
+    `json_schema` says which parameters there are, with their defaults."""
+
+    content: dict[str, Any] = field(default_factory=dict)
+    json_schema: dict[str, Any] | None = None
+    workload_type: WorkloadType = "job"
+
+
+class LeptonTemplate(Wire, frozen=True, omit_defaults=False):
+    metadata: Metadata
+    spec: TemplateSpec
