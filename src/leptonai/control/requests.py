@@ -11,10 +11,11 @@ from leptonai.control.domains import check_domain
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.elasticity.policy import policy_of
-from leptonai.core.records import Model, Node, NodeState, Program, Secret
+from leptonai.core.records import Model, Node, NodeState, Program, Reservation, Secret
+from leptonai.core.reservations import may_use, phase_of
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
 from leptonai.core.shapes import gpu_type_of, requested_by
-from leptonai.errors import InvalidRequest, NotFound, Unsatisfiable
+from leptonai.errors import Forbidden, InvalidRequest, NotFound, Unsatisfiable
 from leptonai.ports.store import Query
 from leptonai.security.permissions import require, resource_of
 from leptonai.spec.artifacts import LATEST
@@ -32,6 +33,7 @@ from leptonai.spec.endpoints import EndpointSpec
 from leptonai.spec.gateway import GatewaySettings
 from leptonai.spec.jobs import JobSpec
 from leptonai.spec.names import check_env_name, check_label
+from leptonai.spec.reservations import ReservationPhase
 
 MAX_ARGUMENTS = 4_096
 MAX_COMMAND_CHARS = 512 << 10
@@ -78,7 +80,8 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             )
     _check_seconds("spec.estimated_seconds", spec.estimated_seconds, MAX_RUN_S)
     _check_priority(spec.queue_config)
-    _check_storage(spec.mounts, spec.storage_attachments, spec.reservation_config)
+    _check_storage(spec.mounts, spec.storage_attachments)
+    await check_reservation(world, principal, workspace, spec.reservation_config)
     await _check_envs(world, principal, workspace, spec.envs or [])
     if spec.workdir is not None:
         await check_tree(world, spec.workdir, "spec.workdir")
@@ -118,7 +121,8 @@ async def checked_endpoint(
     _check_letting_in(spec)
     await _check_gateway(world, workspace, name, spec.gateway)
     _check_priority(spec.queue_config)
-    _check_storage(spec.mounts, spec.storage_attachments, spec.reservation_config)
+    _check_storage(spec.mounts, spec.storage_attachments)
+    await check_reservation(world, principal, workspace, spec.reservation_config)
     readiness = spec.health.readiness if spec.health else None
     if readiness and readiness.http and not re.fullmatch(r"/[!-~]{0,1000}", readiness.http.path):
         raise InvalidRequest(
@@ -237,7 +241,6 @@ def _check_priority(queue: QueueConfig | None) -> None:
 def _check_storage(
     mounts: Sequence[Mount] | None,
     attachments: Sequence[StorageAttachment] | None,
-    reservation: ReservationConfig | None,
 ) -> None:
     """What would change what runs is refused rather than ignored while it cannot be done."""
     if mounts:
@@ -250,10 +253,30 @@ def _check_storage(
             "spec.storage_attachments: this platform has no data sources to attach",
             hint="Register the files as a dataset.",
         )
-    if reservation and reservation.reservation_id:
+
+
+async def check_reservation(
+    world: World, principal: Principal, workspace: str, config: ReservationConfig | None
+) -> None:
+    """Refuse a reservation that there is not, that is over, or that is for others."""
+    id = config.reservation_id if config else None
+    if not id:
+        return
+    reservation = await world.store.get(Reservation, workspace, id)
+    if reservation is None:
         raise InvalidRequest(
-            "spec.reservation_config: this platform has no reservations",
-            hint="Leave it out; a priority class moves work forward in the queue.",
+            f"spec.reservation_config: there is no reservation {id[:100]!r}",
+            hint="`leptonai node reservations` shows them.",
+        )
+    if not may_use(reservation, workspace, principal.name):
+        raise Forbidden(
+            f"the reservation {id} is for others", hint="Ask its owner to have you added."
+        )
+    phase = phase_of(reservation, world.clock.now_ms(), ())
+    if phase in (ReservationPhase.REJECTED, ReservationPhase.EXPIRED):
+        raise InvalidRequest(
+            f"spec.reservation_config: the reservation {id} is {phase.lower()}",
+            hint="Leave it out, or ask for another: `leptonai node reserve`.",
         )
 
 

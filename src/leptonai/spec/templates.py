@@ -9,7 +9,7 @@ from leptonai.spec.metadata import Metadata, Wire
 WorkloadType = Literal["job", "pod", "deployment"]
 
 
-class TemplateSpec(Wire, frozen=True):
+class TemplateSpec(Wire, frozen=True, omit_defaults=False):
     """`content` is the spec of the workload, in whose texts `{{name}}` stands for a parameter;
     `json_schema` says which parameters there are, with their defaults."""
 
@@ -21,3 +21,11 @@ class TemplateSpec(Wire, frozen=True):
 class LeptonTemplate(Wire, frozen=True, omit_defaults=False):
     metadata: Metadata
     spec: TemplateSpec
+
+
+class RenderedTemplate(Wire, frozen=True, omit_defaults=False):
+    """A workload that can be sent as it is, once it has a name: the spec of a job, or of an
+    endpoint."""
+
+    metadata: Metadata
+    spec: dict[str, Any]

@@ -21,11 +21,11 @@ async def list_groups(call: Call) -> list[wire.DedicatedNodeGroup]:
 
 
 async def get_group(call: Call) -> wire.DedicatedNodeGroup:
-    return _group(call, call.path["group"], await _nodes_of_group(call))
+    return _group(call, call.path["group"], await nodes_of_group(call))
 
 
 async def list_nodes(call: Call) -> list[wire.Node]:
-    nodes = await _nodes_of_group(call)
+    nodes = await nodes_of_group(call)
     held: dict[str, list[Replica]] = {}
     for replica in await call.world.store.find(Replica, Query(live=True)):
         if replica.holds_capacity:
@@ -36,7 +36,7 @@ async def list_nodes(call: Call) -> list[wire.Node]:
 
 
 async def list_machines(call: Call) -> list[wire.Machine]:
-    return [machine_view(node) for node in await _nodes_of_group(call)]
+    return [machine_view(node) for node in await nodes_of_group(call)]
 
 
 async def list_shapes(call: Call) -> list[wire.Shape]:
@@ -55,7 +55,7 @@ def _group(call: Call, group: str, nodes: list[Node]) -> wire.DedicatedNodeGroup
     return group_view(group, members, call.world.config.workspaces)
 
 
-async def _nodes_of_group(call: Call) -> list[Node]:
+async def nodes_of_group(call: Call) -> list[Node]:
     group = call.path["group"]
     nodes = [node for node in await _nodes(call) if node.group == group]
     if not nodes:

@@ -11,9 +11,11 @@ from leptonai.control.api import (
     nodes,
     platform,
     quotas,
+    reservations,
     rollouts,
     runs,
     secrets,
+    templates,
     workspace,
 )
 from leptonai.control.api.routing import Route
@@ -23,9 +25,11 @@ ROUTES: tuple[Route, ...] = (
     *deployments.ROUTES,
     *rollouts.ROUTES,
     *ingress.ROUTES,
+    *templates.ROUTES,
     *logs.ROUTES,
     *workspace.ROUTES,
     *nodes.ROUTES,
+    *reservations.ROUTES,
     *quotas.ROUTES,
     *secrets.ROUTES,
     *artifacts.ROUTES,
