@@ -91,6 +91,19 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
+def difference(before: Any, after: Any) -> Any:
+    """The merge patch that makes `after` of `before`, neither of which holds a null."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return after
+    patch = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        if key not in before:
+            patch[key] = value
+        elif before[key] != value:
+            patch[key] = difference(before[key], value)
+    return patch
+
+
 def suggestion(word: str, known: list[str]) -> str:
     """A hint: the nearest of the known words, or all of them where none is near."""
     near = difflib.get_close_matches(word, known, n=1)

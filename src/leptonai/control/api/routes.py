@@ -8,6 +8,7 @@ from leptonai.control.api import (
     internal,
     jobs,
     logs,
+    newer_endpoints,
     nodes,
     platform,
     quotas,
@@ -23,6 +24,7 @@ from leptonai.control.api.routing import Route
 ROUTES: tuple[Route, ...] = (
     *jobs.ROUTES,
     *deployments.ROUTES,
+    *newer_endpoints.ROUTES,
     *rollouts.ROUTES,
     *ingress.ROUTES,
     *templates.ROUTES,

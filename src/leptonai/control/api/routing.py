@@ -119,7 +119,7 @@ class Call:
         value = codec.parse(await self._bounded_body())
         if self.route.patch and not isinstance(value, dict):
             raise InvalidRequest("the body: expected object", hint="Send a JSON merge patch.")
-        if _is_strict(self.header("prefer")):
+        if self.strict:
             codec.refuse_unknown_fields(self.route.body, value)
         else:
             value, self.ignored = codec.known_part(self.route.body, value)
@@ -129,6 +129,12 @@ class Call:
             if not isinstance(value.get(part) or {}, dict):
                 raise InvalidRequest(f"{part}: expected object", hint="Send a JSON merge patch.")
         return value
+
+    @property
+    def strict(self) -> bool:
+        """Whether a field that nobody knows is to be refused (RFC 7240)."""
+        preferred = self.header("prefer").split(",")
+        return STRICT in (part.strip().lower() for part in preferred)
 
     async def small_body(self) -> bytes:
         """A raw one, as it is."""
@@ -209,11 +215,6 @@ class Call:
                 raise _too_large()
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _is_strict(preference: str) -> bool:
-    """RFC 7240."""
-    return STRICT in (part.strip().lower() for part in preference.split(","))
 
 
 def ignored_warning(fields: list[str]) -> tuple[str, str]:

@@ -2,16 +2,24 @@
 
 import msgspec
 
+from leptonai.control.actions.settings import features_of, patch_features
 from leptonai.control.api.routing import Call, Route
 from leptonai.control.api.views import amounts_of
 from leptonai.core.access import Action, Resource
 from leptonai.core.records import Endpoint, Job, Node, Replica, Secret, Token
 from leptonai.core.resources import MIB, MILLIS
 from leptonai.core.shapes import shapes
+from leptonai.errors import InvalidRequest
 from leptonai.ports.store import Query
 from leptonai.security.permissions import may_read, require
 from leptonai.spec.jobs import JobState
-from leptonai.spec.workspace import QuotaAmount, ResourceQuota, Workloads, WorkspaceInfo
+from leptonai.spec.workspace import (
+    QuotaAmount,
+    ResourceQuota,
+    Workloads,
+    WorkspaceInfo,
+    WorkspacePatch,
+)
 
 TIER = "basic"
 NO_EXPIRY_MS = 253_402_300_799_000  # the year 9999: clients want a number
@@ -65,7 +73,17 @@ async def info(call: Call) -> WorkspaceInfo:
             ),
         ),
         supported_shapes={shape.name: shape for shape in shapes(nodes)},
+        features=await features_of(world, call.workspace),
     )
+
+
+async def patch(call: Call) -> WorkspaceInfo:
+    asked = await call.json()
+    features = asked.get("features") or {}
+    if not isinstance(features, dict):
+        raise InvalidRequest("features: expected object", hint='Send {"features": {…: true}}.')
+    await patch_features(call.world, call.principal, call.workspace, features)
+    return await info(call)
 
 
 async def list_tokens(call: Call) -> list[TokenInfo]:
@@ -102,6 +120,15 @@ ROUTES = (
         path="/workspace",
         handler=info,
         summary="The workspace: what it has, and what of it is used",
+        answer=WorkspaceInfo,
+    ),
+    Route(
+        method="PATCH",
+        path="/workspace",
+        handler=patch,
+        summary="Turn features of the workspace on and off",
+        body=WorkspacePatch,
+        patch=True,
         answer=WorkspaceInfo,
     ),
     Route(
