@@ -41,12 +41,10 @@ def rendered(spec: TemplateSpec, given: Mapping[str, Any]) -> JobSpec | Endpoint
     """
     values = _values(spec, given)
     content = _filled(spec.content, values, "spec.content")
-    kind = JobSpec if spec.workload_type == "job" else EndpointSpec
-    known, _ = codec.known_part(kind, content)
-    made = codec.convert(kind, known)
-    if isinstance(made, EndpointSpec) and spec.workload_type == "pod":
-        return msgspec.structs.replace(made, is_pod=True)
-    return made
+    if spec.workload_type == "job":
+        return codec.convert(JobSpec, codec.known_part(JobSpec, content)[0])
+    made = codec.convert(EndpointSpec, codec.known_part(EndpointSpec, content)[0])
+    return msgspec.structs.replace(made, is_pod=True) if spec.workload_type == "pod" else made
 
 
 def check_template(spec: TemplateSpec) -> None:

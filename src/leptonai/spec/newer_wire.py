@@ -34,7 +34,7 @@ _OF_ENDPOINT = {
     "routing_policy": "routing_policy",
 }
 _OF_COMPONENT = {"auto_scaler": "autoscaling"}
-_OURS = {theirs: ours for ours, theirs in {**_OF_ENDPOINT, **_OF_COMPONENT}.items()}
+_OURS: dict[str, str] = {theirs: ours for ours, theirs in {**_OF_ENDPOINT, **_OF_COMPONENT}.items()}
 _OF_METADATA = ("owner", "created_by", "last_modified_at", "last_modified_by", "visibility")
 
 Json = dict[str, Any]
@@ -85,7 +85,7 @@ def deployment_of_endpoint(endpoint: Json) -> Json:
         )
     container: Json = {}
     resources: Json = {}
-    made = {_OURS.get(key, key): value for key, value in spec.items()}
+    made: Json = {_OURS.get(key, key): value for key, value in spec.items()}
     for key, value in components[0].items():
         if key in ("name", "frontend"):
             continue

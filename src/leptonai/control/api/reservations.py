@@ -9,7 +9,7 @@ from leptonai.control.actions.reservations import (
 from leptonai.control.api.nodes import nodes_of_group
 from leptonai.control.api.routing import Call, Route
 from leptonai.control.api.views import metadata_of
-from leptonai.core.records import Endpoint, Job, Replica, Reservation
+from leptonai.core.records import Endpoint, Job, OwnerKind, Replica, Reservation
 from leptonai.core.reservations import phase_of
 from leptonai.ports.store import Query
 from leptonai.security.permissions import may_read
@@ -91,8 +91,12 @@ async def _strangers(call: Call, reservation: Reservation) -> set[str]:
     for replica in await store.find(Replica, Query(live=True)):
         if replica.node not in reservation.nodes or not replica.holds_capacity:
             continue
-        kind = Job if replica.owner_kind == "job" else Endpoint
-        owner: Job | Endpoint | None = await store.get(kind, replica.workspace, replica.owner_id)
+        key = replica.workspace, replica.owner_id
+        owner: Job | Endpoint | None
+        if replica.owner_kind is OwnerKind.JOB:
+            owner = await store.get(Job, *key)
+        else:
+            owner = await store.get(Endpoint, *key)
         config = owner.spec.reservation_config if owner else None
         same = replica.workspace == reservation.workspace
         if config is None or not same or config.reservation_id != reservation.id:
