@@ -68,6 +68,13 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             f"spec.min_workers: {spec.min_workers} is more than completions, {spec.workers}",
             hint="Raise completions, or lower min_workers.",
         )
+    segment = spec.segment_config.count_per_segment if spec.segment_config else 1
+    if segment < 1 or spec.workers % segment:
+        raise InvalidRequest(
+            f"spec.segment_config.count_per_segment: {segment} does not divide "
+            f"{spec.workers} workers",
+            hint="Every segment has the same number of workers.",
+        )
     _check_seconds("spec.ttl_seconds_after_finished", spec.ttl_seconds_after_finished, MAX_TTL_S)
     if spec.time_schedule:
         _check_seconds("spec.time_schedule.start_at", spec.time_schedule.start_at, LATEST_TIME_S)

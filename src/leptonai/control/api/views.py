@@ -272,7 +272,8 @@ def group_view(
             desired_nodes=len(nodes),
         ),
         status=wire_nodes.NodeGroupStatus(
-            ready_nodes=sum(node.state is NodeState.READY for node in nodes)
+            ready_nodes=sum(node.state is NodeState.READY for node in nodes),
+            quota_enabled=True,  # without it, clients send no priorities
         ),
     )
 
