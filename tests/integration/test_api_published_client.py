@@ -1,7 +1,11 @@
 """What the published client sends and needs, told as the requests that it makes."""
 
+import re
+
+import msgspec
 import pytest
 from api_world import with_api
+from published_calls import CALLS, Maybe
 
 JOB = {"metadata": {"id": "j"}, "spec": {"container": {"command": ["true"]}}}
 LENIENT = {"prefer": ""}
@@ -84,3 +88,105 @@ async def test_beyond_the_last_page_there_is_nothing(api):
         for page in (1, 2, 3, 100)
     ]
     assert pages == [2, 1, 0, 0]
+
+
+@with_api
+async def test_every_recorded_call_finds_what_the_client_needs(api):
+    known = {}
+    for call in CALLS:
+        api.clock.at_ms += 1000
+        sent = msgspec.json.encode(call.body).decode() if call.body is not None else None
+        path = filled(call.path, known)
+        content = filled(sent, known) if sent else None
+        answer = await api.call(call.method, path, content=content, headers=LENIENT)
+        assert answer.status_code == call.status, f"{call}\n{answer.text}"
+        assert "warning" not in answer.headers, answer.headers["warning"]
+        if call.shape is not None:
+            wrong = misfits(answer.json(), call.shape)
+            assert wrong == [], f"lep {call.command}: {call.method} {path}: {wrong}"
+        made = call.method == "POST" and call.status == 200
+        if made and call.path in ("/jobs", "/ingress"):
+            known.setdefault(call.path, answer.json()["metadata"].get("id"))
+
+
+def filled(text, known):
+    return text.replace("{job}", known.get("/jobs") or "").replace(
+        "{ingress}", known.get("/ingress") or ""
+    )
+
+
+def misfits(value, shape, path="$"):
+    """Where a value has not the shape."""
+    if isinstance(shape, Maybe):
+        return [] if value is None else misfits(value, shape.shape, path)
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return [f"{path} is no object"]
+        return [
+            wrong
+            for key, each in shape.items()
+            for wrong in misfits(value.get(key), each, f"{path}.{key}")
+        ]
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return [f"{path} is no list"]
+        if not shape:
+            return [f"{path} is not empty"] if value else []
+        return [
+            wrong
+            for at, item in enumerate(value)
+            for wrong in misfits(item, shape[0], f"{path}[{at}]")
+        ]
+    if isinstance(shape, set):
+        return [] if value in shape else [f"{path} is {value!r}"]
+    if isinstance(value, bool) and shape is not bool:
+        return [f"{path} is {value!r}"]
+    return [] if isinstance(value, shape) else [f"{path} is {value!r}"]
+
+
+# --- what decides whether the client works at all ------------------------------------------------
+
+
+@with_api
+async def test_without_a_token_there_is_an_answer_in_json(api):
+    for path in ("", "/workspace", "/jobs"):
+        answer = await api.call("GET", path, who="")
+        assert answer.status_code == 401
+        assert set(answer.json()) >= {"code", "message"}
+
+
+@with_api
+async def test_the_bare_url_answers_in_json(api):
+    answer = await api.call("GET", "")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["display_name"] == "ws"
+
+
+@with_api
+async def test_a_jobs_id_is_the_servers_and_an_endpoints_is_its_name(api):
+    made = (await api.call("POST", "/jobs", json=JOB)).json()["metadata"]
+    assert made["name"] == "j"
+    assert made["id"].startswith("j-") and len(made["id"]) == len("j-") + 4
+    body = {"metadata": {"id": "e"}, "spec": JOB["spec"]}
+    made = (await api.call("POST", "/deployments", json=body)).json()["metadata"]
+    assert made["id"] == made["name"] == "e"
+
+
+@with_api
+async def test_an_image_is_taken_although_no_container_runs(api):
+    image = {"image": "nvcr.io/nvidia/pytorch:25.08-py3", "command": ["true"]}
+    made = await api.call("POST", "/jobs", json=a_job_with(container=image))
+    assert made.json()["spec"]["container"]["image"] == image["image"]
+
+
+@with_api
+async def test_no_error_holds_what_a_terminal_client_takes_for_markup(api):
+    for name in ("[/red]", "[bold]", "a[b]c", "[[x]]", "[/]"):
+        bad = a_job_with(resource_shape=name)
+        for answer in (
+            await api.call("POST", "/jobs", json=bad),
+            await api.call("GET", f"/jobs/{name.replace('/', '')}"),
+            await api.call("GET", f"/jobs?job_query_mode={name}"),
+        ):
+            assert answer.status_code in (400, 404)
+            assert not re.search(r"\[[a-z/@#]", answer.text), answer.text
