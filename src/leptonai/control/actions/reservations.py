@@ -93,7 +93,7 @@ async def decide_reservation(
             return await put(world, rejected)
         # Whoever approves another one at the same time, for the same nodes, is overtaken or
         # overtakes: each approval writes every other reservation of the group again.
-        others = await _of_group(world, workspace, group)
+        others = await _of_group(world, group)
         nodes = await _choose(world, reservation, others, verdict)
         approved = replace(
             reservation,
@@ -103,7 +103,7 @@ async def decide_reservation(
             modified_at_ms=now_ms,
         )
         written = await world.commit(
-            Put(approved), *(Put(each) for each in others if each.id != id)
+            Put(approved), *(Put(each) for each in others if each != reservation)
         )
         assert isinstance(written[0], Reservation)
         return written[0]
@@ -135,9 +135,9 @@ async def find_reservation(
     return found
 
 
-async def _of_group(world: World, workspace: str, group: str) -> list[Reservation]:
-    query = Query(workspace=workspace, parent=f"group/{group}")
-    return await world.store.find(Reservation, query)
+async def _of_group(world: World, group: str) -> list[Reservation]:
+    """Of all workspaces: they share the nodes."""
+    return await world.store.find(Reservation, Query(parent=f"group/{group}"))
 
 
 async def _choose(
@@ -146,8 +146,7 @@ async def _choose(
     replicas = await world.store.find(Replica, Query(live=True))
     held = Counter(each.node for each in replicas if each.holds_capacity)
     nodes = await world.store.find(Node, Query())
-    elsewhere = await world.store.find(Reservation, Query())  # nodes are all workspaces' own
-    free = free_nodes(reservation, nodes, elsewhere, held)
+    free = free_nodes(reservation, nodes, others, held)
     if verdict.nodes:
         for node in verdict.nodes:
             if node not in free:
