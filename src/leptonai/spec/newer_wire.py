@@ -94,7 +94,7 @@ def deployment_of_endpoint(endpoint: Json) -> Json:
         elif key in _RESOURCES:
             resources[key] = value
         else:
-            made[_OURS.get(key, key)] = value
+            made[_OURS.get(key) or key] = value
     made |= {"container": container, "resource_requirement": resources}
     return {"metadata": metadata, "spec": made}
 
