@@ -92,7 +92,17 @@ def test_a_job_from_its_first_line_to_its_removal(lep: Lep) -> None:
 
 def test_a_gang_is_stopped_and_started_again(lep: Lep) -> None:
     command = "echo $LEPTON_JOB_WORKER_INDEX:$MASTER_ADDR:$WORLD_SIZE; sleep 600"
-    options = ("-w", "2", "-ng", "local", "-qp", "high-8000", "-cbp", "--intra-job-communication", "true")
+    options = (
+        "-w",
+        "2",
+        "-ng",
+        "local",
+        "-qp",
+        "high-8000",
+        "-cbp",
+        "--intra-job-communication",
+        "true",
+    )
     id = submit(lep, "gang", command, *options)
     lep.until("Running", "job", "get", "-i", id)
     job = lep.answer("job", "get", "-i", id)

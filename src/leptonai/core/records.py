@@ -458,6 +458,39 @@ class Run(Record, tag="run", tag_field="kind", frozen=True, kw_only=True):
         return self.state is RunState.RUNNING and self.spec.job != ""
 
 
+# --- what workloads share ------------------------------------------------------------------------
+
+
+class Named(Record, frozen=True, kw_only=True):
+    """Something small that users address by its name; nothing has to be done with it."""
+
+    @property
+    def unique_key(self) -> str | None:
+        return self.name
+
+    @property
+    def live(self) -> bool:
+        return False
+
+
+class KeySpace(Named, tag="keyspace", tag_field="kind", frozen=True, kw_only=True):
+    """Holds values by key; they are beside the records (`ports.values`)."""
+
+
+class MessageQueue(Named, tag="queue", tag_field="kind", frozen=True, kw_only=True):
+    """Holds messages in their order; they are beside the records (`ports.messages`)."""
+
+
+class StoredObject(Named, tag="object", tag_field="kind", frozen=True, kw_only=True):
+    """A file under a name of the user's choice, `BUCKET/KEY`."""
+
+    digest: str
+    size_bytes: int
+
+
+# --- what is chosen for a workspace --------------------------------------------------------------
+
+
 class Ingress(Record, tag="ingress", tag_field="kind", frozen=True, kw_only=True):
     """A domain and the endpoints that share its requests. Addressed by name."""
 
@@ -468,18 +501,10 @@ class Ingress(Record, tag="ingress", tag_field="kind", frozen=True, kw_only=True
         return self.name
 
 
-class Template(Record, tag="template", tag_field="kind", frozen=True, kw_only=True):
-    """A private one: public ones come with the platform. Addressed by name."""
+class Template(Named, tag="template", tag_field="kind", frozen=True, kw_only=True):
+    """A private one: public ones come with the platform."""
 
     spec: TemplateSpec
-
-    @property
-    def unique_key(self) -> str | None:
-        return self.name
-
-    @property
-    def live(self) -> bool:
-        return False
 
 
 class Reservation(Record, tag="reservation", tag_field="kind", frozen=True, kw_only=True):
@@ -518,6 +543,9 @@ AnyRecord = (
     | Dataset
     | Model
     | Run
+    | KeySpace
+    | MessageQueue
+    | StoredObject
     | Ingress
     | Template
     | Reservation

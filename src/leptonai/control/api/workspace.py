@@ -2,11 +2,21 @@
 
 import msgspec
 
+from leptonai.control.actions.photons import list_photons
 from leptonai.control.actions.settings import features_of, patch_features
 from leptonai.control.api.routing import Call, Route
 from leptonai.control.api.views import amounts_of
 from leptonai.core.access import Action, Resource
-from leptonai.core.records import Endpoint, Job, Node, Replica, Secret, Token
+from leptonai.core.records import (
+    Endpoint,
+    Job,
+    KeySpace,
+    MessageQueue,
+    Node,
+    Replica,
+    Secret,
+    Token,
+)
 from leptonai.core.resources import MIB, MILLIS
 from leptonai.core.shapes import shapes
 from leptonai.errors import InvalidRequest
@@ -16,6 +26,8 @@ from leptonai.spec.jobs import JobState
 from leptonai.spec.workspace import (
     QuotaAmount,
     ResourceQuota,
+    ServiceAmount,
+    ServiceQuota,
     Workloads,
     WorkspaceInfo,
     WorkspacePatch,
@@ -61,6 +73,13 @@ async def info(call: Call) -> WorkspaceInfo:
             num_pods=sum(bool(each.spec.is_pod) for each in endpoints),
             num_jobs=await store.count(Job, jobs),
             num_secrets=await store.count(Secret, here),
+            num_photons=len(await list_photons(world, call.principal, call.workspace)),
+        ),
+        service_quota=ServiceQuota(
+            used=ServiceAmount(
+                kv_store_num=await store.count(KeySpace, here),
+                queue_num=await store.count(MessageQueue, here),
+            )
         ),
         resource_quota=ResourceQuota(
             limit=QuotaAmount(
