@@ -1,5 +1,6 @@
 """What becomes of a template."""
 
+import contextlib
 import shlex
 from typing import Any
 
@@ -91,10 +92,15 @@ def test_a_wrong_parameter_is_refused(
         (command("{{x}}"), {}, "names a parameter 'x'"),
         ({"container": 3}, {}, "container: expected object"),
         ({}, {"a b": {}}, "is no parameter"),
-        ({}, {"a": {"type": "list"}}, "there is no 'list'"),
+        ({}, {"a": {"type": "list"}}, "type: 'list' is not possible"),
         ({}, {"a": {"pattern": "(a+)+"}}, "'pattern' is not read"),
         ({}, {"a": {"type": "integer", "default": "x"}}, "a: expected integer"),
         ({"completions": "{{a}}"}, {"a": {}}, "completions: expected int"),
+        ({}, {"a": {"minimum": "1"}}, "minimum: '1' is not possible"),
+        ({}, {"a": {"maxLength": True}}, "maxLength"),
+        ({}, {"a": {"enum": 3}}, "enum"),
+        ({}, {"a": {"description": 3}}, "description"),
+        ({}, {"a": 3}, "is no parameter"),
     ],
 )
 def test_a_template_that_nobody_could_render_is_refused(
@@ -124,3 +130,56 @@ def test_the_public_templates() -> None:
         "torchrun": "job",
         "vllm": "deployment",
     }
+
+
+@pytest.mark.parametrize("required", [3, "run", [3], ["nothing"], [["run"]]])
+def test_what_is_required_names_parameters(required: Any) -> None:
+    spec = msgspec.convert(
+        {"content": {"a": 1}, "json_schema": {"properties": {}, "required": required}}, TemplateSpec
+    )
+    with pytest.raises(InvalidRequest, match="required"):
+        check_template(spec)
+
+
+def test_a_template_cannot_become_huge() -> None:
+    spec = a_template(command("{{a}}" * 100_000), a={})
+    with pytest.raises(InvalidRequest, match="too large"):
+        rendered(spec, {"a": "x" * 60_000})
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(-2, 2)
+    | st.text("a{}|q", max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner),
+    max_leaves=10,
+)
+schemas = st.fixed_dictionaries(
+    {},
+    optional={
+        "properties": st.dictionaries(
+            st.sampled_from(["a", "b", "a b"]),
+            st.dictionaries(
+                st.sampled_from(["type", "default", "enum", "minimum", "maximum", "maxLength"]),
+                json_values | st.sampled_from(["integer", "number", "string", "boolean"]),
+            )
+            | json_values,
+        )
+        | json_values,
+        "required": st.lists(st.sampled_from(["a", "b"])) | json_values,
+    },
+)
+
+
+@given(st.dictionaries(st.sampled_from(["container", "x"]), json_values), schemas, json_values)
+def test_any_template_is_either_refused_or_can_be_rendered(content, schema, value) -> None:
+    spec = TemplateSpec(content=content, json_schema=schema)
+    try:
+        check_template(spec)
+    except InvalidRequest:
+        return
+    properties = schema.get("properties") or {}
+    with contextlib.suppress(InvalidRequest):
+        rendered(spec, dict.fromkeys(properties, value))

@@ -20,7 +20,7 @@ from leptonai.spec.templates import TemplateSpec
 
 MAX_PARAMETERS = 100
 MAX_VALUE_CHARS = 64 << 10
-MAX_TEXT_CHARS = 512 << 10  # of one text, once it is filled in
+MAX_FILLED_CHARS = 1 << 20  # that are put in place of all `{{name}}` together
 
 _PLACE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*(\|\s*quote\s*)?\}\}")
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -40,7 +40,7 @@ def rendered(spec: TemplateSpec, given: Mapping[str, Any]) -> JobSpec | Endpoint
         InvalidRequest: a parameter is missing, unknown or wrong, or what comes of it is no spec.
     """
     values = _values(spec, given)
-    content = _filled(spec.content, values, "spec.content")
+    content = _Filling(values).of(spec.content)
     if spec.workload_type == "job":
         return codec.convert(JobSpec, codec.known_part(JobSpec, content)[0])
     made = codec.convert(EndpointSpec, codec.known_part(EndpointSpec, content)[0])
@@ -62,13 +62,19 @@ def check_template(spec: TemplateSpec) -> None:
                 f"{where}: {strange[0][:60]!r} is not read here",
                 hint=f"A parameter says {', '.join(sorted(_KNOWN))}.",
             )
-        if schema.get("type", "string") not in _KINDS:
-            raise InvalidRequest(
-                f"{where}.type: there is no {str(schema.get('type'))[:60]!r}",
-                hint=f"Use one of {', '.join(_KINDS)}.",
-            )
+        for word, value in schema.items():
+            if not _fits(word, value):
+                raise InvalidRequest(
+                    f"{where}.{word}: {str(value)[:60]!r} is not possible there",
+                    hint=f"Types are {', '.join(_KINDS)}; bounds are numbers, an enum is a list.",
+                )
         if "default" in schema:
             _checked(name, schema, schema["default"])
+    required = (spec.json_schema or {}).get("required") or []
+    if not isinstance(required, list) or not all(each in parameters for each in map(str, required)):
+        raise InvalidRequest(
+            "spec.json_schema.required: names no parameters", hint="List names of properties."
+        )
     used = _used(spec.content)
     unknown = sorted(used - set(parameters))
     if unknown:
@@ -77,6 +83,18 @@ def check_template(spec: TemplateSpec) -> None:
             hint="Describe it under json_schema.properties.",
         )
     rendered(spec, {name: _example(schema) for name, schema in parameters.items()})
+
+
+def _fits(word: str, value: Any) -> bool:
+    if word == "type":
+        return isinstance(value, str) and value in _KINDS
+    if word in ("minimum", "maximum"):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if word == "maxLength":
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if word == "enum":
+        return isinstance(value, list) and all(isinstance(e, str | int | float) for e in value)
+    return word == "default" or isinstance(value, str)
 
 
 def _values(spec: TemplateSpec, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,40 +161,54 @@ def _checked(name: str, schema: Mapping[str, Any], value: Any) -> Any:
 def _example(schema: Mapping[str, Any]) -> Any:
     if schema.get("default") is not None:
         return schema["default"]
-    allowed = schema.get("enum")
-    if isinstance(allowed, list) and allowed:
-        return allowed[0]
-    return (
-        {"string": "x", "integer": 1, "number": 1.0, "boolean": True}[
-            str(schema.get("type", "string"))
-        ]
-        if schema.get("minimum") is None
-        else schema["minimum"]
-    )
+    if schema.get("enum"):
+        return schema["enum"][0]
+    kind = schema.get("type", "string")
+    if kind in ("integer", "number"):
+        bounds = [schema[each] for each in ("minimum", "maximum") if schema.get(each) is not None]
+        return bounds[0] if bounds else 1
+    return True if kind == "boolean" else "x"
 
 
-def _filled(value: Any, values: Mapping[str, Any], path: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _filled(each, values, f"{path}.{key}") for key, each in value.items()}
-    if isinstance(value, list):
-        return [_filled(each, values, f"{path}[{at}]") for at, each in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-    whole = _PLACE.fullmatch(value)
-    if whole and not whole[2] and whole[1] in values:
-        return values[whole[1]]
-    text = _PLACE.sub(lambda found: _text(found, values), value)
-    if len(text) > MAX_TEXT_CHARS:
-        raise InvalidRequest(f"{path}: is too long", hint=f"At most {MAX_TEXT_CHARS} characters.")
-    return text
+class _Filling:
+    """Fills values in, within a bound: a place is a few characters, and its value may be many."""
 
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+        self._left = MAX_FILLED_CHARS
 
-def _text(found: re.Match[str], values: Mapping[str, Any]) -> str:
-    if found[1] not in values:  # not ours: another language's braces
-        return found[0]
-    value = values[found[1]]
-    text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    return shlex.quote(text) if found[2] else text
+    def of(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self.of(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self.of(each) for each in value]
+        if not isinstance(value, str):
+            return value
+        whole = _PLACE.fullmatch(value)
+        if whole and not whole[2] and whole[1] in self._values:
+            found = self._values[whole[1]]
+            self._spend(found)
+            return found
+        return _PLACE.sub(self._text, value)
+
+    def _text(self, found: re.Match[str]) -> str:
+        if found[1] not in self._values:  # not ours: another language's braces
+            return found[0]
+        value = self._values[found[1]]
+        self._spend(value)
+        if value is None:
+            text = ""
+        else:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+        return shlex.quote(text) if found[2] else text
+
+    def _spend(self, value: Any) -> None:
+        self._left -= len(value) if isinstance(value, str) else 1
+        if self._left < 0:
+            raise InvalidRequest(
+                "the template becomes too large with these values",
+                hint=f"At most {MAX_FILLED_CHARS} characters are filled in; put more into a file.",
+            )
 
 
 def _used(value: Any) -> set[str]:
