@@ -70,6 +70,9 @@ def test_what_an_ingress_says_of_balancing_gives_way_to_the_endpoint_itself() ->
     made = {each.name: each for each in table([an_endpoint("a"), own], [ingress]).routes}
     assert made["a"].balance.by is BalanceBy.ADDRESS
     assert made["b"].balance.by is BalanceBy.LEAST_OUTSTANDING
+    strangers = msgspec.structs.replace(ingress, owner="eve")
+    (route,) = table([an_endpoint("a")], [strangers]).routes
+    assert route.balance.by is BalanceBy.LEAST_OUTSTANDING
 
 
 @pytest.mark.parametrize(

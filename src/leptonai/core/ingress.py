@@ -56,15 +56,18 @@ def host_of(ingress: Ingress, endpoints: Mapping[tuple[str, str], Endpoint]) -> 
     )
 
 
-def balance_wishes(ingresses: Iterable[Ingress]) -> dict[tuple[str, str], LoadBalance]:
+def balance_wishes(
+    ingresses: Iterable[Ingress], endpoints: Mapping[tuple[str, str], Endpoint]
+) -> dict[tuple[str, str], LoadBalance]:
     """How ingresses would have the replicas of an endpoint chosen, by workspace and name; of
-    several that say so, who was made first."""
+    several that say so, who was made first. Only its owner has a say in an endpoint."""
     wishes: dict[tuple[str, str], LoadBalance] = {}
     for ingress in sorted(ingresses, key=lambda each: (each.created_at_ms, each.id)):
         for share in ingress.spec.endpoints or ():
-            if share.load_balance_config is not None:
-                key = (ingress.workspace, share.deployment or "")
-                wishes.setdefault(key, share.load_balance_config)
+            key = (ingress.workspace, share.deployment or "")
+            endpoint, wish = endpoints.get(key), share.load_balance_config
+            if wish is not None and endpoint is not None and endpoint.owner == ingress.owner:
+                wishes.setdefault(key, wish)
     return wishes
 
 

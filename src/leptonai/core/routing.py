@@ -148,7 +148,7 @@ def route_table(
     """
     endpoints, ingresses = list(endpoints), list(ingresses)
     named = {(endpoint.workspace, endpoint.name): endpoint for endpoint in endpoints}
-    wishes = balance_wishes(ingresses)
+    wishes = balance_wishes(ingresses, named)
     domains: dict[str, list[str]] = {}
     hosts: list[Host] = []
     for domain, owner in sorted(domain_owners(endpoints, ingresses).items()):

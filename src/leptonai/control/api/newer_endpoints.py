@@ -8,11 +8,13 @@ import msgspec
 
 from leptonai.control.actions.endpoints import (
     delete_endpoint,
+    find_endpoint,
     patch_endpoint,
     restart_endpoint,
 )
 from leptonai.control.actions.settings import features_of
 from leptonai.control.api import deployments
+from leptonai.control.api.logs import FOLLOW
 from leptonai.control.api.routing import TEXT, Call, Parameter, Route
 from leptonai.control.api.views import endpoint_view
 from leptonai.core.records import Endpoint
@@ -127,9 +129,7 @@ def _same(wire_: Wire, handler: Handler) -> Handler:
 
 async def _endpoint(call: Call, wire_: Wire) -> Endpoint:
     await _require_feature(call)
-    found = await deployments.find_endpoint(
-        call.world, call.principal, call.workspace, call.path["name"]
-    )
+    found = await find_endpoint(call.world, call.principal, call.workspace, call.path["name"])
     if bool(found.spec.is_pod) is not wire_.pods:
         raise NotFound(
             f"there is no {'pod' if wire_.pods else 'endpoint'} {found.name!r}",
@@ -223,7 +223,7 @@ def _routes(wire_: Wire, what: str) -> tuple[Route, ...]:
             path=one + "/replicas/{replica}/log",
             handler=_same(wire_, deployments.replica_log),
             summary=f"A replica's output, of a {what} on the newer wire",
-            query=(deployments.FOLLOW,),
+            query=(FOLLOW,),
             media=TEXT,
         ),
         Route(
