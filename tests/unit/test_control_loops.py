@@ -16,6 +16,7 @@ from leptonai.core.records import (
     ARCHIVE_KEPT_S,
     DEFAULT_TTL_S,
     MAX_TERMINATIONS,
+    RESERVATION_KEPT_S,
     SERVER_KEPT_S,
     Endpoint,
     Job,
@@ -210,6 +211,18 @@ def test_a_reservation_that_is_removed_or_to_come_keeps_nobody_out():
         await world.store.commit(Delete(held))
         await asyncio.sleep(MINUTE_S)
         assert (await world.job("late")).state is JobState.COMPLETED
+
+    in_world(story)
+
+
+def test_a_reservation_is_forgotten_a_while_after_its_end():
+    async def story(world: World) -> None:
+        now_s = world.clock.now_ms() // 1000
+        await world.store.commit(Put(a_reservation("n1", now_s, now_s + 600)))
+        await world.later(RESERVATION_KEPT_S)
+        assert await world.store.count(Reservation, Query()) == 1
+        await world.later(600)
+        assert await world.store.count(Reservation, Query()) == 0
 
     in_world(story)
 

@@ -519,6 +519,17 @@ class Reservation(Record, tag="reservation", tag_field="kind", frozen=True, kw_o
     def parent(self) -> str:
         return f"group/{self.group}"
 
+    @property
+    def due_at_ms(self) -> int | None:
+        """When it is to be removed: a while after its end, if it has one."""
+        rule = self.spec.time_rule
+        if rule is None or rule.end_timestamp is None:
+            return None
+        return 1000 * (rule.end_timestamp + RESERVATION_KEPT_S)
+
+
+RESERVATION_KEPT_S = 30 * 86_400  # after its end
+
 
 class Settings(Record, tag="settings", tag_field="kind", frozen=True, kw_only=True):
     """Of a workspace: what an admin chose. There is at most one, with the id `SETTINGS_ID`."""
