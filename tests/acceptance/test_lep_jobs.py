@@ -115,9 +115,9 @@ def test_a_gang_is_stopped_and_started_again(lep: Lep) -> None:
     lep.until("Running", "job", "get", "-i", id)
     history = lep.answer("job", "get", "-i", id)["status"]["job_history"]
     assert [each["state"] for each in history] == ["Stopped"]
-    lep("job", "stop-all", "-u", "admin", "-n", "gang", stdin="y\n")
+    lep("job", "stop-all", "-u", "admin", "-n", "gang", stdin="1\n")
     lep.until("Stopped", "job", "get", "-i", id)
-    lep("job", "remove-all", "-u", "admin", "-n", "gang", stdin="y\n")
+    lep("job", "remove-all", "-u", "admin", "-n", "gang", stdin="1\n")
     assert "No job found" in lep("job", "get", "-n", "gang", code=1)
 
 
