@@ -59,7 +59,7 @@ def test_an_endpoint_from_its_making_to_its_removal(lep: Lep, wire: str) -> None
     lep("endpoint", "update", "-n", name, "-r", "1")
     lep("endpoint", "restart", "-n", name)
     lep("endpoint", "stop", "-n", name)
-    lep.until("Stopped", "endpoint", "status", "-n", name)
+    lep.until('"phase": "Stopped"', "endpoint", "get", "-n", name)
     assert "No action taken" in lep("endpoint", "stop", "-n", name)
     lep("endpoint", "update", "-n", name, "--min-replicas", "1")
     lep.until("Ready", "endpoint", "status", "-n", name)
