@@ -54,7 +54,7 @@ class WorkspaceInfo(Wire, frozen=True, omit_defaults=False):
     workspace_disk_usage_bytes: int
     workloads: Workloads
     resource_quota: ResourceQuota
-    service_quota: ServiceQuota
+    service_quota: ServiceQuota = ServiceQuota(used=ServiceAmount(kv_store_num=0, queue_num=0))
     supported_shapes: dict[str, ShapeSpec] = field(default_factory=dict)
     features: Features = field(default_factory=Features)
 
