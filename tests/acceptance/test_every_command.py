@@ -13,6 +13,7 @@ from leptonai.testing.platform import RunningPlatform
 AT_ONCE = 3
 # Those that change the platform itself are tested where their effects are.
 ELSEWHERE = {"up", "down"}
+NEVER_EMPTY = {"node list", "template list"}
 ANSWERS = {  # what each answers with -o json, once there is one of everything
     "status": dict,
     "doctor": list,
@@ -20,6 +21,15 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "workspace current": dict,
     "node list": list,
     "node shapes": list,
+    "node reservations": list,
+    "node reserve -n again --for 1h": dict,
+    "ingress list": list,
+    "ingress get site": dict,
+    "ingress share site files:1": dict,
+    "template list": list,
+    "template get torchrun": dict,
+    "template render torchrun run=x": dict,
+    "workspace set --feature secure-endpoint-defaults --no-feature new-deployment-api": dict,
     "quota list": list,
     "secret list": list,
     "job list": list,
@@ -85,6 +95,23 @@ MISTAKES = [  # each fails, and says so in two lines
     "photon remove nope",
     "photon remove net",
     "endpoint create -n files --command true",
+    "node reserve -n Wrong_Name",
+    "node reserve -n x --nodes 9",
+    "node approve nope",
+    "node reject nope",
+    "node unreserve nope",
+    "ingress create nohost",
+    "ingress create site.example.org files:1",
+    "ingress create x.example.org nope:1",
+    "ingress get nope",
+    "ingress share nope files:1",
+    "ingress remove nope",
+    "template get nope",
+    "template render torchrun",
+    "template render torchrun runs=x",
+    "template create -n x /dev/null",
+    "template remove nope",
+    "template remove torchrun",
     "quota set --user a,b --gpus 1",
     "quota remove --user nope",
     "secret remove nope",
@@ -146,7 +173,7 @@ def platform(home):
 @pytest.fixture(scope="module")
 def empty(platform) -> dict[str, str]:
     """What the lists of a new platform print."""
-    lists = [words for words in ANSWERS if words.endswith(" list") and words != "node list"]
+    lists = [words for words in ANSWERS if words.endswith(" list") and words not in NEVER_EMPTY]
     done = all_of(platform, [f"{words} -o json" for words in lists])
     return {words: each.stdout for words, each in done.items()}
 
@@ -165,6 +192,8 @@ def filled(platform, empty, tmp_path_factory):
     photon.write_text("from leptonai.photon import Photon\nclass Hello(Photon): ...\n")
     platform.cli("photon", "create", "-n", "hello", "-m", str(photon))
     platform.cli("photon", "push", "-n", "hello")
+    platform.cli("node", "reserve", "-n", "sprint", "--for", "1h")
+    platform.cli("ingress", "create", "site.example.org", "files:1", "-n", "site")
     platform.cli("quota", "set", "--user", "ann", "--gpus", "1")
     with platform.client() as client, run.start("cats", client=client, directory=folder / "runs"):
         run.log(loss=0.5)

@@ -65,7 +65,7 @@ async def test_machines_are_shown_in_their_group(api):
     assert group == {
         "metadata": {"id": "local", "name": "local", "created_at": NOW_MS},
         "spec": {"workspaces": ["ws", "other"], "volumes": [], "desired_nodes": 1},
-        "status": {"ready_nodes": 1, "quota_enabled": False},
+        "status": {"ready_nodes": 1, "quota_enabled": True},
     }
     assert (await api.call("GET", "/dedicated-node-groups/local")).json() == group
     (node,) = (await api.call("GET", "/dedicated-node-groups/local/nodes?idle=true")).json()
@@ -185,7 +185,12 @@ async def test_gateways_follow_the_route_table(api):
     assert (same.status_code, same.content) == (204, b"")
     api.routes.table = RouteTable(seq=7, routes=(), workspace_token_sha256={"ws": ("ab",)})
     newer = await api.call("GET", path, who="gateway", platform=True)
-    assert newer.json() == {"seq": 7, "routes": [], "workspace_token_sha256": {"ws": ["ab"]}}
+    assert newer.json() == {
+        "seq": 7,
+        "routes": [],
+        "workspace_token_sha256": {"ws": ["ab"]},
+        "hosts": [],
+    }
     assert (await api.call("GET", path, who="ana", platform=True)).status_code == 403
 
 

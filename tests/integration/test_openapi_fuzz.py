@@ -43,6 +43,12 @@ async def a_lived_in_workspace(api: ApiUnderTest) -> dict[str, str]:
         spec = {"digest": digest, "size_bytes": 4, "format": "f"}
         await api.call("POST", f"/{kind}", json={"metadata": {"name": "cnn"}, "spec": spec})
     await api.call("POST", "/runs", json={"metadata": {"id": RUN}, "spec": {}})
+    await api.call("PATCH", "/workspace", json={"features": {"enable_new_deployment_api": True}})
+    domain = {"domain_name": "m.example.org", "endpoints": [{"deployment": "digits"}]}
+    await api.call("POST", "/ingress", json={"metadata": {"name": "digits"}, "spec": domain})
+    template = {"content": a_job()["spec"], "json_schema": {"properties": {"a": {}}}}
+    made = {"metadata": {"name": job}, "spec": template}
+    await api.call("POST", "/templates/private", json=made)
     for replica in await api.store.find(Replica, Query()):
         # Ended, so that its log does.
         await api.store.commit(Put(replace(replica, phase=records.Phase.DONE)))

@@ -48,6 +48,11 @@ def test_podman_names_each_gpu_and_docker_all_at_once():
         assert not {"--device", "--gpus"} & set(line(runtime))
 
 
+def test_the_other_workers_are_found_by_name():
+    made = line(PODMAN, hosts={"j-0.j-job-svc": "10.0.0.1", "j-1.j-job-svc": "10.0.0.2"})
+    assert after(made, "--add-host") == ["j-0.j-job-svc:10.0.0.1", "j-1.j-job-svc:10.0.0.2"]
+
+
 def test_limits_are_the_containers():
     made = line(DOCKER, cpu_millis=500, limit_cpu_millis=1_500, limit_memory_bytes=1 << 30)
     assert after(made, "--cpu-shares") == ["512"]

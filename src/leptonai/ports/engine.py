@@ -38,6 +38,8 @@ class Attempt:
     start_in: str = ""  # the tree it starts in; "" is an empty folder of its own
     keeps: str = ""  # names a folder that all attempts of this name on the node share
     image: str = ""
+    # Addresses by the host names that it should find; only a container has a place for them yet.
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from leptonai.control.mirror import Mirror, Watch
 from leptonai.control.owners import OwnerKey, Owners, owner_of
 from leptonai.control.traffic import TrafficLog
 from leptonai.core.lifecycle import node as node_lifecycle
-from leptonai.core.lifecycle.environment import environment
+from leptonai.core.lifecycle.environment import environment, host_names
 from leptonai.core.lifecycle.replica import (
     Ask,
     SeenEnded,
@@ -293,10 +293,12 @@ class ReplicasLoop:
             if job is None or len(gang) != replica.gang_size:
                 return None
         nodes = {node.id: node for node in self._mirror.nodes.values()}
+        addresses = {id: node.address for id, node in nodes.items()}
+        talks = job is not None and job.spec.intra_job_communication is True
         env = environment(
             replica,
             gang,
-            addresses={id: node.address for id, node in nodes.items()},
+            addresses=addresses,
             gpu_type=nodes[replica.node].capacity.gpu_type,
             workspace_url=self._workspace_url(replica.workspace),
             failures=job.failures if job else 0,
@@ -315,6 +317,7 @@ class ReplicasLoop:
             id=replica.attempt_id,
             node=replica.node,
             command=program.command,
+            hosts=host_names(replica, gang, addresses) if talks else {},
             env=env,
             cpu_millis=program.needs.cpu_millis,
             limit_cpu_millis=program.limit_cpu_millis,

@@ -51,6 +51,26 @@ def environment(
     }
 
 
+def host_names(
+    replica: Replica, gang: Sequence[Replica], addresses: Mapping[str, str]
+) -> dict[str, str]:
+    """The address of every worker of a job, by each of the names that programs make of the
+    variables for it. Args as of `environment`."""
+    if replica.owner_kind is not OwnerKind.JOB:
+        return {}
+    domain = subdomain(replica.owner_id)
+    whole = f"{domain}.ws-{replica.workspace}.svc.cluster.local"
+    return {
+        f"{replica.owner_id}-{each.index}.{suffix}": addresses.get(each.node, "127.0.0.1")
+        for each in gang
+        for suffix in (domain, whole)
+    }
+
+
+def subdomain(job: str) -> str:
+    return f"{job}-job-svc"
+
+
 def _of_worker(
     replica: Replica, gang: Sequence[Replica], addresses: Mapping[str, str], failures: int
 ) -> dict[str, str]:
@@ -67,7 +87,7 @@ def _of_worker(
         "LEPTON_JOB_SERVICE_PREFIX": job,
         "LEPTON_JOB_WORKER_PREFIX": job,
         "LEPTON_JOB_WORKER_HOSTNAME_PREFIX": job,
-        "LEPTON_SUBDOMAIN": f"{job}-job-svc",
+        "LEPTON_SUBDOMAIN": subdomain(job),
         "LEPTON_WORKER_ID": replica.id,
         "LEPTON_JOB_FAILURE_COUNT": str(failures + replica.attempt),
         # Each worker is a node of its own to torch: its processes see its GPUs as 0, 1, …

@@ -189,6 +189,8 @@ class Containers:
             line += ["--env", f"{name}={value}" if name in CLIENT_READS else name]
         for mount in sorted(mounts):
             line += ["--volume", f"{mount}:{mount}"]
+        for host, address in attempt.hosts.items():
+            line += ["--add-host", f"{host}:{address}"]
         line += ["--workdir", directory, "--entrypoint", attempt.command[0], attempt.image]
         return (*line, *attempt.command[1:])
 
