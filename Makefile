@@ -2,7 +2,7 @@
 # Needs Python >= 3.11 with venv. Another interpreter: make PYTHON=/path/to/python3 …
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stop test test-slow check format bench bench-data bench-autoscale bench-scheduler bench-serve bench-train clean install install-test install-all
+.PHONY: help demo stop test test-slow test-lep check format bench bench-data bench-autoscale bench-scheduler bench-serve bench-train clean install install-test install-all
 
 # The first interpreter that is new enough and can make environments.
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -11,6 +11,7 @@ PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(FITS)' 2>/dev/null && echo $$python && break; done)
 endif
 BIN := .venv/bin
+LEP := .venv-lep/bin/lep
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 26
@@ -27,6 +28,10 @@ test: install-test  ## run the tests
 
 test-slow: install-test  ## run the tests that take minutes, too
 	@$(BIN)/python -m pytest -m slow
+
+test-lep: install-test  ## run the tests that drive the published client, which is installed beside ours
+	@[ -x $(LEP) ] || { $(PYTHON) -m venv .venv-lep && .venv-lep/bin/pip install --quiet leptonai==0.47.1; }
+	@LEPTON_LEP=$(CURDIR)/$(LEP) $(BIN)/python -m pytest -m lep tests/acceptance
 
 check: install-all  ## check format, style, types, and which part may import which
 	@failed=0; \
@@ -60,7 +65,7 @@ bench-train: install-test  ## measure training beside loops by hand and its peer
 
 clean:  ## remove all that make made here: the environment, the demo's platform, caches
 	@LEPTON_HOME= $(MAKE) --no-print-directory stop
-	rm -rf .venv .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-lep .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 install: python
 	@$(PYTHON) tools/install.py

@@ -20,6 +20,15 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "workspace current": dict,
     "node list": list,
     "node shapes": list,
+    "node reservations": list,
+    "node reserve -n again --for 1h": dict,
+    "ingress list": list,
+    "ingress get site": dict,
+    "ingress share site files:1": dict,
+    "template list": list,
+    "template get torchrun": dict,
+    "template render torchrun run=x": dict,
+    "workspace set --feature secure-endpoint-defaults --no-feature new-deployment-api": dict,
     "quota list": list,
     "secret list": list,
     "job list": list,
@@ -85,6 +94,28 @@ MISTAKES = [  # each fails, and says so in two lines
     "photon remove nope",
     "photon remove net",
     "endpoint create -n files --command true",
+    "node reserve -n Wrong_Name",
+    "node reserve -n x --for 5x",
+    "node reserve -n x --nodes 9",
+    "node approve nope",
+    "node reject nope",
+    "node unreserve nope",
+    "ingress create nohost",
+    "ingress create site.example.org files:1",
+    "ingress create x.example.org nope:1",
+    "ingress create x.example.org files:x",
+    "ingress get nope",
+    "ingress share nope files:1",
+    "ingress remove nope",
+    "template get nope",
+    "template render torchrun",
+    "template render torchrun runs=x",
+    "template render digits epochs=many",
+    "template create -n x /dev/null",
+    "template remove nope",
+    "template remove torchrun",
+    "workspace set",
+    "workspace set --feature nope",
     "quota set --user a,b --gpus 1",
     "quota remove --user nope",
     "secret remove nope",
@@ -165,6 +196,7 @@ def filled(platform, empty, tmp_path_factory):
     photon.write_text("from leptonai.photon import Photon\nclass Hello(Photon): ...\n")
     platform.cli("photon", "create", "-n", "hello", "-m", str(photon))
     platform.cli("photon", "push", "-n", "hello")
+    platform.cli("ingress", "create", "site.example.org", "files:1", "-n", "site")
     platform.cli("quota", "set", "--user", "ann", "--gpus", "1")
     with platform.client() as client, run.start("cats", client=client, directory=folder / "runs"):
         run.log(loss=0.5)

@@ -112,6 +112,7 @@ class ApiUnderTest:
 
     async def call(self, method, path, *, who="admin", json=None, **more) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.tokens[who]}"} if who else {}
+        headers["prefer"] = "handling=strict"  # as our own client does
         headers |= more.pop("headers", {})
         if not path.startswith("/api/") and not more.pop("platform", False):
             path = f"/api/v2/workspaces/ws{path}"

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from leptonai.core.ingress import Host
 from leptonai.core.routing import Route, RouteTable, Upstream
 from leptonai.core.traffic import TrafficReport
 
@@ -329,6 +330,7 @@ class Cloud:
         self.replicas: list[Replica] = []
         self.seq = 0
         self.routes: dict[str, Route] = {}
+        self.hosts: tuple[Host, ...] = ()
         self.limits = limits
         self.publish()
 
@@ -347,6 +349,7 @@ class Cloud:
                 "default": (sha256(WORKSPACE_TOKEN),),
                 "other": (sha256(OTHER_WORKSPACE_TOKEN),),
             },
+            hosts=self.hosts,
         )
 
     def replica(

@@ -25,6 +25,8 @@ from gateway_world import (
     waiting,
 )
 
+from leptonai.core.ingress import Host, Share
+
 PATH = "/e/default/e/"
 
 
@@ -66,6 +68,25 @@ def versions(cloud: Cloud, **fields: object) -> dict[str, Replica]:
 
 
 # --- where it is asked ----------------------------------------------------------------------------
+
+
+def test_a_domain_is_shared_by_several_endpoints(cloud: Cloud) -> None:
+    for name in ("stable", "canary"):
+        body = name.encode()
+        replica = cloud.replica(lambda wire, _, body=body: wire.send(ok(body)))
+        cloud.publish(a_route(name, upstreams=[replica.upstream(name)]))
+    shares = tuple(
+        Share(workspace="default", name=name, weight=weight)
+        for name, weight in (("stable", 4), ("canary", 1), ("gone", 0))
+    )
+    cloud.hosts = (Host(domain="m.example.org", shares=shares),)
+    cloud.publish()
+    told = Counter(asked_at_host(cloud.gateway, "M.example.org:80")[2] for _ in range(20))
+    assert set(told) == {b"stable", b"canary"}
+    assert abs(told[b"stable"] - 16) <= 1
+    cloud.hosts = ()
+    cloud.publish()
+    assert asked_at_host(cloud.gateway, "m.example.org")[0] == 404
 
 
 def test_an_endpoint_has_a_host_of_its_own_and_may_have_more(cloud: Cloud) -> None:

@@ -16,20 +16,29 @@ from leptonai.core.records import (
     ARCHIVE_KEPT_S,
     DEFAULT_TTL_S,
     MAX_TERMINATIONS,
+    RESERVATION_KEPT_S,
     SERVER_KEPT_S,
     Endpoint,
     Job,
     Phase,
     Quota,
     Replica,
+    Reservation,
     Secret,
 )
 from leptonai.core.scheduler import WaitCode
 from leptonai.errors import Conflict, Internal, StaleEpoch
-from leptonai.ports.store import Put, Query
-from leptonai.spec.containers import Container, EnvVar, QueueConfig, SecretReference
+from leptonai.ports.store import Delete, Put, Query
+from leptonai.spec.containers import (
+    Container,
+    EnvVar,
+    QueueConfig,
+    ReservationConfig,
+    SecretReference,
+)
 from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
 from leptonai.spec.jobs import JobSpec, JobState
+from leptonai.spec.reservations import ReservationSpec, TimeRule
 from leptonai.stores.memory import MemoryStore
 from leptonai.testing.fake_engine import FakeEngine, a_machine
 from leptonai.testing.virtual_time import VirtualClock, run
@@ -143,6 +152,77 @@ def test_a_job_that_ended_is_archived_then_removed_with_its_replicas_and_logs():
         states += [await world.job("j"), await world.has_log(worker.attempt_id)]
         assert states == [JobState.COMPLETED, True, JobState.ARCHIVED, True, None, False]
         assert await world.replicas() == []
+
+    in_world(story)
+
+
+def a_reservation(node: str, from_s: int, to_s: int) -> Reservation:
+    rule = TimeRule(start_timestamp=from_s, end_timestamp=to_s)
+    return Reservation(
+        workspace="default",
+        id="r",
+        name="r",
+        created_at_ms=0,
+        owner="bob",
+        group="local",
+        spec=ReservationSpec(users=["ada"], time_rule=rule),
+        decided="approved",
+        nodes=(node,),
+    )
+
+
+def test_a_reserved_node_is_kept_for_those_who_name_the_reservation():
+    async def story(world: World) -> None:
+        now_s = world.clock.now_ms() // 1000
+        await world.store.commit(Put(a_reservation("n1", now_s, now_s + 600)))
+        await world.submit("stranger", "print", "hello")
+        mine = ReservationConfig(reservation_id="r")
+        await world.submit("other", "print", "hello", user="eve", reservation_config=mine)
+        await world.submit("mine", "print", "hello", reservation_config=mine)
+        await asyncio.sleep(MINUTE_S)
+        states = {id: (await world.job(id)).state for id in ("stranger", "other", "mine")}
+        assert states == {
+            "stranger": JobState.QUEUEING,
+            "other": JobState.QUEUEING,
+            "mine": JobState.COMPLETED,
+        }
+        await asyncio.sleep(600)  # then it is over, and nobody changed anything
+        assert (await world.job("stranger")).state is JobState.COMPLETED
+        assert (await world.job("other")).state is JobState.QUEUEING
+
+    in_world(story)
+
+
+def test_a_reservation_that_is_removed_or_to_come_keeps_nobody_out():
+    async def story(world: World) -> None:
+        now_s = world.clock.now_ms() // 1000
+        (held,) = await world.store.commit(Put(a_reservation("n1", now_s + 600, now_s + 1200)))
+        await world.submit("early", "print", "hello")
+        mine = ReservationConfig(reservation_id="r")
+        await world.submit("mine", "print", "hello", reservation_config=mine)
+        await asyncio.sleep(MINUTE_S)
+        assert (await world.job("early")).state is JobState.COMPLETED
+        assert (await world.job("mine")).state is JobState.QUEUEING
+        await asyncio.sleep(600)
+        assert (await world.job("mine")).state is JobState.COMPLETED
+        await world.submit("late", "print", "hello")
+        await asyncio.sleep(MINUTE_S)
+        assert (await world.job("late")).state is JobState.QUEUEING
+        await world.store.commit(Delete(held))
+        await asyncio.sleep(MINUTE_S)
+        assert (await world.job("late")).state is JobState.COMPLETED
+
+    in_world(story)
+
+
+def test_a_reservation_is_forgotten_a_while_after_its_end():
+    async def story(world: World) -> None:
+        now_s = world.clock.now_ms() // 1000
+        await world.store.commit(Put(a_reservation("n1", now_s, now_s + 600)))
+        await world.later(RESERVATION_KEPT_S)
+        assert await world.store.count(Reservation, Query()) == 1
+        await world.later(600)
+        assert await world.store.count(Reservation, Query()) == 0
 
     in_world(story)
 

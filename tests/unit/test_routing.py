@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from leptonai.cli.gateway_options import gateway_patch
+from leptonai.core.ingress import domain_owners
 from leptonai.core.records import Endpoint
 from leptonai.core.routing import (
     Balance,
@@ -15,7 +16,6 @@ from leptonai.core.routing import (
     RateLimit,
     Retry,
     Route,
-    domain_owners,
     route_table,
 )
 from leptonai.errors import InvalidRequest

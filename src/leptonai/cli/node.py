@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from leptonai.cli import reservation
 from leptonai.cli.groups import Group
 from leptonai.cli.output import print_json, print_table, say
 from leptonai.cli.session import connect, output_option
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
 node = Group(
     name="node",
-    help="See the machines and what is free on them.",
-    example="leptonai node list\nleptonai node shapes",
+    help="See the machines and what is free on them, and have some kept.",
+    example="leptonai node list\nleptonai node shapes\nleptonai node reserve -n sprint --for 8h",
 )
+reservation.add_to(node)
 
 
 @node.does("list", example="leptonai node list\nleptonai node list -o json")

@@ -48,11 +48,13 @@ from leptonai.spec.endpoints import (
     TerminationReason,
 )
 from leptonai.spec.explanations import Explanation
+from leptonai.spec.ingress import IngressEndpoint, IngressSpec, LeptonIngress
 from leptonai.spec.jobs import JobList, JobState, LeptonJob
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape
 from leptonai.spec.quotas import Quota, QuotaSpec
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
+from leptonai.spec.reservations import NodeReservation, ReservationSpec, Verdict
 from leptonai.spec.rollouts import Rollout, RolloutPlan
 from leptonai.spec.runs import (
     Resume,
@@ -64,6 +66,7 @@ from leptonai.spec.runs import (
     RunSpec,
     RunState,
 )
+from leptonai.spec.templates import LeptonTemplate, RenderedTemplate, TemplateSpec
 from leptonai.spec.workspace import SecretItem, WorkspaceInfo
 from leptonai.training.keras.wrapping import wrap as teach_keras
 
@@ -116,7 +119,10 @@ class AsyncLeptonClient:
         self.endpoints = AsyncEndpoints(self._calls)
         self.nodes = AsyncNodes(self._calls)
         self.quotas = AsyncQuotas(self._calls)
+        self.reservations = AsyncReservations(self._calls)
         self.secrets = AsyncSecrets(self._calls)
+        self.ingresses = AsyncIngresses(self._calls)
+        self.templates = AsyncTemplates(self._calls)
         self.blobs = AsyncBlobs(self._calls)
         self.trees = AsyncTrees(self._calls, self.blobs)
         self.datasets = AsyncArtifacts(self._calls, self.trees, self.blobs, "datasets")
@@ -128,6 +134,11 @@ class AsyncLeptonClient:
     def url(self) -> str:
         """Of the workspace."""
         return self.connection.url
+
+    async def set_features(self, features: Mapping[str, bool]) -> WorkspaceInfo:
+        """Turn features of the workspace on and off. For admins."""
+        patch = merge_patch(features=dict(features))
+        return await self._calls.read(_patch(patch, "workspace"), WorkspaceInfo)
 
     async def workspace(self) -> WorkspaceInfo:
         return await self._calls.read(Request(method="GET", path="/workspace"), WorkspaceInfo)
@@ -477,6 +488,87 @@ class AsyncNodes:
 
     async def shapes(self) -> list[Shape]:
         return await self._calls.read(_get("shapes"), list[Shape])
+
+
+class AsyncReservations:
+    """Nodes of a group that are kept for some users, for some time."""
+
+    def __init__(self, calls: "_AsyncCalls") -> None:
+        self._calls = calls
+
+    async def ask(self, group_id: str, name: str, spec: ReservationSpec) -> NodeReservation:
+        """It keeps nothing until an admin approves it."""
+        asked = NodeReservation(metadata=Metadata(name=name), spec=spec)
+        path = path_of("dedicated-node-groups", group_id, "reservations")
+        return await self._calls.read(_post(path, asked, key=""), NodeReservation)
+
+    async def list(self, group_id: str) -> Sequence[NodeReservation]:
+        path = ("dedicated-node-groups", group_id, "reservations")
+        return await self._calls.read(_get(*path), list[NodeReservation])
+
+    async def decide(self, group_id: str, id: str, verdict: Verdict) -> NodeReservation:
+        """For admins."""
+        path = path_of("dedicated-node-groups", group_id, "reservations", id, "verdict")
+        request = Request(method="PUT", path=path, body=encode(verdict))
+        return await self._calls.read(request, NodeReservation)
+
+    async def remove(self, group_id: str, id: str) -> None:
+        await self._calls.ask(_delete("dedicated-node-groups", group_id, "reservations", id))
+
+
+class AsyncIngresses:
+    """Domains, and the endpoints that share their requests."""
+
+    def __init__(self, calls: "_AsyncCalls") -> None:
+        self._calls = calls
+
+    async def create(
+        self, domain: str, shares: Mapping[str, int] | None = None, name: str | None = None
+    ) -> LeptonIngress:
+        """Args: shares: the weight of each endpoint, by its name."""
+        endpoints = [IngressEndpoint(deployment=e, weight=w) for e, w in (shares or {}).items()]
+        spec = IngressSpec(domain_name=domain, endpoints=endpoints or None)
+        asked = LeptonIngress(metadata=Metadata(name=name), spec=spec)
+        return await self._calls.read(_post("/ingress", asked, key=""), LeptonIngress)
+
+    async def list(self) -> Sequence[LeptonIngress]:
+        return await self._calls.read(_get("ingress"), list[LeptonIngress])
+
+    async def get(self, name: str) -> LeptonIngress:
+        return await self._calls.read(_get("ingress", name), LeptonIngress)
+
+    async def share(self, name: str, shares: Mapping[str, int]) -> LeptonIngress:
+        """Lead to these endpoints, by weight, and to no others."""
+        endpoints = [{"deployment": each, "weight": weight} for each, weight in shares.items()]
+        patch = merge_patch(spec={"endpoints": endpoints})
+        return await self._calls.read(_patch(patch, "ingress", name), LeptonIngress)
+
+    async def remove(self, name: str) -> None:
+        await self._calls.ask(_delete("ingress", name))
+
+
+class AsyncTemplates:
+    """Workloads with parameters; `scope` is "public" or "private"."""
+
+    def __init__(self, calls: "_AsyncCalls") -> None:
+        self._calls = calls
+
+    async def create(self, name: str, spec: TemplateSpec) -> LeptonTemplate:
+        asked = LeptonTemplate(metadata=Metadata(name=name), spec=spec)
+        return await self._calls.read(_post("/templates/private", asked, key=""), LeptonTemplate)
+
+    async def list(self, scope: str) -> Sequence[LeptonTemplate]:
+        return await self._calls.read(_get("templates", scope), list[LeptonTemplate])
+
+    async def get(self, scope: str, name: str) -> LeptonTemplate:
+        return await self._calls.read(_get("templates", scope, name), LeptonTemplate)
+
+    async def render(self, scope: str, name: str, values: Mapping[str, Any]) -> RenderedTemplate:
+        path = path_of("templates", scope, name, "render")
+        return await self._calls.read(_post(path, dict(values), key=""), RenderedTemplate)
+
+    async def remove(self, name: str) -> None:
+        await self._calls.ask(_delete("templates", "private", name))
 
 
 class AsyncQuotas:

@@ -69,6 +69,7 @@ class Request:
             headers["Content-Length"] = str(self.body.stat().st_size)
         elif self.body is not None:
             headers["Content-Type"] = "application/json"
+            headers["Prefer"] = "handling=strict"  # a field that nobody knows is refused
             headers["Content-Length"] = str(len(self.body))
         if self.start:
             headers["Range"] = f"bytes={self.start}-"

@@ -47,11 +47,13 @@ from leptonai.spec.endpoints import (
     TerminationReason,
 )
 from leptonai.spec.explanations import Explanation
+from leptonai.spec.ingress import IngressEndpoint, IngressSpec, LeptonIngress
 from leptonai.spec.jobs import JobList, JobState, LeptonJob
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape
 from leptonai.spec.quotas import Quota, QuotaSpec
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
+from leptonai.spec.reservations import NodeReservation, ReservationSpec, Verdict
 from leptonai.spec.rollouts import Rollout, RolloutPlan
 from leptonai.spec.runs import (
     Resume,
@@ -63,6 +65,7 @@ from leptonai.spec.runs import (
     RunSpec,
     RunState,
 )
+from leptonai.spec.templates import LeptonTemplate, RenderedTemplate, TemplateSpec
 from leptonai.spec.workspace import SecretItem, WorkspaceInfo
 from leptonai.training.keras.wrapping import wrap as teach_keras
 
@@ -115,7 +118,10 @@ class LeptonClient:
         self.endpoints = Endpoints(self._calls)
         self.nodes = Nodes(self._calls)
         self.quotas = Quotas(self._calls)
+        self.reservations = Reservations(self._calls)
         self.secrets = Secrets(self._calls)
+        self.ingresses = Ingresses(self._calls)
+        self.templates = Templates(self._calls)
         self.blobs = Blobs(self._calls)
         self.trees = Trees(self._calls, self.blobs)
         self.datasets = Artifacts(self._calls, self.trees, self.blobs, "datasets")
@@ -127,6 +133,11 @@ class LeptonClient:
     def url(self) -> str:
         """Of the workspace."""
         return self.connection.url
+
+    def set_features(self, features: Mapping[str, bool]) -> WorkspaceInfo:
+        """Turn features of the workspace on and off. For admins."""
+        patch = merge_patch(features=dict(features))
+        return self._calls.read(_patch(patch, "workspace"), WorkspaceInfo)
 
     def workspace(self) -> WorkspaceInfo:
         return self._calls.read(Request(method="GET", path="/workspace"), WorkspaceInfo)
@@ -476,6 +487,87 @@ class Nodes:
 
     def shapes(self) -> list[Shape]:
         return self._calls.read(_get("shapes"), list[Shape])
+
+
+class Reservations:
+    """Nodes of a group that are kept for some users, for some time."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def ask(self, group_id: str, name: str, spec: ReservationSpec) -> NodeReservation:
+        """It keeps nothing until an admin approves it."""
+        asked = NodeReservation(metadata=Metadata(name=name), spec=spec)
+        path = path_of("dedicated-node-groups", group_id, "reservations")
+        return self._calls.read(_post(path, asked, key=""), NodeReservation)
+
+    def list(self, group_id: str) -> Sequence[NodeReservation]:
+        path = ("dedicated-node-groups", group_id, "reservations")
+        return self._calls.read(_get(*path), list[NodeReservation])
+
+    def decide(self, group_id: str, id: str, verdict: Verdict) -> NodeReservation:
+        """For admins."""
+        path = path_of("dedicated-node-groups", group_id, "reservations", id, "verdict")
+        request = Request(method="PUT", path=path, body=encode(verdict))
+        return self._calls.read(request, NodeReservation)
+
+    def remove(self, group_id: str, id: str) -> None:
+        self._calls.ask(_delete("dedicated-node-groups", group_id, "reservations", id))
+
+
+class Ingresses:
+    """Domains, and the endpoints that share their requests."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def create(
+        self, domain: str, shares: Mapping[str, int] | None = None, name: str | None = None
+    ) -> LeptonIngress:
+        """Args: shares: the weight of each endpoint, by its name."""
+        endpoints = [IngressEndpoint(deployment=e, weight=w) for e, w in (shares or {}).items()]
+        spec = IngressSpec(domain_name=domain, endpoints=endpoints or None)
+        asked = LeptonIngress(metadata=Metadata(name=name), spec=spec)
+        return self._calls.read(_post("/ingress", asked, key=""), LeptonIngress)
+
+    def list(self) -> Sequence[LeptonIngress]:
+        return self._calls.read(_get("ingress"), list[LeptonIngress])
+
+    def get(self, name: str) -> LeptonIngress:
+        return self._calls.read(_get("ingress", name), LeptonIngress)
+
+    def share(self, name: str, shares: Mapping[str, int]) -> LeptonIngress:
+        """Lead to these endpoints, by weight, and to no others."""
+        endpoints = [{"deployment": each, "weight": weight} for each, weight in shares.items()]
+        patch = merge_patch(spec={"endpoints": endpoints})
+        return self._calls.read(_patch(patch, "ingress", name), LeptonIngress)
+
+    def remove(self, name: str) -> None:
+        self._calls.ask(_delete("ingress", name))
+
+
+class Templates:
+    """Workloads with parameters; `scope` is "public" or "private"."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def create(self, name: str, spec: TemplateSpec) -> LeptonTemplate:
+        asked = LeptonTemplate(metadata=Metadata(name=name), spec=spec)
+        return self._calls.read(_post("/templates/private", asked, key=""), LeptonTemplate)
+
+    def list(self, scope: str) -> Sequence[LeptonTemplate]:
+        return self._calls.read(_get("templates", scope), list[LeptonTemplate])
+
+    def get(self, scope: str, name: str) -> LeptonTemplate:
+        return self._calls.read(_get("templates", scope, name), LeptonTemplate)
+
+    def render(self, scope: str, name: str, values: Mapping[str, Any]) -> RenderedTemplate:
+        path = path_of("templates", scope, name, "render")
+        return self._calls.read(_post(path, dict(values), key=""), RenderedTemplate)
+
+    def remove(self, name: str) -> None:
+        self._calls.ask(_delete("templates", "private", name))
 
 
 class Quotas:

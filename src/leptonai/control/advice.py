@@ -160,7 +160,7 @@ class Advice:
             alone.jobs[key] = workload
         else:
             alone.endpoints[key] = workload
-        return gang_of(f"{first.workspace}/{first.gang}", members, alone)
+        return gang_of(f"{first.workspace}/{first.gang}", members, alone, self._placement.reserved)
 
     def _plain(
         self, workload: Job | Endpoint, replicas: Sequence[Replica], reason: Reason | None

@@ -10,12 +10,14 @@ from typing import Any
 
 from leptonai.core.records import (
     Endpoint,
+    Ingress,
     Job,
     Node,
     OwnerKind,
     Quota,
     Record,
     Replica,
+    Reservation,
     Run,
     Token,
 )
@@ -23,7 +25,17 @@ from leptonai.errors import Conflict
 from leptonai.ports.store import Change, Fence, Query, Store
 
 Key = tuple[str, str]  # workspace, id
-LIVE_KINDS: tuple[type[Record], ...] = (Job, Endpoint, Replica, Node, Token, Quota, Run)
+LIVE_KINDS: tuple[type[Record], ...] = (
+    Job,
+    Endpoint,
+    Replica,
+    Node,
+    Token,
+    Quota,
+    Run,
+    Ingress,
+    Reservation,
+)
 
 
 class Watch:
@@ -57,6 +69,8 @@ class Mirror:
         self.tokens: dict[Key, Token] = {}
         self.quotas: dict[Key, Quota] = {}
         self.runs: dict[Key, Run] = {}
+        self.ingresses: dict[Key, Ingress] = {}
+        self.reservations: dict[Key, Reservation] = {}
         self._children: dict[Key, dict[str, Replica]] = {}
         self._gone: dict[tuple[type[Record], Key], int] = {}  # dropped at which seq
         self._watches: list[Watch] = []
@@ -174,6 +188,8 @@ class Mirror:
             Token: self.tokens,
             Quota: self.quotas,
             Run: self.runs,
+            Ingress: self.ingresses,
+            Reservation: self.reservations,
         }
         return tables[kind]
 

@@ -3,19 +3,19 @@
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
 from leptonai.control.api.context import World
+from leptonai.control.domains import check_domain
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.elasticity.policy import policy_of
-from leptonai.core.records import Endpoint, Model, Node, NodeState, Program, Secret
-from leptonai.core.routing import domain_owners
+from leptonai.core.records import Model, Node, NodeState, Program, Reservation, Secret
+from leptonai.core.reservations import may_use, phase_of
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
 from leptonai.core.shapes import gpu_type_of, requested_by
-from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, Unsatisfiable
+from leptonai.errors import Forbidden, InvalidRequest, NotFound, Unsatisfiable
 from leptonai.ports.store import Query
 from leptonai.security.permissions import require, resource_of
 from leptonai.spec.artifacts import LATEST
@@ -33,6 +33,7 @@ from leptonai.spec.endpoints import EndpointSpec
 from leptonai.spec.gateway import GatewaySettings
 from leptonai.spec.jobs import JobSpec
 from leptonai.spec.names import check_env_name, check_label
+from leptonai.spec.reservations import ReservationPhase
 
 MAX_ARGUMENTS = 4_096
 MAX_COMMAND_CHARS = 512 << 10
@@ -46,9 +47,6 @@ MAX_PORTS = 16
 MAX_RUN_S = 10 * 366 * 86_400
 LATEST_TIME_S = 32_503_680_000  # the year 3000: a later time is one in milliseconds
 PRIORITIES = {"low": (1000, 3000), "mid": (4000, 6000), "high": (7000, 9000)}
-MAX_DOMAIN_CHARS = 253
-_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
-_DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})+")
 WORKSPACE_TOKEN = "WORKSPACE_TOKEN"  # noqa: S105 - the name of a reference, not a token
 
 
@@ -70,6 +68,13 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             f"spec.min_workers: {spec.min_workers} is more than completions, {spec.workers}",
             hint="Raise completions, or lower min_workers.",
         )
+    segment = spec.segment_config.count_per_segment if spec.segment_config else 1
+    if segment < 1 or spec.workers % segment:
+        raise InvalidRequest(
+            f"spec.segment_config.count_per_segment: {segment} does not divide "
+            f"{spec.workers} workers",
+            hint="Every segment has the same number of workers.",
+        )
     _check_seconds("spec.ttl_seconds_after_finished", spec.ttl_seconds_after_finished, MAX_TTL_S)
     if spec.time_schedule:
         _check_seconds("spec.time_schedule.start_at", spec.time_schedule.start_at, LATEST_TIME_S)
@@ -82,7 +87,8 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             )
     _check_seconds("spec.estimated_seconds", spec.estimated_seconds, MAX_RUN_S)
     _check_priority(spec.queue_config)
-    _check_storage(spec.mounts, spec.storage_attachments, spec.reservation_config)
+    _check_storage(spec.mounts, spec.storage_attachments)
+    await check_reservation(world, principal, workspace, spec.reservation_config)
     await _check_envs(world, principal, workspace, spec.envs or [])
     if spec.workdir is not None:
         await check_tree(world, spec.workdir, "spec.workdir")
@@ -124,7 +130,8 @@ async def checked_endpoint(
     _check_letting_in(spec)
     await _check_gateway(world, workspace, name, spec.gateway)
     _check_priority(spec.queue_config)
-    _check_storage(spec.mounts, spec.storage_attachments, spec.reservation_config)
+    _check_storage(spec.mounts, spec.storage_attachments)
+    await check_reservation(world, principal, workspace, spec.reservation_config)
     readiness = spec.health.readiness if spec.health else None
     if readiness and readiness.http and not re.fullmatch(r"/[!-~]{0,1000}", readiness.http.path):
         raise InvalidRequest(
@@ -243,7 +250,6 @@ def _check_priority(queue: QueueConfig | None) -> None:
 def _check_storage(
     mounts: Sequence[Mount] | None,
     attachments: Sequence[StorageAttachment] | None,
-    reservation: ReservationConfig | None,
 ) -> None:
     """What would change what runs is refused rather than ignored while it cannot be done."""
     if mounts:
@@ -256,10 +262,30 @@ def _check_storage(
             "spec.storage_attachments: this platform has no data sources to attach",
             hint="Register the files as a dataset.",
         )
-    if reservation and reservation.reservation_id:
+
+
+async def check_reservation(
+    world: World, principal: Principal, workspace: str, config: ReservationConfig | None
+) -> None:
+    """Refuse a reservation that there is not, that is over, or that is for others."""
+    id = config.reservation_id if config else None
+    if not id:
+        return
+    reservation = await world.store.get(Reservation, workspace, id)
+    if reservation is None:
         raise InvalidRequest(
-            "spec.reservation_config: this platform has no reservations",
-            hint="Leave it out; a priority class moves work forward in the queue.",
+            f"spec.reservation_config: there is no reservation {id[:100]!r}",
+            hint="`leptonai node reservations` shows them.",
+        )
+    if not may_use(reservation, workspace, principal.name):
+        raise Forbidden(
+            f"the reservation {id} is for others", hint="Ask its owner to have you added."
+        )
+    phase = phase_of(reservation, world.clock.now_ms(), ())
+    if phase in (ReservationPhase.REJECTED, ReservationPhase.EXPIRED):
+        raise InvalidRequest(
+            f"spec.reservation_config: the reservation {id} is {phase.lower()}",
+            hint="Leave it out, or ask for another: `leptonai node reserve`.",
         )
 
 
@@ -316,26 +342,8 @@ async def _check_gateway(
         )
     if not settings.domains:
         return
-    owners = domain_owners(await world.store.find(Endpoint, Query()))
     for host in settings.domains:
-        is_address = host.rpartition(".")[2].isdigit()
-        if len(host) > MAX_DOMAIN_CHARS or not _DOMAIN.fullmatch(host) or is_address:
-            raise InvalidRequest(
-                f"spec.gateway.domains: {host[:60]!r} is no host name",
-                hint='For example "models.example.org", without a scheme, port or path.',
-            )
-        owner = owners.get(host.lower())
-        if owner is not None and (owner.workspace, owner.name) != (workspace, name):
-            raise AlreadyExists(
-                f"spec.gateway.domains: {host} belongs to another endpoint",
-                hint="Choose another, or take it from that endpoint first.",
-            )
-        own = {urlsplit(url).hostname for url in (world.config.gateway_url, world.config.url)}
-        if host.lower().endswith(".localhost") or host.lower() in own:
-            raise InvalidRequest(
-                f"spec.gateway.domains: {host} is the platform's own",
-                hint="Every endpoint is at NAME.WORKSPACE.localhost anyway.",
-            )
+        await check_domain(world, "spec.gateway.domains", host, (workspace, "endpoint", name))
 
 
 def _check_seconds(field: str, value: int | None, most: int) -> None:

@@ -17,8 +17,12 @@ from leptonai.core.rollouts.values import Rollout
 from leptonai.spec.artifacts import ArtifactSpec
 from leptonai.spec.containers import EnvVar
 from leptonai.spec.endpoints import EndpointSpec, EndpointState
+from leptonai.spec.ingress import IngressSpec
 from leptonai.spec.jobs import JobSpec, JobState, JobStatus
+from leptonai.spec.reservations import ReservationSpec
 from leptonai.spec.runs import RunSpec, RunState
+from leptonai.spec.templates import TemplateSpec
+from leptonai.spec.workspace import Features
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -484,6 +488,61 @@ class StoredObject(Named, tag="object", tag_field="kind", frozen=True, kw_only=T
     size_bytes: int
 
 
+# --- what is chosen for a workspace --------------------------------------------------------------
+
+
+class Ingress(Record, tag="ingress", tag_field="kind", frozen=True, kw_only=True):
+    """A domain and the endpoints that share its requests. Addressed by name."""
+
+    spec: IngressSpec
+
+    @property
+    def unique_key(self) -> str | None:
+        return self.name
+
+
+class Template(Named, tag="template", tag_field="kind", frozen=True, kw_only=True):
+    """A private one: public ones come with the platform."""
+
+    spec: TemplateSpec
+
+
+class Reservation(Record, tag="reservation", tag_field="kind", frozen=True, kw_only=True):
+    """Nodes of a group that are kept for some users, for some time, once an admin approved."""
+
+    group: str
+    spec: ReservationSpec
+    decided: Literal["", "approved", "rejected"] = ""
+    nodes: tuple[str, ...] = ()  # that were chosen at the approval
+
+    @property
+    def parent(self) -> str:
+        return f"group/{self.group}"
+
+    @property
+    def due_at_ms(self) -> int | None:
+        """When it is to be removed: a while after its end, if it has one."""
+        rule = self.spec.time_rule
+        if rule is None or rule.end_timestamp is None:
+            return None
+        return 1000 * (rule.end_timestamp + RESERVATION_KEPT_S)
+
+
+RESERVATION_KEPT_S = 30 * 86_400  # after its end
+
+
+class Settings(Record, tag="settings", tag_field="kind", frozen=True, kw_only=True):
+    """Of a workspace: what an admin chose. There is at most one, with the id `SETTINGS_ID`."""
+
+    features: Features = field(default_factory=Features)
+
+    @property
+    def live(self) -> bool:
+        return False
+
+
+SETTINGS_ID = "settings"
+
 AnyRecord = (
     Replica
     | Job
@@ -498,6 +557,10 @@ AnyRecord = (
     | KeySpace
     | MessageQueue
     | StoredObject
+    | Ingress
+    | Template
+    | Reservation
+    | Settings
 )
 
 

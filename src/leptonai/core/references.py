@@ -13,6 +13,7 @@ from leptonai.core.records import (
     Replica,
     Run,
     StoredObject,
+    Template,
 )
 
 # Whoever reads them one kind after the other has to keep this order: a digest goes from a run to an
@@ -23,6 +24,7 @@ REFERRING_KINDS: tuple[type[Record], ...] = (
     Run,
     Dataset,
     Model,
+    Template,
     Job,
     Endpoint,
     Replica,

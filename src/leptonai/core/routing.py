@@ -11,9 +11,18 @@ from enum import StrEnum
 
 import msgspec
 
-from leptonai.core.records import Autoscaling, Endpoint, Goal, OwnerKind, Phase, Replica
+from leptonai.core.ingress import Host, balance_wishes, domain_owners, host_of
+from leptonai.core.records import (
+    Autoscaling,
+    Endpoint,
+    Goal,
+    Ingress,
+    OwnerKind,
+    Phase,
+    Replica,
+)
 from leptonai.core.rollouts.progress import shadowed, weights
-from leptonai.spec.endpoints import EndpointSpec
+from leptonai.spec.endpoints import EndpointSpec, LoadBalance
 from leptonai.spec.gateway import GatewaySettings, HoldSettings
 
 STOPPED_DRAIN_MS = 10_000  # for the requests of an endpoint that somebody stops or removes
@@ -107,6 +116,7 @@ class RouteTable(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     routes: tuple[Route, ...]
     workspace_token_sha256: dict[str, tuple[str, ...]]  # by workspace
+    hosts: tuple[Host, ...] = ()  # domains that endpoints share
 
 
 def version_of(replica: Replica) -> str:
@@ -128,6 +138,7 @@ def route_table(
     replicas: Mapping[str, list[Replica]],
     addresses: Mapping[str, str],
     workspace_token_sha256: dict[str, tuple[str, ...]],
+    ingresses: Iterable[Ingress] = (),
 ) -> RouteTable:
     """The table for these endpoints.
 
@@ -135,21 +146,33 @@ def route_table(
         replicas: of each endpoint, by `Replica.parent`.
         addresses: where each node is reached.
     """
-    endpoints = list(endpoints)
+    endpoints, ingresses = list(endpoints), list(ingresses)
+    named = {(endpoint.workspace, endpoint.name): endpoint for endpoint in endpoints}
+    wishes = balance_wishes(ingresses, named)
     domains: dict[str, list[str]] = {}
-    for host, owner in sorted(domain_owners(endpoints).items()):
-        domains.setdefault(owner.id, []).append(host)
+    hosts: list[Host] = []
+    for domain, owner in sorted(domain_owners(endpoints, ingresses).items()):
+        if isinstance(owner, Ingress):
+            hosts.append(host_of(owner, named))
+        else:
+            domains.setdefault(owner.id, []).append(domain)
     routes = [
         _route(
             endpoint,
             replicas.get(f"{OwnerKind.ENDPOINT}/{endpoint.id}", []),
             addresses,
             tuple(domains.get(endpoint.id, ())),
+            wishes.get((endpoint.workspace, endpoint.name)),
         )
         for endpoint in endpoints
     ]
     routes.sort(key=lambda route: (route.workspace, route.name))
-    return RouteTable(seq=seq, routes=tuple(routes), workspace_token_sha256=workspace_token_sha256)
+    return RouteTable(
+        seq=seq,
+        routes=tuple(routes),
+        workspace_token_sha256=workspace_token_sha256,
+        hosts=tuple(hosts),
+    )
 
 
 def _route(
@@ -157,6 +180,7 @@ def _route(
     replicas: list[Replica],
     addresses: Mapping[str, str],
     domains: tuple[str, ...],
+    wish: LoadBalance | None,
 ) -> Route:
     serving = [
         replica
@@ -195,20 +219,21 @@ def _route(
             spec.routing_policy and spec.routing_policy.enable_header_based_replica_routing
         ),
         retry=Retry(settings.retry or Retry.SAFE),
-        balance=_balance(spec, settings),
+        balance=_balance(spec, settings, wish),
         hold=_hold(settings, endpoint.autoscaling),
         limit=_limit(settings),
         domains=domains,
     )
 
 
-def _balance(spec: EndpointSpec, settings: GatewaySettings) -> Balance:
+def _balance(spec: EndpointSpec, settings: GatewaySettings, wish: LoadBalance | None) -> Balance:
+    """The endpoint's own settings go before what an ingress says of it."""
     asked = settings.balance
     if asked is not None:
         by = BalanceBy(asked.by)
         name = asked.name or ""
         return Balance(by=by, name=name.lower() if by is BalanceBy.HEADER else name)
-    published = spec.load_balance_config
+    published = spec.load_balance_config or wish
     if published is not None and published.maglev is not None:
         return Balance(by=BalanceBy.ADDRESS)
     return Balance()
@@ -234,12 +259,3 @@ def _limit(settings: GatewaySettings) -> RateLimit | None:
         requests_per_minute=asked.requests_per_minute,
         tokens_per_minute=asked.tokens_per_minute,
     )
-
-
-def domain_owners(endpoints: Iterable[Endpoint]) -> dict[str, Endpoint]:
-    """Whose a domain is: of several endpoints that name it, the one that was made first."""
-    owners: dict[str, Endpoint] = {}
-    for endpoint in sorted(endpoints, key=lambda each: (each.created_at_ms, each.id)):
-        for host in (endpoint.spec.gateway and endpoint.spec.gateway.domains) or ():
-            owners.setdefault(host.lower(), endpoint)
-    return owners

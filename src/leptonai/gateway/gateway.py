@@ -20,6 +20,7 @@ from .admission import digest_of, stranger
 from .answers import TEXT, Answer, error_answer
 from .endpoint import Endpoint
 from .head import RequestHead, split_target, upstream_request
+from .hosts import SharedHost
 from .limits import CONNECT_S, DRAIN_IDLE_S, MAX_LARGE_REPLAYS, MAX_LOG_LINES_PER_S, SWEEP_S, Limits
 from .metrics import exposition
 from .observers import Digest, Usage
@@ -48,6 +49,7 @@ class Gateway:
         self.endpoints: dict[bytes, Endpoint] = {}  # by /e/WORKSPACE/NAME
         self.access_log: AccessLog | None = None
         self._domains: dict[bytes, Endpoint] = {}
+        self._shared_hosts: dict[bytes, SharedHost] = {}
         self._workspace_tokens: dict[str, frozenset[str]] = {}
         self._known_tokens: frozenset[str] = frozenset()  # of any workspace
         self._refused: dict[int, int] = {}
@@ -88,6 +90,9 @@ class Gateway:
             for endpoint in self.endpoints.values()
             for host in endpoint.route.domains
         }
+        self._shared_hosts = {
+            host.domain.encode(): SharedHost(host, self.endpoints) for host in table.hosts
+        }
 
     # --- requests ---
 
@@ -107,7 +112,7 @@ class Gateway:
         else:
             # Only what no path leads to: who got hold of our own host for an endpoint would
             # otherwise get the requests to all others.
-            at_host = self._at_host(head.host)
+            at_host = self._at_host(head.host, exchange.client.address)
             if at_host is not None:
                 key, endpoint = at_host
                 prefix, path = b"", head.target
@@ -187,10 +192,12 @@ class Gateway:
     def give_replay_room(self) -> None:
         self._replay_room += 1
 
-    def _at_host(self, host: bytes) -> tuple[bytes, Endpoint | None] | None:
-        """The key of the endpoint whose own host it is, and that endpoint if there is one."""
+    def _at_host(self, host: bytes, address: str) -> tuple[bytes, Endpoint | None] | None:
+        """The key of the endpoint whose own host it is, or that is to have this request to a host
+        that several share; and that endpoint if there is one."""
         name = host.partition(b":")[0].lower()
-        endpoint = self._domains.get(name)
+        shared = self._shared_hosts.get(name)
+        endpoint = self._domains.get(name) if shared is None else shared.choose(address)
         if endpoint is not None:
             return endpoint.prefix, endpoint
         if name.endswith(LOCAL) and name.count(b".") == 2:

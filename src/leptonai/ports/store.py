@@ -68,6 +68,7 @@ class Query:
     not_states: tuple[str, ...] = ()
     owners: tuple[str, ...] | None = None
     search: str | None = None  # a part of the name or of the id, taken literally
+    mentions: bytes | None = None  # a part of the record as JSON: finds at least what has it
     live: bool | None = None
     due_before_ms: int | None = None
     newest_first: bool = False

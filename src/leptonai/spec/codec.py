@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -60,26 +61,18 @@ def convert(kind: type[T], value: Any) -> T:
         raise _invalid(str(error)) from None
 
 
-def refuse_unknown_fields(kind: Any, value: Any, path: str = "") -> None:
+def refuse_unknown_fields(kind: Any, value: Any) -> None:
     """Raise InvalidRequest at the first field that a `kind` does not have: it is almost always a
     slip of the keyboard, and ignoring it would do something else than was asked."""
-    if isinstance(value, dict):
-        fields = _fields(kind)
-        if fields is None:
-            item = _item(kind)
-            if item is not None:
-                for key, each in value.items():
-                    refuse_unknown_fields(item, each, _join(path, key))
-            return
-        for key, each in value.items():
-            if key not in fields:
-                raise _unknown_field(path, key, list(fields))
-            refuse_unknown_fields(fields[key], each, _join(path, key))
-    elif isinstance(value, list):
-        item = _item(kind)
-        if item is not None:
-            for index, each in enumerate(value):
-                refuse_unknown_fields(item, each, f"{path}[{index}]")
+    _without_unknown(kind, value, "", _refuse)
+
+
+def known_part(kind: Any, value: Any) -> tuple[Any, list[str]]:
+    """`value` without the fields that a `kind` does not have, and the places of those."""
+    ignored: list[str] = []
+    return _without_unknown(
+        kind, value, "", lambda path, key, _: ignored.append(_join(path, key))
+    ), ignored
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -98,12 +91,57 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
+def difference(before: Any, after: Any) -> Any:
+    """The merge patch that makes `after` of `before`, neither of which holds a null."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return after
+    patch = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        if key not in before:
+            patch[key] = value
+        elif before[key] != value:
+            patch[key] = difference(before[key], value)
+    return patch
+
+
 def suggestion(word: str, known: list[str]) -> str:
     """A hint: the nearest of the known words, or all of them where none is near."""
     near = difflib.get_close_matches(word, known, n=1)
     if near:
         return f"Did you mean {near[0]!r}?"
     return f"Known here: {', '.join(sorted(known))}." if known else "Nothing is expected here."
+
+
+def _without_unknown(
+    kind: Any, value: Any, path: str, found: Callable[[str, str, list[str]], None]
+) -> Any:
+    if isinstance(value, dict):
+        fields = _fields(kind)
+        if fields is None:
+            item = _item(kind)
+            if item is None:
+                return value
+            return {
+                key: _without_unknown(item, each, _join(path, key), found)
+                for key, each in value.items()
+            }
+        known = {}
+        for key, each in value.items():
+            if key in fields:
+                known[key] = _without_unknown(fields[key], each, _join(path, key), found)
+            else:
+                found(path, key, list(fields))
+        return known
+    item = _item(kind) if isinstance(value, list) else None
+    if item is None:
+        return value
+    return [
+        _without_unknown(item, each, f"{path}[{index}]", found) for index, each in enumerate(value)
+    ]
+
+
+def _refuse(path: str, key: str, known: list[str]) -> None:
+    raise _unknown_field(path, key, known)
 
 
 def _check_bounds(value: Any, path: str, depth_left: int) -> None:

@@ -104,6 +104,23 @@ class Node(Wire, frozen=True):
     status: NodeStatus
 
 
+class MachineStatus(Wire, frozen=True):
+    machine_id: str
+    node_name: str | None = None
+    provider: str | None = None
+    status: str | None = None
+    private_ip: str | None = None
+    hostname: str | None = None
+    resource: NodeResource | None = None
+
+
+class Machine(Wire, frozen=True):
+    """What a node is made of; here every node is one machine."""
+
+    metadata: Metadata
+    status: MachineStatus
+
+
 class ShapeSpec(Wire, frozen=True):
     name: str
     description: str | None = None

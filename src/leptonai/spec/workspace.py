@@ -39,6 +39,8 @@ class ServiceQuota(Wire, frozen=True, omit_defaults=False):
 
 
 class Features(Wire, frozen=True, omit_defaults=False):
+    """The newer wire of endpoints and pods; and a token for endpoints that name none."""
+
     enable_new_deployment_api: bool = False
     enable_secure_endpoint_defaults: bool = False
 
@@ -55,6 +57,12 @@ class WorkspaceInfo(Wire, frozen=True, omit_defaults=False):
     service_quota: ServiceQuota
     supported_shapes: dict[str, ShapeSpec] = field(default_factory=dict)
     features: Features = field(default_factory=Features)
+
+
+class WorkspacePatch(Wire, frozen=True):
+    """What an admin may change."""
+
+    features: Features | None = None
 
 
 class SecretItem(Wire, frozen=True):

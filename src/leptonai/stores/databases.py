@@ -53,6 +53,10 @@ class Database(Protocol):
 
     def as_list(self, values: Iterable[str]) -> object: ...
 
+    def mentions(self, column: sa.ColumnElement[bytes], parameter: str) -> sa.ColumnElement[bool]:
+        """Whether the column's bytes have those of the parameter among them."""
+        ...
+
     def is_lost(self, connection: Connection) -> bool: ...
 
     def process_id(self, connection: Connection) -> int:
@@ -68,6 +72,13 @@ def database_at(url: str) -> Database:
     if url.startswith("sqlite"):  # not read as a URL: any character may be in a path
         return Sqlite(url.partition("://")[2].removeprefix("/"))
     return Postgres(sa.make_url(url))
+
+
+_ZERO: sa.ColumnElement[int] = sa.literal_column("0")
+
+
+def _bytes(parameter: str) -> sa.BindParameter[bytes]:
+    return sa.bindparam(parameter, type_=sa.LargeBinary)
 
 
 class Sqlite:
@@ -136,6 +147,11 @@ class Sqlite:
     def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
         values = sa.func.json_each(sa.bindparam(parameter)).table_valued("value")
         return column.in_(sa.select(values.c.value))
+
+    def mentions(self, column: sa.ColumnElement[bytes], parameter: str) -> sa.ColumnElement[bool]:
+        return sa.func.instr(
+            column, sa.bindparam(parameter, type_=sa.LargeBinary)
+        ) > sa.literal_column("0")
 
     def as_list(self, values: Iterable[str]) -> object:
         return msgspec.json.encode(list(values)).decode()
@@ -232,6 +248,11 @@ class Postgres:
 
     def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
         return column == sa.any_(sa.bindparam(parameter, type_=postgresql.ARRAY(sa.Text)))
+
+    def mentions(self, column: sa.ColumnElement[bytes], parameter: str) -> sa.ColumnElement[bool]:
+        return sa.func.pg_catalog.position(
+            column, sa.bindparam(parameter, type_=sa.LargeBinary)
+        ) > sa.literal_column("0")
 
     def as_list(self, values: Iterable[str]) -> object:
         return [str(value) for value in values]

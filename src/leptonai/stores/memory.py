@@ -162,6 +162,7 @@ def matches(record: Record, query: Query) -> bool:
         and record.state_name not in query.not_states
         and (query.owners is None or record.owner in query.owners)
         and (query.search is None or query.search in record.name or query.search in record.id)
+        and (query.mentions is None or query.mentions in msgspec.json.encode(record))
         and (query.live is None or record.live == query.live)
         and (query.due_before_ms is None or (due is not None and due < query.due_before_ms))
     )

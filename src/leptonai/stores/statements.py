@@ -146,7 +146,7 @@ class Statements:
     def _parameters(self, kind: str, query: Query) -> Parameters:
         as_list = self._database.as_list
         given: Parameters = {"kind": kind}
-        for name in ("workspace", "name", "parent", "unique_key", "search", "due_before_ms"):
+        for name in _PLAIN:
             value = getattr(query, name)
             if value is not None:
                 given[name] = value
@@ -174,6 +174,7 @@ class Statements:
             "owners": among(columns.owner, "owners"),
             "search": sa.or_(_holds(columns.name, "search"), _holds(columns.id, "search")),
             "due_before_ms": columns.due_at_ms < bindparam("due_before_ms"),
+            "mentions": self._database.mentions(columns.document, "mentions"),
         }
         where = [_NOT_DELETED, *(conditions[name] for name in sorted(given & set(conditions)))]
         if live is not None:
@@ -196,6 +197,9 @@ class Statements:
 
 
 MAX_ROWS = (1 << 63) - 1  # "no limit", where a database wants a number
+
+
+_PLAIN = ("workspace", "name", "parent", "unique_key", "search", "due_before_ms", "mentions")
 
 
 def _holds(column: sa.ColumnElement[str], parameter: str) -> sa.ColumnElement[bool]:

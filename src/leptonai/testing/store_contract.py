@@ -17,6 +17,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -456,6 +457,20 @@ class StoreContract:
             found = await store.find(Job, Query(search=part))
             assert sorted(ids(found)) == sorted(["j1", f"j{part}2"])
             assert ids(await store.find(Job, Query(search=f"x{part}"))) == ["j1"]
+
+        run(test)
+
+    @pytest.mark.parametrize("value", ["7", "%", "'", '"', "\\", "ä", "🎉"])
+    def test_what_a_record_mentions_is_found_byte_for_byte(self, run: Any, value: str) -> None:
+        async def test(store: Store) -> None:
+            await store.commit(
+                Put(a_job("j1", labels={"team": value})),
+                Put(a_job("j2", labels={"team": f"{value}x"})),
+                Put(a_job("j3", labels={"teams": value})),
+            )
+            pair = msgspec.json.encode({"team": value})[1:-1]
+            assert ids(await store.find(Job, Query(mentions=pair))) == ["j1"]
+            assert await store.count(Job, Query(mentions=b'"team":')) == 2
 
         run(test)
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from leptonai.control.api.context import World
 from leptonai.control.owners import removal
 from leptonai.control.requests import check_labels
-from leptonai.core.records import Endpoint, Event, Job, OwnerKind, Record, Severity
+from leptonai.core.records import Endpoint, Event, Ingress, Job, OwnerKind, Record, Severity
 from leptonai.errors import InvalidRequest, Unavailable, VersionConflict
 from leptonai.ports.store import Change, Emit, Put
 from leptonai.spec import codec
@@ -54,7 +54,9 @@ def patched_metadata(record: Record, patch: dict[str, Any]) -> Metadata:
     before = msgspec.to_builtins(Metadata(labels=record.labels, visibility=visibility))
     asked = dict(patch.get("metadata") or {})
     for field, value in asked.items():
-        fixed = {"id": record.id, "name": record.name, "owner": record.owner}
+        by_name = isinstance(record, Endpoint | Ingress)
+        address = record.name if by_name else record.id
+        fixed = {"id": address, "name": record.name, "owner": record.owner}
         if field in fixed and value != fixed[field]:
             raise InvalidRequest(
                 f"metadata.{field}: cannot be changed", hint="Create a new one instead."

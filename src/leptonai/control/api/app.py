@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -111,6 +112,9 @@ class Api:
         answered = await route.handler(call)
         if not isinstance(answered, Answer):
             answered = json_answer(answered, route.status)
+        if call.ignored:
+            warning = routing.ignored_warning(call.ignored)
+            answered = replace(answered, headers=(*answered.headers, warning))
         await exchange.send(answered)
 
     def _route(self, request: Request) -> Route:

@@ -1,5 +1,9 @@
 """Endpoints, which the wire calls deployments."""
 
+from secrets import token_urlsafe
+
+from msgspec.structs import replace
+
 from leptonai.control.actions.endpoints import (
     create_endpoint,
     delete_endpoint,
@@ -8,6 +12,7 @@ from leptonai.control.actions.endpoints import (
     patch_endpoint,
     restart_endpoint,
 )
+from leptonai.control.actions.settings import features_of
 from leptonai.control.api.logs import FOLLOW, follow_log
 from leptonai.control.api.routing import DRY_RUN, TEXT, Answer, Call, Parameter, Route
 from leptonai.control.api.views import (
@@ -23,8 +28,15 @@ from leptonai.errors import NotFound
 from leptonai.ports.store import Query
 from leptonai.security.permissions import may_read, may_see
 from leptonai.spec import replicas as wire
-from leptonai.spec.endpoints import LeptonDeployment, ReadinessReason, TerminationReason
+from leptonai.spec.endpoints import (
+    ApiToken,
+    LeptonDeployment,
+    ReadinessReason,
+    TerminationReason,
+)
 from leptonai.spec.explanations import Explanation
+
+TOKEN_BYTES = 24
 
 
 async def create(call: Call) -> LeptonDeployment:
@@ -34,7 +46,23 @@ async def create(call: Call) -> LeptonDeployment:
             call.world, call.principal, call.workspace, asked
         )
         return dry_run_of(_view(call, endpoint), explanation)
-    return _view(call, await create_endpoint(call.world, call.principal, call.workspace, asked))
+    return await created(call, asked)
+
+
+async def created(call: Call, asked: LeptonDeployment) -> LeptonDeployment:
+    """A new endpoint. Where the workspace is secure by default, one that says nothing of who is
+    let in gets a token of its own, which is shown in this answer only."""
+    token = ""
+    spec = asked.spec
+    silent = spec.api_tokens is None and not spec.allow_unauthenticated_access and not spec.is_pod
+    if silent and (await features_of(call.world, call.workspace)).enable_secure_endpoint_defaults:
+        token = token_urlsafe(TOKEN_BYTES)
+        asked = replace(asked, spec=replace(spec, api_tokens=[ApiToken(value=token)]))
+    made = await create_endpoint(call.world, call.principal, call.workspace, asked)
+    view = _view(call, made)
+    if not token:
+        return view
+    return replace(view, spec=replace(view.spec, api_tokens=[ApiToken(value=token)]))
 
 
 async def list_deployments(call: Call) -> list[LeptonDeployment]:

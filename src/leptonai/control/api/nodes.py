@@ -1,7 +1,7 @@
 """Machines: node groups, nodes, and the shapes that workloads may ask for."""
 
 from leptonai.control.api.routing import Call, Parameter, Route
-from leptonai.control.api.views import group_view, node_view
+from leptonai.control.api.views import group_view, machine_view, node_view
 from leptonai.core.access import Action, Resource
 from leptonai.core.records import Node, NodeState, Replica
 from leptonai.core.shapes import shapes
@@ -21,11 +21,11 @@ async def list_groups(call: Call) -> list[wire.DedicatedNodeGroup]:
 
 
 async def get_group(call: Call) -> wire.DedicatedNodeGroup:
-    return _group(call, call.path["group"], await _nodes_of_group(call))
+    return _group(call, call.path["group"], await nodes_of_group(call))
 
 
 async def list_nodes(call: Call) -> list[wire.Node]:
-    nodes = await _nodes_of_group(call)
+    nodes = await nodes_of_group(call)
     held: dict[str, list[Replica]] = {}
     for replica in await call.world.store.find(Replica, Query(live=True)):
         if replica.holds_capacity:
@@ -33,6 +33,10 @@ async def list_nodes(call: Call) -> list[wire.Node]:
     if call.flag("idle"):
         nodes = [node for node in nodes if node.id not in held]
     return [node_view(node, held.get(node.id, []), call.workspace) for node in nodes]
+
+
+async def list_machines(call: Call) -> list[wire.Machine]:
+    return [machine_view(node) for node in await nodes_of_group(call)]
 
 
 async def list_shapes(call: Call) -> list[wire.Shape]:
@@ -51,7 +55,7 @@ def _group(call: Call, group: str, nodes: list[Node]) -> wire.DedicatedNodeGroup
     return group_view(group, members, call.world.config.workspaces)
 
 
-async def _nodes_of_group(call: Call) -> list[Node]:
+async def nodes_of_group(call: Call) -> list[Node]:
     group = call.path["group"]
     nodes = [node for node in await _nodes(call) if node.group == group]
     if not nodes:
@@ -92,6 +96,13 @@ ROUTES = (
         summary="The nodes of a group, what they have and what is taken",
         answer=list[wire.Node],
         query=(Parameter("idle", bool, "Only nodes on which nothing runs."),),
+    ),
+    Route(
+        method="GET",
+        path="/dedicated-node-groups/{group}/machines",
+        handler=list_machines,
+        summary="The machines that the nodes of a group are",
+        answer=list[wire.Machine],
     ),
     Route(
         method="GET",

@@ -73,8 +73,9 @@ def _operation(
     if route.body is not None:
         schema, media = references[repr(route.body)], JSON
         if route.patch:  # every field of it may be left out
-            whole = components[schema["$ref"].rpartition("/")[2]]
-            schema, media = {"type": "object", "properties": whole["properties"]}, MERGE_PATCH
+            name = schema.get("$ref", "").rpartition("/")[2]
+            properties = components[name]["properties"] if name else {}
+            schema, media = {"type": "object", "properties": properties}, MERGE_PATCH
         content = {each: {"schema": schema} for each in dict.fromkeys((media, JSON))}
         operation["requestBody"] = {"required": True, "content": content}
     elif route.raw_body:

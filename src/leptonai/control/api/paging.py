@@ -48,21 +48,34 @@ async def page_of(
 
 def label_selector(text: str) -> Callable[[dict[str, str]], bool] | None:
     """`k`, `k=v`, joined by commas that mean "and"; None selects everything."""
+    keys, pairs = label_terms(text)
+    if not keys and not pairs:
+        return None
+
+    def selects(labels: dict[str, str]) -> bool:
+        return all(key in labels for key in keys) and all(
+            labels.get(key) == value for key, value in pairs
+        )
+
+    return selects
+
+
+def label_terms(text: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """The keys that must be there, and those that must have a value."""
     terms = [term.strip() for term in text.split(",") if term.strip()]
     if len(terms) > MAX_LABEL_TERMS:
         raise InvalidRequest(
             f"the parameter query has {len(terms)} terms", hint=f"At most {MAX_LABEL_TERMS}."
         )
-    if not terms:
-        return None
-    wanted = [tuple(part.strip() for part in term.partition("=")) for term in terms]
-
-    def selects(labels: dict[str, str]) -> bool:
-        return all(
-            key in labels and (not equals or labels[key] == value) for key, equals, value in wanted
-        )
-
-    return selects
+    keys: list[str] = []
+    pairs: list[tuple[str, str]] = []
+    for term in terms:
+        key, equals, value = (part.strip() for part in term.partition("="))
+        if equals:
+            pairs.append((key, value))
+        else:
+            keys.append(key)
+    return keys, pairs
 
 
 def _window(query: Query, offset: int, limit: int) -> Query:

@@ -19,6 +19,10 @@ MAX_QUERY_CHARS = 1_024  # of one parameter
 MAX_PARAMETERS = 100
 MAX_NUMBER = (1 << 63) - 1  # of a parameter: nanoseconds since 1970 must fit
 
+STRICT = "handling=strict"  # of the header Prefer
+MAX_SHOWN_FIELDS = 8
+MAX_SHOWN_CHARS = 100
+
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
@@ -87,7 +91,7 @@ class Route:
 class Call:
     """A request, authenticated, in its route."""
 
-    __slots__ = ("_request", "path", "principal", "route", "workspace", "world")
+    __slots__ = ("_request", "ignored", "path", "principal", "route", "workspace", "world")
 
     def __init__(self, world: World, principal: Principal, route: Route, request: Request) -> None:
         self.world = world
@@ -95,6 +99,7 @@ class Call:
         self.route = route
         self.path: dict[str, str] = request.path_params
         self.workspace: str = self.path.get("workspace", "")
+        self.ignored: list[str] = []  # fields of the body that nobody knows
         self._request = request
 
     def header(self, name: str) -> str:
@@ -107,18 +112,30 @@ class Call:
         return int(said) if said.isascii() and said.isdigit() and len(said) < 20 else None
 
     async def json(self) -> Any:
-        """The body, as its route declares it: a whole value, or a merge patch as a plain dict."""
-        raw = await self._bounded_body()
-        if not self.route.patch:
-            return codec.decode(self.route.body, raw)
-        patch = codec.parse(raw)
-        if not isinstance(patch, dict):
+        """The body, as its route declares it: a whole value, or a merge patch as a plain dict.
+
+        Unknown fields are left out, as the published client expects of a platform that is older or
+        younger than itself, and the answer names them; who prefers to be strict is refused.
+        """
+        value = codec.parse(await self._bounded_body())
+        if self.route.patch and not isinstance(value, dict):
             raise InvalidRequest("the body: expected object", hint="Send a JSON merge patch.")
-        codec.refuse_unknown_fields(self.route.body, patch)
+        if self.strict:
+            codec.refuse_unknown_fields(self.route.body, value)
+        else:
+            value, self.ignored = codec.known_part(self.route.body, value)
+        if not self.route.patch:
+            return codec.convert(self.route.body, value)
         for part in ("metadata", "spec"):
-            if not isinstance(patch.get(part) or {}, dict):
+            if not isinstance(value.get(part) or {}, dict):
                 raise InvalidRequest(f"{part}: expected object", hint="Send a JSON merge patch.")
-        return patch
+        return value
+
+    @property
+    def strict(self) -> bool:
+        """Whether a field that nobody knows is to be refused (RFC 7240)."""
+        preferred = self.header("prefer").split(",")
+        return STRICT in (part.strip().lower() for part in preferred)
 
     async def small_body(self) -> bytes:
         """A raw one, as it is."""
@@ -199,6 +216,14 @@ class Call:
                 raise _too_large()
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def ignored_warning(fields: list[str]) -> tuple[str, str]:
+    """The header that names what was ignored."""
+    shown = ", ".join(field[:MAX_SHOWN_CHARS] for field in fields[:MAX_SHOWN_FIELDS])
+    more = f" and {len(fields) - MAX_SHOWN_FIELDS} more" if len(fields) > MAX_SHOWN_FIELDS else ""
+    safe = "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "?" for c in shown)
+    return "warning", f'299 - "unknown fields were ignored: {safe}{more}"'
 
 
 def json_answer(value: object, status: int = 200) -> Answer:

@@ -272,7 +272,8 @@ def group_view(
             desired_nodes=len(nodes),
         ),
         status=wire_nodes.NodeGroupStatus(
-            ready_nodes=sum(node.state is NodeState.READY for node in nodes)
+            ready_nodes=sum(node.state is NodeState.READY for node in nodes),
+            quota_enabled=True,  # without it, clients send no priorities
         ),
     )
 
@@ -322,6 +323,22 @@ def node_view(node: Node, held: Iterable[Replica], shown: str) -> wire_nodes.Nod
         status=wire_nodes.NodeStatus(
             status=_node_words(node),
             workloads=[_workload(replica) for replica in held if replica.workspace == shown],
+        ),
+    )
+
+
+def machine_view(node: Node) -> wire_nodes.Machine:
+    shown = node_view(node, (), "")
+    return wire_nodes.Machine(
+        metadata=shown.metadata,
+        status=wire_nodes.MachineStatus(
+            machine_id=node.id,
+            node_name=node.id,
+            provider=shown.spec.provider,
+            status=node.state,
+            private_ip=node.address,
+            hostname=shown.spec.hostname,
+            resource=shown.spec.resource,
         ),
     )
 

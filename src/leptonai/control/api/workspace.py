@@ -3,6 +3,7 @@
 import msgspec
 
 from leptonai.control.actions.photons import list_photons
+from leptonai.control.actions.settings import features_of, patch_features
 from leptonai.control.api.routing import Call, Route
 from leptonai.control.api.views import amounts_of
 from leptonai.core.access import Action, Resource
@@ -18,6 +19,7 @@ from leptonai.core.records import (
 )
 from leptonai.core.resources import MIB, MILLIS
 from leptonai.core.shapes import shapes
+from leptonai.errors import InvalidRequest
 from leptonai.ports.store import Query
 from leptonai.security.permissions import may_read, require
 from leptonai.spec.jobs import JobState
@@ -28,6 +30,7 @@ from leptonai.spec.workspace import (
     ServiceQuota,
     Workloads,
     WorkspaceInfo,
+    WorkspacePatch,
 )
 
 TIER = "basic"
@@ -89,7 +92,17 @@ async def info(call: Call) -> WorkspaceInfo:
             ),
         ),
         supported_shapes={shape.name: shape for shape in shapes(nodes)},
+        features=await features_of(world, call.workspace),
     )
+
+
+async def patch(call: Call) -> WorkspaceInfo:
+    asked = await call.json()
+    features = asked.get("features") or {}
+    if not isinstance(features, dict):
+        raise InvalidRequest("features: expected object", hint='Send {"features": {…: true}}.')
+    await patch_features(call.world, call.principal, call.workspace, features)
+    return await info(call)
 
 
 async def list_tokens(call: Call) -> list[TokenInfo]:
@@ -126,6 +139,15 @@ ROUTES = (
         path="/workspace",
         handler=info,
         summary="The workspace: what it has, and what of it is used",
+        answer=WorkspaceInfo,
+    ),
+    Route(
+        method="PATCH",
+        path="/workspace",
+        handler=patch,
+        summary="Turn features of the workspace on and off",
+        body=WorkspacePatch,
+        patch=True,
         answer=WorkspaceInfo,
     ),
     Route(

@@ -22,7 +22,9 @@ from leptonai.core.records import (
     Phase,
     Record,
     Replica,
+    Reservation,
 )
+from leptonai.core.reservations import NOTHING, Reserved, reserved_at
 from leptonai.core.scheduler.demand import Demand
 from leptonai.core.scheduler.policy import DEFAULT, Policy
 from leptonai.core.scheduler.values import (
@@ -70,7 +72,9 @@ class PlacementLoop:
         clock: Clock,
         policy: Policy = DEFAULT,
     ) -> None:
-        self.watch: Watch = mirror.watch(Replica, Node, Job, records.Quota, only=_matters)
+        self.watch: Watch = mirror.watch(
+            Replica, Node, Job, records.Quota, Reservation, only=_matters
+        )
         self._mirror = mirror
         self._store = store
         self._owners = owners
@@ -82,6 +86,7 @@ class PlacementLoop:
         self._promised: set[str] = set()  # gangs that others have given way to
         self._demand = Demand()
         self._why: dict[str, Reason] | None = None  # None: to be asked of the index
+        self.reserved = NOTHING
         self._unsure: set[Key] = set()  # replicas whose placement may or may not be on disk
 
     @cached_property
@@ -130,7 +135,12 @@ class PlacementLoop:
         await self._make_sure()
         self._learn(self.watch.take())
         if not (self._index.waiting or self._index.growable):
-            return None
+            return None  # whoever comes has it look what is reserved by then
+        revisit_at_ms = await self._carry_out()
+        bounds = [each for each in (revisit_at_ms, self.reserved.until_ms) if each is not None]
+        return min(bounds, default=None)
+
+    async def _carry_out(self) -> int | None:
         plan = scheduler.decide(self._index, self._clock.now_ms())
         # All of them have ended before the next plan is made.
         written = await asyncio.gather(
@@ -199,7 +209,7 @@ class PlacementLoop:
 
     def _learn(self, changed: Iterable[Record]) -> None:
         """Bring the index up to what changed. Gangs and replicas are named "workspace/id" there."""
-        gangs: set[str] = set()
+        gangs: set[str] = self._changed_reservations()
         nodes: dict[str, NodeView] = {}
         quotas = False
         for record in changed:
@@ -233,9 +243,9 @@ class PlacementLoop:
             if holding or not replicas:
                 self._promised.discard(gang)
             if holding:
-                running.append(running_of(gang, holding, self._mirror))
+                running.append(running_of(gang, holding, self._mirror, self.reserved))
             elif replicas and len(replicas) == replicas[0].gang_size:
-                waiting = gang_of(gang, replicas, self._mirror)
+                waiting = gang_of(gang, replicas, self._mirror, self.reserved)
                 promised = gang in self._promised
                 queued.append(dataclasses.replace(waiting, promised=promised))
             else:  # over, or the rest is still on its way here
@@ -251,6 +261,12 @@ class PlacementLoop:
         if change != scheduler.Change():
             self._index = scheduler.advance(self._index, change)
         self._why = None
+
+    def _changed_reservations(self) -> set[str]:
+        """Take in what is reserved now; the gangs whose nodes may be others for that."""
+        before = self.reserved
+        self.reserved = reserved_at(self._mirror.reservations.values(), self._clock.now_ms())
+        return set() if self.reserved.in_force == before.in_force else set(self._gangs)
 
     def _changed_nodes(self, seen: dict[str, NodeView]) -> _NodeChange:
         if not seen and len(self._mirror.nodes) == len(self._index.nodes):
@@ -308,7 +324,7 @@ def _matters(record: Record) -> bool:
     return not isinstance(record, Job) or record.saved_at_ms is not None or record.gave_way_to != ""
 
 
-def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:
+def gang_of(id: str, replicas: list[Replica], mirror: Mirror, reserved: Reserved = NOTHING) -> Gang:
     """Users and projects are named "workspace/name": those of two workspaces are strangers."""
     replicas = sorted(replicas, key=lambda r: r.index)
     first = replicas[0]
@@ -318,6 +334,12 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:
     queue = (owner.spec.queue_config if owner else None) or QueueConfig()
     deadline = job.spec.deadline if job else None
     estimate = job.spec.estimated_seconds if job else None
+    affinity = reserved.affinity(
+        owner.spec.reservation_config if owner else None,
+        first.workspace,
+        first.owner,
+        frozenset(first.program.allowed_nodes),
+    )
     return Gang(
         id=id,
         name=first.owner_name,
@@ -330,8 +352,9 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror) -> Gang:
         queued_at_ms=job.queued_at_ms if job else first.created_at_ms,
         user=f"{first.workspace}/{first.owner}",
         project=f"{first.workspace}/{first.project}" if first.project else "",
-        allowed_nodes=frozenset(first.program.allowed_nodes),
+        allowed_nodes=affinity.allowed,
         allowed_groups=frozenset(first.program.allowed_groups),
+        avoided_nodes=affinity.avoided,
         preemptible=job is not None and queue.can_be_preempted is True,
         may_preempt=queue.can_preempt is not False,
         deadline=Deadline(at_ms=1000 * deadline.at, hard=deadline.hard) if deadline else None,
@@ -349,7 +372,9 @@ def _wished_ports(replica: Replica) -> tuple[int, ...]:
     return replica.program.ports
 
 
-def running_of(id: str, replicas: list[Replica], mirror: Mirror) -> Running:
+def running_of(
+    id: str, replicas: list[Replica], mirror: Mirror, reserved: Reserved = NOTHING
+) -> Running:
     """
     Args:
         replicas: those of the gang that hold something.
@@ -358,7 +383,7 @@ def running_of(id: str, replicas: list[Replica], mirror: Mirror) -> Running:
     first = replicas[0]
     key = (first.workspace, first.owner_id)
     job = mirror.jobs.get(key) if first.owner_kind is OwnerKind.JOB else None
-    gang = gang_of(id, replicas, mirror)
+    gang = gang_of(id, replicas, mirror, reserved)
     held = tuple(
         (worker, Assignment(worker.replica, replica.node, replica.gpus, replica.ports))
         for worker, replica in zip(gang.workers, replicas, strict=True)

@@ -16,11 +16,11 @@ from leptonai.blobs.store import KEPT_UNUSED_S
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.control.owners import removal
 from leptonai.core.lifecycle.replica import abandon
-from leptonai.core.records import Dataset, Job, Model, Replica
+from leptonai.core.records import Dataset, Job, Model, Replica, Reservation
 from leptonai.core.references import REFERRING_KINDS, digests_in
 from leptonai.errors import InvalidRequest, NotFound, VersionConflict
 from leptonai.ports.clock import Clock
-from leptonai.ports.store import Change, Fence, Put, Query, Store
+from leptonai.ports.store import Change, Delete, Fence, Put, Query, Store
 from leptonai.spec.jobs import JobState
 
 LOOK_EVERY_MS = 30_000
@@ -66,6 +66,9 @@ class RetentionLoop:
         servers = await self._store.find(Replica, due)
         for server in servers:
             await self._commit(Put(abandon(server, now_ms)))
+        reservations = await self._store.find(Reservation, due)
+        for reservation in reservations:
+            await self._commit(Delete(reservation))
         if now_ms >= self._prune_at_ms:
             await self._store.prune_events(now_ms - EVENTS_KEPT_MS)
             self._prune_at_ms = now_ms + PRUNE_EVERY_MS
@@ -73,7 +76,7 @@ class RetentionLoop:
             self._collect_at_ms = now_ms + COLLECT_EVERY_MS  # also if it fails, for it is much work
             removed = await self._collect(self._blobs)
             log.info("%d blobs that nothing refers to were removed", removed)
-        more = MAX_AT_ONCE in (len(jobs), len(servers))
+        more = MAX_AT_ONCE in (len(jobs), len(servers), len(reservations))
         return now_ms if more else now_ms + LOOK_EVERY_MS
 
     async def _collect(self, blobs: BlobStore) -> int:

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 
 from leptonai.control.mirror import Mirror, Watch, serves
-from leptonai.core.records import Endpoint, Node, Replica, Token
+from leptonai.core.records import Endpoint, Ingress, Node, Replica, Token
 from leptonai.core.routing import RouteTable, route_table
 from leptonai.ports.clock import Clock
 
@@ -16,7 +16,7 @@ class RoutesLoop:
     name = "routes"
 
     def __init__(self, mirror: Mirror, clock: Clock) -> None:
-        self.watch: Watch = mirror.watch(Endpoint, Replica, Node, Token, only=serves)
+        self.watch: Watch = mirror.watch(Endpoint, Replica, Node, Token, Ingress, only=serves)
         self._mirror = mirror
         self._clock = clock
         self.table = RouteTable(seq=0, routes=(), workspace_token_sha256={})
@@ -45,6 +45,7 @@ class RoutesLoop:
             families,
             {node.id: node.address for node in self._mirror.nodes.values()},
             {workspace: tuple(hashes) for workspace, hashes in tokens.items()},
+            self._mirror.ingresses.values(),
         )
         if msgspec.structs.replace(fresh, seq=self.table.seq) != self.table or self.table.seq == 0:
             async with self._changed:

@@ -123,8 +123,6 @@ class _Asked:
             for group in sorted({view.group for view in self._views() if view.group}):
                 yield replace(anywhere, allowed_groups=frozenset({group}))
             yield anywhere
-        if gang.avoided_nodes:
-            yield replace(gang, avoided_nodes=frozenset())
 
     def _other_gpus(self) -> Iterator[Gang]:
         named = {worker.needs.gpu_type for worker in self._gang.workers if worker.needs.gpus}

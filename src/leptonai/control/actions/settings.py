@@ -1,0 +1,44 @@
+"""What an admin chooses for a whole workspace."""
+
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from leptonai.control.actions.committing import insisting, put
+from leptonai.control.api.context import World
+from leptonai.core.access import Action, Principal, Resource
+from leptonai.core.records import SETTINGS_ID, Settings
+from leptonai.errors import AlreadyExists, VersionConflict
+from leptonai.security.permissions import require
+from leptonai.spec import codec
+from leptonai.spec.workspace import Features
+
+
+async def features_of(world: World, workspace: str) -> Features:
+    settings = await world.store.get(Settings, workspace, SETTINGS_ID)
+    return settings.features if settings else Features()
+
+
+async def patch_features(
+    world: World, principal: Principal, workspace: str, patch: dict[str, Any]
+) -> Features:
+    require(principal, Action.UPDATE, Resource(kind="workspace", workspace=workspace))
+
+    async def change() -> Features:
+        now_ms = world.clock.now_ms()
+        before = await world.store.get(Settings, workspace, SETTINGS_ID) or Settings(
+            workspace=workspace,
+            id=SETTINGS_ID,
+            name=SETTINGS_ID,
+            created_at_ms=now_ms,
+            owner=principal.name,
+        )
+        merged = codec.merge_patch(msgspec.to_builtins(before.features), patch)
+        after = replace(before, features=codec.convert(Features, merged), modified_at_ms=now_ms)
+        try:
+            return (await put(world, after)).features
+        except AlreadyExists as error:  # somebody else made it meanwhile
+            raise VersionConflict(error.message, hint=error.hint) from None
+
+    return await insisting(change)

@@ -1,0 +1,76 @@
+"""Private templates: made and deleted; and what any template becomes."""
+
+import secrets
+
+from leptonai.control.actions.committing import insisting, put
+from leptonai.control.api.context import World
+from leptonai.control.requests import check_labels
+from leptonai.control.templates import public_templates
+from leptonai.core.access import Action, Principal, Resource
+from leptonai.core.records import Template
+from leptonai.core.templates import check_template
+from leptonai.errors import AlreadyExists, InvalidRequest, NotFound
+from leptonai.ports.store import Delete, Query
+from leptonai.security.permissions import may_read, require, resource_of
+from leptonai.spec.names import check_name
+from leptonai.spec.templates import LeptonTemplate
+
+
+async def create_template(
+    world: World, principal: Principal, workspace: str, asked: LeptonTemplate
+) -> Template:
+    require(principal, Action.CREATE, Resource(kind="template", workspace=workspace))
+    name = asked.metadata.name or asked.metadata.id or ""
+    check_name(name, "template")
+    labels = asked.metadata.labels or {}
+    check_labels(labels)
+    if name in public_templates():
+        raise AlreadyExists(f"there is a public template {name!r}", hint="Choose another name.")
+    if not asked.spec.content:
+        raise InvalidRequest("spec.content: is empty", hint="Give the spec of a workload.")
+    check_template(asked.spec)
+    now_ms = world.clock.now_ms()
+    try:
+        return await put(
+            world,
+            Template(
+                workspace=workspace,
+                id=secrets.token_hex(8),
+                name=name,
+                created_at_ms=now_ms,
+                modified_at_ms=now_ms,
+                owner=principal.name,
+                labels=labels,
+                visibility=asked.metadata.visibility or "",
+                spec=asked.spec,
+            ),
+        )
+    except AlreadyExists as error:
+        raise AlreadyExists(
+            f"there is a template {name!r} already",
+            hint=f"Remove it first: `leptonai template remove {name}`.",
+            existing_id=error.existing_id,
+        ) from None
+
+
+async def delete_template(world: World, principal: Principal, workspace: str, name: str) -> None:
+    async def change() -> None:
+        template = await find_template(world, principal, workspace, name)
+        require(principal, Action.DELETE, resource_of("template", template))
+        await world.commit(Delete(template))
+
+    await insisting(change)
+
+
+async def find_template(world: World, principal: Principal, workspace: str, name: str) -> Template:
+    query = Query(workspace=workspace, unique_key=name, limit=1)
+    found = await world.store.find(Template, query)
+    if not found or not may_read(principal, "template", found[0]):
+        raise no_template(name)
+    return found[0]
+
+
+def no_template(name: str) -> NotFound:
+    return NotFound(
+        f"there is no template {name[:100]!r}", hint="`leptonai template list` shows them."
+    )
