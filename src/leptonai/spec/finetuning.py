@@ -8,6 +8,7 @@ from msgspec import Meta, field
 from leptonai.spec.metadata import Wire
 
 DEFAULT_TRAINER = "lepton-sft"
+STRING = {"type": "string"}
 MODEL_TYPES = "a registered NAME or NAME@VERSION, a directory, or hf://OWNER/NAME"
 
 
@@ -63,10 +64,20 @@ class TrainConfig(Wire, frozen=True, forbid_unknown_fields=True):
     ] = ""
 
 
+_SHOWN = ("type", "description", "default", "enum", "minimum", "maximum", "additionalProperties")
+
+
 def schema() -> dict[str, Any]:
-    """Of `TrainConfig`, as clients make options of it: one object, without references."""
-    document = msgspec.json.schema(TrainConfig)
-    found: dict[str, Any] = document["$defs"]["TrainConfig"]
-    return {name: found[name] for name in ("type", "properties", "required")} | {
-        "title": "Fine-tune a causal language model"
+    """Of `TrainConfig`, as clients make options of it: one object without references, and of the
+    words of JSON schema those that templates know."""
+    found: dict[str, Any] = msgspec.json.schema(TrainConfig)["$defs"]["TrainConfig"]
+    properties = {
+        name: {word: of[word] for word in _SHOWN if word in of} | ({} if "type" in of else STRING)
+        for name, of in found["properties"].items()
+    }
+    return {
+        "type": "object",
+        "description": "Fine-tune a causal language model.",
+        "properties": properties,
+        "required": found["required"],
     }
