@@ -11,6 +11,7 @@ from leptonai.control.domains import check_domain
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.elasticity.policy import policy_of
+from leptonai.core.finetuning import trained
 from leptonai.core.records import Model, Node, NodeState, Program, Reservation, Secret
 from leptonai.core.reservations import may_use, phase_of
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
@@ -57,6 +58,8 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
         InvalidRequest: something in it is wrong.
         Unsatisfiable: no machine here could ever do it.
     """
+    if spec.trainer is not None:
+        spec = trained(spec)
     _check_command(spec.container, needed="a job runs a command, and this one has none")
     if spec.completions and spec.parallelism and spec.completions != spec.parallelism:
         raise InvalidRequest(

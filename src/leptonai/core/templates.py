@@ -28,9 +28,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
     "boolean": (bool,),
+    "object": (dict,),
 }
 # What of JSON schema a parameter may say.
-_KNOWN = {"type", "title", "description", "default", "enum", "minimum", "maximum", "maxLength"}
+_KNOWN = {
+    *("type", "title", "description", "default", "enum"),
+    *("minimum", "maximum", "maxLength", "additionalProperties"),
+}
 
 
 def rendered(spec: TemplateSpec, given: Mapping[str, Any]) -> JobSpec | EndpointSpec:
@@ -94,7 +98,7 @@ def _fits(word: str, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if word == "enum":
         return isinstance(value, list) and all(isinstance(e, str | int | float) for e in value)
-    return word == "default" or isinstance(value, str)
+    return word in ("default", "additionalProperties") or isinstance(value, str)
 
 
 def _values(spec: TemplateSpec, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,6 +171,8 @@ def _example(schema: Mapping[str, Any]) -> Any:
     if kind in ("integer", "number"):
         bounds = [schema[each] for each in ("minimum", "maximum") if schema.get(each) is not None]
         return bounds[0] if bounds else 1
+    if kind == "object":
+        return {}
     return True if kind == "boolean" else "x"
 
 

@@ -18,6 +18,7 @@ from leptonai.spec.containers import (
     UserSecurityContext,
 )
 from leptonai.spec.explanations import Explanation
+from leptonai.spec.finetuning import Trainer
 from leptonai.spec.metadata import Metadata, Wire
 
 MAX_WORKERS = 10_000
@@ -92,6 +93,7 @@ class JobSpec(Wire, frozen=True):
     deadline: Deadline | None = None
     estimated_seconds: Annotated[int, Meta(ge=1)] | None = None  # that it will run, once started
     workdir: str | None = None  # digest of an uploaded tree: the working directory of every worker
+    trainer: Trainer | None = None  # a fine-tuning: says what the command is
     include_workspace_token: bool | None = None  # give the workers a token that ends with the job
 
     @property

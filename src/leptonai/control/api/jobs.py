@@ -1,5 +1,7 @@
 """Jobs: submit, list, stop, start, delete, and what came of them."""
 
+from collections.abc import Callable
+
 import msgspec
 from msgspec.structs import replace
 
@@ -27,10 +29,21 @@ from leptonai.spec.jobs import JobList, JobState, LeptonJob
 ALIVE, ARCHIVE, BOTH = "alive_only", "archive_only", "alive_and_archive"
 MODES = (ALIVE, ARCHIVE, BOTH)
 MODE = Parameter("job_query_mode", about=f"One of {', '.join(MODES)}.")
+FILTERS = (
+    MODE,
+    Parameter("q", about="A part of the name or of the id."),
+    Parameter("status", about="How the state begins.", repeated=True),
+    Parameter("created_by", about="The owner.", repeated=True),
+    Parameter("node_groups", about="Ids of node groups it is bound to.", repeated=True),
+    Parameter("query", about="Labels: `k`, `k=v`, joined by commas."),
+)
 
 
 async def submit(call: Call) -> LeptonJob:
-    asked: LeptonJob = await call.json()
+    return await submitted(call, await call.json())
+
+
+async def submitted(call: Call, asked: LeptonJob) -> LeptonJob:
     if call.flag("dry_run"):
         job, explanation = await foresee_job(call.world, call.principal, call.workspace, asked)
         return dry_run_of(job_view(job), explanation)
@@ -39,9 +52,16 @@ async def submit(call: Call) -> LeptonJob:
 
 
 async def list_jobs(call: Call) -> JobList:
+    return JobList(jobs=await found(call))
+
+
+async def found(
+    call: Call, *, only: Callable[[Job], bool] | None = None, mentions: bytes | None = None
+) -> list[LeptonJob]:
+    """A page of those that the call asks for; `only` some of them, whose JSON holds `mentions`."""
     states = _states(call)
     if states == ():
-        return JobList(jobs=[])
+        return []
     selects = label_selector(call.text("query"))
     groups = set(call.texts("node_groups"))
     sees_all = call.principal.role is Role.ADMIN
@@ -50,6 +70,7 @@ async def list_jobs(call: Call) -> JobList:
         affinity = job.spec.affinity
         return (
             (sees_all or may_read(call.principal, "job", job))
+            and (only is None or only(job))
             and (selects is None or selects(job.labels))
             and (
                 not groups
@@ -63,12 +84,12 @@ async def list_jobs(call: Call) -> JobList:
         states=states,
         not_states=(JobState.ARCHIVED,) if _mode(call, ALIVE) == ALIVE else (),
         owners=tuple(call.texts("created_by")) or None,
-        mentions=_mentioned(call.text("query"), groups),
+        mentions=mentions or _mentioned(call.text("query"), groups),
         newest_first=True,
     )
-    everything = sees_all and selects is None and not groups
-    found = await page_of(call, Job, query, None if everything else shown)
-    return JobList(jobs=[_view(call, job) for job in found])
+    everything = sees_all and selects is None and not groups and only is None
+    page = await page_of(call, Job, query, None if everything else shown)
+    return [_view(call, job) for job in page]
 
 
 def _mentioned(selector: str, groups: set[str]) -> bytes | None:
@@ -200,13 +221,8 @@ ROUTES = (
         summary="List jobs, newest first",
         answer=JobList,
         query=(
-            MODE,
             *PAGING,
-            Parameter("q", about="A part of the name or of the id."),
-            Parameter("status", about="How the state begins.", repeated=True),
-            Parameter("created_by", about="The owner.", repeated=True),
-            Parameter("node_groups", about="Ids of node groups it is bound to.", repeated=True),
-            Parameter("query", about="Labels: `k`, `k=v`, joined by commas."),
+            *FILTERS,
         ),
     ),
     Route(

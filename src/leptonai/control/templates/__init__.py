@@ -1,10 +1,11 @@
-"""The public templates, which come with the platform: one JSON file each."""
+"""The public templates, which come with the platform: a JSON file each, and fine-tuning."""
 
 from functools import lru_cache
 from importlib.resources import files
 
 import msgspec
 
+from leptonai.core import finetuning
 from leptonai.spec.templates import LeptonTemplate
 
 
@@ -16,4 +17,4 @@ def public_templates() -> dict[str, LeptonTemplate]:
         key=lambda each: each.name,
     )
     made = [msgspec.json.decode(each.read_bytes(), type=LeptonTemplate) for each in found]
-    return {template.metadata.id or "": template for template in made}
+    return {each.metadata.id or "": each for each in (*made, finetuning.template())}
