@@ -21,6 +21,7 @@ from leptonai.engines.local import LocalEngine
 from leptonai.engines.local.environment import base_environment
 from leptonai.errors import NotFound, StaleEpoch
 from leptonai.home import Home
+from leptonai.monitoring.logs import LineDates
 from leptonai.ports.engine import Attempt, Ended, Running, Seen, Tree
 from leptonai.supervisor import Cgroups, Folder, processes
 from leptonai.supervisor.folder import identity_text
@@ -764,8 +765,35 @@ def test_a_log_is_capped_while_it_is_written_and_read_from_a_line_start(tmp_path
             assert (last.offset, last.data) == (total - 15, b"line 000399999\n")
             assert path.stat().st_blocks * 512 <= keep + (1 << 16)
             marks = await engine.log_marks("local", "a.0")
-            assert marks[-1].offset == total
-            assert list(marks) == sorted(marks, key=lambda mark: (mark.at_ns, mark.offset))
+            assert marks.end == total
+            assert list(marks.at_ns) == sorted(marks.at_ns)
+            assert await engine.log_marks("local", "a.0") == marks
+
+    asyncio.run(main())
+
+
+def test_dates_of_lines_stay_when_the_log_grows_when_it_ends_and_when_the_platform_restarts(
+    tmp_path,
+):
+    async def main():
+        go = tmp_path / "go"
+        write = f"echo one; while [ ! -e '{go}' ]; do sleep 0.01; done; echo two; echo three"
+        async with an_engine(tmp_path / "home") as engine:
+            await engine.start(an_attempt("sh", "-c", write), epoch=EPOCH)
+            while (first := await engine.log_marks("local", "a.0")).end < 4:
+                await asyncio.sleep(0.01)
+            dated = LineDates(first, 0, None).of(4)
+            go.touch()
+            end = (await ended(engine, "local", "a.0")).how
+            last = LineDates(await engine.log_marks("local", "a.0"), 0, None)
+            times = last.of_each([4, 8, 14])
+            assert times[0] == dated
+            assert times == sorted(set(times))
+            assert times[-1] < (end.finished_at_ms + 1) * 1_000_000
+        async with an_engine(tmp_path / "home") as engine:
+            await engine.forget("local", "a.0", epoch=EPOCH)
+            again = LineDates(await engine.log_marks("local", "a.0"), 0, None)
+            assert again.of_each([4, 8, 14]) == times
 
     asyncio.run(main())
 

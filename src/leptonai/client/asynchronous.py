@@ -233,12 +233,15 @@ class AsyncJobs:
         """Why it is in the state it is in, and what would change that."""
         return await self._calls.read(_get("jobs", id, "why"), Explanation)
 
-    def log(self, id: str, replica_id: str, *, follow: bool = True) -> Feed[str]:
-        """The lines of one worker from its beginning; with `follow`, until it has ended.
+    def log(
+        self, id: str, replica_id: str, *, follow: bool = True, tail: int | None = None
+    ) -> Feed[str]:
+        """The lines of one worker from its beginning, or the last `tail` of its present try; with
+        `follow`, until it has ended.
 
         A line that is still being written comes when it is complete, or at the end.
         """
-        request = _get("jobs", id, "replicas", replica_id, "log", follow=follow)
+        request = _get("jobs", id, "replicas", replica_id, "log", follow=follow, tail=tail)
         return self._calls.lines(request)
 
     def history(
@@ -249,9 +252,11 @@ class AsyncJobs:
         *,
         replica_id: str | None = None,
         q: str | None = None,
+        last: int | None = None,
     ) -> Feed[LogLine]:
-        """The lines of start <= time < end, oldest first, each with its nanosecond since 1970."""
-        return self._calls.history(start_ns, end_ns, job=id, replica=replica_id, q=q)
+        """The lines of start <= time < end, or the last ones, that hold `q`: oldest first, each
+        with its nanosecond since 1970."""
+        return self._calls.history(start_ns, end_ns, last, job=id, replica=replica_id, q=q)
 
     async def wait(self, id: str, timeout_s: float | None = None) -> LeptonJob:
         """Return it when it has ended, however it ended.
@@ -412,9 +417,12 @@ class AsyncEndpoints:
         """Why it is in the state it is in, and what would change that."""
         return await self._calls.read(_get("deployments", name, "why"), Explanation)
 
-    def log(self, name: str, replica_id: str, *, follow: bool = True) -> Feed[str]:
-        """The lines of one replica from its beginning; with `follow`, until it has ended."""
-        request = _get("deployments", name, "replicas", replica_id, "log", follow=follow)
+    def log(
+        self, name: str, replica_id: str, *, follow: bool = True, tail: int | None = None
+    ) -> Feed[str]:
+        """The lines of one replica from its beginning, or the last `tail` of its present try; with
+        `follow`, until it has ended."""
+        request = _get("deployments", name, "replicas", replica_id, "log", follow=follow, tail=tail)
         return self._calls.lines(request)
 
     def history(
@@ -425,9 +433,11 @@ class AsyncEndpoints:
         *,
         replica_id: str | None = None,
         q: str | None = None,
+        last: int | None = None,
     ) -> Feed[LogLine]:
-        """The lines of start <= time < end, oldest first, each with its nanosecond since 1970."""
-        return self._calls.history(start_ns, end_ns, deployment=name, replica=replica_id, q=q)
+        """The lines of start <= time < end, or the last ones, that hold `q`: oldest first, each
+        with its nanosecond since 1970."""
+        return self._calls.history(start_ns, end_ns, last, deployment=name, replica=replica_id, q=q)
 
     async def wait_ready(self, name: str, timeout_s: float | None = None) -> LeptonDeployment:
         """Return it when all its replicas are ready, of its newest revision.
@@ -998,22 +1008,16 @@ class _AsyncCalls:
             await pause(wait_s)
             attempt += 1
 
-    async def history(self, start_ns: int, end_ns: int, **of_what: str | None) -> Feed[LogLine]:
+    async def history(
+        self, start_ns: int, end_ns: int, last: int | None = None, **of_what: str | None
+    ) -> Feed[LogLine]:
         """Page through `/logs`, forward. Pages overlap in the last instant of the one before."""
+        if last is not None:
+            for line in await self._last_lines(start_ns, end_ns, last, of_what):
+                yield line
+            return
         while True:
-            request = _get(
-                "logs",
-                start=start_ns,
-                end=end_ns,
-                direction="forward",
-                limit=LOG_PAGE_LINES,
-                **of_what,
-            )
-            streams = (await self.read(request, LogAnswer)).data.result
-            lines = sorted(
-                (line for stream in streams for line in stream.values),
-                key=lambda line: int(line[0]),
-            )
+            lines = await self._page_of_lines(start_ns, end_ns, "forward", LOG_PAGE_LINES, of_what)
             if len(lines) < LOG_PAGE_LINES:
                 for line in lines:
                     yield line
@@ -1024,6 +1028,35 @@ class _AsyncCalls:
                 if one_instant or int(line[0]) < last_ns:
                     yield line
             start_ns = last_ns + 1 if one_instant else last_ns
+
+    async def _last_lines(
+        self, start_ns: int, end_ns: int, last: int, of_what: Mapping[str, str | None]
+    ) -> list[LogLine]:
+        found: list[LogLine] = []
+        while len(found) < last:
+            limit = min(LOG_PAGE_LINES, last - len(found))
+            page = await self._page_of_lines(start_ns, end_ns, "backward", limit, of_what)
+            found = [*page, *found]
+            if len(page) < limit:
+                break
+            end_ns = int(page[0][0])
+        return found
+
+    async def _page_of_lines(
+        self,
+        start_ns: int,
+        end_ns: int,
+        direction: str,
+        limit: int,
+        of_what: Mapping[str, str | None],
+    ) -> list[LogLine]:
+        """In the order of their times, whatever the direction."""
+        request = _get(
+            "logs", start=start_ns, end=end_ns, direction=direction, limit=limit, **of_what
+        )
+        streams = (await self.read(request, LogAnswer)).data.result
+        lines = (line for stream in streams for line in stream.values)
+        return sorted(lines, key=lambda line: int(line[0]))
 
     async def download(
         self, digest: str, arriving: "Arriving", progress: Progress | None = None

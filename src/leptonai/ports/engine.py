@@ -3,7 +3,8 @@
 `leptonai.testing.engine_contract` is the same promise as a test suite.
 """
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -88,12 +89,32 @@ class Machine:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class LogMark:
-    """By `at_ns`, the log was `offset` bytes long."""
+LogMark = tuple[int, int]  # by so many nanoseconds since 1970, the log was so many bytes long
 
-    at_ns: int
-    offset: int
+
+@dataclass(frozen=True, slots=True)
+class LogMarks:
+    """When a log grew: both columns ascend. There may be hundreds of thousands."""
+
+    at_ns: "array[int]" = field(default_factory=lambda: array("Q"))
+    offsets: "array[int]" = field(default_factory=lambda: array("Q"))
+
+    @classmethod
+    def of(cls, marks: Iterable[LogMark]) -> "LogMarks":
+        told = list(marks)
+        return cls(array("Q", [at for at, _ in told]), array("Q", [offset for _, offset in told]))
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def end(self) -> int:
+        """How many bytes they date."""
+        return self.offsets[-1] if self.offsets else 0
+
+    @property
+    def last_ns(self) -> int:
+        return self.at_ns[-1] if self.at_ns else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +174,10 @@ class Engine(Protocol):
         None if the node has no such log."""
         ...
 
-    async def log_marks(self, node: str, attempt: AttemptId) -> tuple[LogMark, ...]:
-        """When the log grew, oldest first: what dates its lines."""
+    async def log_marks(self, node: str, attempt: AttemptId) -> LogMarks:
+        """When the log grew: what dates its lines. The last mark is of about now, and of the whole
+        log once the attempt has ended. What was told once of bytes that are still there is told
+        for ever: later marks are only added."""
         ...
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from leptonai.control.actions.endpoints import (
     patch_endpoint,
     restart_endpoint,
 )
-from leptonai.control.api.logs import FOLLOW, follow_log
+from leptonai.control.api.logs import FOLLOW, TAIL, live_log
 from leptonai.control.api.routing import DRY_RUN, TEXT, Answer, Call, Parameter, Route
 from leptonai.control.api.views import (
     dry_run_of,
@@ -90,9 +90,7 @@ async def replica_log(call: Call) -> Answer:
             f"endpoint {endpoint.name} has no replica {call.path['replica'][:100]!r}",
             hint=f"`leptonai endpoint get {endpoint.name}` shows its replicas.",
         )
-    return Answer(
-        stream=follow_log(call.world, replica, follow=call.flag("follow", default=True)), media=TEXT
-    )
+    return live_log(call, replica)
 
 
 async def readiness(call: Call) -> dict[str, list[ReadinessReason]]:
@@ -198,7 +196,7 @@ ROUTES = (
         method="GET",
         path="/deployments/{name}/replicas/{replica}/log",
         handler=replica_log,
-        query=(FOLLOW,),
+        query=(FOLLOW, TAIL),
         summary="A replica's output from its start on, as it comes, until the replica has ended",
         media=TEXT,
     ),

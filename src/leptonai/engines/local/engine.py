@@ -41,7 +41,7 @@ from leptonai.ports.engine import (
     AttemptState,
     Ended,
     LogChunk,
-    LogMark,
+    LogMarks,
     Machine,
     Observation,
     Running,
@@ -256,9 +256,19 @@ class LocalEngine:
             return None
         return logs.read(path, offset=offset, limit=min(limit, MAX_READ_BYTES))
 
-    async def log_marks(self, node: str, attempt: AttemptId) -> tuple[LogMark, ...]:
+    async def log_marks(self, node: str, attempt: AttemptId) -> LogMarks:
         path = self._log_path(node, attempt)
-        return logs.read_marks(path) if path is not None else ()
+        if path is None:
+            return LogMarks()
+        log = self._logs.get(attempt)
+        if log is not None:
+            log.mark(self._now_ns())
+            return log.marks
+        log = logs.Log.open(path)
+        ending = self._supervisor.ended.get(attempt) or Folder(path.parent).read()
+        if isinstance(ending, Ending):
+            log.mark(_end_ns(ending), last=True)
+        return log.marks
 
     # --- starting --------------------------------------------------------------------------------
 
@@ -384,7 +394,7 @@ class LocalEngine:
         self._changed.set()
         if id in self._supervisor.ended:
             if log := self._logs.pop(id, None):
-                log.close(self._now_ns(), self._log_bytes)
+                log.close(_end_ns(self._supervisor.ended[id]), self._log_bytes)
             else:  # what it wrote while nobody looked
                 with suppress(OSError):
                     logs.Log.open(self._live / id / "log").trim(self._log_bytes)
@@ -425,6 +435,11 @@ def _identity(path: Path) -> str:
     if not path.exists():
         replace_file(path, secrets.token_hex(8))
     return path.read_text()
+
+
+def _end_ns(ending: Ending) -> int:
+    """The whole last millisecond is its."""
+    return (ending.finished_at_ms + 1) * 1_000_000 - 1
 
 
 def _termination(id: AttemptId, ending: Ending) -> Termination:
