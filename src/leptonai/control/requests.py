@@ -10,11 +10,22 @@ from msgspec.structs import replace
 from leptonai.control.api.context import World
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
+from leptonai.core.attachments import check_attachments
 from leptonai.core.elasticity.policy import policy_of
-from leptonai.core.records import Endpoint, Model, Node, NodeState, Program, Secret
+from leptonai.core.records import (
+    DataSource,
+    Endpoint,
+    Model,
+    Node,
+    NodeState,
+    Program,
+    Secret,
+    Volume,
+)
 from leptonai.core.routing import domain_owners
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
 from leptonai.core.shapes import gpu_type_of, requested_by
+from leptonai.core.volumes import check_mounts
 from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, Unsatisfiable
 from leptonai.ports.store import Query
 from leptonai.security.permissions import require, resource_of
@@ -82,7 +93,8 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             )
     _check_seconds("spec.estimated_seconds", spec.estimated_seconds, MAX_RUN_S)
     _check_priority(spec.queue_config)
-    _check_storage(spec.mounts, spec.storage_attachments, spec.reservation_config)
+    _check_reservation(spec.reservation_config)
+    await _check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
     await _check_envs(world, principal, workspace, spec.envs or [])
     if spec.workdir is not None:
         await check_tree(world, spec.workdir, "spec.workdir")
@@ -122,7 +134,8 @@ async def checked_endpoint(
     _check_letting_in(spec)
     await _check_gateway(world, workspace, name, spec.gateway)
     _check_priority(spec.queue_config)
-    _check_storage(spec.mounts, spec.storage_attachments, spec.reservation_config)
+    _check_reservation(spec.reservation_config)
+    await _check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
     readiness = spec.health.readiness if spec.health else None
     if readiness and readiness.http and not re.fullmatch(r"/[!-~]{0,1000}", readiness.http.path):
         raise InvalidRequest(
@@ -238,22 +251,23 @@ def _check_priority(queue: QueueConfig | None) -> None:
         )
 
 
-def _check_storage(
+async def _check_storage(
+    world: World,
+    principal: Principal,
+    workspace: str,
     mounts: Sequence[Mount] | None,
     attachments: Sequence[StorageAttachment] | None,
-    reservation: ReservationConfig | None,
 ) -> None:
-    """What would change what runs is refused rather than ignored while it cannot be done."""
     if mounts:
-        raise InvalidRequest(
-            "spec.mounts: this platform has no volumes to mount",
-            hint="Send files with the working directory, or register them as a dataset.",
-        )
+        volumes = await world.store.find(Volume, Query(workspace=workspace))
+        check_mounts(principal, mounts, volumes)
     if attachments:
-        raise InvalidRequest(
-            "spec.storage_attachments: this platform has no data sources to attach",
-            hint="Register the files as a dataset.",
-        )
+        sources = await world.store.find(DataSource, Query(workspace=workspace))
+        check_attachments(principal, attachments, {each.name: each.spec for each in sources})
+
+
+def _check_reservation(reservation: ReservationConfig | None) -> None:
+    """What would change what runs is refused rather than ignored while it cannot be done."""
     if reservation and reservation.reservation_id:
         raise InvalidRequest(
             "spec.reservation_config: this platform has no reservations",

@@ -23,6 +23,18 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeAt:
+    """A directory of a volume that the attempt is to find somewhere."""
+
+    name: str  # of the volume, for people
+    root: str  # of the volume, on the node
+    path: str = ""  # in the volume; made where it is not there and may be written to
+    at: str  # absolute
+    read_only: bool = False
+    links: bool = True  # False: no link in the volume is followed to get there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One try to run a replica, complete: nothing in it must be looked up any more."""
 
@@ -39,6 +51,9 @@ class Attempt:
     start_in: str = ""  # the tree it starts in; "" is an empty folder of its own
     keeps: str = ""  # names a folder that all attempts of this name on the node share
     image: str = ""
+    volumes: tuple[VolumeAt, ...] = ()  # what cannot be mounted is a link in its directory
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Texts that hold secrets, by the variables that tell where they lie: readable by its user."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class Config:
     gateway_url: str
     version: str
     build_time: str = ""
+    home: str = ""  # the directory of the platform's own files, which no volume may hold
 
 
 class Adviser(Protocol):

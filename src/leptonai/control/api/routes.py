@@ -13,6 +13,8 @@ from leptonai.control.api import (
     rollouts,
     runs,
     secrets,
+    storage,
+    volumes,
     workspace,
 )
 from leptonai.control.api.routing import Route
@@ -26,6 +28,8 @@ ROUTES: tuple[Route, ...] = (
     *nodes.ROUTES,
     *quotas.ROUTES,
     *secrets.ROUTES,
+    *volumes.ROUTES,
+    *storage.ROUTES,
     *artifacts.ROUTES,
     *runs.ROUTES,
     *blobs.ROUTES,
