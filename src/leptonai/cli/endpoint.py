@@ -11,6 +11,7 @@ import click
 from leptonai.cli.gateway_options import gateway_options, gateway_patch
 from leptonai.cli.groups import Group
 from leptonai.cli.log_lines import Wanted, line_options, print_lines
+from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
 from leptonai.cli.output import age, print_facts, print_json, print_table, say
 from leptonai.cli.rollout import plan_of, rollout, rollout_options
 from leptonai.cli.scaling import desired, policy_text, scaling_options
@@ -77,6 +78,7 @@ leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token
 @click.option("--health-path", metavar="PATH", help="Ready when GET PATH answers below 400.")
 @resource_options
 @environment_options
+@storage_options
 @priority_option
 @gateway_options
 @click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
@@ -111,6 +113,8 @@ def create(
     envs: tuple[str, ...],
     secrets: tuple[str, ...],
     workdir: str | None,
+    mounts: tuple[str, ...],
+    buckets: tuple[str, ...],
     priority: str | None,
     label_texts: tuple[str, ...],
     file: Path | None,
@@ -153,6 +157,10 @@ def create(
         ),
     )
     asked = _with_gateway(asked, gateway_patch(gateway))
+    asked = _with(
+        asked,
+        **given(mounts=mounts_of(mounts), storage_attachments=attachments_of(buckets)),
+    )
     directory = existing_directory(workdir) if workdir is not None else None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if photon is not None:

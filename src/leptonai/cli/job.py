@@ -13,6 +13,7 @@ import click
 from leptonai import errors
 from leptonai.cli.groups import Group
 from leptonai.cli.log_lines import Wanted, line_options, print_lines
+from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
 from leptonai.cli.output import age, print_facts, print_json, print_table, say, span
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
@@ -71,6 +72,7 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
 @click.option("-n", "--name", help="Lower-case letters, digits and dashes; the id is made of it.")
 @resource_options
 @environment_options
+@storage_options
 @gang_options
 @click.option("--max-failure-retry", type=click.IntRange(min=0), help="Of each worker.")
 @click.option("--max-job-failure-retry", type=click.IntRange(min=0), help="Of all the workers.")
@@ -124,6 +126,8 @@ def create(
     envs: tuple[str, ...],
     secrets: tuple[str, ...],
     workdir: str | None,
+    mounts: tuple[str, ...],
+    buckets: tuple[str, ...],
     priority: str | None,
     preemptible: bool | None,
     project: str | None,
@@ -175,6 +179,8 @@ def create(
             memory=memory,
             accelerator_num=gpu,
             accelerator_type=gpu_type,
+            mounts=mounts_of(mounts),
+            storage_attachments=attachments_of(buckets),
             min_workers=min_workers,
             max_failure_retry=max_failure_retry,
             max_job_failure_retry=max_job_failure_retry,

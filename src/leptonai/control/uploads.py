@@ -94,6 +94,12 @@ def received_bytes(files: Beneath, path: str, upload: str) -> int:
     return 0
 
 
+def digest_of(files: Beneath, path: str) -> tuple[str, int]:
+    """The SHA-256 of a file, and how many bytes that is of. Blocks, a second for each GB or two."""
+    with files.reading(path) as fd:
+        return _digest(fd), os.fstat(fd).st_size
+
+
 @contextmanager
 def _draft(files: Beneath, path: str, upload: str) -> Iterator[tuple[int, str, str, int]]:
     draft = f"{HIDDEN}{upload}"

@@ -110,12 +110,13 @@ def check_mount(mount: Mount, at: str) -> None:
 
 
 def meant_by(source: str | None, volumes: Iterable[Volume], at: str) -> Volume:
-    """The volume of `node-local`, `node-nfs:NAME` or nothing, which is the default one.
+    """The volume of `node-local`, `node-nfs:NAME`, `NAME`, or nothing, which is the default one.
 
     Raises:
         InvalidRequest: there is none.
     """
-    kind, _, name = (source or "").partition(":")
+    source = source or ""
+    kind, _, name = source.partition(":") if source.startswith("node-") else ("", "", source)
     known = {volume.name: volume for volume in volumes}
     wanted = name or DEFAULT_VOLUME
     if wanted == SHARED_VOLUME and wanted not in known:

@@ -47,6 +47,11 @@ class UploadState(Wire, frozen=True, omit_defaults=False):
     complete: bool = False
 
 
+class FileDigest(Wire, frozen=True, omit_defaults=False):
+    sha256: str
+    size_bytes: int
+
+
 class S3Secrets(Wire, frozen=True, rename="camel"):
     access_key_secret_name: str
     secret_key_secret_name: str

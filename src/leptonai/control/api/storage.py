@@ -11,14 +11,14 @@ from leptonai.beneath import Beneath, Entry, parts_of
 from leptonai.control.actions.volumes import find_volume, volumes_of
 from leptonai.control.api.blobs import byte_range
 from leptonai.control.api.routing import BYTES, Answer, Call, Parameter, Route, json_answer
-from leptonai.control.uploads import Part, file_of_form, part_of, receive, received_bytes
+from leptonai.control.uploads import Part, digest_of, file_of_form, part_of, receive, received_bytes
 from leptonai.core.access import Action, Resource
 from leptonai.core.records import Volume
 from leptonai.core.volumes import DEFAULT_VOLUME, may_pass, may_use, refused
 from leptonai.errors import InvalidRequest
 from leptonai.security.permissions import require
 from leptonai.spec.metadata import Metadata
-from leptonai.spec.storage import FileEntry, FileSystem, FileSystemStatus, UploadState
+from leptonai.spec.storage import FileDigest, FileEntry, FileSystem, FileSystemStatus, UploadState
 
 READ_BYTES = 1 << 20
 
@@ -63,6 +63,9 @@ async def get(call: Call) -> Answer:
         return json_answer(
             UploadState(await _blocking(lambda: received_bytes(files, path, upload)))
         )
+    if call.flag("digest"):
+        _check_use(call, volume, path)
+        return json_answer(FileDigest(*await _blocking(lambda: digest_of(files, path))))
     _check_pass(call, volume, path)
     entry = await _blocking(lambda: files.entry(path))
     if entry.is_dir:
@@ -221,7 +224,11 @@ ROUTES = (
                 summary="A file, or the entries of a directory",
                 media=BYTES,
                 ranges=True,
-                query=(_UPLOAD, Parameter("usage", bool, "Only what its files take.")),
+                query=(
+                    _UPLOAD,
+                    Parameter("usage", bool, "Only what its files take."),
+                    Parameter("digest", bool, "Only the SHA-256 of a file."),
+                ),
             ),
         )
     ),
