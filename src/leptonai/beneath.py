@@ -71,7 +71,7 @@ class Beneath:
 
     def entries(self, path: str) -> list[Entry]:
         """Of a directory, by name. Links are told as what they lead to, if that is inside."""
-        found = []
+        found: list[Entry] = []
         with self._opened(path, _DIRECTORY) as fd, os.scandir(fd) as scan:
             for each in scan:
                 if each.name.startswith(HIDDEN):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -284,16 +285,15 @@ def _upload_tree(client: LeptonClient, source: Path, volume: str, path: str) -> 
             status, known = file.stat(), there[directory].get(file.name)
             same = known is not None and known.size_bytes == status.st_size
             if not (known and same and known.modified_at >= status.st_mtime_ns // 1_000_000):
-                client.storage.upload(
-                    file,
-                    volume,
-                    target,
-                    lambda part, _, before=done: progress(before + part, total),
-                )
+                client.storage.upload(file, volume, target, _after(done, total, progress))
                 sent += 1
             done += status.st_size
             progress(done, total)
     return sent
+
+
+def _after(done: int, total: int, progress: Progress) -> Callable[[int, int], None]:
+    return lambda part, _: progress(done + part, total)
 
 
 def _download_tree(client: LeptonClient, volume: str, path: str, target: Path) -> int:

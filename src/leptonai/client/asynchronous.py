@@ -1,7 +1,6 @@
 """The SDK for asyncio, and the source of the sync one: `tools/derive_sync_client.py` makes
 `synchronous.py` of this file by leaving out `async` and `await`."""
 
-import hashlib
 import random
 import secrets as entropy
 import time
@@ -80,7 +79,6 @@ if TYPE_CHECKING:
     from leptonai.data.shelf import Arriving, Shelf
 
 PART_BYTES = 8 << 20  # of an upload, sent at once
-HASHED_BYTES = 1 << 20
 UPLOAD_TRIES = 5  # that follow one that was cut off
 
 T = TypeVar("T")
@@ -629,7 +627,8 @@ class AsyncStorage:
         Raises:
             Conflict: the file changed while it was sent.
         """
-        digest, total = await in_thread(_digest_of, file)
+        told, total = await in_thread(_digest_of, file)
+        digest = told.removeprefix("sha256:")
         parts = ("storage", volume, *_in_volume(path))
         upload = digest[:32]
         failed = 0
@@ -693,7 +692,7 @@ class AsyncStorage:
             draft.touch()
         told = await self._calls.read(_get(*parts, digest=True), FileDigest)
         digest, _ = await in_thread(_digest_of, draft)
-        if digest != told.sha256:
+        if digest != f"sha256:{told.sha256}":
             draft.unlink()
             raise Internal(
                 f"{entry.path} is not what arrived, or changed meanwhile", hint="download it again"
@@ -1313,15 +1312,6 @@ def _get(*parts: str, **query: Parameter) -> Request:
 
 def _in_volume(path: str) -> "list[str]":
     return [part for part in path.split("/") if part not in ("", ".")]
-
-
-def _digest_of(file: Path) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    with file.open("rb") as opened:
-        while data := opened.read(HASHED_BYTES):
-            digest.update(data)
-            size += len(data)
-    return digest.hexdigest(), size
 
 
 def _part_of(file: Path, start: int) -> bytes:

@@ -1,6 +1,5 @@
 """The SDK: `asynchronous.py` as `tools/derive_sync_client.py` made it sync; change that."""
 
-import hashlib
 import random
 import secrets as entropy
 import time
@@ -79,7 +78,6 @@ if TYPE_CHECKING:
     from leptonai.data.shelf import Arriving, Shelf
 
 PART_BYTES = 8 << 20  # of an upload, sent at once
-HASHED_BYTES = 1 << 20
 UPLOAD_TRIES = 5  # that follow one that was cut off
 
 T = TypeVar("T")
@@ -628,7 +626,8 @@ class Storage:
         Raises:
             Conflict: the file changed while it was sent.
         """
-        digest, total = in_thread(_digest_of, file)
+        told, total = in_thread(_digest_of, file)
+        digest = told.removeprefix("sha256:")
         parts = ("storage", volume, *_in_volume(path))
         upload = digest[:32]
         failed = 0
@@ -692,7 +691,7 @@ class Storage:
             draft.touch()
         told = self._calls.read(_get(*parts, digest=True), FileDigest)
         digest, _ = in_thread(_digest_of, draft)
-        if digest != told.sha256:
+        if digest != f"sha256:{told.sha256}":
             draft.unlink()
             raise Internal(
                 f"{entry.path} is not what arrived, or changed meanwhile", hint="download it again"
@@ -1312,15 +1311,6 @@ def _get(*parts: str, **query: Parameter) -> Request:
 
 def _in_volume(path: str) -> "list[str]":
     return [part for part in path.split("/") if part not in ("", ".")]
-
-
-def _digest_of(file: Path) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    with file.open("rb") as opened:
-        while data := opened.read(HASHED_BYTES):
-            digest.update(data)
-            size += len(data)
-    return digest.hexdigest(), size
 
 
 def _part_of(file: Path, start: int) -> bytes:

@@ -376,7 +376,7 @@ class ReplicasLoop:
 
     def _owner(self, replica: Replica) -> Principal:
         is_admin = any(
-            token.name == replica.owner and token.role == Role.ADMIN
+            token.name == replica.owner and token.role == "admin"
             for token in self._mirror.tokens.values()
             if token.workspace == replica.workspace
         )
