@@ -81,17 +81,15 @@ def test_a_volume_that_was_removed_is_told(platform, tmp_path):
     directory = tmp_path / "shared"
     platform.cli("storage", "add", "shared", "--path", str(directory))
     assert directory.is_dir()
-    job = platform.cli(
-        *("job", "create", "-n", "later", "--start-at", "+1h"),
-        *("--mount", "/:/mnt/shared:shared", "--", "true"),
-    ).stdout.strip()
+    mount = ("--mount", "/:/mnt/shared:shared")
+    create = ("job", "create", "--start-at", "+8s", "-n", "later", *mount, "--", "true")
+    job = platform.cli(*create).stdout.strip()
     platform.cli("storage", "remove", "shared")
+    refused = platform.cli("job", "create", "-n", "x", *mount, "--", "true", check=False)
+    assert "there is no volume 'shared'" in refused.stderr
     with platform.client() as client:
-        client.jobs.stop(job)
-        unknown = platform.cli(
-            "job", "create", "--mount", "/:/mnt/shared:shared", "-n", "x", "--", "true", check=False
-        )
-        assert "there is no volume 'shared'" in unknown.stderr
+        status = client.jobs.wait(job).status
+    assert (status.state, "there is no volume 'shared'" in status.message) == ("Failed", True)
 
 
 def a_bucket(workspace: str, bucket, secrets):

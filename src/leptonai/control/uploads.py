@@ -78,8 +78,13 @@ async def receive(
             raise Conflict(
                 f"the upload goes on at {size}, not at {part.start}", hint="Send the rest."
             )
-        _check_room(fd, (part.total or 0) - size)
-        size = await _write(fd, size, part, chunks)
+        try:
+            _check_room(fd, (part.total or 0) - size)
+            size = await _write(fd, size, part, chunks)
+        except BaseException:
+            if part.total is None:  # nobody goes on with it
+                os.unlink(draft, dir_fd=directory)
+            raise
         if part.total is not None and size < part.total:
             return UploadState(received_bytes=size)
         await asyncio.to_thread(_finish, directory, name, draft, fd, part.sha256)
