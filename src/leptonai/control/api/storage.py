@@ -10,8 +10,9 @@ from typing import TypeVar
 from leptonai.beneath import Beneath, Entry, parts_of
 from leptonai.control.actions.volumes import find_volume, volumes_of
 from leptonai.control.api.blobs import byte_range
+from leptonai.control.api.multipart import file_in
 from leptonai.control.api.routing import BYTES, Answer, Call, Parameter, Route, json_answer
-from leptonai.control.uploads import Part, digest_of, file_of_form, part_of, receive, received_bytes
+from leptonai.control.uploads import digest_of, part_of, receive, received_bytes
 from leptonai.core.access import Action, Resource
 from leptonai.core.records import Volume
 from leptonai.core.volumes import DEFAULT_VOLUME, may_pass, may_use, refused
@@ -84,12 +85,9 @@ async def post(call: Call) -> UploadState:
         _check_use(call, volume, to)
         await _blocking(lambda: files.move(path, to))
         return UploadState(received_bytes=0, complete=True)
-    if call.header("content-type").startswith("multipart/form-data"):
-        chunks = file_of_form(call.header("content-type"), call.chunks())
-        return await receive(files, path, Part(upload=secrets.token_hex(16)), chunks)
     upload = call.text("upload") or secrets.token_hex(16)
     part = part_of(upload, call.header("content-range"), call.text("sha256"))
-    return await receive(files, path, part, call.chunks())
+    return await receive(files, path, part, file_in(call, "file"))
 
 
 async def put(call: Call) -> Answer:
