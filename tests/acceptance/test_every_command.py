@@ -21,6 +21,10 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "node list": list,
     "node shapes": list,
     "quota list": list,
+    "storage list": list,
+    "storage ls": list,
+    "storage du": dict,
+    "storage permission": list,
     "secret list": list,
     "job list": list,
     "job get hello": dict,
@@ -87,6 +91,16 @@ MISTAKES = [  # each fails, and says so in two lines
     "endpoint create -n files --command true",
     "quota set --user a,b --gpus 1",
     "quota remove --user nope",
+    "storage ls nope",
+    "storage download nope",
+    "storage upload /dev/null nope:x",
+    "storage mkdir ../x",
+    "storage mv nope x",
+    "storage rm nope",
+    "storage add x --path relative",
+    "storage remove default",
+    "storage permit default relative --everybody",
+    "storage forbid default /nope",
     "secret remove nope",
     "secret create hello",
     "dataset get nope",
@@ -146,7 +160,8 @@ def platform(home):
 @pytest.fixture(scope="module")
 def empty(platform) -> dict[str, str]:
     """What the lists of a new platform print."""
-    lists = [words for words in ANSWERS if words.endswith(" list") and words != "node list"]
+    there = ("node list", "storage list")  # of these every platform has one
+    lists = [words for words in ANSWERS if words.endswith(" list") and words not in there]
     done = all_of(platform, [f"{words} -o json" for words in lists])
     return {words: each.stdout for words, each in done.items()}
 
@@ -166,6 +181,8 @@ def filled(platform, empty, tmp_path_factory):
     platform.cli("photon", "create", "-n", "hello", "-m", str(photon))
     platform.cli("photon", "push", "-n", "hello")
     platform.cli("quota", "set", "--user", "ann", "--gpus", "1")
+    platform.cli("storage", "upload", str(photon), "kept/")
+    platform.cli("storage", "permit", "default", "/", "--everybody")
     with platform.client() as client, run.start("cats", client=client, directory=folder / "runs"):
         run.log(loss=0.5)
     platform.cli("secret", "create", "KEY", stdin="value")

@@ -172,7 +172,6 @@ async def _lines_of(
                     replica, [times_ns[at] for at in kept], [texts[at] for at in kept]
                 )
             yield dated
-            await asyncio.sleep(0)  # a log may be long, and others wait for their turn
 
 
 async def _logs_of(
@@ -271,6 +270,7 @@ class _Log:
             chunk = LogChunk(chunk.offset, chunk.data[: self.dates.end - chunk.offset])
             offset = chunk.offset + len(chunk.data)
             yield splitter.feed(chunk)
+            await asyncio.sleep(0)  # a log may be long, and others wait for their turn
         if self.over:
             yield splitter.rest()
 

@@ -6,9 +6,10 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from leptonai.beneath import HIDDEN, Beneath
 from leptonai.errors import Conflict, InvalidRequest, StorageFull, TooLarge
@@ -17,6 +18,7 @@ from leptonai.spec.storage import UploadState
 MAX_FILE_BYTES = 1 << 43  # 8 TiB
 WRITE_BYTES = 1 << 20  # gathered before they are written
 KEPT_FREE_BYTES = 64 << 20  # of the volume's disk
+T = TypeVar("T")
 _ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -72,7 +74,7 @@ async def receive(
     with _draft(files, path, part.upload) as (directory, name, draft, fd):
         size = os.fstat(fd).st_size
         if part.total is None:
-            await asyncio.to_thread(os.ftruncate, fd, 0)
+            await to_its_end(os.ftruncate, fd, 0)
             size = 0
         elif part.start != size:
             raise Conflict(
@@ -87,7 +89,7 @@ async def receive(
             raise
         if part.total is not None and size < part.total:
             return UploadState(received_bytes=size)
-        await asyncio.to_thread(_finish, directory, name, draft, fd, part.sha256)
+        await to_its_end(_finish, directory, name, draft, fd, part.sha256)
         return UploadState(received_bytes=size, complete=True)
 
 
@@ -97,6 +99,17 @@ def received_bytes(files: Beneath, path: str, upload: str) -> int:
     with files.directory_of(path) as (directory, _), suppress(FileNotFoundError):
         return os.lstat(draft, dir_fd=directory).st_size
     return 0
+
+
+async def to_its_end(work: Callable[..., T], *arguments: Any) -> T:
+    """In a thread, which is waited for even when this is cancelled: it uses a file that is closed
+    afterwards."""
+    working = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise
 
 
 def digest_of(files: Beneath, path: str) -> tuple[str, int]:
@@ -142,11 +155,11 @@ async def _write(fd: int, size: int, part: Part, chunks: AsyncIterator[bytes]) -
         if size + waiting > most:
             raise TooLarge(f"the file has more than {most} bytes", hint="Send what was said.")
         if waiting >= WRITE_BYTES:
-            await asyncio.to_thread(_write_all, fd, size, b"".join(held))
+            await to_its_end(_write_all, fd, size, b"".join(held))
             size, waiting = size + waiting, 0
             held.clear()
             _check_room(fd, 0)
-    await asyncio.to_thread(_write_all, fd, size, b"".join(held))
+    await to_its_end(_write_all, fd, size, b"".join(held))
     return size + waiting
 
 

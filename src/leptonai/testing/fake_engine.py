@@ -309,6 +309,11 @@ class FakeEngine:
     def set_fenceable(self, node: str, fenceable: bool) -> None:
         self._nodes[node].fenceable = fenceable
 
+    def asked(self, node: str, attempt: AttemptId) -> Attempt | None:
+        """What it was asked to run."""
+        kept = self._nodes[node].kept.get(attempt)
+        return kept.attempt if kept else None
+
     def take_port(self, node: str, port: int) -> None:
         """Something that is not ours listens there from now on."""
         self._nodes[node].ports_of_strangers.add(port)

@@ -1,29 +1,25 @@
 """The files of volumes, over HTTP: for those who are not on the machine."""
 
-import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TypeVar
 
 from leptonai.beneath import Beneath, Entry, parts_of
 from leptonai.control.actions.volumes import find_volume, volumes_of
 from leptonai.control.api.blobs import byte_range
 from leptonai.control.api.multipart import file_in
 from leptonai.control.api.routing import BYTES, Answer, Call, Parameter, Route, json_answer
-from leptonai.control.uploads import digest_of, part_of, receive, received_bytes
+from leptonai.control.uploads import digest_of, part_of, receive, received_bytes, to_its_end
 from leptonai.core.access import Action, Resource
 from leptonai.core.records import Volume
 from leptonai.core.volumes import DEFAULT_VOLUME, may_pass, may_use, refused
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, RangeNotSatisfiable
 from leptonai.security.permissions import require
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.storage import FileDigest, FileEntry, FileSystem, FileSystemStatus, UploadState
 
 READ_BYTES = 1 << 20
-
-T = TypeVar("T")
 
 
 async def list_volumes(call: Call) -> list[FileSystem]:
@@ -37,14 +33,14 @@ async def default_usage(call: Call) -> FileSystem:
     _require(call, Action.READ)
     volume = await find_volume(call.world, call.workspace, DEFAULT_VOLUME)
     _check_use(call, volume, "/")
-    used = await _blocking(lambda: _files(volume).usage_bytes(""))
+    used = await to_its_end(lambda: _files(volume).usage_bytes(""))
     return FileSystem(_metadata(volume), FileSystemStatus(total_usage_bytes=used))
 
 
 async def head(call: Call) -> Answer:
     volume, path = await _asked(call, Action.READ)
     _check_pass(call, volume, path)
-    entry = await _blocking(lambda: _files(volume).entry(path))
+    entry = await to_its_end(lambda: _files(volume).entry(path))
     headers = (("x-lepton-type", "dir" if entry.is_dir else "file"), ("accept-ranges", "bytes"))
     return Answer(
         media=BYTES, headers=(*headers, ("content-length", str(entry.size_bytes))), body=b""
@@ -58,19 +54,19 @@ async def get(call: Call) -> Answer:
     files = _files(volume)
     if call.flag("usage"):
         _check_use(call, volume, path)
-        return json_answer(FileSystemStatus(await _blocking(lambda: files.usage_bytes(path))))
+        return json_answer(FileSystemStatus(await to_its_end(lambda: files.usage_bytes(path))))
     if upload := call.text("upload"):
         _check_use(call, volume, path)
         return json_answer(
-            UploadState(await _blocking(lambda: received_bytes(files, path, upload)))
+            UploadState(await to_its_end(lambda: received_bytes(files, path, upload)))
         )
     if call.flag("digest"):
         _check_use(call, volume, path)
-        return json_answer(FileDigest(*await _blocking(lambda: digest_of(files, path))))
+        return json_answer(FileDigest(*await to_its_end(lambda: digest_of(files, path))))
     _check_pass(call, volume, path)
-    entry = await _blocking(lambda: files.entry(path))
+    entry = await to_its_end(lambda: files.entry(path))
     if entry.is_dir:
-        entries = await _blocking(lambda: files.entries(path))
+        entries = await to_its_end(lambda: files.entries(path))
         return json_answer(_shown(call, volume, path, entries))
     _check_use(call, volume, path)
     return await _content(call, files, path)
@@ -83,7 +79,7 @@ async def post(call: Call) -> UploadState:
     files = _files(volume)
     if to := call.text("move_to"):
         _check_use(call, volume, to)
-        await _blocking(lambda: files.move(path, to))
+        await to_its_end(lambda: files.move(path, to))
         return UploadState(received_bytes=0, complete=True)
     upload = call.text("upload") or secrets.token_hex(16)
     part = part_of(upload, call.header("content-range"), call.text("sha256"))
@@ -93,7 +89,7 @@ async def post(call: Call) -> UploadState:
 async def put(call: Call) -> Answer:
     volume, path = await _asked(call, Action.UPDATE)
     _check_use(call, volume, path)
-    await _blocking(lambda: _files(volume).make_directory(path))
+    await to_its_end(lambda: _files(volume).make_directory(path))
     return Answer(body=b"{}")
 
 
@@ -101,7 +97,7 @@ async def delete(call: Call) -> Answer:
     volume, path = await _asked(call, Action.UPDATE)
     _check_use(call, volume, path)
     recursive = call.flag("removeall")
-    await _blocking(lambda: _files(volume).remove(path, recursive=recursive))
+    await to_its_end(lambda: _files(volume).remove(path, recursive=recursive))
     return Answer(body=b"{}")
 
 
@@ -146,41 +142,40 @@ def _shown(call: Call, volume: Volume, path: str, entries: list[Entry]) -> list[
 
 
 async def _content(call: Call, files: Beneath, path: str) -> Answer:
-    opened = files.reading(path)
-    fd = await _blocking(opened.__enter__)
+    fd, size = await to_its_end(_open, files, path)
     try:
-        size = os.fstat(fd).st_size
         start, end = byte_range(call.header("range"), size) or (0, size)
-        # The answer outlives this call, and what `opened` holds with it.
-        held = os.dup(fd)
-    finally:
-        opened.__exit__(None, None, None)
+    except RangeNotSatisfiable:
+        os.close(fd)
+        raise
     headers = [("content-length", str(end - start)), ("accept-ranges", "bytes")]
     partial = (start, end) != (0, size)
     if partial:
         headers.append(("content-range", f"bytes {start}-{end - 1}/{size}"))
     return Answer(
         status=206 if partial else 200,
-        stream=_reading(held, start, end),
+        stream=_reading(fd, start, end),
         media=BYTES,
         headers=tuple(headers),
     )
 
 
+def _open(files: Beneath, path: str) -> tuple[int, int]:
+    """Of its own, for an answer that outlives the call."""
+    with files.reading(path) as fd:
+        return os.dup(fd), os.fstat(fd).st_size
+
+
 async def _reading(fd: int, start: int, end: int) -> AsyncIterator[bytes]:
     try:
         while start < end:
-            data = await asyncio.to_thread(os.pread, fd, min(READ_BYTES, end - start), start)
+            data = await to_its_end(os.pread, fd, min(READ_BYTES, end - start), start)
             if not data:
                 raise InvalidRequest("the file became shorter", hint="Ask for it again.")
             yield data
             start += len(data)
     finally:
         os.close(fd)
-
-
-async def _blocking(work: Callable[[], T]) -> T:
-    return await asyncio.to_thread(work)
 
 
 def _metadata(volume: Volume) -> Metadata:

@@ -15,7 +15,12 @@ from leptonai.control.mirror import Mirror, Watch
 from leptonai.control.owners import OwnerKey, Owners, owner_of
 from leptonai.control.traffic import TrafficLog
 from leptonai.core.access import Principal, Role
-from leptonai.core.attachments import attached_files, attached_variables, secret_names
+from leptonai.core.attachments import (
+    attached_files,
+    attached_variables,
+    check_attachments,
+    secret_names,
+)
 from leptonai.core.lifecycle import node as node_lifecycle
 from leptonai.core.lifecycle.environment import environment
 from leptonai.core.lifecycle.replica import (
@@ -346,7 +351,7 @@ class ReplicasLoop:
             keeps=_kept_by(replica),
             image=program.image if self._runs_images else "",
             volumes=await self._volumes(replica, nodes[replica.node].group),
-            files=await self._attached_files(replica.workspace, program),
+            files=await self._attached_files(replica),
         )
 
     async def _volumes(self, replica: Replica, group: str) -> tuple[VolumeAt, ...]:
@@ -386,23 +391,20 @@ class ReplicasLoop:
             workspace=replica.workspace,
         )
 
-    async def _attached_files(self, workspace: str, program: Program) -> dict[str, str]:
-        """What tells of its buckets, with their credentials."""
-        if not program.attachments:
+    async def _attached_files(self, replica: Replica) -> dict[str, str]:
+        """What tells of its buckets, with their credentials; if its owner may still use them."""
+        attachments = replica.program.attachments
+        if not attachments:
             return {}
-        found = await self._store.find(DataSource, Query(workspace=workspace))
+        found = await self._store.find(DataSource, Query(workspace=replica.workspace))
         sources = {source.name: source.spec for source in found}
-        secrets: dict[str, str] = {}
-        for attachment in program.attachments:
-            spec = sources.get(attachment.data_source_name)
-            if spec is None:
-                raise NotFound(
-                    f"the data source {attachment.data_source_name} was deleted",
-                    hint="add it again, or leave the attachment out",
-                )
-            for name in secret_names(spec):
-                secrets[name] = await self._secret(workspace, name, attachment.data_source_name)
-        return attached_files(program.attachments, sources, secrets)
+        check_attachments(self._owner(replica), attachments, sources)
+        secrets = {
+            name: await self._secret(replica.workspace, name, attachment.data_source_name)
+            for attachment in attachments
+            for name in secret_names(sources[attachment.data_source_name])
+        }
+        return attached_files(attachments, sources, secrets)
 
     async def _user_env(self, workspace: str, program: Program) -> dict[str, str]:
         env = {}
