@@ -1080,5 +1080,7 @@ def test_files_with_secrets_are_their_users_alone(tmp_path):
             script = "stat -c %a $THE_FILE; cat $THE_FILE"
             end, log = await printed(engine, "sh", "-c", script, files={"THE_FILE": "text\n"})
             assert (end, log) == ((EndReason.EXITED, 0), "600\ntext\n")
+            await engine.forget("local", "a.0", epoch=EPOCH)
+            assert [*(tmp_path / "home").rglob("the_file")] == [], "and go with it"
 
     asyncio.run(main())

@@ -38,7 +38,10 @@ async def delete(call: Call) -> wire.DedicatedNodeGroup:
 
 async def permissions(call: Call) -> list[StoragePermission]:
     require(call.principal, Action.READ, Resource(kind="volume", workspace=call.workspace))
-    return list(await _volume_rules(call))
+    volume = await actions.find_volume(
+        call.world, call.workspace, call.path["volume"], call.text("nodegroup_id")
+    )
+    return list(volume.rules)
 
 
 async def permit(call: Call) -> Answer:
@@ -111,13 +114,6 @@ async def delete_data_source(call: Call) -> Answer:
         call.world, call.principal, call.workspace, call.path["group"], call.path["name"]
     )
     return Answer(body=b"{}")
-
-
-async def _volume_rules(call: Call) -> tuple[StoragePermission, ...]:
-    volume = await actions.find_volume(
-        call.world, call.workspace, call.path["volume"], call.text("nodegroup_id")
-    )
-    return volume.rules
 
 
 def _view(source: DataSource) -> StorageDataSource:

@@ -233,6 +233,7 @@ class LocalEngine:
                 f"attempt {attempt} still runs", hint="stop it, and forget it when it has ended"
             )
         live = self._live / attempt
+        shutil.rmtree(live / mounts.FILES, ignore_errors=True)  # nobody needs its secrets any more
         with suppress(FileNotFoundError):
             # One rename: the attempt is remembered or forgotten, whenever the plug is pulled.
             try:
