@@ -81,6 +81,8 @@ def upload(source: Path, place: str) -> None:
             target = client.storage.entry(volume, path)
             if place.endswith("/") or not path.strip("/") or (target and target.type == "dir"):
                 path = f"{path.rstrip('/')}/{source.name}"
+            if above := path.strip("/").rpartition("/")[0]:
+                client.storage.make_directory(volume, above)
             with Progress(f"uploading {source.name}") as progress:
                 client.storage.upload(source, volume, path, progress)
             click.echo(f"uploaded {volume}:{path.lstrip('/')}")
