@@ -47,6 +47,10 @@ def parts_of(path: str) -> tuple[str, ...]:
     parts = tuple(part for part in path.split("/") if part not in ("", "."))
     if ".." in parts or "\0" in path:
         raise InvalidRequest("the path leads out of the volume", hint="Leave out the '..'.")
+    if any(part.startswith(HIDDEN) for part in parts):
+        raise InvalidRequest(
+            f"names that begin with {HIDDEN} are the platform's", hint="Choose another name."
+        )
     too_long = any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts)
     if too_long or len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise InvalidRequest(

@@ -75,6 +75,12 @@ async def test_files_are_listed_read_written_moved_and_removed(api):
     assert sent.json() == {"received_bytes": 3_000_000, "complete": True}
     assert (root / "new.bin").stat().st_size == 3_000_000
     assert (await api.call("PUT", f"{path}/deep/er")).status_code == 200
+    onto = await api.call("POST", f"{path}/deep/er", content=b"a file")
+    assert onto.status_code == 409, "a directory is there"
+    hidden = await api.call("POST", f"{path}/.lepton-upload-mine", content=b"")
+    assert hidden.status_code == 400
+    assert (await api.call("POST", f"{path}/", content=b"")).status_code == 400
+    assert sorted(p.name for p in root.iterdir()) == ["deep", "new.bin", "sub"]
     moved = await api.call("POST", f"{path}/new.bin?move_to=/deep/er/moved.bin")
     assert moved.is_success
     assert (await api.call("GET", f"{path}/?usage=true")).json()["total_usage_bytes"] == 3_000_003

@@ -83,13 +83,14 @@ async def receive(
         try:
             _check_room(fd, (part.total or 0) - size)
             size = await _write(fd, size, part, chunks)
+            if part.total is not None and size < part.total:
+                return UploadState(received_bytes=size)
+            await to_its_end(_finish, directory, name, draft, fd, part.sha256)
         except BaseException:
             if part.total is None:  # nobody goes on with it
-                os.unlink(draft, dir_fd=directory)
+                with suppress(FileNotFoundError):
+                    os.unlink(draft, dir_fd=directory)
             raise
-        if part.total is not None and size < part.total:
-            return UploadState(received_bytes=size)
-        await to_its_end(_finish, directory, name, draft, fd, part.sha256)
         return UploadState(received_bytes=size, complete=True)
 
 
