@@ -141,6 +141,7 @@ async def _run(
     gateway: GatewayProcess,
     ready: Callable[[PlatformState], None],
 ) -> None:
+    from leptonai.control.actions.volumes import make_default_volume
     from leptonai.control.api.app import make_app
     from leptonai.control.api.context import Config, World
     from leptonai.control.clock import SystemClock
@@ -195,12 +196,15 @@ async def _run(
         job_token=lambda job: job_tokens.of(job.workspace, job.id),
         run_token=lambda job: job_tokens.of_runs.of(job.workspace, job.id),
         runs_images=engine.runs_images,
+        mounts_volumes=engine.mounts_volumes,
         blobs=blobs if settled.sole_database else None,
         before_placing=load_scheduler,
     )
     try:
         await _honour_tokens(store, home, options.workspace, clock.now_ms())
         await plane.start()
+        for workspace in settled.workspaces:
+            await make_default_volume(store, workspace, engine.group, home.path, clock.now_ms())
         world = World(
             store=store,
             engine=engine,
@@ -215,7 +219,11 @@ async def _run(
             adviser=plane.adviser,
             notice=plane.mirror.notice,
             config=Config(
-                workspaces=settled.workspaces, url=url, gateway_url=gateway.url, version=__version__
+                workspaces=settled.workspaces,
+                url=url,
+                gateway_url=gateway.url,
+                version=__version__,
+                home=str(home.path),
             ),
         )
         state = PlatformState(

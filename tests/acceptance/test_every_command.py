@@ -13,7 +13,7 @@ from leptonai.testing.platform import RunningPlatform
 AT_ONCE = 3
 # Those that change the platform itself are tested where their effects are.
 ELSEWHERE = {"up", "down"}
-NEVER_EMPTY = {"node list", "template list"}
+NEVER_EMPTY = {"node list", "storage list", "template list"}
 ANSWERS = {  # what each answers with -o json, once there is one of everything
     "status": dict,
     "doctor": list,
@@ -31,6 +31,10 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "template render torchrun run=x": dict,
     "workspace set --feature secure-endpoint-defaults --no-feature new-deployment-api": dict,
     "quota list": list,
+    "storage list": list,
+    "storage ls": list,
+    "storage du": dict,
+    "storage permission": list,
     "secret list": list,
     "job list": list,
     "job get hello": dict,
@@ -114,6 +118,16 @@ MISTAKES = [  # each fails, and says so in two lines
     "template remove torchrun",
     "quota set --user a,b --gpus 1",
     "quota remove --user nope",
+    "storage ls nope",
+    "storage download nope",
+    "storage upload /dev/null nope:x",
+    "storage mkdir ../x",
+    "storage mv nope x",
+    "storage rm nope",
+    "storage add x --path relative",
+    "storage remove default",
+    "storage permit default relative --everybody",
+    "storage forbid default /nope",
     "secret remove nope",
     "secret create hello",
     "dataset get nope",
@@ -195,6 +209,8 @@ def filled(platform, empty, tmp_path_factory):
     platform.cli("node", "reserve", "-n", "sprint", "--for", "1h")
     platform.cli("ingress", "create", "site.example.org", "files:1", "-n", "site")
     platform.cli("quota", "set", "--user", "ann", "--gpus", "1")
+    platform.cli("storage", "upload", str(photon), "kept/")
+    platform.cli("storage", "permit", "default", "/", "--everybody")
     with platform.client() as client, run.start("cats", client=client, directory=folder / "runs"):
         run.log(loss=0.5)
     platform.cli("secret", "create", "KEY", stdin="value")

@@ -470,3 +470,31 @@ def test_the_events_of_a_job_tell_its_life(platform, client):
     assert platform.cli("job", "events", id).stdout.split()[:4] == [
         *("AGE", "TYPE", "REASON", "MESSAGE")
     ]
+
+
+def test_a_log_is_searched_by_text_and_time_and_read_from_its_end(platform, client):
+    id = created(
+        platform, "--", "sh", "-c", "for i in 1 2 3 4 5; do echo line $i; sleep 0.05; done"
+    )
+    client.jobs.wait(id)
+    assert searched(platform, id, "--tail", "2") == ["line 4", "line 5"]
+    assert searched(platform, id, "--grep", "3") == ["line 3"]
+    stamped = searched(platform, id, "-t", "--since", "1h")
+    assert [line.partition(" ")[2] for line in stamped] == [f"line {i}" for i in range(1, 6)]
+    times = [line.partition(" ")[0] for line in stamped]
+    assert times == sorted(set(times))
+    assert searched(platform, id, "--since", times[2][:-4], "--grep", "line")[-2:] == [
+        "line 4",
+        "line 5",
+    ]
+    assert searched(platform, id, "--until", "1h") == []
+    assert searched(platform, id, "-f", "--tail", "1", "--grep", "line") == ["line 5"]
+    refused = platform.cli("job", "log", "-f", "--since", "1h", id, check=False)
+    assert refused.returncode == 2
+    platform.kill()
+    platform.up()
+    assert searched(platform, id, "-t", "--since", "1h") == stamped, "dated once, dated for ever"
+
+
+def searched(platform, id: str, *options: str) -> list[str]:
+    return platform.cli("job", "log", id, *options).stdout.splitlines()

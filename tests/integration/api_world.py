@@ -13,7 +13,7 @@ from leptonai.core.records import Node
 from leptonai.core.resources import Capacity
 from leptonai.core.routing import RouteTable
 from leptonai.monitoring.audit import AuditLog
-from leptonai.ports.engine import LogChunk, LogMark
+from leptonai.ports.engine import LogChunk, LogMarks
 from leptonai.ports.store import Put, Store
 from leptonai.security.links import Links
 from leptonai.security.secrets import Sealer
@@ -23,6 +23,7 @@ from leptonai.stores import open_store
 KEY = bytes(range(32))
 GIB = 1 << 30
 NOW_MS = 1_700_000_000_000
+NOW_NS = NOW_MS * 1_000_000
 
 
 class ManualClock:
@@ -38,7 +39,7 @@ class WrittenLogs:
 
     def __init__(self) -> None:
         self.logs: dict[str, bytes] = {}
-        self.marks: dict[str, tuple[LogMark, ...]] = {}
+        self.marks: dict[str, LogMarks] = {}
 
     async def read_log(self, node, attempt, *, offset, limit):
         if attempt not in self.logs:
@@ -46,7 +47,10 @@ class WrittenLogs:
         return LogChunk(offset, self.logs[attempt][offset : offset + limit])
 
     async def log_marks(self, node, attempt):
-        return self.marks.get(attempt, ())
+        written = self.logs.get(attempt, b"")
+        return self.marks.get(attempt) or LogMarks.of(
+            [(NOW_NS, 0), (NOW_NS + len(written), len(written))]
+        )
 
 
 class Routes:

@@ -165,7 +165,7 @@ BAD_JOBS = {
     "a volume": (
         a_job(mounts=[{"path": "/", "from": "node-local", "mount_path": "/data"}]),
         400,
-        "no volumes",
+        "there is no volume",
     ),
     "a start in milliseconds": (
         a_job(time_schedule={"start_at": 1_700_000_000_000_000}),

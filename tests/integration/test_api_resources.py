@@ -64,7 +64,12 @@ async def test_machines_are_shown_in_their_group(api):
     (group,) = (await api.call("GET", "/dedicated-node-groups")).json()
     assert group == {
         "metadata": {"id": "local", "name": "local", "created_at": NOW_MS},
-        "spec": {"workspaces": ["ws", "other"], "volumes": [], "desired_nodes": 1},
+        "spec": {
+            "workspaces": ["ws", "other"],
+            "volumes": [],
+            "enable_object_storage": True,
+            "desired_nodes": 1,
+        },
         "status": {"ready_nodes": 1, "quota_enabled": True},
     }
     assert (await api.call("GET", "/dedicated-node-groups/local")).json() == group

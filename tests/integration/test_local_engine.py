@@ -1,6 +1,7 @@
 """What the local engine promises beyond the contract of all engines, on real processes."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import shutil
@@ -21,7 +22,8 @@ from leptonai.engines.local import LocalEngine
 from leptonai.engines.local.environment import base_environment
 from leptonai.errors import NotFound, StaleEpoch
 from leptonai.home import Home
-from leptonai.ports.engine import Attempt, Ended, Running, Seen, Tree
+from leptonai.monitoring.logs import LineDates
+from leptonai.ports.engine import Attempt, Ended, Running, Seen, Tree, VolumeAt
 from leptonai.supervisor import Cgroups, Folder, processes
 from leptonai.supervisor.folder import identity_text
 from leptonai.supervisor.supervise import WRAPPER
@@ -764,8 +766,35 @@ def test_a_log_is_capped_while_it_is_written_and_read_from_a_line_start(tmp_path
             assert (last.offset, last.data) == (total - 15, b"line 000399999\n")
             assert path.stat().st_blocks * 512 <= keep + (1 << 16)
             marks = await engine.log_marks("local", "a.0")
-            assert marks[-1].offset == total
-            assert list(marks) == sorted(marks, key=lambda mark: (mark.at_ns, mark.offset))
+            assert marks.end == total
+            assert list(marks.at_ns) == sorted(marks.at_ns)
+            assert await engine.log_marks("local", "a.0") == marks
+
+    asyncio.run(main())
+
+
+def test_dates_of_lines_stay_when_the_log_grows_when_it_ends_and_when_the_platform_restarts(
+    tmp_path,
+):
+    async def main():
+        go = tmp_path / "go"
+        write = f"echo one; while [ ! -e '{go}' ]; do sleep 0.01; done; echo two; echo three"
+        async with an_engine(tmp_path / "home") as engine:
+            await engine.start(an_attempt("sh", "-c", write), epoch=EPOCH)
+            while (first := await engine.log_marks("local", "a.0")).end < 4:
+                await asyncio.sleep(0.01)
+            dated = LineDates(first, 0, None).of(4)
+            go.touch()
+            end = (await ended(engine, "local", "a.0")).how
+            last = LineDates(await engine.log_marks("local", "a.0"), 0, None)
+            times = last.of_each([4, 8, 14])
+            assert times[0] == dated
+            assert times == sorted(set(times))
+            assert times[-1] < (end.finished_at_ms + 1) * 1_000_000
+        async with an_engine(tmp_path / "home") as engine:
+            await engine.forget("local", "a.0", epoch=EPOCH)
+            again = LineDates(await engine.log_marks("local", "a.0"), 0, None)
+            assert again.of_each([4, 8, 14]) == times
 
     asyncio.run(main())
 
@@ -936,5 +965,122 @@ def test_two_hundred_trivial_attempts_all_end(tmp_path, capsys):
                     f"start to the program's own clock: {sorted(latencies)[10]:.2f} ms"
                 )
             assert {state.how.exit_code for state in seen.attempts.values()} == {0}
+
+    asyncio.run(main())
+
+
+# --- volumes -------------------------------------------------------------------------------------
+
+
+def a_volume(root: Path, **fields) -> VolumeAt:
+    root.mkdir(exist_ok=True)
+    return VolumeAt(**{"name": "data", "root": str(root), "at": "/mnt/lepton-test/data"} | fields)
+
+
+async def printed(engine: LocalEngine, *command: str, **fields) -> tuple[tuple, str]:
+    end = await run(engine, an_attempt(*command, **fields))
+    chunk = await engine.read_log("local", "a.0", offset=0, limit=1 << 20)
+    return how(end), chunk.data.decode()
+
+
+def test_a_volume_is_a_directory_at_its_place_that_nobody_else_sees(tmp_path):
+    async def main():
+        async with an_engine(tmp_path / "home") as engine:
+            if not engine.mounts_volumes:
+                pytest.skip("this machine lets its user mount nothing")
+            root = tmp_path / "volume"
+            writable = a_volume(root, path="sub/dir")
+            fixed = a_volume(root, at="/lepton-test-fixed", read_only=True)
+            script = (
+                "echo made > /mnt/lepton-test/data/file; cat /lepton-test-fixed/sub/dir/file;"
+                "touch /lepton-test-fixed/x 2>/dev/null || echo refused; pwd; exit 3"
+            )
+            volumes = (writable, fixed)
+            end, log = await printed(engine, "sh", "-c", script, volumes=volumes)
+            assert end == (EndReason.EXITED, 3)
+            assert log.splitlines()[:2] == ["made", "refused"]
+            assert log.splitlines()[2].endswith("/a.0/work")
+            assert (root / "sub/dir/file").read_text() == "made\n"
+            assert not Path("/mnt/lepton-test").exists()
+            assert not Path("/lepton-test-fixed").exists()
+
+    asyncio.run(main())
+
+
+def test_what_runs_with_volumes_is_stopped_as_anything_is(tmp_path):
+    async def main():
+        async with an_engine(tmp_path / "home") as engine:
+            script = "trap 'echo saved; exit 5' TERM; echo ready; while :; do sleep 0.02; done"
+            attempt = an_attempt("sh", "-c", script, volumes=(a_volume(tmp_path / "volume"),))
+            await engine.start(attempt, epoch=EPOCH)
+            while True:
+                chunk = await engine.read_log("local", "a.0", offset=0, limit=99)
+                if chunk is not None and b"ready" in chunk.data:
+                    break
+                await asyncio.sleep(0.01)
+            await engine.stop("local", "a.0", grace_ms=10_000, epoch=EPOCH)
+            end = (await ended(engine, "local", "a.0")).how
+            assert how(end) == (EndReason.STOPPED, 5)
+            chunk = await engine.read_log("local", "a.0", offset=0, limit=99)
+            assert chunk.data == b"ready\nsaved\n"
+
+    asyncio.run(main())
+
+
+def test_where_nothing_can_be_mounted_a_volume_is_a_link_in_the_working_directory(tmp_path):
+    async def main():
+        async with an_engine(tmp_path / "home") as engine:
+            engine.mounts_volumes = False
+            volumes = (a_volume(tmp_path / "volume"),)
+            end, log = await printed(
+                engine, "sh", "-c", "echo made > mnt/lepton-test/data/file", volumes=volumes
+            )
+            assert (end, log) == ((EndReason.EXITED, 0), "")
+            assert (tmp_path / "volume/file").read_text() == "made\n"
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_mounted_is_told_and_nothing_starts(tmp_path):
+    async def main():
+        root = tmp_path / "volume"
+        gone = a_volume(root)
+        (root / "out").symlink_to(tmp_path)
+        cases = (
+            ("a.0", a_volume(root, path="out"), "leads out of the volume"),
+            ("b.0", a_volume(root, path="none", read_only=True), "there is no /none"),
+            ("c.0", dataclasses.replace(gone, root=str(tmp_path / "gone")), "is not on this node"),
+        )
+        async with an_engine(tmp_path / "home") as engine:
+            for id, volume, why in cases:
+                end = await run(
+                    engine, an_attempt("touch", str(tmp_path / "ran"), id=id, volumes=(volume,))
+                )
+                assert end.reason is EndReason.NOT_STARTED
+                assert why in end.message
+            assert not (tmp_path / "ran").exists()
+
+    asyncio.run(main())
+
+
+def test_a_program_that_is_not_there_is_told_with_volumes_too(tmp_path):
+    async def main():
+        async with an_engine(tmp_path / "home") as engine:
+            volumes = (a_volume(tmp_path / "volume"),)
+            end = await run(engine, an_attempt("no-such-program", volumes=volumes))
+            assert how(end) == (EndReason.EXITED, 127)
+            assert "no-such-program: not found" in end.message
+
+    asyncio.run(main())
+
+
+def test_files_with_secrets_are_their_users_alone(tmp_path):
+    async def main():
+        async with an_engine(tmp_path / "home") as engine:
+            script = "stat -c %a $THE_FILE; cat $THE_FILE"
+            end, log = await printed(engine, "sh", "-c", script, files={"THE_FILE": "text\n"})
+            assert (end, log) == ((EndReason.EXITED, 0), "600\ntext\n")
+            await engine.forget("local", "a.0", epoch=EPOCH)
+            assert [*(tmp_path / "home").rglob("the_file")] == [], "and go with it"
 
     asyncio.run(main())

@@ -14,6 +14,7 @@ from leptonai.engines.local.containers import (
     client_environment,
     find_runtime,
 )
+from leptonai.engines.local.mounts import Found
 from leptonai.ports.engine import Attempt
 
 PODMAN = Runtime("/usr/bin/podman", ("--user", "0:0"))
@@ -39,6 +40,15 @@ def test_a_container_has_a_name_its_files_and_the_command_as_it_was_typed():
         *("--volume", "/h/w:/h/w", "--workdir", "/h/w"),
         *("--entrypoint", "python", "i:1", "a b.py"),
     ]
+
+
+def test_volumes_are_where_they_are_wanted():
+    attempt = Attempt(id="j-0.0", node="local", command=("true",), image="i:1")
+    found = [Found(Path("/v/a"), "/mnt/a", False), Found(Path("/v/b"), "/mnt/b", True)]
+    made = Containers("lepton-1").command(
+        PODMAN, attempt, env={}, mounts=[], directory="/h/w", volumes=found
+    )
+    assert after(list(made), "--volume") == ["/v/a:/mnt/a", "/v/b:/mnt/b:ro"]
 
 
 def test_podman_names_each_gpu_and_docker_all_at_once():

@@ -56,6 +56,7 @@ class World:
         *,
         home: str = "",
         blobs: "Blobs | None" = None,
+        mounts_volumes: bool = True,
     ) -> None:
         self.blobs = blobs
         self.hanging: set[int] = set()  # ports where a probe gets no answer
@@ -73,6 +74,7 @@ class World:
             job_token=lambda job: "",
             run_token=lambda job: "",
             blobs=blobs,
+            mounts_volumes=mounts_volumes,
         )
 
     def unseal(self, secret: Secret) -> str:
@@ -126,9 +128,9 @@ class World:
         return await self.engine.read_log("n1", attempt, offset=0, limit=1) is not None
 
 
-def in_world(story: Callable[[World], Awaitable[None]]) -> None:
+def in_world(story: Callable[[World], Awaitable[None]], *, mounts_volumes: bool = True) -> None:
     async def main() -> None:
-        world = World()
+        world = World(mounts_volumes=mounts_volumes)
         await world.plane.start()
         running = asyncio.create_task(world.plane.run())
         telling = asyncio.ensure_future(story(world))

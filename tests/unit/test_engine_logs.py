@@ -1,10 +1,12 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from leptonai.engines.local import logs
-from leptonai.ports.engine import LogChunk, LogMark
+from leptonai.ports.engine import LogChunk, LogMarks
 
+S = 1_000_000_000
 LINE = b"0123456789abcde\n"  # 16 bytes
 
 
@@ -55,39 +57,104 @@ def test_where_there_are_no_holes_the_file_is_moved_away_and_offsets_stay(log):
     assert kept == LINE * (len(kept) // 16)
 
 
-def test_marks_are_bounded_and_survive(log, monkeypatch):
-    monkeypatch.setattr(logs, "MAX_MARKS", 10)
-    for number in range(100):
-        append(log, 1)
-        log.mark(number)
-    assert len(log.marks) <= 10
-    assert log.marks[-1] == LogMark(99, 1_600)
+def marks_of(*marks: tuple[int, int]) -> LogMarks:
+    return LogMarks.of(marks)
+
+
+def written_at(log: logs.Log, at_ns: int, lines: int) -> None:
+    append(log, lines)
+    os.utime(log.path, ns=(at_ns, at_ns))
+
+
+def test_a_mark_tells_when_the_file_was_written_to(log):
+    written_at(log, 1_000, 1)
+    log.mark(S)
+    assert log.marks == marks_of((1_000, 0), (1_016, 16)), "a nanosecond for each byte"
+    written_at(log, 2 * S, 1)
+    log.mark(3 * S)
+    assert log.marks == marks_of((1_000, 0), (1_016, 16), (2 * S, 32))
     assert logs.Log.open(log.path).marks == log.marks
-    assert logs.read_marks(log.path) == tuple(log.marks)
+
+
+def test_what_comes_after_a_silence_is_not_spread_over_it(log):
+    written_at(log, 1_000, 1)
+    log.mark(S)
+    log.mark(4 * S)
+    written_at(log, 5 * S, 2)
+    log.mark(5 * S + 5)
+    assert log.marks == marks_of((1_000, 0), (1_016, 16), (4 * S, 16), (5 * S, 48))
+
+
+def test_the_attempt_began_when_it_was_claimed(log):
+    claim = log.path.with_name("claim")
+    claim.touch()
+    os.utime(claim, ns=(500, 500))
+    written_at(log, 1_000, 1)
+    log.mark(S)
+    assert log.marks == marks_of((500, 0), (1_000, 16))
+
+
+def test_nothing_is_dated_later_than_now_or_the_end_whatever_the_file_says(log):
+    written_at(log, 9_000, 1)
+    log.mark(9_004, last=True)
+    assert log.marks == marks_of((9_000, 0), (9_004, 16))
+    written_at(log, 99 * S, 1)
+    log.mark(S, last=True)
+    assert log.marks.last_ns == S
+
+
+def test_marks_come_more_rarely_when_there_are_many(log, monkeypatch):
+    monkeypatch.setattr(logs, "MAX_MARKS", 10)
+    for second in range(1, 1_000):
+        written_at(log, second * S, 1)
+        log.mark(second * S)
+    assert 10 < len(log.marks) < 30
+    assert log.marks.end > 900 * 16
+
+
+def test_marks_of_dropped_bytes_go_and_the_others_stay_as_they_were(log, monkeypatch):
+    monkeypatch.setattr(logs, "MAX_MARKS", 100)
+    for second in range(1, 90):
+        written_at(log, second * S, 512)
+        log.mark(second * S)
+    before = log.marks.at_ns[:], log.marks.offsets[:]
+    log.trim(65_536)
+    assert len(log.marks) < 20
+    assert log.marks.at_ns == before[0][-len(log.marks) :]
+    assert log.marks.offsets == before[1][-len(log.marks) :]
+    assert log.marks.offsets[0] <= log.size - 65_536 < log.marks.offsets[1]
+    assert logs.Log.open(log.path).marks == log.marks
 
 
 def test_a_clock_that_goes_back_makes_no_earlier_mark(log):
-    append(log, 1)
-    log.mark(100)
-    append(log, 1)
-    log.mark(50)
-    assert log.marks == [LogMark(100, 16), LogMark(100, 32)]
-
-
-def test_what_was_written_after_the_last_mark_is_dated_by_the_file(log):
-    append(log, 1)
-    log.mark(100)
-    append(log, 1)
-    modified = log.path.stat().st_mtime_ns
-    assert logs.read_marks(log.path) == (LogMark(100, 16), LogMark(modified, 32))
+    written_at(log, S, 1)
+    log.mark(S)
+    written_at(log, 50, 1)
+    log.mark(50, last=True)
+    assert list(log.marks.at_ns) == sorted(log.marks.at_ns)
+    assert log.marks.end == 32
 
 
 def test_a_mark_that_a_crash_cut_short_is_left_out(log):
-    append(log, 1)
-    log.mark(100)
+    written_at(log, 1_000, 1)
+    log.mark(S)
     with log.path.with_name("log.marks").open("ab") as file:
         file.write(b"1234")
-    assert logs.Log.open(log.path).marks == [LogMark(100, 16)]
+    again = logs.Log.open(log.path)
+    assert again.marks == log.marks
+    written_at(log, 2 * S, 1)
+    again.mark(2 * S)
+    assert logs.Log.open(log.path).marks == again.marks
+    assert again.marks.end == 32
+
+
+def test_a_log_that_its_program_cut_short_keeps_its_marks(log):
+    written_at(log, 1_000, 5)
+    log.mark(S)
+    before = list(log.marks.offsets)
+    os.truncate(log.path, 16)
+    log.mark(2 * S)
+    assert list(log.marks.offsets) == before
 
 
 def test_there_is_no_log_where_there_is_no_file(tmp_path):

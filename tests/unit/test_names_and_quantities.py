@@ -9,6 +9,7 @@ from leptonai.spec.quantities import (
     duration_s,
     memory_mib,
     moment_s,
+    past_s,
     priority_class,
     show_mib,
 )
@@ -130,3 +131,11 @@ def test_times_are_from_now_or_of_the_calendar():
     for text in ("", "+", "tomorrow", "2030-13-01", "+1w"):
         with pytest.raises(InvalidRequest):
             moment_s(text, 0)
+
+
+def test_a_time_of_the_past_is_told_as_how_long_ago_or_as_a_time():
+    assert past_s("90m", 10_000.5) == 4_600.5
+    assert past_s("1970-01-01T01:00:00.5+00:00", 0) == 3_600.5
+    for text in ("", "yesterday", "-5m", "+5m"):
+        with pytest.raises(InvalidRequest):
+            past_s(text, 0)

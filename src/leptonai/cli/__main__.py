@@ -35,6 +35,7 @@ root = LazyGroup(
         "model": ("leptonai.cli.model:model", "Register and fetch trained models."),
         "node": ("leptonai.cli.node:node", "See the machines and what is free on them."),
         "pipeline": ("leptonai.cli.pipeline:pipeline", "Fit what prepares data, and look at it."),
+        "storage": ("leptonai.cli.storage:storage", "Keep files that outlive what runs."),
         "quota": ("leptonai.cli.quota:quota", "Guarantee users and projects a part of it all."),
         "secret": ("leptonai.cli.secret:secret", "Keep values that workloads need."),
         "run": ("leptonai.cli.run:run", "See what trainings measured, compare and plot it."),

@@ -11,6 +11,8 @@ import click
 from leptonai.cli.engine_options import asked_engine, engine_options
 from leptonai.cli.gateway_options import gateway_options, gateway_patch
 from leptonai.cli.groups import Group
+from leptonai.cli.log_lines import Wanted, line_options, print_lines
+from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
 from leptonai.cli.output import age, print_facts, print_json, print_table, say
 from leptonai.cli.rollout import plan_of, rollout, rollout_options
 from leptonai.cli.scaling import desired, policy_text, scaling_options
@@ -78,6 +80,7 @@ leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token
 @click.option("--health-path", metavar="PATH", help="Ready when GET PATH answers below 400.")
 @resource_options
 @environment_options
+@storage_options
 @priority_option
 @engine_options
 @gateway_options
@@ -113,6 +116,8 @@ def create(
     envs: tuple[str, ...],
     secrets: tuple[str, ...],
     workdir: str | None,
+    mounts: tuple[str, ...],
+    buckets: tuple[str, ...],
     priority: str | None,
     engine: str | None,
     engine_options: tuple[str, ...],
@@ -158,6 +163,10 @@ def create(
         ),
     )
     asked = _with_gateway(asked, gateway_patch(gateway))
+    asked = _with(
+        asked,
+        **given(mounts=mounts_of(mounts), storage_attachments=attachments_of(buckets)),
+    )
     directory = existing_directory(workdir) if workdir is not None else None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if photon is not None:
@@ -218,39 +227,60 @@ def get(output: str, name: str) -> None:
 
 
 @endpoint.does(
-    "log", example="leptonai endpoint log digits\nleptonai endpoint log -f digits --replica ID"
+    "log",
+    example="""\
+leptonai endpoint log digits
+leptonai endpoint log -f digits --replica ID
+leptonai endpoint log digits --since 2h --grep ERROR -t""",
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on until they end.")
 @click.option("--replica", metavar="ID", help="Only of this one.")
+@line_options
 @output_option
 @click.argument("name")
-def log(follow: bool, replica: str | None, output: str, name: str) -> None:
+def log(follow: bool, replica: str | None, output: str, name: str, **lines: Any) -> None:
     """Print what the replicas of an endpoint wrote.
 
     Lines of several replicas begin with the last part of the replica's id.
     """
     from leptonai.cli.following import follow_all
 
+    wanted = Wanted(**lines)
     if follow and output == "json":
         raise click.UsageError("a log that goes on is no JSON: leave out -f or -o json")
+    if follow:
+        wanted.check_following()
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         chosen = _chosen(client.endpoints.replicas(name), name, replica)
-        if output == "json":
-            lines = [
-                {"replica": each.id, "line": line}
+        if not (follow or wanted.everything):
+            between_ns = wanted.between_ns()
+            dated = {
+                each.id.rsplit("-", 1)[-1]: client.endpoints.history(
+                    name, *between_ns, replica_id=each.id, q=wanted.grep, last=wanted.tail
+                )
                 for each in chosen
-                for line in client.endpoints.log(name, each.id, follow=False)
-            ]
-            print_json(lines)
+            }
+            print_lines(wanted, dated, output=output)
+            return
+        if output == "json":
+            print_json(
+                [
+                    {"replica": each.id, "line": line}
+                    for each in chosen
+                    for line in client.endpoints.log(name, each.id, follow=False)
+                ]
+            )
             return
         if not chosen:
             say(f"no log yet: {client.endpoints.why(name).because}")
         logs = {
-            _prefix(each, chosen): client.endpoints.log(name, each.id, follow=follow)
+            _prefix(each, chosen): client.endpoints.log(
+                name, each.id, follow=follow, tail=wanted.tail
+            )
             for each in chosen
         }
         if follow and logs:
-            follow_all(logs)
+            follow_all(logs, wanted.grep)
             return
         for prefix, text in logs.items():
             for line in text:

@@ -12,12 +12,15 @@ MAX_FOLLOWED = 64  # each takes a thread and a connection
 MAX_WAITING_LINES = 1_000  # read, not yet printed
 
 
-def follow_all(logs: Mapping[str, Iterator[str]]) -> None:
-    """Print the lines of all logs as they come, each after its prefix, until all have ended.
+def follow_all(logs: Mapping[str, Iterator[str]], having: str | None = None) -> None:
+    """Print the lines of all logs that hold a text as they come, each after its prefix, until all
+    have ended.
 
     Raises:
         InvalidRequest: too many.
     """
+    if having is not None:
+        logs = {prefix: _having(having, lines) for prefix, lines in logs.items()}
     if len(logs) == 1:
         for prefix, lines in logs.items():
             for line in lines:
@@ -40,6 +43,10 @@ def follow_all(logs: Mapping[str, Iterator[str]]) -> None:
             reading -= 1
         else:
             click.echo(item)
+
+
+def _having(text: str, lines: Iterator[str]) -> Iterator[str]:
+    return (line for line in lines if text in line)
 
 
 def _read(

@@ -6,12 +6,14 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from leptonai import errors
 from leptonai.cli.groups import Group
+from leptonai.cli.log_lines import Wanted, line_options, print_lines
+from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
 from leptonai.cli.output import age, print_facts, print_json, print_table, say, span
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
@@ -70,6 +72,7 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
 @click.option("-n", "--name", help="Lower-case letters, digits and dashes; the id is made of it.")
 @resource_options
 @environment_options
+@storage_options
 @gang_options
 @click.option("--max-failure-retry", type=click.IntRange(min=0), help="Of each worker.")
 @click.option("--max-job-failure-retry", type=click.IntRange(min=0), help="Of all the workers.")
@@ -123,6 +126,8 @@ def create(
     envs: tuple[str, ...],
     secrets: tuple[str, ...],
     workdir: str | None,
+    mounts: tuple[str, ...],
+    buckets: tuple[str, ...],
     priority: str | None,
     preemptible: bool | None,
     project: str | None,
@@ -174,6 +179,8 @@ def create(
             memory=memory,
             accelerator_num=gpu,
             accelerator_type=gpu_type,
+            mounts=mounts_of(mounts),
+            storage_attachments=attachments_of(buckets),
             min_workers=min_workers,
             max_failure_retry=max_failure_retry,
             max_job_failure_retry=max_job_failure_retry,
@@ -296,38 +303,66 @@ def get(output: str, name: str) -> None:
     example="""\
 leptonai job log hello
 leptonai job log -f ddp
-leptonai job log ddp --worker 0""",
+leptonai job log ddp --worker 0 --tail 100
+leptonai job log ddp --since 10m --grep loss -t""",
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on until it ends.")
 @click.option(
     "-w", "--worker", "workers", type=click.IntRange(min=0), multiple=True, help="Only this one."
 )
 @click.option("--replica", metavar="ID", help="Only this one, also of an earlier try.")
+@line_options
 @output_option
 @click.argument("name")
 def log(
-    follow: bool, workers: tuple[int, ...], replica: str | None, output: str, name: str
+    follow: bool,
+    workers: tuple[int, ...],
+    replica: str | None,
+    output: str,
+    name: str,
+    **lines: Any,
 ) -> None:
     """Print what a job wrote, so far or to its end.
 
     Lines of several workers begin with the worker's number.
     """
+    wanted = Wanted(**lines)
     if follow and output == "json":
         raise click.UsageError("a log that goes on is no JSON: leave out -f or -o json")
+    if follow:
+        wanted.check_following()
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         found = client.jobs.find(name)
         job_id = found.metadata.id or ""
         if follow:
-            _follow(client, job_id, workers=workers, replica=replica)
+            _follow(
+                client,
+                job_id,
+                workers=workers,
+                replica=replica,
+                tail=wanted.tail,
+                grep=wanted.grep,
+            )
             return
         chosen = _chosen(_replicas(client, job_id, replica), job_id, workers, replica)
-        if output == "json":
-            lines = [
-                {"worker": index, "replica": each.id, "line": line}
+        if not wanted.everything:
+            between_ns = wanted.between_ns()
+            logs = {
+                str(index): client.jobs.history(
+                    job_id, *between_ns, replica_id=each.id, q=wanted.grep, last=wanted.tail
+                )
                 for index, each in chosen
-                for line in client.jobs.log(job_id, each.id, follow=False)
-            ]
-            print_json(lines)
+            }
+            print_lines(wanted, logs, output=output)
+            return
+        if output == "json":
+            print_json(
+                [
+                    {"worker": index, "replica": each.id, "line": line}
+                    for index, each in chosen
+                    for line in client.jobs.log(job_id, each.id, follow=False)
+                ]
+            )
             return
         if not chosen:
             say(f"no log yet: {_waiting_because(client, found)}")
@@ -411,7 +446,13 @@ def _act(
 
 
 def _follow(
-    client: LeptonClient, job_id: str, *, workers: Sequence[int], replica: str | None
+    client: LeptonClient,
+    job_id: str,
+    *,
+    workers: Sequence[int],
+    replica: str | None,
+    tail: int | None = None,
+    grep: str | None = None,
 ) -> None:
     """Print lines as they come until the job has ended, over all its tries."""
     from leptonai.cli.following import follow_all
@@ -430,9 +471,10 @@ def _follow(
             several = found.spec.workers > 1 and len(workers) != 1 and replica is None
             follow_all(
                 {
-                    (f"[{index}] " if several else ""): client.jobs.log(job_id, each.id)
+                    (f"[{index}] " if several else ""): client.jobs.log(job_id, each.id, tail=tail)
                     for index, each in chosen
-                }
+                },
+                grep,
             )
             shown |= {each.id for _, each in chosen}
             continue

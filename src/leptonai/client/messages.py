@@ -51,6 +51,7 @@ class Request:
     key: str = ""  # Idempotency-Key: the server answers the same key with the same resource
     ranged: bool = False  # what it asks for never changes: where it is cut, ask for the rest
     start: int = 0  # of such a one: how many bytes are here already
+    content_range: str = ""  # of a body that is a part of a file
     told: Told | None = field(default=None, compare=False)  # how many bytes of the body were sent
 
     @property
@@ -68,9 +69,12 @@ class Request:
             headers["Content-Type"] = "application/octet-stream"
             headers["Content-Length"] = str(self.body.stat().st_size)
         elif self.body is not None:
-            headers["Content-Type"] = "application/json"
+            part = "application/octet-stream" if self.content_range else "application/json"
+            headers["Content-Type"] = part
             headers["Prefer"] = "handling=strict"  # a field that nobody knows is refused
             headers["Content-Length"] = str(len(self.body))
+        if self.content_range:
+            headers["Content-Range"] = self.content_range
         if self.start:
             headers["Range"] = f"bytes={self.start}-"
         if self.key:

@@ -50,7 +50,7 @@ from leptonai.spec.explanations import Explanation
 from leptonai.spec.ingress import IngressEndpoint, IngressSpec, LeptonIngress
 from leptonai.spec.jobs import JobList, JobState, LeptonJob
 from leptonai.spec.metadata import Metadata
-from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape
+from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape, Volume
 from leptonai.spec.quotas import Quota, QuotaSpec
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
 from leptonai.spec.reservations import NodeReservation, ReservationSpec, Verdict
@@ -65,12 +65,23 @@ from leptonai.spec.runs import (
     RunSpec,
     RunState,
 )
+from leptonai.spec.storage import (
+    DataSourceSpec,
+    FileDigest,
+    FileEntry,
+    FileSystemStatus,
+    StoragePermission,
+    UploadState,
+)
 from leptonai.spec.templates import LeptonTemplate, RenderedTemplate, TemplateSpec
 from leptonai.spec.workspace import SecretItem, WorkspaceInfo
 from leptonai.training.keras.wrapping import wrap as teach_keras
 
 if TYPE_CHECKING:
     from leptonai.data.shelf import Arriving, Shelf
+
+PART_BYTES = 8 << 20  # of an upload, sent at once
+UPLOAD_TRIES = 5  # that follow one that was cut off
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -122,6 +133,7 @@ class LeptonClient:
         self.secrets = Secrets(self._calls)
         self.ingresses = Ingresses(self._calls)
         self.templates = Templates(self._calls)
+        self.storage = Storage(self._calls)
         self.blobs = Blobs(self._calls)
         self.trees = Trees(self._calls, self.blobs)
         self.datasets = Artifacts(self._calls, self.trees, self.blobs, "datasets")
@@ -243,12 +255,15 @@ class Jobs:
         """Why it is in the state it is in, and what would change that."""
         return self._calls.read(_get("jobs", id, "why"), Explanation)
 
-    def log(self, id: str, replica_id: str, *, follow: bool = True) -> Feed[str]:
-        """The lines of one worker from its beginning; with `follow`, until it has ended.
+    def log(
+        self, id: str, replica_id: str, *, follow: bool = True, tail: int | None = None
+    ) -> Feed[str]:
+        """The lines of one worker from its beginning, or the last `tail` of its present try; with
+        `follow`, until it has ended.
 
         A line that is still being written comes when it is complete, or at the end.
         """
-        request = _get("jobs", id, "replicas", replica_id, "log", follow=follow)
+        request = _get("jobs", id, "replicas", replica_id, "log", follow=follow, tail=tail)
         return self._calls.lines(request)
 
     def history(
@@ -259,9 +274,11 @@ class Jobs:
         *,
         replica_id: str | None = None,
         q: str | None = None,
+        last: int | None = None,
     ) -> Feed[LogLine]:
-        """The lines of start <= time < end, oldest first, each with its nanosecond since 1970."""
-        return self._calls.history(start_ns, end_ns, job=id, replica=replica_id, q=q)
+        """The lines of start <= time < end, or the last ones, that hold `q`: oldest first, each
+        with its nanosecond since 1970."""
+        return self._calls.history(start_ns, end_ns, last, job=id, replica=replica_id, q=q)
 
     def wait(self, id: str, timeout_s: float | None = None) -> LeptonJob:
         """Return it when it has ended, however it ended.
@@ -422,9 +439,12 @@ class Endpoints:
         """Why it is in the state it is in, and what would change that."""
         return self._calls.read(_get("deployments", name, "why"), Explanation)
 
-    def log(self, name: str, replica_id: str, *, follow: bool = True) -> Feed[str]:
-        """The lines of one replica from its beginning; with `follow`, until it has ended."""
-        request = _get("deployments", name, "replicas", replica_id, "log", follow=follow)
+    def log(
+        self, name: str, replica_id: str, *, follow: bool = True, tail: int | None = None
+    ) -> Feed[str]:
+        """The lines of one replica from its beginning, or the last `tail` of its present try; with
+        `follow`, until it has ended."""
+        request = _get("deployments", name, "replicas", replica_id, "log", follow=follow, tail=tail)
         return self._calls.lines(request)
 
     def history(
@@ -435,9 +455,11 @@ class Endpoints:
         *,
         replica_id: str | None = None,
         q: str | None = None,
+        last: int | None = None,
     ) -> Feed[LogLine]:
-        """The lines of start <= time < end, oldest first, each with its nanosecond since 1970."""
-        return self._calls.history(start_ns, end_ns, deployment=name, replica=replica_id, q=q)
+        """The lines of start <= time < end, or the last ones, that hold `q`: oldest first, each
+        with its nanosecond since 1970."""
+        return self._calls.history(start_ns, end_ns, last, deployment=name, replica=replica_id, q=q)
 
     def wait_ready(self, name: str, timeout_s: float | None = None) -> LeptonDeployment:
         """Return it when all its replicas are ready, of its newest revision.
@@ -607,6 +629,166 @@ class Secrets:
     def list(self) -> Sequence[SecretItem]:
         """Their names, never their values."""
         return self._calls.read(_get("usersecrets"), list[SecretItem])
+
+
+class Storage:
+    """Volumes and their files. A path is that in its volume."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def volumes(self) -> Mapping[str, Sequence[Volume]]:
+        """By node group."""
+        groups = self._calls.read(_get("dedicated-node-groups"), list[DedicatedNodeGroup])
+        return {group.metadata.id or "": group.spec.volumes or [] for group in groups}
+
+    def add_volume(self, group: str, volume: Volume) -> None:
+        path = path_of("dedicated-node-groups", group, "volumes")
+        self._calls.ask(_post(path, volume, key=""))
+
+    def delete_volume(self, group: str, name: str, *, with_data: bool = False) -> None:
+        """Its files stay, unless they are to go too."""
+        where = ("dedicated-node-groups", group, "volumes", name)
+        self._calls.ask(_delete(*where, delete_data=with_data))
+
+    def add_data_source(self, group: str, source: DataSourceSpec) -> None:
+        """A bucket, which workloads may then be given a profile of."""
+        path = path_of("dedicated-node-groups", group, "datasources")
+        self._calls.ask(_post(path, source, key=""))
+
+    def delete_data_source(self, group: str, name: str) -> None:
+        """Its objects stay."""
+        self._calls.ask(_delete("dedicated-node-groups", group, "datasources", name))
+
+    def permissions(self, volume: str) -> Sequence[StoragePermission]:
+        return self._calls.read(_get("storage-permission", volume), list[StoragePermission])
+
+    def permit(self, volume: str, rule: StoragePermission) -> None:
+        self._calls.ask(_post(path_of("storage-permission", volume), rule, key=""))
+
+    def forbid(self, volume: str, path: str) -> None:
+        parts = ("storage-permission", volume, *_in_volume(path))
+        self._calls.ask(_delete(*parts))
+
+    def entry(self, volume: str, path: str) -> FileEntry | None:
+        """Of a file or directory; None where there is none."""
+        *above, name = _in_volume(path) or [""]
+        if not name:
+            return FileEntry(type="dir", name="", path="/")
+        try:
+            found = self.list(volume, "/".join(above))
+        except NotFound:
+            return None
+        return next((entry for entry in found if entry.name == name), None)
+
+    def list(self, volume: str, path: str = "") -> Sequence[FileEntry]:
+        """What is in a directory, by name."""
+        request = _get("storage", volume, *_in_volume(path))
+        answer = self._calls.ask(request)
+        if answer.headers.get("content-type", "").startswith("application/octet-stream"):
+            raise Conflict(f"{path} is a file", hint="list the directory that it is in")
+        return answer.read(list[FileEntry])
+
+    def usage_bytes(self, volume: str, path: str = "") -> int:
+        """What the files at and below a path take."""
+        request = _get("storage", volume, *_in_volume(path), usage=True)
+        return (self._calls.read(request, FileSystemStatus)).total_usage_bytes
+
+    def make_directory(self, volume: str, path: str) -> None:
+        """With those above it."""
+        self._calls.ask(
+            Request(method="PUT", path=path_of("storage", volume, *_in_volume(path)))
+        )
+
+    def remove(self, volume: str, path: str, *, recursive: bool = False) -> None:
+        parts = ("storage", volume, *_in_volume(path))
+        self._calls.ask(_delete(*parts, removeall=recursive or None))
+
+    def move(self, volume: str, path: str, to: str) -> None:
+        """In one step; what is there already is not replaced."""
+        where = path_of("storage", volume, *_in_volume(path), move_to=to)
+        self._calls.ask(Request(method="POST", path=where, body=b""))
+
+    def upload(
+        self, file: Path, volume: str, path: str, progress: Progress | None = None
+    ) -> None:
+        """Send a file, in place of what was there. One that was cut off goes on where it was. It
+        appears when all of it is there and has the digest that it has here.
+
+        Raises:
+            Conflict: the file changed while it was sent.
+        """
+        told, total = in_thread(_digest_of, file)
+        digest = told.removeprefix("sha256:")
+        parts = ("storage", volume, *_in_volume(path))
+        upload = digest[:32]
+        failed = 0
+        while True:
+            state = self._calls.read(_get(*parts, upload=upload), UploadState)
+            try:
+                self._send(file, parts, upload, digest, state.received_bytes, total, progress)
+                return
+            except (Unavailable, Conflict):
+                failed += 1
+                if failed > UPLOAD_TRIES:
+                    raise
+                pause(pause_s(failed, random.random()))  # noqa: S311 - no secret
+
+    def _send(
+        self,
+        file: Path,
+        parts: tuple[str, ...],
+        upload: str,
+        digest: str,
+        start: int,
+        total: int,
+        progress: Progress | None,
+    ) -> None:
+        where = path_of(*parts, upload=upload, sha256=digest)
+        if total == 0:
+            self._calls.ask(Request(method="POST", path=where, body=b""))
+        while start < total:
+            data = in_thread(_part_of, file, start)
+            if not data:
+                raise Conflict(f"{file} became shorter", hint="upload it again")
+            said = f"bytes {start}-{start + len(data) - 1}/{total}"
+            request = Request(method="POST", path=where, body=data, content_range=said)
+            self._calls.ask(request)
+            start += len(data)
+            if progress is not None:
+                progress(start, total)
+
+    def download(
+        self, volume: str, entry: FileEntry, to: Path, progress: Progress | None = None
+    ) -> None:
+        """Fetch a file. What has come of it is kept beside its place, for the next try.
+
+        Raises:
+            Internal: what arrived is something else; nothing of it stays.
+        """
+        parts = ("storage", volume, *_in_volume(entry.path))
+        draft = to.with_name(f".{to.name}.{entry.size_bytes:x}-{entry.modified_at:x}.part")
+        start = draft.stat().st_size if draft.exists() else 0
+        if start < entry.size_bytes:
+            path = path_of(*parts)
+            request = Request(method="GET", path=path, ranged=True, start=start)
+            with draft.open("ab") as file:
+                with closing(self._calls.chunks(request)) as chunks:
+                    for chunk in chunks:
+                        in_thread(file.write, chunk)
+                        start += len(chunk)
+                        if progress is not None:
+                            progress(start, entry.size_bytes)
+        elif not draft.exists():
+            draft.touch()
+        told = self._calls.read(_get(*parts, digest=True), FileDigest)
+        digest, _ = in_thread(_digest_of, draft)
+        if digest != f"sha256:{told.sha256}":
+            draft.unlink()
+            raise Internal(
+                f"{entry.path} is not what arrived, or changed meanwhile", hint="download it again"
+            )
+        draft.replace(to)
 
 
 class Trees:
@@ -1089,22 +1271,16 @@ class _Calls:
             pause(wait_s)
             attempt += 1
 
-    def history(self, start_ns: int, end_ns: int, **of_what: str | None) -> Feed[LogLine]:
+    def history(
+        self, start_ns: int, end_ns: int, last: int | None = None, **of_what: str | None
+    ) -> Feed[LogLine]:
         """Page through `/logs`, forward. Pages overlap in the last instant of the one before."""
+        if last is not None:
+            for line in self._last_lines(start_ns, end_ns, last, of_what):
+                yield line
+            return
         while True:
-            request = _get(
-                "logs",
-                start=start_ns,
-                end=end_ns,
-                direction="forward",
-                limit=LOG_PAGE_LINES,
-                **of_what,
-            )
-            streams = (self.read(request, LogAnswer)).data.result
-            lines = sorted(
-                (line for stream in streams for line in stream.values),
-                key=lambda line: int(line[0]),
-            )
+            lines = self._page_of_lines(start_ns, end_ns, "forward", LOG_PAGE_LINES, of_what)
             if len(lines) < LOG_PAGE_LINES:
                 for line in lines:
                     yield line
@@ -1115,6 +1291,35 @@ class _Calls:
                 if one_instant or int(line[0]) < last_ns:
                     yield line
             start_ns = last_ns + 1 if one_instant else last_ns
+
+    def _last_lines(
+        self, start_ns: int, end_ns: int, last: int, of_what: Mapping[str, str | None]
+    ) -> list[LogLine]:
+        found: list[LogLine] = []
+        while len(found) < last:
+            limit = min(LOG_PAGE_LINES, last - len(found))
+            page = self._page_of_lines(start_ns, end_ns, "backward", limit, of_what)
+            found = [*page, *found]
+            if len(page) < limit:
+                break
+            end_ns = int(page[0][0])
+        return found
+
+    def _page_of_lines(
+        self,
+        start_ns: int,
+        end_ns: int,
+        direction: str,
+        limit: int,
+        of_what: Mapping[str, str | None],
+    ) -> list[LogLine]:
+        """In the order of their times, whatever the direction."""
+        request = _get(
+            "logs", start=start_ns, end=end_ns, direction=direction, limit=limit, **of_what
+        )
+        streams = (self.read(request, LogAnswer)).data.result
+        lines = (line for stream in streams for line in stream.values)
+        return sorted(lines, key=lambda line: int(line[0]))
 
     def download(
         self, digest: str, arriving: "Arriving", progress: Progress | None = None
@@ -1194,6 +1399,16 @@ def _new_key() -> str:
 
 def _get(*parts: str, **query: Parameter) -> Request:
     return Request(method="GET", path=path_of(*parts, **query))
+
+
+def _in_volume(path: str) -> "list[str]":
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _part_of(file: Path, start: int) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(start)
+        return opened.read(PART_BYTES)
 
 
 def _submitted(job: LeptonJob) -> LeptonJob:

@@ -58,6 +58,7 @@ class ControlPlane:
         job_token: Callable[[Job], str],
         run_token: Callable[[Job], str],
         runs_images: bool = False,
+        mounts_volumes: bool = True,
         blobs: BlobStore | None = None,
         policy: Policy = DEFAULT,
         before_placing: Callable[[], Awaitable[None]] = _at_once,
@@ -78,6 +79,7 @@ class ControlPlane:
         self._job_token = job_token
         self._run_token = run_token
         self._runs_images = runs_images
+        self._mounts_volumes = mounts_volumes
         self._blobs = blobs
         self._policy = policy
         self._before_placing = before_placing
@@ -112,6 +114,7 @@ class ControlPlane:
             job_token=self._job_token,
             run_token=self._run_token,
             runs_images=self._runs_images,
+            mounts_volumes=self._mounts_volumes,
         )
         loops: list[Loop] = [
             OwnersLoop(mirror, owners, clock),

@@ -10,12 +10,23 @@ from leptonai.control.api.context import World
 from leptonai.control.domains import check_domain
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
+from leptonai.core.attachments import check_attachments
 from leptonai.core.elasticity.policy import policy_of
 from leptonai.core.finetuning import trained
-from leptonai.core.records import Model, Node, NodeState, Program, Reservation, Secret
+from leptonai.core.records import (
+    DataSource,
+    Model,
+    Node,
+    NodeState,
+    Program,
+    Reservation,
+    Secret,
+    Volume,
+)
 from leptonai.core.reservations import may_use, phase_of
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
 from leptonai.core.shapes import gpu_type_of, requested_by
+from leptonai.core.volumes import check_mounts
 from leptonai.errors import Forbidden, InvalidRequest, NotFound, Unsatisfiable
 from leptonai.ports.store import Query
 from leptonai.security.permissions import require, resource_of
@@ -90,8 +101,8 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             )
     _check_seconds("spec.estimated_seconds", spec.estimated_seconds, MAX_RUN_S)
     _check_priority(spec.queue_config)
-    _check_storage(spec.mounts, spec.storage_attachments)
     await check_reservation(world, principal, workspace, spec.reservation_config)
+    await _check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
     await _check_envs(world, principal, workspace, spec.envs or [])
     if spec.workdir is not None:
         await check_tree(world, spec.workdir, "spec.workdir")
@@ -133,8 +144,8 @@ async def checked_endpoint(
     _check_letting_in(spec)
     await _check_gateway(world, workspace, name, spec.gateway)
     _check_priority(spec.queue_config)
-    _check_storage(spec.mounts, spec.storage_attachments)
     await check_reservation(world, principal, workspace, spec.reservation_config)
+    await _check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
     readiness = spec.health.readiness if spec.health else None
     if readiness and readiness.http and not re.fullmatch(r"/[!-~]{0,1000}", readiness.http.path):
         raise InvalidRequest(
@@ -250,21 +261,19 @@ def _check_priority(queue: QueueConfig | None) -> None:
         )
 
 
-def _check_storage(
+async def _check_storage(
+    world: World,
+    principal: Principal,
+    workspace: str,
     mounts: Sequence[Mount] | None,
     attachments: Sequence[StorageAttachment] | None,
 ) -> None:
-    """What would change what runs is refused rather than ignored while it cannot be done."""
     if mounts:
-        raise InvalidRequest(
-            "spec.mounts: this platform has no volumes to mount",
-            hint="Send files with the working directory, or register them as a dataset.",
-        )
+        volumes = await world.store.find(Volume, Query(workspace=workspace))
+        check_mounts(principal, mounts, volumes)
     if attachments:
-        raise InvalidRequest(
-            "spec.storage_attachments: this platform has no data sources to attach",
-            hint="Register the files as a dataset.",
-        )
+        sources = await world.store.find(DataSource, Query(workspace=workspace))
+        check_attachments(principal, attachments, {each.name: each.spec for each in sources})
 
 
 async def check_reservation(

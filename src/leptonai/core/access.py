@@ -62,6 +62,9 @@ Kind = Literal[
     "traffic",
     "metrics",
     "schema",
+    "volume",
+    "datasource",
+    "file",
 ]
 
 
@@ -92,7 +95,7 @@ Decision = Allow | Deny
 _PLATFORM: frozenset[Kind] = frozenset({"route", "traffic", "metrics", "schema"})
 _ARTIFACTS: frozenset[Kind] = frozenset({"dataset", "model", "blob"})
 _EXCHANGE: frozenset[Kind] = frozenset({"keyspace", "queue", "object"})  # between workloads
-_SHARED: frozenset[Kind] = frozenset({"workspace", "node", "quota", "blob"})
+_SHARED: frozenset[Kind] = frozenset({"workspace", "node", "quota", "blob", "volume", "datasource"})
 
 
 def decide(principal: Principal, action: Action, resource: Resource) -> Decision:
@@ -134,9 +137,11 @@ def _platform(principal: Principal, action: Action, kind: Kind) -> Decision:
 
 
 def _member(principal: Principal, action: Action, resource: Resource) -> Decision:
+    if resource.kind == "file":
+        return Allow()  # the rules of its volume say who may: `core.volumes.may_use`
     owns = resource.owner != "" and resource.owner == principal.name
     if action is Action.CREATE:
-        if resource.kind in ("node", "quota", "workspace", "token"):
+        if resource.kind in ("node", "quota", "workspace", "token", "volume", "datasource"):
             return Deny(f"only an admin may create a {resource.kind}")
         return Allow()
     if action in (Action.READ, Action.USE):

@@ -15,12 +15,13 @@ from leptonai.core.elasticity.measuring import NEW, State
 from leptonai.core.resources import Capacity, Needs
 from leptonai.core.rollouts.values import Rollout
 from leptonai.spec.artifacts import ArtifactSpec
-from leptonai.spec.containers import EnvVar
+from leptonai.spec.containers import EnvVar, StorageAttachment
 from leptonai.spec.endpoints import EndpointSpec, EndpointState
 from leptonai.spec.ingress import IngressSpec
 from leptonai.spec.jobs import JobSpec, JobState, JobStatus
 from leptonai.spec.reservations import ReservationSpec
 from leptonai.spec.runs import RunSpec, RunState
+from leptonai.spec.storage import DataSourceSpec, StoragePermission
 from leptonai.spec.templates import TemplateSpec
 from leptonai.spec.workspace import Features
 
@@ -111,6 +112,13 @@ class Termination(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return self.reason is EndReason.EXITED and self.exit_code == 0
 
 
+class VolumeMount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    source: str = ""  # as it was asked for: which volume is meant is seen at the start
+    path: str = ""  # in the volume
+    at: str  # in the replica
+    read_only: bool = False
+
+
 class Program(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a replica runs; secrets are still references."""
 
@@ -126,6 +134,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     allowed_nodes: tuple[str, ...] = ()  # () allows all
     allowed_groups: tuple[str, ...] = ()
     workspace_token: bool = False
+    mounts: tuple[VolumeMount, ...] = ()
+    attachments: tuple[StorageAttachment, ...] = ()
 
 
 MAX_TERMINATIONS = 10  # that a replica remembers; of as many attempts it keeps the logs
@@ -375,6 +385,41 @@ class Secret(Record, tag="secret", tag_field="kind", frozen=True, kw_only=True):
         return False
 
 
+class Volume(Record, tag="volume", tag_field="kind", frozen=True, kw_only=True):
+    """A directory of the nodes of a group that what runs there may mount. Addressed by name."""
+
+    group: str
+    source: Literal["local", "nfs"] = "local"
+    path: str  # on the nodes
+    size_in_gb: int = 0  # told, not enforced
+    creation_mode: str = ""
+    managed: bool = False  # by the platform: nobody removes it
+    rules: tuple[StoragePermission, ...] = ()
+
+    @property
+    def unique_key(self) -> str | None:
+        return f"{self.group}/{self.name}"
+
+    @property
+    def live(self) -> bool:
+        return False
+
+
+class DataSource(Record, tag="datasource", tag_field="kind", frozen=True, kw_only=True):
+    """A bucket that what runs on the nodes of a group may be given credentials for."""
+
+    group: str
+    spec: DataSourceSpec
+
+    @property
+    def unique_key(self) -> str | None:
+        return f"{self.group}/{self.name}"
+
+    @property
+    def live(self) -> bool:
+        return False
+
+
 class Token(Record, tag="token", tag_field="kind", frozen=True, kw_only=True):
     """Lets its bearer act as `name` with `role`."""
 
@@ -554,6 +599,8 @@ AnyRecord = (
     | Dataset
     | Model
     | Run
+    | Volume
+    | DataSource
     | KeySpace
     | MessageQueue
     | StoredObject

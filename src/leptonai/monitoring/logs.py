@@ -1,42 +1,40 @@
 """Lines of a log, and when each was written.
 
-A replica writes bytes; its engine notes now and then how long the log was (`LogMark`). A line is
+A replica writes bytes; its engine notes now and then how long the log was (`LogMarks`). A line is
 dated between the two marks around its end, in proportion to its place: so lines keep their order,
-and no two share a nanosecond, which keeps clients that drop repeated lines from dropping real ones.
+and as long as no more than a line a nanosecond is written, no two of them share one. Dates ascend
+with offsets, so the lines of a time are found by bisection, without reading those before them.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-from leptonai.ports.engine import LogChunk, LogMark
+from leptonai.ports.engine import LogChunk, LogMarks
 
 MAX_LINE_BYTES = 64 << 10  # a longer line is told as several
+CHARACTER_BYTES = 4  # at most, in UTF-8
 
 
 @dataclass(frozen=True, slots=True)
-class DatedLine:
-    at_ns: int
-    text: str
+class Lines:
+    """Some lines of one log one after the other, each with the offset of its end."""
 
+    ends: list[int]
+    texts: list[bytes]  # without the line end
 
-def dated_lines(
-    chunks: Iterable[LogChunk],
-    marks: tuple[LogMark, ...],
-    started_ns: int,
-    finished_ns: int | None,
-) -> Iterator[DatedLine]:
-    """The lines of an attempt's log, in order.
+    def __len__(self) -> int:
+        return len(self.ends)
 
-    A last line without an end is told only once the attempt has finished: it may still grow.
-    """
-    lines, dates = LineSplitter(), LineDates(marks, started_ns, finished_ns)
-    for chunk in chunks:
-        for end, line in lines.feed(chunk):
-            yield DatedLine(dates.of(end), as_text(line))
-    if finished_ns is not None:
-        for end, line in lines.rest():
-            yield DatedLine(dates.of(end), as_text(line))
+    def between(self, first: int, stop: int) -> "Lines":
+        """Those with first <= end < stop."""
+        here = slice(bisect_left(self.ends, first), bisect_left(self.ends, stop))
+        return Lines(self.ends[here], self.texts[here])
+
+    def having(self, text: bytes) -> "Lines":
+        kept = [at for at, line in enumerate(self.texts) if text in line]
+        return Lines([self.ends[at] for at in kept], [self.texts[at] for at in kept])
 
 
 def as_text(line: bytes) -> str:
@@ -45,113 +43,115 @@ def as_text(line: bytes) -> str:
 
 
 class LineSplitter:
-    """Cuts chunks into lines, each with the offset of its end in the log."""
+    """Cuts chunks into lines. The first chunk must begin at the start of a line."""
 
-    def __init__(self, *, skip_first: bool = False) -> None:
-        """`skip_first`: reading starts inside a line, whose rest is dropped."""
+    def __init__(self) -> None:
         self._open = b""
         self._end: int | None = None
-        self._skipping = skip_first
 
-    def feed(self, chunk: LogChunk) -> list[tuple[int, bytes]]:
-        if not chunk.data:
-            return []
+    def feed(self, chunk: LogChunk) -> Lines:
         if self._end is not None and chunk.offset != self._end:
             self._open = b""  # output was dropped in between: its line is lost
-            self._skipping = True
         start = chunk.offset - len(self._open)
-        data = self._open + chunk.data
         self._end = chunk.offset + len(chunk.data)
-        lines: list[tuple[int, bytes]] = []
-        at = 0
-        while (newline := data.find(b"\n", at)) >= 0:
-            if self._skipping:
-                self._skipping = False
-            else:
-                lines.extend(_pieces(start + at, data[at:newline], start + newline + 1))
-            at = newline + 1
-        self._open = data[at:]
-        if len(self._open) >= MAX_LINE_BYTES:
-            whole = len(self._open) // MAX_LINE_BYTES * MAX_LINE_BYTES
-            if not self._skipping:
-                lines.extend(_pieces(start + at, self._open[:whole], start + at + whole))
-            self._open = self._open[whole:]
+        texts = (self._open + chunk.data).split(b"\n")
+        self._open = texts.pop()
+        ends = list(accumulate([len(text) + 1 for text in texts], initial=start))
+        open_at = ends[-1]
+        if texts and max(map(len, texts)) > MAX_LINE_BYTES:
+            lines = _cut_long(ends, texts)
+        else:
+            lines = Lines(ends[1:], texts)
+        if len(self._open) > MAX_LINE_BYTES:
+            *pieces, self._open = _pieces(self._open)
+            for piece in pieces:
+                open_at += len(piece)
+                lines.ends.append(open_at)
+                lines.texts.append(piece)
         return lines
 
-    def rest(self) -> list[tuple[int, bytes]]:
+    def rest(self) -> Lines:
         """What came after the last line end."""
         left, self._open = self._open, b""
-        return [(self._end, left)] if left and self._end is not None and not self._skipping else []
+        return Lines([self._end], [left]) if left and self._end is not None else Lines([], [])
 
 
-def _pieces(start: int, line: bytes, end: int) -> Iterator[tuple[int, bytes]]:
-    for at in range(MAX_LINE_BYTES, len(line), MAX_LINE_BYTES):
-        yield start + at, line[at - MAX_LINE_BYTES : at]
-    last = (len(line) - 1) // MAX_LINE_BYTES * MAX_LINE_BYTES if line else 0
-    yield end, line[last:]
+def _cut_long(starts: list[int], texts: list[bytes]) -> Lines:
+    lines = Lines([], [])
+    for start, text in zip(starts, texts, strict=False):
+        pieces = _pieces(text)
+        ends = list(accumulate([len(piece) for piece in pieces], initial=start))[1:]
+        lines.ends.extend([*ends[:-1], start + len(text) + 1])
+        lines.texts.extend(pieces)
+    return lines
+
+
+def _pieces(line: bytes) -> list[bytes]:
+    """The same ones however the line was cut into chunks, and none begins inside a character."""
+    pieces = []
+    while len(line) > MAX_LINE_BYTES:
+        at = whole_characters(line[: MAX_LINE_BYTES + 1], MAX_LINE_BYTES)
+        pieces.append(line[:at])
+        line = line[at:]
+    return [*pieces, line]
+
+
+def whole_characters(data: bytes, at: int) -> int:
+    """The last place up to `at` that is not inside a character; `at` where the bytes are no UTF-8.
+    What follows `data` is not known."""
+    for back in range(CHARACTER_BYTES):
+        place = at - back
+        if place <= 0:
+            break
+        if place < len(data) and not 0x80 <= data[place] < 0xC0:
+            return place
+        if place == len(data) and data[place - 1] < 0x80:
+            return place
+    return at
 
 
 class LineDates:
     """When the line that ends at an offset was written, in nanoseconds since 1970."""
 
-    def __init__(
-        self, marks: tuple[LogMark, ...], started_ns: int, finished_ns: int | None
-    ) -> None:
-        self._started_ns = started_ns
-        self._finished_ns = finished_ns
-        self._offsets: list[int] = [0]
-        self._times: list[int] = [started_ns]
-        for mark in marks:
-            if mark.offset <= self._offsets[-1]:
-                continue
-            # The engine may look only after the end: nothing was written later than that.
-            at_ns = mark.at_ns if finished_ns is None else min(mark.at_ns, finished_ns)
-            at_ns = max(at_ns, started_ns)
-            # Each byte gets a nanosecond of its own: marks that are too close to each other for
-            # that are taken as one.
-            while (
-                len(self._offsets) > 1 and at_ns - self._times[-1] < mark.offset - self._offsets[-1]
-            ):
-                self._offsets.pop()
-                self._times.pop()
-            self._offsets.append(mark.offset)
-            self._times.append(at_ns)
+    def __init__(self, marks: LogMarks, not_before_ns: int, not_after_ns: int | None) -> None:
+        """The bounds are those of the attempt: clocks and files differ by some milliseconds."""
+        self._offsets, self._times = marks.offsets, marks.at_ns
+        self._first_ns, self._last_ns = not_before_ns, not_after_ns
+        self.end = marks.end  # what comes after it has no date yet
 
     def of(self, end: int) -> int:
-        index = bisect_left(self._offsets, end)
-        if index == 0:
-            return self._started_ns
-        if index == len(self._offsets):
-            return self._after_the_last_mark(end)
-        return _between(
-            end,
-            self._offsets[index - 1],
-            self._times[index - 1],
-            self._offsets[index],
-            self._times[index],
-        )
+        return self.of_each((end,))[0]
 
-    def offset_before(self, at_ns: int) -> int:
-        """Every line that ends at or before this offset is older than `at_ns`."""
-        index = bisect_left(self._times, at_ns)
-        return self._offsets[index - 1] if index else 0
+    def of_each(self, ends: Sequence[int]) -> list[int]:
+        """Of ascending ends."""
+        dates: list[int] = []
+        at = 0
+        while at < len(ends):
+            index = bisect_left(self._offsets, ends[at])
+            stop = bisect_left(ends, self._offsets[index] + 1) if index < len(self._offsets) else 0
+            stop = max(at + 1, stop)
+            dates += self._in_segment(index, ends[at:stop])
+            at = stop
+        return dates
 
-    def offset_after(self, at_ns: int) -> int:
-        """Every line that ends after this offset is as old as `at_ns` or younger; or the last mark,
-        if the marks do not reach that far."""
-        index = bisect_left(self._times, at_ns)
-        return self._offsets[min(index, len(self._offsets) - 1)]
+    def first_end(self, at_ns: int) -> int:
+        """The smallest offset such that a line which ends there is not older than `at_ns`; one more
+        than there are where all are."""
+        return bisect_left(range(self.end + 1), at_ns, key=self.of)
 
-    def _after_the_last_mark(self, end: int) -> int:
-        behind = end - self._offsets[-1]
-        if self._finished_ns is None:
-            return self._times[-1] + behind
-        # Before the end, as close to the last mark as the order of lines allows.
-        return min(self._times[-1] + behind, self._finished_ns)
+    def _in_segment(self, index: int, ends: Sequence[int]) -> list[int]:
+        if not 0 < index < len(self._offsets):
+            there = self._times[min(index, len(self._times) - 1)] if self._times else 0
+            return [self._bounded(there)] * len(ends)
+        next_offset, next_ns = self._offsets[index], self._times[index]
+        bytes_between = next_offset - self._offsets[index - 1]
+        ns_between = next_ns - self._times[index - 1]
+        # Counted back from the later mark, which is exact where the earlier one is far away.
+        dates = [next_ns - ns_between * (next_offset - end) // bytes_between for end in ends]
+        if dates[0] < self._first_ns or (self._last_ns is not None and dates[-1] > self._last_ns):
+            return [self._bounded(date) for date in dates]
+        return dates
 
-
-def _between(end: int, offset: int, at_ns: int, next_offset: int, next_ns: int) -> int:
-    """Counted back from the later mark, at least a nanosecond a byte."""
-    left = next_offset - end
-    span_ns = max(next_ns - at_ns, next_offset - offset)
-    return next_ns - span_ns * left // (next_offset - offset)
+    def _bounded(self, at_ns: int) -> int:
+        at_ns = max(at_ns, self._first_ns)
+        return at_ns if self._last_ns is None else min(at_ns, self._last_ns)

@@ -3,7 +3,8 @@
 `leptonai.testing.engine_contract` is the same promise as a test suite.
 """
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,6 +20,18 @@ class Tree:
 
     digest: str
     at: str  # a plain directory name inside the attempt's folder: "workdir", "model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeAt:
+    """A directory of a volume that the attempt is to find somewhere."""
+
+    name: str  # of the volume, for people
+    root: str  # of the volume, on the node
+    path: str = ""  # in the volume; made where it is not there and may be written to
+    at: str  # absolute
+    read_only: bool = False
+    links: bool = True  # False: no link in the volume is followed to get there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +53,9 @@ class Attempt:
     image: str = ""
     # Addresses by the host names that it should find; only a container has a place for them yet.
     hosts: Mapping[str, str] = field(default_factory=dict)
+    volumes: tuple[VolumeAt, ...] = ()  # what cannot be mounted is a link in its directory
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Texts that hold secrets, by the variables that tell where they lie: readable by its user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +106,32 @@ class Machine:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class LogMark:
-    """By `at_ns`, the log was `offset` bytes long."""
+LogMark = tuple[int, int]  # by so many nanoseconds since 1970, the log was so many bytes long
 
-    at_ns: int
-    offset: int
+
+@dataclass(frozen=True, slots=True)
+class LogMarks:
+    """When a log grew: both columns ascend. There may be hundreds of thousands."""
+
+    at_ns: "array[int]" = field(default_factory=lambda: array("Q"))
+    offsets: "array[int]" = field(default_factory=lambda: array("Q"))
+
+    @classmethod
+    def of(cls, marks: Iterable[LogMark]) -> "LogMarks":
+        told = list(marks)
+        return cls(array("Q", [at for at, _ in told]), array("Q", [offset for _, offset in told]))
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def end(self) -> int:
+        """How many bytes they date."""
+        return self.offsets[-1] if self.offsets else 0
+
+    @property
+    def last_ns(self) -> int:
+        return self.at_ns[-1] if self.at_ns else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +191,10 @@ class Engine(Protocol):
         None if the node has no such log."""
         ...
 
-    async def log_marks(self, node: str, attempt: AttemptId) -> tuple[LogMark, ...]:
-        """When the log grew, oldest first: what dates its lines."""
+    async def log_marks(self, node: str, attempt: AttemptId) -> LogMarks:
+        """When the log grew: what dates its lines. The last mark is of about now, and of the whole
+        log once the attempt has ended. What was told once of bytes that are still there is told
+        for ever: later marks are only added."""
         ...
 
     async def close(self) -> None:

@@ -5,12 +5,14 @@ from msgspec import field
 from leptonai.spec.metadata import Metadata, Wire
 
 
-class Volume(Wire, frozen=True, rename={"source": "from"}):
+class Volume(Wire, frozen=True, omit_defaults=False, rename={"source": "from"}):
     name: str
-    size_in_gb: int
-    source: str = "local"  # "from" on the wire: local, remote, nfs
-    creation_mode: str | None = None
+    size_in_gb: int = 0
+    source: str = "local"  # "from" on the wire: local, nfs
+    creation_mode: str | None = None  # mkdir, none
     from_path: str | None = None
+    default_mount_path: str | None = None
+    managed_by_lepton: bool | None = None
 
 
 class NodeGroupSpec(Wire, frozen=True):

@@ -105,6 +105,24 @@ def moment_s(text: str, now_s: float) -> int:
         ) from wrong
 
 
+def past_s(text: str, now_s: float) -> float:
+    """ "90m" ago, or a time like "2030-01-31T08:00", in seconds since 1970; a time without a zone
+    is this machine's.
+
+    Raises:
+        InvalidRequest: neither.
+    """
+    stripped = text.strip()
+    if _DURATION.fullmatch(stripped):
+        return now_s - duration_s(stripped)
+    try:
+        return datetime.fromisoformat(stripped).timestamp()
+    except (ValueError, OverflowError, OSError) as wrong:
+        raise InvalidRequest(
+            f"{text!r} is not a time", hint="for example 90m, or 2030-01-31T08:00"
+        ) from wrong
+
+
 def priority_class(text: str) -> str:
     """ "low", "mid", "high", 1 to 9, or the class itself: "low-1000" to "high-9000".
 

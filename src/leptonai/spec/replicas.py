@@ -61,3 +61,18 @@ class LogAnswer(Wire, frozen=True, omit_defaults=False):
     """Lines of the past, in the shape of Loki's answer."""
 
     data: LogData = field(default_factory=lambda: LogData(result=[]))
+
+
+class LogSeries(Wire, frozen=True, omit_defaults=False):
+    metric: dict[str, str]
+    values: list[tuple[float, str]]  # seconds since 1970, how many lines
+
+
+class LogCounts(Wire, frozen=True, omit_defaults=False, rename={"kind": "resultType"}):
+    result: list[LogSeries]
+    kind: str = "matrix"  # "resultType" on the wire
+
+
+class LogTimeseries(Wire, frozen=True, omit_defaults=False):
+    data: LogCounts
+    status: str = "success"

@@ -19,6 +19,7 @@ from leptonai.ports.engine import (
     Ended,
     LogChunk,
     LogMark,
+    LogMarks,
     Machine,
     Observation,
     Running,
@@ -267,10 +268,10 @@ class FakeEngine:
             return None
         return LogChunk(offset, kept.log[offset : offset + limit])
 
-    async def log_marks(self, node: str, attempt: AttemptId) -> tuple[LogMark, ...]:
+    async def log_marks(self, node: str, attempt: AttemptId) -> LogMarks:
         place = self._nodes.get(node)
         kept = place.kept.get(attempt) if place else None
-        return tuple(kept.marks) if kept else ()
+        return LogMarks.of(kept.marks if kept else ())
 
     async def close(self) -> None:
         """Nothing of a fake is held outside it; what runs keeps running, in the same object."""
@@ -307,6 +308,11 @@ class FakeEngine:
 
     def set_fenceable(self, node: str, fenceable: bool) -> None:
         self._nodes[node].fenceable = fenceable
+
+    def asked(self, node: str, attempt: AttemptId) -> Attempt | None:
+        """What it was asked to run."""
+        kept = self._nodes[node].kept.get(attempt)
+        return kept.attempt if kept else None
 
     def take_port(self, node: str, port: int) -> None:
         """Something that is not ours listens there from now on."""
@@ -374,7 +380,7 @@ class FakeEngine:
             if script.saves:
                 folder = attempt.keeps
                 kept.log = node.folders[folder] = node.folders.get(folder, b"") + script.saves
-            kept.marks = [LogMark(now_ms * 1_000_000, len(kept.log))]
+            kept.marks = [(now_ms * 1_000_000, len(kept.log))]
             if script.seconds is not None:
                 loop = asyncio.get_running_loop()
                 kept.end_timer = loop.call_later(
@@ -441,7 +447,7 @@ class FakeEngine:
             finished_at_ms=now_ms,
         )
         if kept.marks and kept.log is not None:
-            kept.marks.append(LogMark(now_ms * 1_000_000, len(kept.log)))
+            kept.marks.append((now_ms * 1_000_000, len(kept.log)))
         self._note_change(node.machine.id)
 
     def _note_change(self, node: str) -> None:

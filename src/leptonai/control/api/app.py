@@ -31,6 +31,7 @@ from leptonai.security.links import LINK_PREFIX
 MAX_HEADER_BYTES = 64 << 10
 MAX_QUERY_BYTES = 16 << 10
 MAX_PATH_PART_CHARS = 512
+MAX_FILE_PATH_CHARS = 4_096
 RETRY_AFTER_S = 1
 NO_CONTENT = 204  # has no body, and says nothing about one
 TOKEN = re.compile(r"lepton_[A-Za-z0-9_.-]{16,}")
@@ -125,7 +126,7 @@ class Api:
             if match is None:
                 continue
             parts = match.groupdict()
-            if any("\0" in part or len(part) > MAX_PATH_PART_CHARS for part in parts.values()):
+            if any("\0" in part or len(part) > _longest(name) for name, part in parts.items()):
                 break
             scope["path_params"] = parts
             route = methods.get(scope["method"])
@@ -273,6 +274,10 @@ async def _while_wanted(
 async def _until_disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _longest(part: str) -> int:
+    return MAX_FILE_PATH_CHARS if part in ("path", "prefix") else MAX_PATH_PART_CHARS
 
 
 _MARKUP = re.compile(r"\[([a-z#/@][^\[\]]*)\]")

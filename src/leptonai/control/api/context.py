@@ -6,6 +6,7 @@ from typing import Protocol
 
 from leptonai.blobs import BlobStore
 from leptonai.control.api.measures import Measures
+from leptonai.control.log_following import LogTails
 from leptonai.control.traffic import TrafficLog
 from leptonai.core.records import Endpoint, Job, Record, Replica
 from leptonai.core.routing import RouteTable
@@ -34,6 +35,7 @@ class Config:
     gateway_url: str
     version: str
     build_time: str = ""
+    home: str = ""  # the directory of the platform's own files, which no volume may hold
 
 
 class Adviser(Protocol):
@@ -90,6 +92,7 @@ class World:
     adviser: Callable[[], Adviser] = NoScheduler
     notice: Callable[[Iterable[Record]], None] = _ignore  # told of every commit: wakes the loops
     measures: Measures = field(default_factory=Measures)
+    tails: LogTails = field(default_factory=LogTails)
 
     @property
     def advice(self) -> Adviser:

@@ -13,7 +13,7 @@ from leptonai.control.actions.endpoints import (
     restart_endpoint,
 )
 from leptonai.control.actions.settings import features_of
-from leptonai.control.api.logs import FOLLOW, follow_log
+from leptonai.control.api.logs import FOLLOW, TAIL, live_log
 from leptonai.control.api.routing import DRY_RUN, TEXT, Answer, Call, Parameter, Route
 from leptonai.control.api.views import (
     dry_run_of,
@@ -118,9 +118,7 @@ async def replica_log(call: Call) -> Answer:
             f"endpoint {endpoint.name} has no replica {call.path['replica'][:100]!r}",
             hint=f"`leptonai endpoint get {endpoint.name}` shows its replicas.",
         )
-    return Answer(
-        stream=follow_log(call.world, replica, follow=call.flag("follow", default=True)), media=TEXT
-    )
+    return live_log(call, replica)
 
 
 async def readiness(call: Call) -> dict[str, list[ReadinessReason]]:
@@ -226,7 +224,7 @@ ROUTES = (
         method="GET",
         path="/deployments/{name}/replicas/{replica}/log",
         handler=replica_log,
-        query=(FOLLOW,),
+        query=(FOLLOW, TAIL),
         summary="A replica's output from its start on, as it comes, until the replica has ended",
         media=TEXT,
     ),

@@ -7,13 +7,13 @@ from msgspec.structs import replace
 
 from leptonai.control.actions.jobs import (
     delete_job,
-    find_job,
     foresee_job,
     note_checkpoint,
     patch_job,
     submit_job,
 )
-from leptonai.control.api.logs import FOLLOW, follow_log
+from leptonai.control.api.job_modes import ALIVE, ARCHIVE, BOTH, MODE, job_in_mode, mode_of
+from leptonai.control.api.logs import FOLLOW, TAIL, live_log
 from leptonai.control.api.paging import PAGING, label_selector, label_terms, page_of
 from leptonai.control.api.routing import DRY_RUN, TEXT, Answer, Call, Parameter, Route
 from leptonai.control.api.views import dry_run_of, event_view, job_view, replica_view
@@ -26,9 +26,6 @@ from leptonai.spec import replicas as wire
 from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import JobList, JobState, LeptonJob
 
-ALIVE, ARCHIVE, BOTH = "alive_only", "archive_only", "alive_and_archive"
-MODES = (ALIVE, ARCHIVE, BOTH)
-MODE = Parameter("job_query_mode", about=f"One of {', '.join(MODES)}.")
 FILTERS = (
     MODE,
     Parameter("q", about="A part of the name or of the id."),
@@ -82,7 +79,7 @@ async def found(
         workspace=call.workspace,
         search=call.text("q") or None,
         states=states,
-        not_states=(JobState.ARCHIVED,) if _mode(call, ALIVE) == ALIVE else (),
+        not_states=(JobState.ARCHIVED,) if mode_of(call, ALIVE) == ALIVE else (),
         owners=tuple(call.texts("created_by")) or None,
         mentions=mentions or _mentioned(call.text("query"), groups),
         newest_first=True,
@@ -146,9 +143,7 @@ async def replica_log(call: Call) -> Answer:
             hint=f"`leptonai job get {job.id}` shows its replicas; with all_rounds=true, "
             "GET …/replicas tells the earlier ones too.",
         )
-    return Answer(
-        stream=follow_log(call.world, replica, follow=call.flag("follow", default=True)), media=TEXT
-    )
+    return live_log(call, replica)
 
 
 async def list_events(call: Call) -> list[wire.LeptonEvent]:
@@ -171,15 +166,7 @@ def _view(call: Call, job: Job) -> LeptonJob:
 
 
 async def _job(call: Call, default_mode: str) -> Job:
-    job = await find_job(call.world, call.principal, call.workspace, call.path["id"])
-    mode = _mode(call, default_mode)
-    archived = job.state is JobState.ARCHIVED
-    if (archived and mode == ALIVE) or (not archived and mode == ARCHIVE):
-        raise NotFound(
-            f"there is no job {job.id} among those that are {mode.removesuffix('_only')}",
-            hint=f"Ask with job_query_mode={BOTH}.",
-        )
-    return job
+    return await job_in_mode(call, call.path["id"], default_mode)
 
 
 async def _replicas(call: Call, job: Job) -> list[Replica]:
@@ -187,14 +174,10 @@ async def _replicas(call: Call, job: Job) -> list[Replica]:
     return await call.world.store.find(Replica, Query(workspace=call.workspace, parent=parent))
 
 
-def _mode(call: Call, default: str) -> str:
-    return call.one_of("job_query_mode", MODES, default)
-
-
 def _states(call: Call) -> tuple[str, ...] | None:
     """The states that begin with one of the given words; None where none is given."""
     words = [word.lower() for word in call.texts("status") if word]
-    known = (JobState.ARCHIVED,) if _mode(call, ALIVE) == ARCHIVE else tuple(JobState)
+    known = (JobState.ARCHIVED,) if mode_of(call, ALIVE) == ARCHIVE else tuple(JobState)
     if not words and len(known) > 1:
         return None
     return tuple(
@@ -269,7 +252,7 @@ ROUTES = (
         method="GET",
         path="/jobs/{id}/replicas/{replica}/log",
         handler=replica_log,
-        query=(FOLLOW,),
+        query=(FOLLOW, TAIL),
         summary="A worker's output from its start on, as it comes, until the worker has ended",
         media=TEXT,
     ),

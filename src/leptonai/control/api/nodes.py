@@ -1,9 +1,10 @@
 """Machines: node groups, nodes, and the shapes that workloads may ask for."""
 
+from leptonai.control.actions.volumes import volumes_of
 from leptonai.control.api.routing import Call, Parameter, Route
 from leptonai.control.api.views import group_view, machine_view, node_view
 from leptonai.core.access import Action, Resource
-from leptonai.core.records import Node, NodeState, Replica
+from leptonai.core.records import Node, NodeState, Replica, Volume
 from leptonai.core.shapes import shapes
 from leptonai.errors import NotFound
 from leptonai.ports.store import Query
@@ -17,11 +18,14 @@ ALL_NODES = Query()
 
 async def list_groups(call: Call) -> list[wire.DedicatedNodeGroup]:
     nodes = await _nodes(call)
-    return [_group(call, group, nodes) for group in sorted({node.group for node in nodes})]
+    volumes = await volumes_of(call.world.store, call.workspace)
+    groups = sorted({node.group for node in nodes})
+    return [_group(call, group, nodes, volumes) for group in groups]
 
 
 async def get_group(call: Call) -> wire.DedicatedNodeGroup:
-    return _group(call, call.path["group"], await nodes_of_group(call))
+    volumes = await volumes_of(call.world.store, call.workspace)
+    return _group(call, call.path["group"], await nodes_of_group(call), volumes)
 
 
 async def list_nodes(call: Call) -> list[wire.Node]:
@@ -50,9 +54,12 @@ async def list_shapes(call: Call) -> list[wire.Shape]:
     ]
 
 
-def _group(call: Call, group: str, nodes: list[Node]) -> wire.DedicatedNodeGroup:
+def _group(
+    call: Call, group: str, nodes: list[Node], volumes: list[Volume]
+) -> wire.DedicatedNodeGroup:
     members = [node for node in nodes if node.group == group]
-    return group_view(group, members, call.world.config.workspaces)
+    offered = [volume for volume in volumes if volume.group == group]
+    return group_view(group, members, call.world.config.workspaces, offered)
 
 
 async def nodes_of_group(call: Call) -> list[Node]:

@@ -109,7 +109,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _operation_id(route: Route) -> str:
-    words = re.findall(r"\w+", route.path) or ["root"]
+    words = re.findall(r"\w+", _SPANNING.sub("}", route.path)) or ["root"]
     return "_".join([route.method.lower(), *words])
 
 

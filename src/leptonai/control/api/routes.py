@@ -20,8 +20,10 @@ from leptonai.control.api import (
     rollouts,
     runs,
     secrets,
+    storage,
     templates,
     values,
+    volumes,
     workspace,
 )
 from leptonai.control.api.routing import Route
@@ -40,6 +42,8 @@ ROUTES: tuple[Route, ...] = (
     *reservations.ROUTES,
     *quotas.ROUTES,
     *secrets.ROUTES,
+    *volumes.ROUTES,
+    *storage.ROUTES,
     *values.ROUTES,
     *queues.ROUTES,
     *objects.ROUTES,

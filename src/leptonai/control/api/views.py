@@ -27,6 +27,7 @@ from leptonai.core.records import (
     Run,
     Secret,
     Termination,
+    Volume,
 )
 from leptonai.core.resources import MIB, MILLIS
 from leptonai.spec import nodes as wire_nodes
@@ -257,7 +258,7 @@ def artifact_view(record: Dataset | Model) -> Artifact:
 
 
 def group_view(
-    group: str, nodes: Iterable[Node], workspaces: Iterable[str]
+    group: str, nodes: Iterable[Node], workspaces: Iterable[str], volumes: Iterable[Volume] = ()
 ) -> wire_nodes.DedicatedNodeGroup:
     nodes = list(nodes)
     types = sorted({node.capacity.gpu_type for node in nodes if node.capacity.gpu_type})
@@ -267,7 +268,8 @@ def group_view(
         ),
         spec=wire_nodes.NodeGroupSpec(
             workspaces=list(workspaces),
-            volumes=[],
+            volumes=[volume_view(volume) for volume in volumes],
+            enable_object_storage=True,
             gpu_product=types[0] if types else None,
             desired_nodes=len(nodes),
         ),
@@ -275,6 +277,17 @@ def group_view(
             ready_nodes=sum(node.state is NodeState.READY for node in nodes),
             quota_enabled=True,  # without it, clients send no priorities
         ),
+    )
+
+
+def volume_view(volume: Volume) -> wire_nodes.Volume:
+    return wire_nodes.Volume(
+        name=volume.name,
+        source=volume.source,
+        size_in_gb=volume.size_in_gb,
+        creation_mode=volume.creation_mode or None,
+        from_path=volume.path,
+        managed_by_lepton=volume.managed or None,
     )
 
 

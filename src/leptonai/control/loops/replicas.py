@@ -14,6 +14,13 @@ from leptonai.control.loops.loop import RETRY_AFTER_MS, retry_ms
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.control.owners import OwnerKey, Owners, owner_of
 from leptonai.control.traffic import TrafficLog
+from leptonai.core.access import Principal, Role
+from leptonai.core.attachments import (
+    attached_files,
+    attached_variables,
+    check_attachments,
+    secret_names,
+)
 from leptonai.core.lifecycle import node as node_lifecycle
 from leptonai.core.lifecycle.environment import environment, host_names
 from leptonai.core.lifecycle.replica import (
@@ -30,6 +37,7 @@ from leptonai.core.lifecycle.replica import (
 )
 from leptonai.core.records import (
     MAX_TERMINATIONS,
+    DataSource,
     EndReason,
     Event,
     Goal,
@@ -43,8 +51,17 @@ from leptonai.core.records import (
     Secret,
     Severity,
     Termination,
+    Volume,
 )
-from leptonai.errors import Internal, LeptonError, NotFound, StaleEpoch, VersionConflict
+from leptonai.core.volumes import may_use, meant_by, refused
+from leptonai.errors import (
+    Internal,
+    LeptonError,
+    NotFound,
+    RequestError,
+    StaleEpoch,
+    VersionConflict,
+)
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import (
     Attempt,
@@ -55,6 +72,7 @@ from leptonai.ports.engine import (
     Seen,
     Tree,
     Unreachable,
+    VolumeAt,
 )
 from leptonai.ports.store import Delete, Emit, Fence, Put, Query, Store
 
@@ -83,6 +101,7 @@ class ReplicasLoop:
         job_token: Callable[[Job], str],
         run_token: Callable[[Job], str],
         runs_images: bool = False,
+        mounts_volumes: bool = True,
     ) -> None:
         self.watch: Watch = mirror.watch(Replica, Node)
         self._mirror = mirror
@@ -96,6 +115,7 @@ class ReplicasLoop:
         self._job_token = job_token
         self._run_token = run_token
         self._runs_images = runs_images
+        self._mounts_volumes = mounts_volumes
         self._failures: dict[str, int] = {}  # of each node, in a row
         self._known: dict[
             str, set[str]
@@ -266,7 +286,7 @@ class ReplicasLoop:
     async def _start(self, replica: Replica) -> None:
         try:
             attempt = await self._attempt(replica)
-        except (NotFound, Internal) as error:  # a secret that is not there, or cannot be read
+        except (RequestError, Internal) as error:  # a secret or volume that is not there, say
             end = Termination(
                 reason=EndReason.NOT_STARTED,
                 message=str(error),
@@ -278,6 +298,10 @@ class ReplicasLoop:
             return  # the rest of its gang, or its job, is still on its way into the mirror
         if replica.program.image and not self._runs_images and replica.attempt == 0:
             event = replace(_image_ignored(replica), at_ms=self._clock.now_ms())
+            await self._store.commit(Emit(event), fence=self._fence)
+        in_container = bool(replica.program.image) and self._runs_images
+        if attempt.volumes and not (self._mounts_volumes or in_container) and not replica.attempt:
+            event = replace(_volumes_linked(replica), at_ms=self._clock.now_ms())
             await self._store.commit(Emit(event), fence=self._fence)
         await self._engine.start(attempt, epoch=self._fence.epoch)
 
@@ -307,6 +331,7 @@ class ReplicasLoop:
             env["LEPTON_WORKSPACE_TOKEN"] = self._job_token(job)
         if job is not None:
             env["LEPTON_RUN_TOKEN"] = self._run_token(job)
+        env |= attached_variables(program.attachments)
         env |= await self._user_env(replica.workspace, program)
         trees = []
         if program.workdir:
@@ -328,7 +353,61 @@ class ReplicasLoop:
             start_in="workdir" if program.workdir else "",
             keeps=_kept_by(replica),
             image=program.image if self._runs_images else "",
+            volumes=await self._volumes(replica, nodes[replica.node].group),
+            files=await self._attached_files(replica),
         )
+
+    async def _volumes(self, replica: Replica, group: str) -> tuple[VolumeAt, ...]:
+        """As they are now: a volume that was deleted is gone, and a rule that came later holds."""
+        mounts = replica.program.mounts
+        if not mounts:
+            return ()
+        found = await self._store.find(Volume, Query(workspace=replica.workspace))
+        offered = [volume for volume in found if volume.group == group]
+        owner = self._owner(replica)
+        told = []
+        for number, mount in enumerate(mounts):
+            volume = meant_by(mount.source, offered, f"spec.mounts.{number}")
+            if not may_use(owner, volume.rules, mount.path):
+                raise refused(owner.name, mount.path, volume)
+            told.append(
+                VolumeAt(
+                    name=volume.name,
+                    root=volume.path,
+                    path=mount.path,
+                    at=mount.at,
+                    read_only=mount.read_only,
+                    links=not volume.rules,
+                )
+            )
+        return tuple(told)
+
+    def _owner(self, replica: Replica) -> Principal:
+        is_admin = any(
+            token.name == replica.owner and token.role == "admin"
+            for token in self._mirror.tokens.values()
+            if token.workspace == replica.workspace
+        )
+        return Principal(
+            name=replica.owner,
+            role=Role.ADMIN if is_admin else Role.MEMBER,
+            workspace=replica.workspace,
+        )
+
+    async def _attached_files(self, replica: Replica) -> dict[str, str]:
+        """What tells of its buckets, with their credentials; if its owner may still use them."""
+        attachments = replica.program.attachments
+        if not attachments:
+            return {}
+        found = await self._store.find(DataSource, Query(workspace=replica.workspace))
+        sources = {source.name: source.spec for source in found}
+        check_attachments(self._owner(replica), attachments, sources)
+        secrets = {
+            name: await self._secret(replica.workspace, name, attachment.data_source_name)
+            for attachment in attachments
+            for name in secret_names(sources[attachment.data_source_name])
+        }
+        return attached_files(attachments, sources, secrets)
 
     async def _user_env(self, workspace: str, program: Program) -> dict[str, str]:
         env = {}
@@ -337,14 +416,17 @@ class ReplicasLoop:
             if reference is None:
                 env[variable.name] = variable.value or ""
                 continue
-            found = await self._store.find(Secret, Query(workspace=workspace, name=reference))
-            if not found:
-                raise NotFound(
-                    f"secret {reference!r}, which it needs as {variable.name}, does not exist",
-                    hint=f"create it: leptonai secret create {reference}",
-                )
-            env[variable.name] = self._unseal(found[0])
+            env[variable.name] = await self._secret(workspace, reference, variable.name)
         return env
+
+    async def _secret(self, workspace: str, name: str, needed_as: str) -> str:
+        found = await self._store.find(Secret, Query(workspace=workspace, name=name))
+        if not found:
+            raise NotFound(
+                f"secret {name!r}, which it needs as {needed_as}, does not exist",
+                hint=f"create it: leptonai secret create {name}",
+            )
+        return self._unseal(found[0])
 
     async def _forget(self, node: str, attempt: AttemptId) -> None:
         """Its log stays, until as many later attempts as a replica remembers have ended."""
@@ -388,6 +470,22 @@ def _sight(observation: Seen, attempt: str) -> Sight:
         case Ended(how):
             return SeenEnded(how)
     return None
+
+
+def _volumes_linked(replica: Replica) -> Event:
+    places = ", ".join(f"{mount.at} is {mount.at[1:]}" for mount in replica.program.mounts)
+    return Event(
+        workspace=replica.workspace,
+        kind=replica.owner_kind,
+        id=replica.owner_id,
+        name=replica.owner_name,
+        reason="VolumesLinked",
+        message=(
+            "this machine lets its user mount nothing, so volumes are links in the working "
+            f"directory, writable ones: {places}"
+        ),
+        severity=Severity.WARNING,
+    )
 
 
 def _image_ignored(replica: Replica) -> Event:

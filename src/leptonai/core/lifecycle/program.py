@@ -1,10 +1,11 @@
 """From what a user asked to what a replica runs."""
 
 import hashlib
+from collections.abc import Sequence
 
-from leptonai.core.records import Endpoint, Job, Program
+from leptonai.core.records import Endpoint, Job, Program, VolumeMount
 from leptonai.core.shapes import requested_by
-from leptonai.spec.containers import Affinity, QueueConfig
+from leptonai.spec.containers import Affinity, Mount, QueueConfig
 
 DEFAULT_PRIORITY = 5000
 ANY_PORT = 0
@@ -29,6 +30,8 @@ def program_of_job(job: Job) -> Program:
         ports=(ANY_PORT,) * len(spec.container.ports or ()),
         image=spec.container.image or "",
         workdir=spec.workdir or "",
+        mounts=_mounts(spec.mounts),
+        attachments=tuple(spec.storage_attachments or ()),
         allowed_nodes=_nodes(spec.affinity),
         allowed_groups=_groups(spec.affinity),
         workspace_token=bool(spec.include_workspace_token),
@@ -49,6 +52,8 @@ def program_of_endpoint(endpoint: Endpoint) -> Program:
         image=spec.container.image or "",
         workdir=spec.workdir or "",
         model=endpoint.model_digest,
+        mounts=_mounts(spec.mounts),
+        attachments=tuple(spec.storage_attachments or ()),
         allowed_nodes=_nodes(wanted.affinity),
         allowed_groups=_groups(wanted.affinity),
     )
@@ -79,3 +84,15 @@ def _nodes(affinity: Affinity | None) -> tuple[str, ...]:
 
 def _groups(affinity: Affinity | None) -> tuple[str, ...]:
     return tuple(affinity.allowed_dedicated_node_groups or ()) if affinity else ()
+
+
+def _mounts(mounts: Sequence[Mount] | None) -> tuple[VolumeMount, ...]:
+    return tuple(
+        VolumeMount(
+            source=mount.source or "",
+            path=mount.path or "",
+            at=mount.mount_path,
+            read_only=bool(mount.mount_options and mount.mount_options.read_only),
+        )
+        for mount in mounts or ()
+    )

@@ -17,11 +17,12 @@ import re
 import resource
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from leptonai.engines.local.mounts import Found
 from leptonai.ports.engine import Attempt
 from leptonai.supervisor import Claimed, Ending, Folder, Outcome
 
@@ -167,6 +168,7 @@ class Containers:
         env: Mapping[str, str],
         mounts: list[str],
         directory: str,
+        volumes: Sequence[Found] = (),
     ) -> tuple[str, ...]:
         """Run it in the foreground, with the variables of `env`. Their values are not in the
         command line, where any user of the machine could read them: the client passes its own on.
@@ -191,6 +193,8 @@ class Containers:
             line += ["--volume", f"{mount}:{mount}"]
         for host, address in attempt.hosts.items():
             line += ["--add-host", f"{host}:{address}"]
+        for volume in volumes:
+            line += ["--volume", f"{volume.source}:{volume.at}" + ":ro" * volume.read_only]
         line += ["--workdir", directory, "--entrypoint", attempt.command[0], attempt.image]
         return (*line, *attempt.command[1:])
 

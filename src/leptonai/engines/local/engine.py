@@ -9,13 +9,13 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from leptonai.core.records import EndReason, Termination
-from leptonai.engines.local import logs
+from leptonai.engines.local import logs, mounts
 from leptonai.engines.local.containers import (
     Containers,
     NoRuntime,
@@ -41,7 +41,7 @@ from leptonai.ports.engine import (
     AttemptState,
     Ended,
     LogChunk,
-    LogMark,
+    LogMarks,
     Machine,
     Observation,
     Running,
@@ -111,10 +111,15 @@ class LocalEngine:
         self._own_environment = dict(os.environ)
         self._base_environment = base_environment(os.environ)
         self._gpus = Gpus()
+        self.mounts_volumes = False  # else they are links
         self._preparing: dict[AttemptId, asyncio.Task[None]] = {}
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._logs: dict[AttemptId, logs.Log] = {}
         self._ticker: asyncio.TimerHandle | None = None
+
+    @property
+    def group(self) -> str:
+        return self._group
 
     @property
     def runs_images(self) -> bool:
@@ -132,7 +137,9 @@ class LocalEngine:
         self._rubbish.open()
         self._epoch = EpochFile(self._home / "attempts" / "epoch")
         self._id = _identity(self._home / "attempts" / "id")
-        self._gpus = await asyncio.to_thread(find_gpus)
+        self._gpus, self.mounts_volumes = await asyncio.gather(
+            asyncio.to_thread(find_gpus), mounts.possible(self._home / "attempts")
+        )
         if self._wants_containers:
             runtime = await find_runtime()
             if isinstance(runtime, NoRuntime):
@@ -193,7 +200,7 @@ class LocalEngine:
             or (self._done / attempt.id).exists()
         ):
             return
-        if attempt.trees:
+        if attempt.trees or attempt.volumes:
             task = asyncio.create_task(self._prepare_and_launch(attempt))
             self._preparing[attempt.id] = task
             task.add_done_callback(lambda _: self._preparing.pop(attempt.id, None))
@@ -226,6 +233,7 @@ class LocalEngine:
                 f"attempt {attempt} still runs", hint="stop it, and forget it when it has ended"
             )
         live = self._live / attempt
+        shutil.rmtree(live / mounts.FILES, ignore_errors=True)  # nobody needs its secrets any more
         with suppress(FileNotFoundError):
             # One rename: the attempt is remembered or forgotten, whenever the plug is pulled.
             try:
@@ -256,9 +264,19 @@ class LocalEngine:
             return None
         return logs.read(path, offset=offset, limit=min(limit, MAX_READ_BYTES))
 
-    async def log_marks(self, node: str, attempt: AttemptId) -> tuple[LogMark, ...]:
+    async def log_marks(self, node: str, attempt: AttemptId) -> LogMarks:
         path = self._log_path(node, attempt)
-        return logs.read_marks(path) if path is not None else ()
+        if path is None:
+            return LogMarks()
+        log = self._logs.get(attempt)
+        if log is not None:
+            log.mark(self._now_ns())
+            return log.marks
+        log = logs.Log.open(path)
+        ending = self._supervisor.ended.get(attempt) or Folder(path.parent).read()
+        if isinstance(ending, Ending):
+            log.mark(_end_ns(ending), last=True)
+        return log.marks
 
     # --- starting --------------------------------------------------------------------------------
 
@@ -267,6 +285,7 @@ class LocalEngine:
             async with self._fetches:
                 for tree in attempt.trees:
                     await self._lay_out(self._tree_path(attempt.id, tree.at), tree.digest)
+            found = await asyncio.to_thread(mounts.find, attempt.volumes)
         except LeptonError as error:
             self._refuse(attempt.id, error.message)
         except OSError as error:
@@ -274,7 +293,7 @@ class LocalEngine:
         except Exception as error:  # a fault of whoever fetches must not leave it waiting for ever
             self._refuse(attempt.id, f"its files could not be laid out: {error}")
         else:
-            self._launch(attempt)
+            self._launch(attempt, found)
 
     async def _lay_out(self, target: Path, digest: str) -> None:
         if target.exists():
@@ -285,13 +304,13 @@ class LocalEngine:
         await self._fetch_tree(digest, draft)
         draft.rename(target)
 
-    def _launch(self, attempt: Attempt) -> None:
+    def _launch(self, attempt: Attempt, found: Sequence[mounts.Found] = ()) -> None:
         if taken := _taken_port(attempt.ports):
             self._refuse(attempt.id, f"port {taken} is taken on {self._node}")
             return
         folder = self._supervisor.folder(attempt.id)
         try:
-            launch = self._launch_of(attempt, folder)
+            launch = self._launch_of(attempt, folder, found)
             self._supervisor.start(launch)
         except LeptonError as error:
             self._refuse(attempt.id, error.message)
@@ -300,7 +319,7 @@ class LocalEngine:
         except ValueError as error:  # a zero byte in the command or in a variable
             self._refuse(attempt.id, f"it cannot be run: {error}")
 
-    def _launch_of(self, attempt: Attempt, folder: Folder) -> Launch:
+    def _launch_of(self, attempt: Attempt, folder: Folder, found: Sequence[mounts.Found]) -> Launch:
         if not attempt.command:
             raise InvalidRequest("the command is empty", hint="say what to run")
         trees = {tree.at: str(self._tree_path(attempt.id, tree.at)) for tree in attempt.trees}
@@ -321,6 +340,8 @@ class LocalEngine:
         kept = self._kept_folder(attempt)
         if kept is not None:
             given[KEPT_VARIABLE] = str(kept)
+        if attempt.files:
+            given |= mounts.write_files(folder, attempt.files)
         if self._runtime is not None and attempt.image:
             folder.prepare()
             folder.note_container(self._runtime.program)
@@ -331,15 +352,26 @@ class LocalEngine:
                     self._runtime,
                     attempt,
                     env=given,
-                    mounts=[folder.at("work"), *trees.values(), *([str(kept)] if kept else [])],
+                    mounts=[
+                        *(folder.at("work"), *trees.values()),
+                        *([str(kept)] if kept else []),
+                        *([folder.at(mounts.FILES)] if attempt.files else []),
+                    ],
+                    volumes=found,
                     directory=directory or folder.at("work"),
                 ),
                 env=client_environment(self._own_environment, given),
                 directory=directory,  # no limits: the container has them, and its client needs none
             )
+        command = attempt.command
+        if found and self.mounts_volumes:
+            command = mounts.mounting(folder, found, command)
+        elif found:
+            folder.prepare()
+            mounts.link(Path(directory or folder.at("work")), found)
         return Launch(
             id=attempt.id,
-            command=attempt.command,
+            command=command,
             env={**self._base_environment, **given},
             directory=directory,
             limits=_limits(attempt),
@@ -384,7 +416,7 @@ class LocalEngine:
         self._changed.set()
         if id in self._supervisor.ended:
             if log := self._logs.pop(id, None):
-                log.close(self._now_ns(), self._log_bytes)
+                log.close(_end_ns(self._supervisor.ended[id]), self._log_bytes)
             else:  # what it wrote while nobody looked
                 with suppress(OSError):
                     logs.Log.open(self._live / id / "log").trim(self._log_bytes)
@@ -425,6 +457,11 @@ def _identity(path: Path) -> str:
     if not path.exists():
         replace_file(path, secrets.token_hex(8))
     return path.read_text()
+
+
+def _end_ns(ending: Ending) -> int:
+    """The whole last millisecond is its."""
+    return (ending.finished_at_ms + 1) * 1_000_000 - 1
 
 
 def _termination(id: AttemptId, ending: Ending) -> Termination:

@@ -10,30 +10,36 @@ import errno
 import os
 import re
 import shutil
-import struct
+from array import array
+from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leptonai.ports.engine import LogChunk, LogMark
+from leptonai.ports.engine import LogChunk, LogMarks
 from leptonai.supervisor.folder import is_plain, open_plain
 
 BLOCK_BYTES = 4_096  # holes are whole blocks
-MAX_MARKS = 2_048
-MAX_MARKS_BYTES = 1 << 20  # far more than they take
+MAX_MARKS = 1 << 18  # 4 MiB; from then on a mark comes only every RARE_NS
+RARE_NS = 60_000_000_000
+LOOK_NS = 20_000_000  # not more often, however often somebody asks
 LINE_BYTES = 65_536  # how far to look for the start of a line after dropped bytes
 PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+MARK_BYTES = 16  # time and length, 8 bytes each, in the byte order of the machine
 
-_MARK = struct.Struct("<QQ")
 _OLD = re.compile(r"log\.old\.[0-9]{1,18}")
 
 
 @dataclass(slots=True)
 class Log:
+    """The marks are an index of the file: each says when it was how long. They are only added to,
+    so a line that was dated once has that date for ever, after a restart too."""
+
     path: Path  # of the file that is written
     punch: bool = True  # False once the file system refused
-    marks: list[LogMark] = field(default_factory=list)
+    marks: LogMarks = field(default_factory=LogMarks)
     base: int = 0  # bytes that came before what the file holds
+    still_ns: int = 0  # when it was last seen not to have grown
 
     @classmethod
     def open(cls, path: Path) -> "Log":
@@ -49,29 +55,51 @@ class Log:
         except OSError:
             return self.base
 
-    def mark(self, at_ns: int) -> None:
-        """Remember how long it is now, if it grew."""
-        size = self.size
-        if self.marks and self.marks[-1].offset == size:
+    def mark(self, now_ns: int, *, last: bool = False) -> None:
+        """Remember how long it is now, if it grew. `last`: nothing was written after `now_ns`."""
+        try:
+            status = self.path.lstat()
+        except OSError:
             return
-        if self.marks:
-            at_ns = max(at_ns, self.marks[-1].at_ns)  # a log never goes back
-        self.marks.append(LogMark(at_ns, size))
+        if not self.marks:
+            self.base = _base(self.path)
+        size = self.base + status.st_size
+        grown = size - self.marks.end
+        if grown <= 0:
+            self.still_ns = now_ns
+            return
+        if not self.marks:
+            self._add(_started_ns(self.path, status), 0)
+        since_ns = self.marks.last_ns
+        often_ns = LOOK_NS if len(self.marks) < MAX_MARKS else RARE_NS
+        if not last and now_ns - since_ns < often_ns:
+            return
+        if since_ns < self.still_ns < min(status.st_mtime_ns, now_ns):
+            # What it wrote now it did not write evenly since then.
+            self._add(self.still_ns, self.marks.end)
+            since_ns = self.still_ns
+        # The file tells when it was last written to, to some milliseconds. Later, if each byte is
+        # to have a nanosecond of its own, so that lines have.
+        self._add(max(since_ns, min(max(status.st_mtime_ns, since_ns + grown), now_ns)), size)
+
+    def _add(self, at_ns: int, offset: int) -> None:
+        self.marks.at_ns.append(at_ns)
+        self.marks.offsets.append(offset)
         with suppress(OSError):  # on a full disk the marks live in memory only
-            if len(self.marks) > MAX_MARKS:
-                self._thin()
-            else:
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-                with os.fdopen(open_plain(_marks_path(self.path), flags), "ab") as file:
-                    file.write(_MARK.pack(at_ns, size))
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            with os.fdopen(open_plain(_marks_path(self.path), flags), "ab") as file:
+                cut_short = file.tell() % MARK_BYTES
+                if cut_short:  # by a crash
+                    file.truncate(file.tell() - cut_short)
+                file.write(array("Q", (at_ns, offset)).tobytes())
 
     def close(self, at_ns: int, keep_bytes: int) -> None:
         """Nothing more comes."""
         with suppress(OSError):
             self.trim(keep_bytes)
-        # A log that no tick has seen needs no marks: the time of the file says it all.
+        # A log that no tick has seen gets its marks when somebody asks: few are ever asked for.
         if self.marks:
-            self.mark(at_ns)
+            self.mark(at_ns, last=True)
 
     def trim(self, keep_bytes: int) -> None:
         """Drop the oldest bytes beyond `keep_bytes`."""
@@ -84,6 +112,7 @@ class Log:
         if self.punch:
             try:
                 _punch_hole(self.path, drop)
+                self._forget_marks(self.base + drop)
                 return
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
@@ -92,11 +121,17 @@ class Log:
         if status.st_size > keep_bytes // 2:  # half for log.old, half for what comes
             self._rotate()
 
-    def _thin(self) -> None:
-        """Every second mark, and the last one: coarser and coarser, never cut off."""
-        self.marks = [*self.marks[:-1:2], self.marks[-1]]
+    def _forget_marks(self, kept: int) -> None:
+        """Those of dropped bytes, when they are the most."""
+        unneeded = bisect_right(self.marks.offsets, kept) - 1
+        if len(self.marks) < MAX_MARKS // 2 or unneeded < len(self.marks) // 2:
+            return
+        del self.marks.at_ns[:unneeded]
+        del self.marks.offsets[:unneeded]
+        both = array("Q", bytes(MARK_BYTES * len(self.marks)))
+        both[0::2], both[1::2] = self.marks.at_ns, self.marks.offsets
         draft = _marks_path(self.path).with_suffix(".draft")
-        draft.write_bytes(b"".join(_MARK.pack(m.at_ns, m.offset) for m in self.marks))
+        draft.write_bytes(both.tobytes())
         draft.replace(_marks_path(self.path))
 
     def _rotate(self) -> None:
@@ -146,20 +181,6 @@ def _read_old(old: Path, offset: int, limit: int) -> LogChunk | None:
     return LogChunk(base + start, data) if data else None
 
 
-def read_marks(path: Path) -> tuple[LogMark, ...]:
-    """The marks so far, and one of what was written after the last of them."""
-    try:
-        status = path.lstat()
-    except OSError:
-        return ()
-    marks = _read_marks(_marks_path(path))
-    size = _base(path) + status.st_size
-    last = marks[-1] if marks else LogMark(0, 0)
-    if size > last.offset:
-        marks.append(LogMark(max(status.st_mtime_ns, last.at_ns), size))
-    return tuple(marks)
-
-
 def _first_kept(fd: int) -> int:
     """Where the data begins after the hole."""
     try:
@@ -189,14 +210,24 @@ def _marks_path(path: Path) -> Path:
     return path.with_name("log.marks")
 
 
-def _read_marks(path: Path) -> list[LogMark]:
+def _read_marks(path: Path) -> LogMarks:
     try:
         with os.fdopen(open_plain(path), "rb") as file:
-            raw = file.read(MAX_MARKS_BYTES)
+            raw = file.read(4 * MAX_MARKS * MARK_BYTES)  # more than it ever is
     except OSError:
-        return []
-    whole = len(raw) // _MARK.size * _MARK.size  # a crash may have cut the last one short
-    return [LogMark(at, offset) for at, offset in _MARK.iter_unpack(raw[:whole])]
+        return LogMarks()
+    both = array("Q")
+    both.frombytes(raw[: len(raw) // MARK_BYTES * MARK_BYTES])  # a crash may have cut one short
+    return LogMarks(both[0::2], both[1::2])
+
+
+def _started_ns(path: Path, status: os.stat_result) -> int:
+    """When the attempt was claimed, just before it could write."""
+    try:
+        claimed_ns = path.with_name("claim").lstat().st_mtime_ns
+    except OSError:
+        return status.st_mtime_ns
+    return min(claimed_ns, status.st_mtime_ns)
 
 
 def _punch_hole(path: Path, length: int) -> None:

@@ -17,7 +17,7 @@ from leptonai.ports.engine import (
     Attempt,
     AttemptId,
     LogChunk,
-    LogMark,
+    LogMarks,
     Machine,
     Observation,
 )
@@ -243,7 +243,7 @@ class EngineHandle:
     ) -> LogChunk | None:
         return await self._cluster.read_log(node, attempt, offset=offset, limit=limit)
 
-    async def log_marks(self, node: str, attempt: AttemptId) -> tuple[LogMark, ...]:
+    async def log_marks(self, node: str, attempt: AttemptId) -> LogMarks:
         return await self._cluster.log_marks(node, attempt)
 
     async def close(self) -> None:
