@@ -145,12 +145,13 @@ async def _run(
     from leptonai.control.api.context import Config, World
     from leptonai.control.clock import SystemClock
     from leptonai.control.plane import ControlPlane, check_whose_store
+    from leptonai.control.pod_reader import HttpPodReader
     from leptonai.control.prober import TcpProber
     from leptonai.engines.local import LocalEngine
     from leptonai.engines.local.trees import lay_out
     from leptonai.monitoring.audit import AuditLog
     from leptonai.security.secrets import Sealer
-    from leptonai.security.tokens import Authenticator, JobTokens
+    from leptonai.security.tokens import Authenticator, JobTokens, PodKeys
 
     url = url_of(options.host, listening.getsockname()[1])
     before = home.config()
@@ -168,7 +169,7 @@ async def _run(
     engine.forget_epochs()
     await check_whose_store(store, engine)  # before anything is written to it
     key = await _key_of(home, store)
-    sealer, job_tokens = Sealer(key), JobTokens(key)
+    sealer, job_tokens, pod_keys = Sealer(key), JobTokens(key), PodKeys(key)
     blobs, blobs_encrypted = await _open_blobs(home, before, settled, options, key)
     if settled != before:  # written now that it has proved good: what fails is not kept
         home.write_config(settled)
@@ -193,6 +194,8 @@ async def _run(
         unseal=lambda secret: sealer.open(secret.workspace, secret.name, secret.ciphertext),
         job_token=lambda job: job_tokens.of(job.workspace, job.id),
         run_token=lambda job: job_tokens.of_runs.of(job.workspace, job.id),
+        pod_key=pod_keys.of,
+        pod_reader=HttpPodReader(),
         runs_images=engine.runs_images,
         blobs=blobs if settled.sole_database else None,
         before_placing=load_scheduler,
@@ -211,6 +214,7 @@ async def _run(
             routes=plane.routes,
             traffic=plane.traffic,
             adviser=plane.adviser,
+            pod_key=pod_keys.of,
             notice=plane.mirror.notice,
             config=Config(
                 workspaces=settled.workspaces, url=url, gateway_url=gateway.url, version=__version__

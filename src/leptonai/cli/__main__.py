@@ -29,6 +29,7 @@ root = LazyGroup(
         "train": ("leptonai.cli.train:train", "Train a model, on one or many workers."),
         "photon": ("leptonai.cli.photon:photon", "Pack and run model servers written as classes."),
         "endpoint": ("leptonai.cli.endpoint:endpoint", "Serve models and programs over HTTP."),
+        "pod": ("leptonai.cli.pod:pod", "Work on a machine: shell, SSH, JupyterLab, files."),
         "dataset": ("leptonai.cli.dataset:dataset", "Keep versions of data, and fetch them."),
         "model": ("leptonai.cli.model:model", "Register and fetch trained models."),
         "node": ("leptonai.cli.node:node", "See the machines and what is free on them."),

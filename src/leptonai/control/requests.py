@@ -11,6 +11,7 @@ from leptonai.control.api.context import World
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.elasticity.policy import policy_of
+from leptonai.core.pods import checked_pod
 from leptonai.core.records import Endpoint, Model, Node, NodeState, Program, Secret
 from leptonai.core.routing import domain_owners
 from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
@@ -105,7 +106,13 @@ async def checked_endpoint(
     world: World, principal: Principal, workspace: str, name: str, spec: EndpointSpec
 ) -> tuple[EndpointSpec, str]:
     """The spec, with the exact GPU type that its shape means; and its model's digest, or ""."""
-    if spec.model is None:
+    if spec.is_pod:
+        spec = checked_pod(spec)
+        if spec.container.command:
+            _check_command(spec.container, needed="")
+    elif spec.pod is not None:
+        raise InvalidRequest("spec.pod: this is no pod", hint="Leave it out, or set is_pod.")
+    elif spec.model is None:
         _check_command(
             spec.container, needed="an endpoint serves with a command or a model, and this has none"
         )
@@ -137,7 +144,8 @@ async def checked_endpoint(
         wanted = replace(wanted, accelerator_type=meant)
         spec = replace(spec, resource_requirement=wanted)
     requested = requested_by(wanted)
-    program = Program(command=(), needs=requested.needs, ports=(spec.port,))
+    ports = (scheduler.ANY_PORT,) * (1 + len(spec.pod_ports)) if spec.is_pod else (spec.port,)
+    program = Program(command=(), needs=requested.needs, ports=ports)
     _check_feasible(program, 1, wanted.affinity, nodes)
     return spec, await _model_digest(world, workspace, spec.model)
 
