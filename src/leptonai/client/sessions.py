@@ -34,6 +34,7 @@ from leptonai.spec.pods import (
 )
 
 OPEN_S = 15.0
+CLOSE_S = 1.0
 QUEUED_MESSAGES = 8
 LOST = 255  # the exit code of a session that broke off, as ssh has it
 
@@ -120,7 +121,8 @@ async def entered(url: str, token: str, path: str, **query: str) -> AsyncIterato
             proxy=None,  # as all of the client does
             user_agent_header="openlepton",
             process_exception=lambda error: error,  # tried once
-            **({"ssl": ssl.create_default_context()} if secure else {}),
+            close_timeout=CLOSE_S,
+            ssl=ssl.create_default_context() if secure else None,
         )
     except InvalidStatus as refused:
         raise _refusal(refused) from None
@@ -132,7 +134,11 @@ async def entered(url: str, token: str, path: str, **query: str) -> AsyncIterato
     try:
         yield Tunnel(connection)
     finally:
-        await connection.close()
+        try:
+            async with asyncio.timeout(2 * CLOSE_S):
+                await connection.close()
+        except TimeoutError:  # it does not even read
+            connection.transport.abort()
 
 
 async def run_session(
@@ -190,9 +196,10 @@ async def carry(tunnel: Tunnel, read: Read, write: Write, end: Callable[[], None
     """
 
     async def there() -> None:
-        while data := await read():
-            await tunnel.send(data)
-        await tunnel.send(ForwardControl(end=True))
+        with contextlib.suppress(Broken):  # why, is heard from the other side
+            while data := await read():
+                await tunnel.send(data)
+            await tunnel.send(ForwardControl(end=True))
 
     async def back() -> None:
         while True:

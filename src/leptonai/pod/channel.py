@@ -29,6 +29,11 @@ class Channel:
         except ConnectionClosed:
             raise Gone from None
 
+    async def until_gone(self) -> None:
+        """Never returns: raises Gone, also while nobody receives."""
+        await self._connection.wait_closed()
+        raise Gone
+
     async def receive_first(self, kind: type[T]) -> T:
         """Raises:
         InvalidRequest: it is something else.

@@ -8,7 +8,7 @@ import pty
 import signal
 import struct
 import termios
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -41,37 +41,53 @@ class Command(Protocol):
 
 
 class Piped:
-    def __init__(self, process: Process) -> None:
-        assert process.stdin and process.stdout and process.stderr
+    """Over pipes of our own: asyncio's keep a command that has ended from being seen so while a
+    child of it holds one open."""
+
+    def __init__(self, process: Process, stdin: int, stdout: int, stderr: int) -> None:
         self.process = process
-        self._stdin = process.stdin
-        out, err = process.stdout, process.stderr
+        self._stdin: int | None = stdin
+        self._to_read = (stdout, stderr)
         self.outputs: Mapping[bytes, Read] = {
-            STDOUT: lambda: out.read(CHUNK_BYTES),
-            STDERR: lambda: err.read(CHUNK_BYTES),
+            STDOUT: lambda: _read(stdout),
+            STDERR: lambda: _read(stderr),
         }
 
     @classmethod
     async def start(cls, argv: list[str], directory: Path, env: Mapping[str, str]) -> "Piped":
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            limit=CHUNK_BYTES,
-            cwd=directory,
-            env=env,
-            start_new_session=True,
+        (theirs_in, ours_in), (ours_out, theirs_out), (ours_err, theirs_err) = (
+            os.pipe() for _ in range(3)
         )
-        return cls(process)
+        ours = (ours_in, ours_out, ours_err)
+        try:
+            for fd in ours:
+                os.set_blocking(fd, False)
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=theirs_in,
+                stdout=theirs_out,
+                stderr=theirs_err,
+                cwd=directory,
+                env=env,
+                start_new_session=True,
+            )
+        except BaseException:
+            for fd in ours:
+                os.close(fd)
+            raise
+        finally:
+            for fd in (theirs_in, theirs_out, theirs_err):
+                os.close(fd)
+        return cls(process, *ours)
 
     async def write(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # it does not read any more, as it may
-            self._stdin.write(data)
-            await self._stdin.drain()
+        if self._stdin is not None:
+            await _write(self._stdin, data)
 
     async def end_input(self) -> None:
-        self._stdin.close()
+        if self._stdin is not None:
+            _close(self._stdin)
+            self._stdin = None
 
     def resize(self, window: Window) -> None:
         return None
@@ -80,14 +96,15 @@ class Piped:
         signal_group(self.process.pid, number)
 
     def close(self) -> None:
-        self._stdin.close()
+        for fd in self._to_read if self._stdin is None else (self._stdin, *self._to_read):
+            _close(fd)
 
 
 class OnTerminal:
     def __init__(self, process: Process, terminal: int) -> None:
         self.process = process
         self._terminal = terminal
-        self.outputs: Mapping[bytes, Read] = {STDOUT: self._read}
+        self.outputs: Mapping[bytes, Read] = {STDOUT: lambda: _read(terminal)}
 
     @classmethod
     async def start(
@@ -120,14 +137,7 @@ class OnTerminal:
         return cls(process, ours)
 
     async def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(self._terminal, view) :]
-            except BlockingIOError:
-                await _ready(self._terminal, to_write=True)
-            except OSError:
-                return  # it has hung up
+        await _write(self._terminal, data)
 
     async def end_input(self) -> None:
         await self.write(_END_OF_INPUT)
@@ -142,19 +152,7 @@ class OnTerminal:
 
     def close(self) -> None:
         """Which hangs up, as the kernel does it."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._terminal)
-        loop.remove_writer(self._terminal)
-        os.close(self._terminal)
-
-    async def _read(self) -> bytes:
-        while True:
-            try:
-                return os.read(self._terminal, CHUNK_BYTES)
-            except BlockingIOError:
-                await _ready(self._terminal)
-            except OSError:  # nobody has the other end open any more
-                return b""
+        _close(self._terminal)
 
 
 def signal_group(group: int, number: signal.Signals) -> None:
@@ -166,6 +164,34 @@ def _resize(terminal: int, window: Window) -> None:
     fcntl.ioctl(
         terminal, termios.TIOCSWINSZ, struct.pack("HHHH", window.rows, window.columns, 0, 0)
     )
+
+
+async def _read(fd: int) -> bytes:
+    while True:
+        try:
+            return os.read(fd, CHUNK_BYTES)
+        except BlockingIOError:
+            await _ready(fd)
+        except OSError:  # of a terminal: nobody has the other end open any more
+            return b""
+
+
+async def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            await _ready(fd, to_write=True)
+        except OSError:
+            return  # nobody reads it any more, as they may
+
+
+def _close(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(fd)
+    loop.remove_writer(fd)
+    os.close(fd)
 
 
 async def _ready(fd: int, *, to_write: bool = False) -> None:

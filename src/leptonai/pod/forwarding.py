@@ -24,18 +24,19 @@ async def forward(channel: Channel, place: Place, asked: str) -> None:
     except (OSError, TimeoutError):
         await channel.send(ForwardControl(error=f"nothing in the pod listens on port {asked[:20]}"))
         return
-    both = [
-        asyncio.create_task(_out(channel, reader)),
-        asyncio.create_task(_in(channel, writer)),
-    ]
+    both = asyncio.ensure_future(_both(channel, reader, writer))
+    gone = asyncio.ensure_future(channel.until_gone())
     try:
-        await asyncio.gather(*both)
+        await asyncio.wait((both, gone), return_when=asyncio.FIRST_COMPLETED)
+        (both if both.done() else gone).result()
     except OSError:  # the program in the pod has broken it off
         await channel.send(ForwardControl(error="the connection was reset"))
     finally:
-        for task in both:
+        for task in (both, gone):
             task.cancel()
-        await asyncio.gather(*both, return_exceptions=True)
+        await asyncio.gather(both, gone, return_exceptions=True)
+        if gone.done() and not gone.cancelled():
+            writer.transport.abort()  # what is still to be written is nobody's any more
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
@@ -51,6 +52,18 @@ def port_of(place: Place, asked: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536):
         raise InvalidRequest(f"{asked[:20]!r} is no port", hint="use 1 to 65535")
     return place.ports.get(int(text), int(text))
+
+
+async def _both(
+    channel: Channel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    tasks = [asyncio.create_task(each) for each in (_out(channel, reader), _in(channel, writer))]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _out(channel: Channel, reader: asyncio.StreamReader) -> None:

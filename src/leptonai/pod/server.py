@@ -1,6 +1,7 @@
 """The pod's entrance: who comes by the gateway has been let in there, and shows the pod's key."""
 
 import asyncio
+import contextlib
 import hmac
 import http
 import logging
@@ -29,6 +30,7 @@ from leptonai.spec.pods import CHUNK_BYTES, MAX_MESSAGE_BYTES, PodPlan
 MAX_CONNECTIONS = 500
 ANSWER_AFTER_S = 30.0  # to who waits for a change of the report
 HANDSHAKE_S = 60.0  # so long, and longer, may an answer take
+CLOSE_S = 1.0  # for a client that does not read, to hear that this is the end
 QUEUED_MESSAGES = 8  # of one client, before it is not read from any more
 LOOPBACK = "127.0.0.1"
 
@@ -53,13 +55,19 @@ async def serve(place: Place, plan: PodPlan) -> None:
         max_queue=QUEUED_MESSAGES,
         write_limit=CHUNK_BYTES,
         server_header=None,
+        close_timeout=CLOSE_S,
         ping_timeout=None,  # who does not read for a while, a paused pager, does not answer either
-    ):
+    ) as server:
         beside = asyncio.create_task(pod.begin())
         await stopping.wait()
         beside.cancel()
         await asyncio.gather(beside, return_exceptions=True)
         await pod.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await asyncio.gather(*(each.close() for each in server.connections))
+        for each in server.connections:
+            each.transport.abort()
 
 
 class Pod:

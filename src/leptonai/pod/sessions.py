@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
+from typing import Any
 
 from leptonai.errors import InvalidRequest
 from leptonai.pod.channel import Channel, read
@@ -92,26 +93,29 @@ async def _converse(channel: Channel, command: Command, ending: asyncio.Task[int
     Raises:
         Gone: the client has left.
     """
-    hearing = asyncio.create_task(_hear(channel, command))
+    hearing = asyncio.ensure_future(_hear(channel, command))
+    gone = asyncio.ensure_future(channel.until_gone())
     speaking = [
         asyncio.create_task(_speak(channel, mark, output, ending))
         for mark, output in command.outputs.items()
     ]
+    said = asyncio.gather(*speaking)
     try:
-        said = asyncio.gather(*speaking)
-        await asyncio.wait({hearing, said}, return_when=asyncio.FIRST_COMPLETED)
-        if hearing.done():
-            hearing.result()  # raises
-        await said
-        if not ending.done():  # it has closed its output, and goes on
-            await asyncio.wait({hearing, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not ending.done():
-                hearing.result()  # raises
+        await _first(said, hearing, gone)
+        await _first(ending, hearing, gone)  # it may have closed its output, and go on
         return ending.result()
     finally:
-        for task in (hearing, *speaking):
+        for task in (hearing, gone, said):
             task.cancel()
-        await asyncio.gather(hearing, *speaking, return_exceptions=True)
+        await asyncio.gather(hearing, gone, said, return_exceptions=True)
+
+
+async def _first(wanted: asyncio.Future[Any], *troubles: asyncio.Future[None]) -> None:
+    """Until `wanted` is done; what else is done before raises."""
+    await asyncio.wait((wanted, *troubles), return_when=asyncio.FIRST_COMPLETED)
+    for done in (each for each in (wanted, *troubles) if each.done()):
+        done.result()
+        return
 
 
 async def _hear(channel: Channel, command: Command) -> None:

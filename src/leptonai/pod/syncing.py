@@ -41,6 +41,10 @@ _LOST_LINK = frozenset({errno.ELOOP, errno.ENOTDIR})
 _DRAFT = ".lepton-sync."
 
 
+class Confused(Exception):
+    """The client does not keep to what was agreed: nothing that it says further is understood."""
+
+
 async def receive_tree(channel: Channel, place: Place) -> None:
     """One round after the other, until the client leaves. Raises Gone."""
     while True:
@@ -48,8 +52,8 @@ async def receive_tree(channel: Channel, place: Place) -> None:
         try:
             with _Target.at(place, start.to) as target:
                 done = await _round(channel, target, start)
-        except (InvalidRequest, OSError) as error:
-            words = error.message if isinstance(error, InvalidRequest) else _words(error)
+        except (InvalidRequest, Confused, OSError) as error:
+            words = _words(error) if isinstance(error, OSError) else str(error)
             await channel.send(SyncDone(error=words))
             return
         await channel.send(done)
@@ -115,14 +119,14 @@ class _Bytes:
         while not self._left:
             message = await self._receive()
             if isinstance(message, str):
-                raise InvalidRequest("words came where bytes were due", hint="send it again")
+                raise Confused("words came where bytes were due")
             self._left = memoryview(message)
         data, self._left = self._left[:most], self._left[most:]
         return data
 
     def check_end(self) -> None:
         if self._left:
-            raise InvalidRequest("more bytes came than were said", hint="send it again")
+            raise Confused("more bytes came than were said")
 
 
 class _Target:
@@ -144,7 +148,8 @@ class _Target:
         """
         home = str(place.home)
         inside = to[len(home) :].lstrip("/") if to == home or to.startswith(f"{home}/") else to
-        inside = inside.removeprefix("~/").removeprefix("./").rstrip("/")
+        inside = inside.removeprefix("~/").removeprefix("./")
+        inside = inside.rstrip("/") if not inside.startswith("/") else inside
         parts = () if inside in ("", "~", ".") else _parts(inside)
         top = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -196,8 +201,6 @@ class _Target:
     async def write(self, file: SyncContent, stream: _Bytes) -> None:
         """Make a file of what is here and what is sent. What is refused is read all the same."""
         sent = sum(count for first, count in file.parts if first < 0)
-        if any(count < 0 for _, count in file.parts):
-            raise InvalidRequest("a part has less than nothing", hint="send it again")
         done = False
         with self._refusing(file.path):
             parts = _parts(file.path)

@@ -154,6 +154,8 @@ class ForwardControl(Wire, frozen=True):
 SYNC_BLOCK_BYTES = 64 << 10
 MAX_SYNC_ENTRIES = 200_000
 SYNC_ENTRIES_A_MESSAGE = 2_000
+PartStart = Annotated[int, Meta(ge=-1, le=1 << 40)]
+PartSize = Annotated[int, Meta(ge=0, le=1 << 50)]
 SyncPath = Annotated[str, Meta(min_length=1, max_length=4_096)]
 
 
@@ -185,7 +187,7 @@ class SyncWish(msgspec.Struct, frozen=True, array_like=True):
     blocks: list[bytes] = []
 
 
-class SyncWants(Wire, frozen=True):
+class SyncWants(Wire, frozen=True, tag="wants"):
     wishes: list[SyncWish]
     extra: list[SyncPath] = field(default_factory=list)  # what the client has not
     last: bool = False
@@ -198,7 +200,7 @@ class SyncContent(msgspec.Struct, frozen=True, array_like=True):
     path: SyncPath
     mtime_ns: int
     executable: bool
-    parts: list[tuple[int, int]]
+    parts: list[tuple[PartStart, PartSize]]
 
 
 class SyncContents(Wire, frozen=True, tag="contents"):
@@ -214,7 +216,7 @@ class SyncRemoval(Wire, frozen=True, tag="removal"):
     last: bool = False
 
 
-class SyncDone(Wire, frozen=True, omit_defaults=False):
+class SyncDone(Wire, frozen=True, omit_defaults=False, tag="done"):
     written: int = 0
     removed: int = 0
     bytes_written: int = 0
