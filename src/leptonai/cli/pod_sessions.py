@@ -250,7 +250,7 @@ def _raw_terminal() -> Iterator[None]:
 
     before = termios.tcgetattr(0)
     try:
-        tty.setraw(0)
+        tty.setraw(0, termios.TCSADRAIN)  # what was typed meanwhile is meant for the pod
         yield
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
