@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import connect
 
 from leptonai.client import LeptonClient
 from leptonai.client.sessions import entered
@@ -446,7 +447,7 @@ def test_the_published_client_works_with_pods(
     platform: RunningPlatform, client: LeptonClient, tmp_path: Path, ssh_home: dict[str, str]
 ) -> None:
     environment = {
-        **ssh_home,
+        **{name: value for name, value in ssh_home.items() if name != "PYTHONPATH"},
         "LEPTON_CACHE_DIR": str(tmp_path),
         "LEPTON_WORKSPACE_ID": "default",
         "LEPTON_WORKSPACE_TOKEN": platform.token,
@@ -489,3 +490,83 @@ def test_the_published_client_works_with_pods(
     client.pods.wait_ready("theirs", 60)
     lep("remove", "-n", "theirs")
     assert "theirs" not in lep("list")
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_jupyterlab_is_installed_once_opened_by_a_link_and_computes(
+    platform: RunningPlatform, client: LeptonClient
+) -> None:
+    platform.cli("pod", "create", "lab", "--wait")
+    opened = subprocess.run(
+        [sys.executable, "-m", "leptonai.cli", "pod", "open", "lab", "--print"],
+        env=platform.environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    if opened.returncode:
+        pytest.skip(f"JupyterLab cannot be installed here: {opened.stderr}")
+    link = opened.stdout.strip()
+    base = url_of(platform, "lab", "lab")
+
+    class Browser(urllib.request.HTTPRedirectHandler):
+        cookie = ""
+
+        def redirect_request(self, *_: object) -> None:
+            return None
+
+        def get(self, url: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:
+            request = urllib.request.Request(url, method=method, headers=headers)
+            request.add_header("Cookie", self.cookie)
+            try:
+                with urllib.request.build_opener(self).open(request, timeout=60) as answer:
+                    return answer.status, answer.read()
+            except urllib.error.HTTPError as error:
+                self.cookie = (error.headers.get("set-cookie") or self.cookie).partition(";")[0]
+                return error.code, error.read()
+
+    browser = Browser()
+    assert browser.get(f"{base}/lab")[0] == 401
+    assert browser.get(link)[0] == 303
+    code, page = browser.get(f"{base}/lab")
+    assert (code, b"JupyterLab" in page) == (200, True)
+    origin = platform.state.gateway_url
+    code, body = browser.get(f"{base}/api/kernels", "POST", Origin=origin)
+    assert code == 201
+    kernel = json.loads(body)["id"]
+
+    async def compute() -> str:
+        url = f"{base}/api/kernels/{kernel}/channels".replace("http", "ws", 1)
+        header = {"msg_id": "1", "msg_type": "execute_request", "session": "s", "username": "u"}
+        header |= {"version": "5.3", "date": "2030-01-01T00:00:00Z"}
+        asked = {
+            "channel": "shell", "header": header, "parent_header": {}, "metadata": {},
+            "content": {"code": "print(6 * 7)", "silent": False},
+            "buffers": [],
+        }
+        async with (
+            asyncio.timeout(120),
+            connect(
+                url, origin=origin, additional_headers={"Cookie": browser.cookie}, proxy=None
+            ) as kernel_wire,
+        ):
+            await kernel_wire.send(json.dumps(asked))
+            async for message in kernel_wire:
+                said = json.loads(message)
+                if said["msg_type"] == "stream":
+                    return str(said["content"]["text"])
+        return ""
+
+    assert asyncio.run(compute()) == "42\n"
+    reasons = [event.reason for event in client.pods.events("lab")]
+    assert reasons.count("JupyterInstalled") == 1
+    platform.cli("pod", "stop", "lab")
+    platform.cli("pod", "start", "lab", "--wait")
+    platform.cli("pod", "open", "lab", "--print")
+    reasons = [event.reason for event in client.pods.events("lab")]
+    assert reasons.count("JupyterInstalled") == 1
+    platform.cli("pod", "remove", "lab", "--yes")

@@ -406,6 +406,16 @@ def test_the_users_command_runs_beside_it_and_its_end_is_told(tmp_path: Path) ->
         assert asyncio.run(session(pod, "true")).code == 0
 
 
+def test_who_waits_for_its_report_does_not_keep_it_from_ending(tmp_path: Path) -> None:
+    with a_pod(tmp_path / "home") as pod:
+        waiting = threading.Thread(target=pod.report, args=(f"after={pod.report().version}",))
+        waiting.start()
+        waiting.join(0.2)
+        pod.process.send_signal(signal.SIGTERM)
+        assert pod.process.wait(10) == 0
+        waiting.join(PATIENCE_S)
+
+
 def test_sessions_end_with_the_pod(tmp_path: Path) -> None:
     async def main(pod: RunningPod) -> int:
         async with entered(pod.url, KEY, "/exec") as tunnel:

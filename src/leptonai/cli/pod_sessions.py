@@ -232,7 +232,6 @@ def _heed_signals(controls: asyncio.Queue[ExecControl], *, on_terminal: bool) ->
         loop.add_signal_handler(signal.SIGWINCH, lambda: tell(ExecControl(window=_window())))
         return
     loop.add_signal_handler(signal.SIGINT, lambda: tell(ExecControl(signal="INT")))
-    loop.add_signal_handler(signal.SIGTERM, lambda: tell(ExecControl(signal="TERM")))
 
 
 def _window() -> Window:

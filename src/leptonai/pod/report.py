@@ -22,6 +22,7 @@ class Report:
         self._noted = 0
         self._user, self._home = user, home
         self._used_at = time.monotonic()
+        self._closing = False
         self.ssh_host_key = ""
         self.jupyter = ""
 
@@ -57,11 +58,16 @@ class Report:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        self._closing = True
+        self.change()
+
     async def wait(self, after: int, timeout_s: float) -> None:
         """Until it is of another version than `after`, or the time is up."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._version == after:
+                while self._version == after and not self._closing:
                     await self._changed.wait()
 
     def told(self, *, ssh: int = 0, kernels: int = 0, cpu_millis: int = 0) -> PodReport:

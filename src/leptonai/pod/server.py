@@ -95,6 +95,7 @@ class Pod:
                 task.cancel()
 
     async def close(self) -> None:
+        self._report.close()
         await asyncio.gather(self._sessions.close(), self._jupyter.close(), self._ssh.close())
 
     async def admit(self, connection: ServerConnection, request: Request) -> Response | None:

@@ -148,7 +148,8 @@ async def _speak(channel: Channel, mark: bytes, output: Read, ending: asyncio.Ta
                 return
             data = reading.result()
         finally:
-            reading.cancel()
+            reading.cancel()  # and has let go of its descriptor before that is another's
+            await asyncio.gather(reading, return_exceptions=True)
         if not data:
             return
         await channel.send(mark + data)
