@@ -1,4 +1,4 @@
-"""`leptonai pod sync` beside `scp -r` and rsync: a tree of 5,000 files, whole and with one change."""
+"""`leptonai pod sync` beside `scp -r` and rsync: 5,000 files, all of them and one change."""
 
 import json
 import os

@@ -544,7 +544,10 @@ def test_jupyterlab_is_installed_once_opened_by_a_link_and_computes(
         header = {"msg_id": "1", "msg_type": "execute_request", "session": "s", "username": "u"}
         header |= {"version": "5.3", "date": "2030-01-01T00:00:00Z"}
         asked = {
-            "channel": "shell", "header": header, "parent_header": {}, "metadata": {},
+            "channel": "shell",
+            "header": header,
+            "parent_header": {},
+            "metadata": {},
             "content": {"code": "print(6 * 7)", "silent": False},
             "buffers": [],
         }

@@ -189,6 +189,8 @@ class EndpointSpec(Wire, frozen=True):
     workdir: str | None = None  # digest of an uploaded tree: the working directory of every replica
     gateway: GatewaySettings | None = None
     pod: PodSettings | None = None  # where it is one
+    photon_id: str | None = None  # what older clients call the model
+    photon_namespace: str | None = None
 
     @property
     def port(self) -> int:
