@@ -150,9 +150,10 @@ async def _run(
     from leptonai.engines.local import LocalEngine
     from leptonai.engines.local.trees import lay_out
     from leptonai.monitoring.audit import AuditLog
+    from leptonai.security.keys import PodKeys
     from leptonai.security.links import Links
     from leptonai.security.secrets import Sealer
-    from leptonai.security.tokens import Authenticator, JobTokens, PodKeys
+    from leptonai.security.tokens import Authenticator, JobTokens
 
     url = url_of(options.host, listening.getsockname()[1])
     before = home.config()

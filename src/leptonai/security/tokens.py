@@ -124,17 +124,6 @@ class JobTokens:
         return (workspace, job) if slash else None
 
 
-class PodKeys:
-    """What gateways show pods to be believed; derived, so nothing of them is stored."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = derive(key, "lepton pod keys v1")
-
-    def of(self, workspace: str, pod: str) -> str:
-        """Args: pod: the id of its record."""
-        return hmac.new(self._key, f"{workspace}/{pod}".encode(), hashlib.sha256).hexdigest()
-
-
 @dataclass(frozen=True, slots=True)
 class _Known:
     principal: Principal
