@@ -21,7 +21,7 @@ from leptonai.engines.local import LocalEngine
 from leptonai.engines.local.environment import base_environment
 from leptonai.errors import NotFound, StaleEpoch
 from leptonai.home import Home
-from leptonai.ports.engine import Attempt, Ended, Running, Seen, Tree
+from leptonai.ports.engine import KEPT, Attempt, Ended, Running, Seen, Tree
 from leptonai.supervisor import Cgroups, Folder, processes
 from leptonai.supervisor.folder import identity_text
 from leptonai.supervisor.supervise import WRAPPER
@@ -936,5 +936,25 @@ def test_two_hundred_trivial_attempts_all_end(tmp_path, capsys):
                     f"start to the program's own clock: {sorted(latencies)[10]:.2f} ms"
                 )
             assert {state.how.exit_code for state in seen.attempts.values()} == {0}
+
+    asyncio.run(main())
+
+
+def test_one_that_starts_in_what_it_keeps_finds_what_others_of_its_name_left(tmp_path):
+    async def main():
+        async with an_engine(tmp_path) as engine:
+            for number, said in enumerate((b"a\n", b"a\na\n")):
+                attempt = an_attempt(
+                    *("sh", "-c", "echo a >>left; cat left"),
+                    id=f"a.{number}",
+                    keeps="pod",
+                    start_in=KEPT,
+                )
+                await engine.start(attempt, epoch=EPOCH)
+                await ended(engine, "local", attempt.id)
+                assert await log_of(engine, "local", attempt.id) == said
+            lost = an_attempt("true", id="b.0", start_in=KEPT)
+            await engine.start(lost, epoch=EPOCH)
+            assert (await ended(engine, "local", "b.0")).how.reason is EndReason.NOT_STARTED
 
     asyncio.run(main())

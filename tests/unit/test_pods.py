@@ -203,7 +203,7 @@ def test_the_gateway_lets_in_who_may_change_the_pod_and_nobody_else() -> None:
             False,
             False,
         )
-        assert not route.expecting
+        assert route.expecting
     assert [(u.host, u.port) for u in routes["e"].upstreams] == [("10.0.0.1", 5)]
     assert [(u.host, u.port) for u in routes["lab"].upstreams] == [("10.0.0.1", 9)]
     assert (routes["e"].credential, routes["e"].browser_key) == ("Bearer the-key", "")

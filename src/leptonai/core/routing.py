@@ -20,6 +20,7 @@ from leptonai.spec.pods import JUPYTER_AT, JUPYTER_PORT
 
 ENDPOINTS_AT = "e"  # the gateway serves endpoints at /e/WORKSPACE/NAME/
 STOPPED_DRAIN_MS = 10_000  # for the requests of an endpoint that somebody stops or removes
+POD_HOLD_S = 15.0  # who enters a pod that is just starting waits so long
 POD_SILENCE_S = 900  # of somebody in a pod; whoever is still there answers its pings
 DEFAULT_TIMEOUT_S = 300  # of a request, where the endpoint sets none
 DEFAULT_HELD_REQUESTS = 256
@@ -246,8 +247,8 @@ def _serving(replicas: list[Replica], addresses: Mapping[str, str]) -> list[Repl
 def _pod_routes(
     pod: Endpoint, door: PodDoor, replicas: list[Replica], addresses: Mapping[str, str]
 ) -> list[Route]:
-    """To its own process, where sessions begin; and to its JupyterLab. Nothing is held for it, and
-    no one is let in who may not change it."""
+    """To its own process, where sessions begin; and to its JupyterLab. Nobody is let in who may not
+    change it."""
     serving = _serving(replicas, addresses)
     jupyter = dict(pod.pod.ports).get(JUPYTER_PORT)
 
@@ -262,6 +263,8 @@ def _pod_routes(
         workspace=pod.workspace,
         name=pod.name,
         upstreams=upstreams(lambda replica: replica.ports[0]),
+        expecting=pod.wanted > 0,
+        hold=Hold(seconds=POD_HOLD_S),
         token_sha256=door.token_sha256,
         workspace_tokens=False,
         retry=Retry.NEVER,
