@@ -429,7 +429,7 @@ def test_sessions_end_with_the_pod(tmp_path: Path) -> None:
                 while True:
                     message = await tunnel.receive(ExecEnd)
                     if isinstance(message, ExecEnd):
-                        raise Broken
+                        raise Broken("it has ended", hint="as it was to")
             return int(first[1:])
 
     with a_pod(tmp_path / "home") as pod:

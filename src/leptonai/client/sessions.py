@@ -46,11 +46,13 @@ Write = Callable[[bytes], Awaitable[None]]
 class Broken(Unavailable):
     """The connection to the pod is gone: the pod stopped, or the network is."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "the connection to the pod broke off",
-            hint="see `leptonai pod list`, and enter it again",
-        )
+    code = "PodConnectionBroken"
+
+
+def _broken() -> Broken:
+    return Broken(
+        "the connection to the pod broke off", hint="see `leptonai pod list`, and enter it again"
+    )
 
 
 class Tunnel:
@@ -67,14 +69,14 @@ class Tunnel:
             else:
                 await self._connection.send(msgspec.json.encode(message).decode())
         except ConnectionClosed:
-            raise Broken from None
+            raise _broken() from None
 
     async def receive(self, kind: type[T]) -> bytes | T:
         """Raises Broken."""
         try:
             message = await self._connection.recv()
         except ConnectionClosed:
-            raise Broken from None
+            raise _broken() from None
         if isinstance(message, bytes):
             return message
         try:
