@@ -293,6 +293,21 @@ def test_parts_that_make_no_sense_make_no_file(
     assert not list((pod.home / "parts").glob(".lepton-sync*"))
 
 
+def test_a_file_that_is_refused_half_way_does_not_spoil_the_next(pod: RunningPod) -> None:
+    gone = SyncContent("gone", 1, False, [(-1, 2), (0, 1), (-1, 2)])  # it has no earlier content
+    good = SyncContent("good", 1, False, [(-1, 4)])
+    done = speak(
+        pod,
+        SyncStart(to="half"),
+        SyncFiles(entries=[SyncEntry("gone", "f", 1, 1), SyncEntry("good", "f", 1, 1)], last=True),
+        SyncContents(files=[gone, good]),
+        b"aabbgood",
+        SyncRemoval(paths=[], last=True),
+    )
+    assert (done.written, len(done.refused)) == (1, 1)
+    assert tree(pod.home / "half") == {"good": (b"good", False)}
+
+
 def test_who_breaks_off_in_a_file_leaves_the_old_one(pod: RunningPod, here: Path) -> None:
     (here / "f").write_text("old")
     synced(pod, here, "broken")

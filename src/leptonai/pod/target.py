@@ -34,6 +34,7 @@ class Arriving:
     def __init__(self, receive: Callable[[], Awaitable[bytes | str]]) -> None:
         self._receive = receive
         self._left = memoryview(b"")
+        self.taken = 0  # bytes, so far
 
     async def some(self, most: int) -> memoryview:
         while not self._left:
@@ -42,6 +43,7 @@ class Arriving:
                 raise Confused("words came where bytes were due")
             self._left = memoryview(message)
         data, self._left = self._left[:most], self._left[most:]
+        self.taken += len(data)
         return data
 
     def check_end(self) -> None:
@@ -120,25 +122,22 @@ class Target:
 
     async def write(self, file: SyncContent, stream: Arriving) -> None:
         """Make a file of what is here and what is sent. What is refused is read all the same."""
-        sent = sum(count for first, count in file.parts if first < 0)
-        done = False
+        until = stream.taken + sum(count for first, count in file.parts if first < 0)
         with self._refusing(file.path):
             parts = _parts(file.path)
             directory = self._directory(parts[:-1])
             name, draft = parts[-1], f"{_DRAFT}{os.getpid()}.{id(stream):x}"
             try:
-                sent = await self._draft(directory, name, draft, file, stream, sent)
+                await self._draft(directory, name, draft, file, stream)
                 if _kind(directory, name) == stat.S_IFDIR:
                     raise IsADirectoryError(errno.EISDIR, "there is a directory of this name")
                 os.replace(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
-                done = True
+                self._written += 1
             finally:
-                if not done:
-                    with contextlib.suppress(OSError):
-                        os.unlink(draft, dir_fd=directory)
-            self._written += 1
-        while sent > 0:
-            sent -= len(await stream.some(sent))
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(draft, dir_fd=directory)
+        while stream.taken < until:
+            await stream.some(until - stream.taken)
 
     def remove(self, paths: Sequence[str]) -> None:
         """Files and links, and directories once they are empty: what lies deeper first."""
@@ -159,41 +158,32 @@ class Target:
                     os.close(directory)
 
     async def _draft(
-        self,
-        directory: int,
-        name: str,
-        draft: str,
-        file: SyncContent,
-        stream: Arriving,
-        left: int,
-    ) -> int:
-        """Write it under another name; returns how many bytes of it are still to be read: none."""
+        self, directory: int, name: str, draft: str, file: SyncContent, stream: Arriving
+    ) -> None:
+        """Write it under another name."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         mode = 0o755 if file.executable else 0o644
         out = os.open(draft, flags, mode, dir_fd=directory)
+        old = None
         try:
             old = _open_file(directory, name)
-            try:
-                for first, count in file.parts:
-                    if first < 0:
-                        while count > 0:
-                            data = await stream.some(count)
-                            os.write(out, data)
-                            count -= len(data)
-                            left -= len(data)
-                            self._bytes += len(data)
-                    elif old is None:
-                        raise FileNotFoundError(errno.ENOENT, "its earlier content is gone")
-                    else:
-                        _copy(old, out, first * SYNC_BLOCK_BYTES, count * SYNC_BLOCK_BYTES)
-            finally:
-                if old is not None:
-                    os.close(old)
+            for first, count in file.parts:
+                if first < 0:
+                    end = stream.taken + count
+                    while stream.taken < end:
+                        data = await stream.some(end - stream.taken)
+                        _write(out, data)
+                        self._bytes += len(data)
+                elif old is None:
+                    raise FileNotFoundError(errno.ENOENT, "its earlier content is gone")
+                else:
+                    _copy(old, out, first * SYNC_BLOCK_BYTES, count * SYNC_BLOCK_BYTES)
             os.fchmod(out, mode)
             os.utime(out, ns=(file.mtime_ns, file.mtime_ns))
         finally:
-            os.close(out)
-        return left
+            for descriptor in (out, old):
+                if descriptor is not None:
+                    os.close(descriptor)
 
     def _wish(self, parts: tuple[str, ...], entry: SyncEntry) -> SyncWish | None:
         try:
@@ -348,9 +338,15 @@ def _copy(old: int, out: int, offset: int, count: int) -> None:
         data = os.pread(old, min(count, 1 << 20), offset)
         if not data:
             return  # the last block is a short one
-        os.write(out, data)
+        _write(out, data)
         offset += len(data)
         count -= len(data)
+
+
+def _write(out: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(out, view) :]
 
 
 def words_of(error: OSError) -> str:

@@ -156,6 +156,7 @@ MAX_SYNC_ENTRIES = 200_000
 SYNC_ENTRIES_A_MESSAGE = 2_000
 PartStart = Annotated[int, Meta(ge=-1, le=1 << 40)]
 PartSize = Annotated[int, Meta(ge=0, le=1 << 50)]
+MomentNs = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
 SyncPath = Annotated[str, Meta(min_length=1, max_length=4_096)]
 
 
@@ -169,8 +170,8 @@ class SyncEntry(msgspec.Struct, frozen=True, array_like=True):
 
     path: SyncPath
     kind: Literal["f", "d", "l"]
-    size: int = 0
-    mtime_ns: int = 0
+    size: PartSize = 0
+    mtime_ns: MomentNs = 0
     executable: bool = False
     target: str = ""  # of a link
 
@@ -198,7 +199,7 @@ class SyncContent(msgspec.Struct, frozen=True, array_like=True):
     sent, `[-1, number]`."""
 
     path: SyncPath
-    mtime_ns: int
+    mtime_ns: MomentNs
     executable: bool
     parts: list[tuple[PartStart, PartSize]]
 
