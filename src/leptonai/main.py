@@ -146,10 +146,12 @@ async def _run(
     from leptonai.control.api.context import Config, World
     from leptonai.control.clock import SystemClock
     from leptonai.control.plane import ControlPlane, check_whose_store
+    from leptonai.control.pod_reader import HttpPodReader
     from leptonai.control.prober import TcpProber
     from leptonai.engines.local import LocalEngine
     from leptonai.engines.local.trees import lay_out
     from leptonai.monitoring.audit import AuditLog
+    from leptonai.security.keys import PodKeys
     from leptonai.security.links import Links
     from leptonai.security.secrets import Sealer
     from leptonai.security.tokens import Authenticator, JobTokens
@@ -170,7 +172,7 @@ async def _run(
     engine.forget_epochs()
     await check_whose_store(store, engine)  # before anything is written to it
     key = await _key_of(home, store)
-    sealer, job_tokens, links = Sealer(key), JobTokens(key), Links(key)
+    sealer, job_tokens, pod_keys, links = Sealer(key), JobTokens(key), PodKeys(key), Links(key)
     blobs, blobs_encrypted = await _open_blobs(home, before, settled, options, key)
     if settled != before:  # written now that it has proved good: what fails is not kept
         home.write_config(settled)
@@ -195,6 +197,8 @@ async def _run(
         unseal=lambda secret: sealer.open(secret.workspace, secret.name, secret.ciphertext),
         job_token=lambda job: job_tokens.of(job.workspace, job.id),
         run_token=lambda job: job_tokens.of_runs.of(job.workspace, job.id),
+        pod_key=pod_keys.of,
+        pod_reader=HttpPodReader(),
         runs_images=engine.runs_images,
         mounts_volumes=engine.mounts_volumes,
         blobs=blobs if settled.sole_database else None,
@@ -217,6 +221,7 @@ async def _run(
             routes=plane.routes,
             traffic=plane.traffic,
             adviser=plane.adviser,
+            pod_key=pod_keys.of,
             notice=plane.mirror.notice,
             config=Config(
                 workspaces=settled.workspaces,

@@ -47,6 +47,10 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "endpoint log files": list,
     "endpoint events files": list,
     "endpoint why files": dict,
+    "pod list": list,
+    "pod get desk": dict,
+    "pod events desk": list,
+    "pod why desk": dict,
     "dataset list": list,
     "dataset get data": dict,
     "dataset versions data": list,
@@ -90,6 +94,30 @@ MISTAKES = [  # each fails, and says so in two lines
     "endpoint rollout promote files",
     "endpoint rollout rollback nope",
     "endpoint remove nope",
+    "pod get nope",
+    "pod get files",
+    "pod stop nope",
+    "pod start nope",
+    "pod remove nope --yes",
+    "pod remove files --yes",
+    "pod exec nope -- true",
+    "pod exec -t desk -- true",
+    "pod ssh nope",
+    "pod ssh-config nope",
+    "pod proxy nope",
+    "pod forward desk 0",
+    "pod forward desk 1:2:3",
+    "pod sync /nonexistent desk",
+    "pod sync . nope",
+    "pod open nope",
+    "pod create Wrong_Name",
+    "pod create files",
+    "pod create x --ssh-key /nonexistent",
+    "pod create x --ssh-listen example.org",
+    "pod update nope --idle-stop 2h",
+    "pod log nope",
+    "pod why nope",
+    "pod events nope",
     "endpoint create -n x --model nope",
     "endpoint create -n x --photon nope",
     "endpoint create -n x --photon net",
@@ -200,6 +228,7 @@ def filled(platform, empty, tmp_path_factory):
     platform.cli("job", "create", "-n", "hello", "--wait", "--", "echo", "hi")
     server = "echo serving; exec python3 -m http.server --bind 127.0.0.1 $PORT"
     platform.cli("endpoint", "create", "-n", "files", "--command", server, "--wait")
+    platform.cli("pod", "create", "desk", "--wait")
     platform.cli("dataset", "create", "-n", "data", str(folder))
     platform.cli("model", "create", "-n", "net", str(folder))
     photon = folder / "photon.py"

@@ -23,7 +23,7 @@ from leptonai.engines.local.environment import base_environment
 from leptonai.errors import NotFound, StaleEpoch
 from leptonai.home import Home
 from leptonai.monitoring.logs import LineDates
-from leptonai.ports.engine import Attempt, Ended, Running, Seen, Tree, VolumeAt
+from leptonai.ports.engine import KEPT, Attempt, Ended, Running, Seen, Tree, VolumeAt
 from leptonai.supervisor import Cgroups, Folder, processes
 from leptonai.supervisor.folder import identity_text
 from leptonai.supervisor.supervise import WRAPPER
@@ -1082,5 +1082,23 @@ def test_files_with_secrets_are_their_users_alone(tmp_path):
             assert (end, log) == ((EndReason.EXITED, 0), "600\ntext\n")
             await engine.forget("local", "a.0", epoch=EPOCH)
             assert [*(tmp_path / "home").rglob("the_file")] == [], "and go with it"
+
+
+def test_one_that_starts_in_what_it_keeps_finds_what_others_of_its_name_left(tmp_path):
+    async def main():
+        async with an_engine(tmp_path) as engine:
+            for number, said in enumerate((b"a\n", b"a\na\n")):
+                attempt = an_attempt(
+                    *("sh", "-c", "echo a >>left; cat left"),
+                    id=f"a.{number}",
+                    keeps="pod",
+                    start_in=KEPT,
+                )
+                await engine.start(attempt, epoch=EPOCH)
+                await ended(engine, "local", attempt.id)
+                assert await log_of(engine, "local", attempt.id) == said
+            lost = an_attempt("true", id="b.0", start_in=KEPT)
+            await engine.start(lost, epoch=EPOCH)
+            assert (await ended(engine, "local", "b.0")).how.reason is EndReason.NOT_STARTED
 
     asyncio.run(main())

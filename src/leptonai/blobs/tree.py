@@ -12,19 +12,15 @@ import shutil
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-import pathspec
-
+from leptonai.blobs.walking import IGNORE_FILE, walk
 from leptonai.errors import InvalidRequest, NotFound, TooLarge
 
 MAX_ENTRIES = 100_000
 MAX_TREE_BYTES = 64 << 30  # unpacked
 CHUNK_BYTES = 1 << 20
-IGNORE_FILE = ".gitignore"
-NEVER_PACKED = ".git"
 
 
 class Packed(NamedTuple):
@@ -82,7 +78,8 @@ def _write(directory: Path, out: "_Hashed") -> None:
     size = 0
     # USTAR where it suffices, PAX headers for long names: both without times of their own.
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        for number, path in enumerate(_entries(directory, directory, ()), start=1):
+        for number, (name, _) in enumerate(walk(str(directory)), start=1):
+            path = directory / name
             member = _member(directory, path)
             size += member.size
             if number > MAX_ENTRIES or size > MAX_TREE_BYTES:
@@ -97,36 +94,6 @@ def _write(directory: Path, out: "_Hashed") -> None:
                 archive.addfile(member)
 
 
-_Ignore = tuple[tuple[Path, pathspec.GitIgnoreSpec], ...]  # from the outermost directory inwards
-
-
-def _entries(root: Path, directory: Path, ignore: _Ignore) -> Iterator[Path]:
-    """What is packed, parents first, in the order of the names' bytes on every machine."""
-    rules = directory / IGNORE_FILE
-    if rules.is_file() and not rules.is_symlink():
-        lines = rules.read_text(errors="replace").splitlines()
-        ignore = (*ignore, (directory, pathspec.GitIgnoreSpec.from_lines(lines)))
-    for entry in sorted(directory.iterdir(), key=lambda entry: os.fsencode(entry.name)):
-        if entry.name == NEVER_PACKED:
-            continue
-        is_directory = entry.is_dir() and not entry.is_symlink()
-        if _ignored(entry, is_directory, ignore):
-            continue  # with all below it: git, too, cannot re-include what lies in an ignored one
-        yield entry
-        if is_directory:
-            yield from _entries(root, entry, ignore)
-
-
-def _ignored(entry: Path, is_directory: bool, ignore: _Ignore) -> bool:
-    """The innermost file that says anything about it decides."""
-    for directory, spec in reversed(ignore):
-        name = entry.relative_to(directory).as_posix() + ("/" if is_directory else "")
-        verdict = spec.check_file(name).include
-        if verdict is not None:
-            return verdict
-    return False
-
-
 def _member(root: Path, path: Path) -> tarfile.TarInfo:
     name = path.relative_to(root).as_posix()
     member = tarfile.TarInfo(name)  # times, owners and groups are zero
@@ -139,7 +106,7 @@ def _member(root: Path, path: Path) -> tarfile.TarInfo:
     elif stat.S_ISLNK(status.st_mode):
         member.type, member.mode = tarfile.SYMTYPE, 0o777
         member.linkname = str(path.readlink())
-        if _escapes(name, member.linkname):
+        if escapes(name, member.linkname):
             raise InvalidRequest(
                 f"{name} links to {member.linkname}, which may lie outside of {root}",
                 hint="link within the directory, '..' first; or put a copy in the link's place",
@@ -152,7 +119,7 @@ def _member(root: Path, path: Path) -> tarfile.TarInfo:
     return member
 
 
-def _escapes(name: str, target: str) -> bool:
+def escapes(name: str, target: str) -> bool:
     """Whether a link may lead out of the tree.
 
     Told by its words alone, so a ".." may only come first, where it leaves directories that are
@@ -221,7 +188,7 @@ def _extract(archive: tarfile.TarFile, directory: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _extract_file(archive, member, target)
             elif member.issym():
-                if _escapes(member.name, member.linkname):
+                if escapes(member.name, member.linkname):
                     raise _refused(
                         member, f"links to {member.linkname}, which may lie outside of the tree"
                     )

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from msgspec import structs
+
 from leptonai.client.connection import Connection, resolve
 from leptonai.client.http_sync import Http, Feed, in_thread, pause
 from leptonai.client.messages import (
@@ -51,6 +53,7 @@ from leptonai.spec.ingress import IngressEndpoint, IngressSpec, LeptonIngress
 from leptonai.spec.jobs import JobList, JobState, LeptonJob
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape, Volume
+from leptonai.spec.pods import PodLogin
 from leptonai.spec.quotas import Quota, QuotaSpec
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
 from leptonai.spec.reservations import NodeReservation, ReservationSpec, Verdict
@@ -127,6 +130,7 @@ class LeptonClient:
         self._calls = _Calls(self.connection, retry_for_s=retry_for_s, timeout_s=timeout_s)
         self.jobs = Jobs(self._calls)
         self.endpoints = Endpoints(self._calls)
+        self.pods = Pods(self._calls)
         self.nodes = Nodes(self._calls)
         self.quotas = Quotas(self._calls)
         self.reservations = Reservations(self._calls)
@@ -493,6 +497,102 @@ class Endpoints:
     def list(self) -> Sequence[LeptonDeployment]:
         found = self._calls.read(_get("deployments"), list[LeptonDeployment])
         return [endpoint for endpoint in found if not endpoint.spec.is_pod]
+
+
+class Pods:
+    """Machines to work in. What is done in one, by WebSocket, is in `client.sessions`."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def create(
+        self, pod: LeptonDeployment, *, idempotency_key: str | None = None
+    ) -> LeptonDeployment:
+        """Raises:
+        AlreadyExists: the name is taken, by a pod or by an endpoint.
+        """
+        spec = structs.replace(pod.spec, is_pod=True)
+        body = LeptonDeployment(metadata=_named(pod.metadata), spec=spec)
+        return self._calls.read(
+            _post("/deployments", body, idempotency_key or _new_key()), LeptonDeployment
+        )
+
+    def get(self, name: str) -> LeptonDeployment:
+        """Raises:
+        NotFound: there is none of this name; an endpoint is none.
+        """
+        found = self._calls.read(_get("deployments", name), LeptonDeployment)
+        if not found.spec.is_pod:
+            raise NotFound(
+                f"{name} is an endpoint, and no pod", hint="`leptonai pod list` shows the pods"
+            )
+        return found
+
+    def list(self) -> Sequence[LeptonDeployment]:
+        found = self._calls.read(_get("deployments"), list[LeptonDeployment])
+        return [pod for pod in found if pod.spec.is_pod]
+
+    def start(self, name: str) -> LeptonDeployment:
+        """Where it was, with its files."""
+        return self._resize(name, 1)
+
+    def stop(self, name: str) -> LeptonDeployment:
+        """End all that runs in it; its files stay."""
+        return self._resize(name, 0)
+
+    def update(self, name: str, patch: Mapping[str, Any]) -> LeptonDeployment:
+        """Apply a merge patch (RFC 7386). What concerns what runs in it starts it anew."""
+        self.get(name)
+        return self._calls.read(_patch(encode(patch), "deployments", name), LeptonDeployment)
+
+    def remove(self, name: str, *, keep_files: bool = False) -> None:
+        """Stop and forget it, with its files unless they are to stay on their node."""
+        self.get(name)
+        self._calls.ask(_delete("deployments", name, keep_files=keep_files or None))
+
+    def login(self, name: str) -> PodLogin:
+        """A link that lets a browser into its JupyterLab, once, within a minute."""
+        path = path_of("deployments", name, "login")
+        request = Request(method="POST", path=path, body=b"{}", key=_new_key())
+        return self._calls.read(request, PodLogin)
+
+    def events(self, name: str) -> Sequence[LeptonEvent]:
+        return self._calls.read(_get("deployments", name, "events"), list[LeptonEvent])
+
+    def wait_ready(self, name: str, timeout_s: float | None = None) -> LeptonDeployment:
+        """Return it when people can enter it.
+
+        Raises:
+            Conflict: it was stopped.
+            TryLater: it is not ready in time.
+        """
+        give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        look_s = FIRST_LOOK_S
+        while True:
+            pod = self.get(name)
+            state = _endpoint_state(pod)
+            if state is EndpointState.READY:
+                return pod
+            if state in (EndpointState.STOPPING, EndpointState.STOPPED, EndpointState.DELETING):
+                raise Conflict(
+                    f"pod {name} is {state}", hint=f"start it: `leptonai pod start {name}`"
+                )
+            if give_up is not None and time.monotonic() + look_s > give_up:
+                told = pod.status.message if pod.status else None
+                raise TryLater(
+                    f"pod {name} is still {state} after {timeout_s:g} s"
+                    + (f": {told}" if told else ""),
+                    hint=f"see `leptonai endpoint why {name}`",
+                )
+            pause(look_s)
+            look_s = min(LONGEST_LOOK_S, look_s * 1.3)
+
+    def _resize(self, name: str, replicas: int) -> LeptonDeployment:
+        pod = self.get(name)
+        if pod.spec.replicas == replicas:
+            return pod
+        patch = {"spec": {"resource_requirement": {"min_replicas": replicas}}}
+        return self._calls.read(_patch(encode(patch), "deployments", name), LeptonDeployment)
 
 
 class Nodes:

@@ -26,7 +26,7 @@ class Draining:
         if now_ms < since_ms + DRAIN_MS:
             return since_ms + DRAIN_MS
         endpoint = self._mirror.endpoints.get((replica.workspace, replica.owner_id))
-        bound_ms = since_ms + drain_bound_ms(endpoint)
+        bound_ms = since_ms + drain_bound_ms(endpoint, replica)
         if now_ms < bound_ms and self._traffic.busy(replica.id):
             return min(now_ms + LOOK_AGAIN_MS, bound_ms)
         return None

@@ -10,6 +10,7 @@ from leptonai.control.mirror import Key, Mirror
 from leptonai.control.traffic import TrafficLog
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.lifecycle import job as job_lifecycle
+from leptonai.core.lifecycle.endpoint import last_replica
 from leptonai.core.lifecycle.job import Seat
 from leptonai.core.lifecycle.replica import abandon
 from leptonai.core.records import Autoscaling, Endpoint, Event, Job, OwnerKind, Record, Replica
@@ -141,15 +142,23 @@ class Owners:
         )
 
 
-async def removal(store: Store, owner: Job | Endpoint, now_ms: int) -> list[Change]:
+async def removal(
+    store: Store, owner: Job | Endpoint, now_ms: int, *, spare_files: bool = False
+) -> list[Change]:
     """What removes an owner: it goes at once, and its replicas, left to themselves, end and are
-    removed with all they left."""
+    removed with all they left; of a pod, unless `spare_files`, with its files."""
     kind = OwnerKind.JOB if isinstance(owner, Job) else OwnerKind.ENDPOINT
     parent = f"{kind}/{owner.id}"
     replicas = await store.find(Replica, Query(workspace=owner.workspace, parent=parent))
+    if isinstance(owner, Endpoint) and not replicas and owner.pod.node:
+        replicas = [last_replica(owner, now_ms)]  # so long stopped that all were forgotten
     return [
         Delete(owner),
-        *(Put(abandon(replica, now_ms)) for replica in replicas if not replica.abandoned),
+        *(
+            Put(abandon(replica, now_ms, spare_files=spare_files))
+            for replica in replicas
+            if not replica.abandoned
+        ),
     ]
 
 

@@ -15,6 +15,7 @@ from leptonai.blobs import BlobStore
 from leptonai.control.loops.loop import Loop, run_loop
 from leptonai.control.loops.owners import OwnersLoop
 from leptonai.control.loops.placement import PlacementLoop
+from leptonai.control.loops.pods import PodKey, PodReader, PodsLoop
 from leptonai.control.loops.readiness import Prober, ReadinessLoop
 from leptonai.control.loops.replicas import ReplicasLoop
 from leptonai.control.loops.retention import RetentionLoop
@@ -44,6 +45,10 @@ async def _at_once() -> None:
     return None
 
 
+def _no_key(workspace: str, pod: str) -> str:
+    return ""
+
+
 class ControlPlane:
     def __init__(
         self,
@@ -57,6 +62,8 @@ class ControlPlane:
         unseal: Callable[[Secret], str],
         job_token: Callable[[Job], str],
         run_token: Callable[[Job], str],
+        pod_key: PodKey = _no_key,
+        pod_reader: PodReader | None = None,
         runs_images: bool = False,
         mounts_volumes: bool = True,
         blobs: BlobStore | None = None,
@@ -65,6 +72,8 @@ class ControlPlane:
     ) -> None:
         """
         Args:
+            pod_key: what the pod of a workspace and an id believes us by.
+            pod_reader: where given, pods are asked how they are.
             blobs: where given, those that nothing refers to are removed.
             before_placing: what the first placement waits for.
         """
@@ -78,6 +87,8 @@ class ControlPlane:
         self._unseal = unseal
         self._job_token = job_token
         self._run_token = run_token
+        self._pod_key = pod_key
+        self._pod_reader = pod_reader
         self._runs_images = runs_images
         self._mounts_volumes = mounts_volumes
         self._blobs = blobs
@@ -85,6 +96,7 @@ class ControlPlane:
         self._before_placing = before_placing
         self.traffic = TrafficLog(clock)
         self._tasks: list[asyncio.Task[None]] = []
+        self._pods: PodsLoop | None = None
         self._advice: Advice | None = None
 
     async def start(self) -> None:
@@ -100,7 +112,7 @@ class ControlPlane:
         mirror, store, clock, fence = self.mirror, self._store, self._clock, self.fence
         owners = Owners(mirror, store, fence, clock, self.traffic)
         self.placement = PlacementLoop(mirror, store, owners, fence, clock, self._policy)
-        self.routes = RoutesLoop(mirror, clock)
+        self.routes = RoutesLoop(mirror, clock, lambda pod: self._pod_key(pod.workspace, pod.id))
         replicas = ReplicasLoop(
             mirror,
             store,
@@ -113,6 +125,7 @@ class ControlPlane:
             unseal=self._unseal,
             job_token=self._job_token,
             run_token=self._run_token,
+            pod_key=lambda replica: self._pod_key(replica.workspace, replica.owner_id),
             runs_images=self._runs_images,
             mounts_volumes=self._mounts_volumes,
         )
@@ -125,6 +138,9 @@ class ControlPlane:
             RunsLoop(mirror, store, fence, clock),
             RetentionLoop(mirror, store, fence, clock, self._blobs),
         ]
+        if self._pod_reader is not None:
+            self._pods = PodsLoop(mirror, store, fence, clock, self._pod_reader, self._pod_key)
+            loops.append(self._pods)
         self._tasks = [
             asyncio.create_task(self._follow(), name="follow"),
             asyncio.create_task(self._relay(replicas), name="engine"),
@@ -152,6 +168,8 @@ class ControlPlane:
 
     async def close(self) -> None:
         """Stop deciding. Everything that runs keeps running."""
+        if self._pods is not None:
+            self._pods.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -13,6 +13,7 @@ from leptonai.core.access import Action, Principal
 from leptonai.core.attachments import check_attachments
 from leptonai.core.elasticity.policy import policy_of
 from leptonai.core.finetuning import trained
+from leptonai.core.pods import checked_pod
 from leptonai.core.records import (
     DataSource,
     Model,
@@ -127,7 +128,13 @@ async def checked_endpoint(
     """The spec, with the exact GPU type that its shape means; and its model's digest, or ""."""
     if spec.photon_id is not None and spec.model is None:
         spec = replace(spec, model=spec.photon_id)
-    if spec.model is None:
+    if spec.is_pod:
+        spec = checked_pod(spec)
+        if spec.container.command:
+            _check_command(spec.container, needed="")
+    elif spec.pod is not None:
+        raise InvalidRequest("spec.pod: this is no pod", hint="Leave it out, or set is_pod.")
+    elif spec.model is None:
         _check_command(
             spec.container, needed="an endpoint serves with a command or a model, and this has none"
         )
@@ -160,7 +167,8 @@ async def checked_endpoint(
         wanted = replace(wanted, accelerator_type=meant)
         spec = replace(spec, resource_requirement=wanted)
     requested = requested_by(wanted)
-    program = Program(command=(), needs=requested.needs, ports=(spec.port,))
+    ports = (scheduler.ANY_PORT,) * (1 + len(spec.pod_ports)) if spec.is_pod else (spec.port,)
+    program = Program(command=(), needs=requested.needs, ports=ports)
     _check_feasible(program, 1, wanted.affinity, nodes)
     return spec, await _model_digest(world, workspace, spec.model)
 

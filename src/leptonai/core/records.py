@@ -136,6 +136,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     workspace_token: bool = False
     mounts: tuple[VolumeMount, ...] = ()
     attachments: tuple[StorageAttachment, ...] = ()
+    pod: bool = False  # it lives in a folder that lasts, and people enter it
 
 
 MAX_TERMINATIONS = 10  # that a replica remembers; of as many attempts it keeps the logs
@@ -173,6 +174,7 @@ class Replica(Record, tag="replica", tag_field="kind", frozen=True, kw_only=True
     abandoned: bool = (
         False  # its owner was removed: it is to end, and to be removed with all it left
     )
+    spares_files: bool = False  # of a pod's that is abandoned: its files are left where they are
 
     @property
     def parent(self) -> str:
@@ -306,6 +308,20 @@ class Autoscaling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return median(self.starts_ms) if self.starts_ms else 0
 
 
+class PodSeen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of a pod, whichever control plane saw it."""
+
+    node: str = ""  # where its files are; "" before it first ran
+    home: str = ""  # what they are in, there
+    ports: tuple[tuple[int, int], ...] = ()  # container port and port of the node, while it runs
+    attempt: str = ""  # that the rest is about
+    ssh_host_key: str = ""
+    user: str = ""
+    jupyter: str = ""
+    told: int = 0  # notes of the attempt that have become events
+    idle_since_ms: int | None = None
+
+
 class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=True):
     """Users address it by name, and may give the name to another at once after a removal; `id` is
     never given twice. `spec.api_tokens` never holds a literal: those are kept as `token_hashes`."""
@@ -320,6 +336,11 @@ class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=Tr
     rollout: Rollout | None = None  # the present one, or the last
     ready_replicas: int = 0
     autoscaling: Autoscaling | None = None
+    pod: PodSeen = PodSeen()  # where it is one
+
+    @property
+    def is_pod(self) -> bool:
+        return bool(self.spec.is_pod)
 
     @property
     def wanted(self) -> int:

@@ -6,7 +6,8 @@ last one on disk, and needs nothing else to serve.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
@@ -24,8 +25,12 @@ from leptonai.core.records import (
 from leptonai.core.rollouts.progress import shadowed, weights
 from leptonai.spec.endpoints import EndpointSpec, LoadBalance
 from leptonai.spec.gateway import GatewaySettings, HoldSettings
+from leptonai.spec.pods import JUPYTER_AT, JUPYTER_PORT
 
+ENDPOINTS_AT = "e"  # the gateway serves endpoints at /e/WORKSPACE/NAME/
 STOPPED_DRAIN_MS = 10_000  # for the requests of an endpoint that somebody stops or removes
+POD_HOLD_S = 15.0  # who enters a pod that is just starting waits so long
+POD_SILENCE_S = 900  # of somebody in a pod; whoever is still there answers its pings
 DEFAULT_TIMEOUT_S = 300  # of a request, where the endpoint sets none
 DEFAULT_HELD_REQUESTS = 256
 DEFAULT_HELD_S = 60.0
@@ -91,10 +96,11 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How requests to ``/e/{workspace}/{name}/…`` are let in, and where they go."""
+    """How requests to ``/{at}/{workspace}/{name}/…`` are let in, and where they go."""
 
     workspace: str
     name: str
+    at: str = ENDPOINTS_AT
     upstreams: tuple[Upstream, ...] = ()
     expecting: bool = False  # replicas are on their way, or come when asked: requests may wait
     weights: dict[str, float] = {}  # by version; {}: all replicas alike. Not named, not asked
@@ -110,6 +116,21 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hold: Hold = Hold()
     limit: RateLimit | None = None
     domains: tuple[str, ...] = ()  # hosts that are this endpoint's own, in lower case
+    credential: str = ""  # the replica is sent this as Authorization, whatever the caller sent
+    browser_key: str = ""  # signs what lets browsers in; "": none is let in without a token
+    keeps_prefix: bool = False  # the replica is sent the whole path
+
+    @property
+    def key(self) -> str:
+        return f"/{self.at}/{self.workspace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodDoor:
+    """Who enters a pod, and what the gateway shows it to be believed."""
+
+    token_sha256: tuple[str, ...]  # of who may change the pod
+    key: str
 
 
 class RouteTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,9 +145,12 @@ def version_of(replica: Replica) -> str:
     return str(replica.revision)
 
 
-def drain_bound_ms(endpoint: Endpoint | None) -> int:
+def drain_bound_ms(endpoint: Endpoint | None, replica: Replica) -> int:
     """For how long a server that leaves may go on with the requests that it has: to their own
-    deadline where others take over; not for long where nobody is to serve any more."""
+    deadline where others take over; not for long where nobody is to serve any more. Sessions of a
+    pod have no deadline, and end with it."""
+    if replica.program.pod:
+        return 0
     if endpoint is None or endpoint.spec.replicas == 0:
         return STOPPED_DRAIN_MS
     return 1000 * (endpoint.spec.ingress_timeout_seconds or DEFAULT_TIMEOUT_S)
@@ -139,14 +163,18 @@ def route_table(
     addresses: Mapping[str, str],
     workspace_token_sha256: dict[str, tuple[str, ...]],
     ingresses: Iterable[Ingress] = (),
+    doors: Mapping[str, PodDoor] = {},
 ) -> RouteTable:
     """The table for these endpoints.
 
     Args:
         replicas: of each endpoint, by `Replica.parent`.
         addresses: where each node is reached.
+        doors: of each pod, by its id.
     """
     endpoints, ingresses = list(endpoints), list(ingresses)
+    pods = [each for each in endpoints if each.is_pod]
+    endpoints = [each for each in endpoints if not each.is_pod]
     named = {(endpoint.workspace, endpoint.name): endpoint for endpoint in endpoints}
     wishes = balance_wishes(ingresses, named)
     domains: dict[str, list[str]] = {}
@@ -166,13 +194,24 @@ def route_table(
         )
         for endpoint in endpoints
     ]
-    routes.sort(key=lambda route: (route.workspace, route.name))
+    for pod in pods:
+        family = replicas.get(f"{OwnerKind.ENDPOINT}/{pod.id}", [])
+        routes += _pod_routes(pod, doors[pod.id], family, addresses)
+    routes.sort(key=lambda route: (route.workspace, route.name, route.at))
     return RouteTable(
         seq=seq,
         routes=tuple(routes),
         workspace_token_sha256=workspace_token_sha256,
         hosts=tuple(hosts),
     )
+
+
+def without_keys(table: RouteTable) -> RouteTable:
+    """For the eyes of people: nothing in it opens anything."""
+    routes = tuple(
+        msgspec.structs.replace(route, credential="", browser_key="") for route in table.routes
+    )
+    return msgspec.structs.replace(table, routes=routes)
 
 
 def _route(
@@ -182,15 +221,7 @@ def _route(
     domains: tuple[str, ...],
     wish: LoadBalance | None,
 ) -> Route:
-    serving = [
-        replica
-        for replica in sorted(replicas, key=lambda replica: replica.id)
-        if replica.ready
-        and replica.phase is Phase.RUNNING
-        and replica.goal is Goal.RUN
-        and replica.ports
-        and replica.node in addresses
-    ]
+    serving = _serving(replicas, addresses)
     spec = endpoint.spec
     auth = spec.auth_config
     versions = Counter(version_of(replica) for replica in serving)
@@ -224,6 +255,56 @@ def _route(
         limit=_limit(settings),
         domains=domains,
     )
+
+
+def _serving(replicas: list[Replica], addresses: Mapping[str, str]) -> list[Replica]:
+    return [
+        replica
+        for replica in sorted(replicas, key=lambda replica: replica.id)
+        if replica.ready
+        and replica.phase is Phase.RUNNING
+        and replica.goal is Goal.RUN
+        and replica.ports
+        and replica.node in addresses
+    ]
+
+
+def _pod_routes(
+    pod: Endpoint, door: PodDoor, replicas: list[Replica], addresses: Mapping[str, str]
+) -> list[Route]:
+    """To its own process, where sessions begin; and to its JupyterLab. Nobody is let in who may not
+    change it."""
+    serving = _serving(replicas, addresses)
+    jupyter = dict(pod.pod.ports).get(JUPYTER_PORT)
+
+    def upstreams(port: Callable[[Replica], int | None]) -> tuple[Upstream, ...]:
+        return tuple(
+            Upstream(replica=each.id, host=addresses[each.node], port=number)
+            for each in serving
+            if (number := port(each)) is not None
+        )
+
+    entrance = Route(
+        workspace=pod.workspace,
+        name=pod.name,
+        upstreams=upstreams(lambda replica: replica.ports[0]),
+        expecting=pod.wanted > 0,
+        hold=Hold(seconds=POD_HOLD_S),
+        token_sha256=door.token_sha256,
+        workspace_tokens=False,
+        retry=Retry.NEVER,
+        timeout_s=POD_SILENCE_S,
+        credential=f"Bearer {door.key}",
+    )
+    lab = msgspec.structs.replace(
+        entrance,
+        at=JUPYTER_AT,
+        upstreams=upstreams(lambda replica: jupyter),
+        credential=f"token {door.key}",
+        browser_key=door.key,
+        keeps_prefix=True,
+    )
+    return [entrance, lab]
 
 
 def _balance(spec: EndpointSpec, settings: GatewaySettings, wish: LoadBalance | None) -> Balance:

@@ -36,6 +36,11 @@ class Gate:
         if not route.public and digest not in self._own:
             if digest not in self._workspace:
                 return stranger()
+            if route.credential:
+                return Forbidden(
+                    f"pod {route.name!r} is another's: only its owner and admins enter it",
+                    hint="create one of your own: `leptonai pod create NAME`",
+                )
             if not route.workspace_tokens:
                 return Forbidden(
                     f"endpoint {route.name!r} takes its own tokens only",

@@ -27,6 +27,7 @@ class ReplicaTooSlow(TryLater):
 
 REASONS = {
     200: b"OK",
+    303: b"See Other",
     400: b"Bad Request",
     401: b"Unauthorized",
     403: b"Forbidden",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from leptonai.core.routing import Route
+from leptonai.core.routing import ENDPOINTS_AT, Route
 from leptonai.errors import LeptonError, NotFound, Unavailable
 
 from .admission import Gate
 from .answers import ReplicaFailed
+from .browsers import BrowserDoor
 from .metrics import EndpointFigures
 from .ratelimits import Limiter
 from .retries import RetryBudget, why_not_again
@@ -29,9 +31,11 @@ LOST = 502  # what a broken connection counts as
 class Endpoint:
     def __init__(self, gateway: Gateway, route: Route, workspace_tokens: frozenset[str]) -> None:
         self.gateway = gateway
-        self.tally = Tally(route.workspace, route.name, gateway.reporter)
+        name = route.name if route.at == ENDPOINTS_AT else f"{route.name}/{route.at}"
+        self.tally = Tally(route.workspace, name, gateway.reporter)
         self.targets: list[Target] = []
-        self.prefix = f"/e/{route.workspace}/{route.name}".encode()
+        self.prefix = route.key.encode()
+        self.door = BrowserDoor(time.time()) if route.browser_key else None
         self.limiter: Limiter | None = None
         self.shadows: Shadows | None = None
         self.reads_answers = False

@@ -76,7 +76,7 @@ class Gateway:
         before, self.endpoints = self.endpoints, {}
         for route in table.routes:
             tokens = self._workspace_tokens.get(route.workspace, frozenset())
-            key = f"/e/{route.workspace}/{route.name}".encode()
+            key = route.key.encode()
             endpoint = before.pop(key, None)
             if endpoint is None:
                 endpoint = Endpoint(self, route, tokens)
@@ -125,7 +125,19 @@ class Gateway:
             exchange.answer = error_answer(self._unknown(key, digest), head.request_id)
             return
         address = exchange.client.address
+        route = endpoint.route
+        if endpoint.door is not None:
+            exchange.answer = endpoint.door.login(route, head, path, time.time())
+            if exchange.answer is not None:
+                exchange.endpoint = endpoint
+                return
         refusal = endpoint.gate.refusal(digest, address)
+        if (
+            refusal is not None
+            and endpoint.door is not None
+            and endpoint.door.knows(route, head, time.time())
+        ):
+            refusal = None
         if refusal is not None:
             exchange.endpoint = endpoint
             exchange.answer = error_answer(refusal, head.request_id)
@@ -153,14 +165,16 @@ class Gateway:
         if endpoint.shadows is not None and not head.websocket and endpoint.shadows.wants():
             exchange.shadow = Digest()
             exchange.observers = (*exchange.observers, exchange.shadow)
+        if route.credential:
+            head.lines.append(f"authorization: {route.credential}\r\n".encode())
         if self.access_log is not None:
             exchange.logged = (head.method, head.target, head.traceparent)
         encoded = upstream_request(
             head,
-            path,
+            head.target if route.keeps_prefix else path,
             prefix=prefix,
             address=address.encode(),
-            show_authorization=digest not in self._known_tokens,
+            show_authorization=digest not in self._known_tokens and not route.credential,
             plain_answer=endpoint.reads_answers,
         )
         exchange.send_to(endpoint, head, encoded)

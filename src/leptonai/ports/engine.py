@@ -11,6 +11,7 @@ from typing import Protocol
 from leptonai.core.records import Termination
 from leptonai.core.resources import Capacity
 
+KEPT = "kept"  # to start in the folder that attempts share
 AttemptId = str  # "<replica id>.<attempt>"
 
 
@@ -48,7 +49,7 @@ class Attempt:
     gpus: tuple[int, ...] = ()
     ports: tuple[int, ...] = ()  # must be free when it starts, else it ends as NOT_STARTED
     trees: tuple[Tree, ...] = ()
-    start_in: str = ""  # the tree it starts in; "" is an empty folder of its own
+    start_in: str = ""  # the tree it starts in, or KEPT; "" is an empty folder of its own
     keeps: str = ""  # names a folder that all attempts of this name on the node share
     image: str = ""
     # Addresses by the host names that it should find; only a container has a place for them yet.

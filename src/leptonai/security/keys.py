@@ -67,3 +67,14 @@ def _create(path: Path) -> None:
     finally:
         fresh.unlink()
     sync(path.parent)
+
+
+class PodKeys:
+    """What gateways show pods to be believed; derived, so nothing of them is stored."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = derive(key, "lepton pod keys v1")
+
+    def of(self, workspace: str, pod: str) -> str:
+        """Args: pod: the id of its record."""
+        return hmac.new(self._key, f"{workspace}/{pod}".encode(), hashlib.sha256).hexdigest()

@@ -18,8 +18,12 @@ def require(principal: Principal, action: Action, resource: Resource) -> None:
         )
 
 
+def may(principal: Principal, action: Action, resource: Resource) -> bool:
+    return not isinstance(decide(principal, action, resource), Deny)
+
+
 def may_read(principal: Principal, kind: Kind, record: Record) -> bool:
-    return not isinstance(decide(principal, Action.READ, resource_of(kind, record)), Deny)
+    return may(principal, Action.READ, resource_of(kind, record))
 
 
 def may_see(principal: Principal) -> Callable[[Job | Endpoint], bool]:

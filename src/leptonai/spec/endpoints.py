@@ -8,6 +8,7 @@ from msgspec import Meta, field
 from leptonai.spec.containers import (
     Affinity,
     Container,
+    ContainerPort,
     EnvVar,
     LogConfig,
     MetricsConfig,
@@ -21,6 +22,7 @@ from leptonai.spec.containers import (
 from leptonai.spec.explanations import Explanation
 from leptonai.spec.gateway import GatewaySettings
 from leptonai.spec.metadata import Metadata, Wire
+from leptonai.spec.pods import PodSettings, default_ports
 from leptonai.spec.rollouts import RolloutPlan
 
 DEFAULT_PORT = 40_000  # of an endpoint that names none
@@ -159,7 +161,7 @@ class SchedulingPolicy(Wire, frozen=True):
 
 
 class EndpointSpec(Wire, frozen=True):
-    """What is asked. `model`, `workdir` and `gateway` extend the published format."""
+    """What is asked. `model` … `pod` extend the published format."""
 
     container: Container = field(default_factory=Container)
     resource_requirement: ResourceRequirement = field(default_factory=ResourceRequirement)
@@ -186,6 +188,7 @@ class EndpointSpec(Wire, frozen=True):
     model: str | None = None  # NAME or NAME@VERSION of a registered model, served without a command
     workdir: str | None = None  # digest of an uploaded tree: the working directory of every replica
     gateway: GatewaySettings | None = None
+    pod: PodSettings | None = None  # where it is one
     photon_id: str | None = None  # what older clients call the model
     photon_namespace: str | None = None
 
@@ -194,6 +197,13 @@ class EndpointSpec(Wire, frozen=True):
         """The port the gateway sends requests to."""
         ports = self.container.ports
         return ports[0].container_port if ports else DEFAULT_PORT
+
+    @property
+    def pod_ports(self) -> list[ContainerPort]:
+        """Of a pod: its own, and those that every pod has."""
+        own = self.container.ports or []
+        named = {port.container_port for port in own}
+        return [*own, *(port for port in default_ports() if port.container_port not in named)]
 
     @property
     def replicas(self) -> int:
@@ -220,13 +230,28 @@ class AutoscalerStatus(Wire, frozen=True):
     conditions: list[AutoscalerCondition] | None = None
 
 
+class PortStatus(Wire, frozen=True):
+    container_port: Port
+    name: str | None = None
+    host_port: Port | None = None
+    protocol: str | None = None
+
+
 class EndpointStatus(Wire, frozen=True):
+    """`message` … `jupyter` extend the published format."""
+
     state: EndpointState
     endpoint: EndpointAddress
     phase: EndpointState | None = None
     ready_replicas: int | None = None
+    container_port_status: list[PortStatus] | None = None  # of a pod
     autoscaler_status: AutoscalerStatus | None = None
     message: str | None = None  # why it is in this state, for people
+    node: str | None = None  # of a pod: where its files are
+    files: str | None = None  # of a pod: its home there
+    ssh_host_key: str | None = None  # of a pod: public, as in known_hosts
+    ssh_user: str | None = None  # of a pod
+    jupyter: str | None = None  # of a pod: installing, starting, running, failed
 
 
 class LeptonDeployment(Wire, frozen=True):

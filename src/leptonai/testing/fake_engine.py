@@ -54,6 +54,7 @@ def script_of(command: tuple[str, ...]) -> Script:
     ("save", TEXT)       adds a line to what it keeps, prints all of that and exits 0
     ("ignore-term",)     runs until it is killed
     ("serve", S)         runs for ever, and is ready after S seconds
+    a pod's own          runs for ever, and is ready at once
     ("never-ready",)     runs for ever, and is not
     ("unstartable", WHY) cannot be started
     """
@@ -72,6 +73,8 @@ def script_of(command: tuple[str, ...]) -> Script:
             return Script(seconds=None, ignores_term=True)
         case ("serve", seconds):
             return Script(seconds=None, ready_after_s=float(seconds))
+        case ("python", "-m", "leptonai.pod", _):
+            return Script(seconds=None, ready_after_s=0.0)
         case ("never-ready",):
             return Script(seconds=None)
         case ("unstartable", why):

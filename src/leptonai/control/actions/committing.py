@@ -34,10 +34,17 @@ async def insisting(change: Callable[[], Awaitable[T]]) -> T:
     )
 
 
-async def remove(world: World, owner: Job | Endpoint, kind: OwnerKind, because: str) -> None:
+async def remove(
+    world: World,
+    owner: Job | Endpoint,
+    kind: OwnerKind,
+    because: str,
+    *,
+    spare_files: bool = False,
+) -> None:
     now_ms = world.clock.now_ms()
     await world.commit(
-        *(await removal(world.store, owner, now_ms)),
+        *(await removal(world.store, owner, now_ms, spare_files=spare_files)),
         *told((event_of(owner, kind, "Deleted", because),), now_ms),
     )
 

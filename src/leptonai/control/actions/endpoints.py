@@ -124,6 +124,11 @@ async def patch_endpoint(
             spec, model_digest = await checked_endpoint(world, principal, workspace, name, asked)
             if asked.model == before.spec.model:
                 model_digest = before.model_digest  # it meant this one when it was written
+        if bool(spec.is_pod) != before.is_pod or (before.is_pod and plan is not None):
+            raise InvalidRequest(
+                "a pod and an endpoint do not become each other, and pods are not rolled out",
+                hint="Create a new one; leave rollout out for a pod.",
+            )
         spec, token_hashes = _without_literal_tokens(spec, before.token_hashes, known)
         now_ms = world.clock.now_ms()
         changed = replace(
@@ -192,14 +197,24 @@ async def restart_endpoint(
 
 
 async def delete_endpoint(
-    world: World, principal: Principal, workspace: str, name: str
+    world: World, principal: Principal, workspace: str, name: str, *, keep_files: bool = False
 ) -> Endpoint:
-    """Forget it at once, which frees its name; whatever still runs of it is stopped."""
+    """Forget it at once, which frees its name; whatever still runs of it is stopped.
+
+    Args:
+        keep_files: of a pod; where they lie is told as an event.
+    """
 
     async def change() -> Endpoint:
         endpoint = await find_endpoint(world, principal, workspace, name)
         require(principal, Action.DELETE, resource_of("endpoint", endpoint))
-        await remove(world, endpoint, OwnerKind.ENDPOINT, f"deleted by {principal.name}")
+        await remove(
+            world,
+            endpoint,
+            OwnerKind.ENDPOINT,
+            f"deleted by {principal.name}",
+            spare_files=keep_files,
+        )
         return endpoint
 
     return await insisting(change)

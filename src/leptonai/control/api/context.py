@@ -76,6 +76,10 @@ def _ignore(records: Iterable[Record]) -> None:
     return None
 
 
+def _no_key(workspace: str, pod: str) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     store: Store
@@ -91,6 +95,7 @@ class World:
     config: Config
     adviser: Callable[[], Adviser] = NoScheduler
     notice: Callable[[Iterable[Record]], None] = _ignore  # told of every commit: wakes the loops
+    pod_key: Callable[[str, str], str] = _no_key  # of a workspace and the id of a pod
     measures: Measures = field(default_factory=Measures)
     tails: LogTails = field(default_factory=LogTails)
 

@@ -12,6 +12,7 @@ from leptonai.control.actions.endpoints import (
     patch_endpoint,
     restart_endpoint,
 )
+from leptonai.control.actions.pods import login_to_pod
 from leptonai.control.actions.settings import features_of
 from leptonai.control.api.logs import FOLLOW, TAIL, live_log
 from leptonai.control.api.routing import DRY_RUN, TEXT, Answer, Call, Parameter, Route
@@ -23,7 +24,7 @@ from leptonai.control.api.views import (
     replica_view,
     terminations_of,
 )
-from leptonai.core.records import Endpoint, OwnerKind, Phase, Replica
+from leptonai.core.records import Endpoint, Node, OwnerKind, Phase, Replica
 from leptonai.errors import NotFound
 from leptonai.ports.store import Query
 from leptonai.security.permissions import may_read, may_see
@@ -35,6 +36,7 @@ from leptonai.spec.endpoints import (
     TerminationReason,
 )
 from leptonai.spec.explanations import Explanation
+from leptonai.spec.pods import PodLogin
 
 TOKEN_BYTES = 24
 
@@ -95,7 +97,13 @@ async def patch(call: Call) -> LeptonDeployment:
 async def delete(call: Call) -> LeptonDeployment:
     return _view(
         call,
-        await delete_endpoint(call.world, call.principal, call.workspace, call.path["name"]),
+        await delete_endpoint(
+            call.world,
+            call.principal,
+            call.workspace,
+            call.path["name"],
+            keep_files=call.flag("keep_files"),
+        ),
     )
 
 
@@ -107,7 +115,15 @@ async def restart(call: Call) -> LeptonDeployment:
 
 
 async def list_replicas(call: Call) -> list[wire.Replica]:
-    return [replica_view(replica) for replica in await _living(call)]
+    living = await _living(call)
+    if not any(replica.program.pod for replica in living):
+        return [replica_view(replica) for replica in living]
+    addresses = {node.id: node.address for node in await call.world.store.find(Node, Query())}
+    return [replica_view(replica, addresses.get(replica.node)) for replica in living]
+
+
+async def login(call: Call) -> PodLogin:
+    return await login_to_pod(call.world, call.principal, call.workspace, call.path["name"])
 
 
 async def replica_log(call: Call) -> Answer:
@@ -205,6 +221,7 @@ ROUTES = (
         handler=delete,
         summary="Stop and forget an endpoint; its name is free at once",
         answer=LeptonDeployment,
+        query=(Parameter("keep_files", bool, "Of a pod: leave them on their node."),),
     ),
     Route(
         method="PUT",
@@ -248,6 +265,13 @@ ROUTES = (
         handler=list_events,
         summary="What happened to an endpoint",
         answer=list[wire.LeptonEvent],
+    ),
+    Route(
+        method="POST",
+        path="/deployments/{name}/login",
+        handler=login,
+        summary="A link that lets a browser into a pod's JupyterLab, once",
+        answer=PodLogin,
     ),
     Route(
         method="GET",

@@ -1,8 +1,8 @@
 """What gateways ask for."""
 
 from leptonai.control.api.routing import Answer, Call, Parameter, Route, Scope
-from leptonai.core.access import Action, Resource
-from leptonai.core.routing import RouteTable
+from leptonai.core.access import Action, Resource, Role
+from leptonai.core.routing import RouteTable, without_keys
 from leptonai.core.traffic import TrafficReport
 from leptonai.security.permissions import require
 
@@ -15,7 +15,9 @@ async def follow_routes(call: Call) -> RouteTable | Answer:
     require(call.principal, Action.READ, Resource(kind="route"))
     after = call.number("after", 0)
     table = await call.world.routes.wait(after, float(call.number("timeout_s", DEFAULT_WAIT_S)))
-    return Answer(status=204) if table is None else table
+    if table is None:
+        return Answer(status=204)
+    return table if call.principal.role is Role.GATEWAY else without_keys(table)
 
 
 async def take_traffic(call: Call) -> Answer:

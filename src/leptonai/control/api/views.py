@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -41,12 +41,14 @@ from leptonai.spec.endpoints import (
     EndpointState,
     EndpointStatus,
     LeptonDeployment,
+    PortStatus,
     ReadinessReason,
     TerminationReason,
 )
 from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import LeptonJob
 from leptonai.spec.metadata import Metadata, Visibility
+from leptonai.spec.pods import JUPYTER_PORT, SSH_PORT
 from leptonai.spec.workspace import SecretItem
 
 NOBODYS_EXIT_CODE = -1  # of an attempt whose end nobody saw
@@ -139,10 +141,37 @@ def endpoint_view(endpoint: Endpoint, config: Config) -> LeptonDeployment:
             phase=state,
             endpoint=EndpointAddress(internal_endpoint=address, external_endpoint=address),
             ready_replicas=endpoint.ready_replicas,
-            autoscaler_status=_autoscaler_status(endpoint),
+            autoscaler_status=None if endpoint.is_pod else _autoscaler_status(endpoint),
             message=endpoint.message or None,
+            **(_pod_facts(endpoint) if endpoint.is_pod else {}),
         ),
     )
+
+
+def _pod_facts(pod: Endpoint) -> dict[str, Any]:
+    """A port of the node is told where something may be behind it: no SSH server, no port."""
+    seen = pod.pod
+    ports = dict(seen.ports)
+    if not seen.ssh_host_key:
+        ports.pop(SSH_PORT, None)
+    if seen.jupyter != "running":
+        ports.pop(JUPYTER_PORT, None)
+    return {
+        "container_port_status": [
+            PortStatus(
+                container_port=port.container_port,
+                name=port.name,
+                host_port=ports.get(port.container_port),
+                protocol=port.protocol or "TCP",
+            )
+            for port in pod.spec.pod_ports
+        ],
+        "node": seen.node or None,
+        "files": seen.home or None,
+        "ssh_host_key": seen.ssh_host_key or None,
+        "ssh_user": seen.user or None,
+        "jupyter": seen.jupyter or None,
+    }
 
 
 def _autoscaler_status(endpoint: Endpoint) -> AutoscalerStatus:
@@ -164,13 +193,15 @@ def _autoscaler_status(endpoint: Endpoint) -> AutoscalerStatus:
     )
 
 
-def replica_view(replica: Replica) -> wire_replicas.Replica:
+def replica_view(replica: Replica, public_ip: str | None = None) -> wire_replicas.Replica:
+    """Args: public_ip: where the ports of a pod are reached."""
     end = replica.last_end
     over = replica.phase in (Phase.ENDED, Phase.DONE)
     return wire_replicas.Replica(
         metadata=metadata_of(replica),
         id=replica.id,
         status=wire_replicas.ReplicaStatus(
+            public_ip=public_ip,
             node=wire_replicas.ReplicaNode(name=replica.node, id=replica.node)
             if replica.node
             else None,

@@ -38,6 +38,7 @@ from leptonai.core.lifecycle.replica import (
 from leptonai.core.records import (
     MAX_TERMINATIONS,
     DataSource,
+    Endpoint,
     EndReason,
     Event,
     Goal,
@@ -64,6 +65,7 @@ from leptonai.errors import (
 )
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import (
+    KEPT,
     Attempt,
     AttemptId,
     Ended,
@@ -100,6 +102,7 @@ class ReplicasLoop:
         unseal: Callable[[Secret], str],
         job_token: Callable[[Job], str],
         run_token: Callable[[Job], str],
+        pod_key: Callable[[Replica], str],
         runs_images: bool = False,
         mounts_volumes: bool = True,
     ) -> None:
@@ -114,6 +117,7 @@ class ReplicasLoop:
         self._unseal = unseal
         self._job_token = job_token
         self._run_token = run_token
+        self._pod_key = pod_key
         self._runs_images = runs_images
         self._mounts_volumes = mounts_volumes
         self._failures: dict[str, int] = {}  # of each node, in a row
@@ -296,7 +300,8 @@ class ReplicasLoop:
             return
         if attempt is None:
             return  # the rest of its gang, or its job, is still on its way into the mirror
-        if replica.program.image and not self._runs_images and replica.attempt == 0:
+        ignored = not self._runs_images or replica.program.pod
+        if replica.program.image and ignored and replica.attempt == 0:
             event = replace(_image_ignored(replica), at_ms=self._clock.now_ms())
             await self._store.commit(Emit(event), fence=self._fence)
         in_container = bool(replica.program.image) and self._runs_images
@@ -332,6 +337,8 @@ class ReplicasLoop:
         if job is not None:
             env["LEPTON_RUN_TOKEN"] = self._run_token(job)
         env |= attached_variables(program.attachments)
+        if program.pod:
+            env["LEPTON_POD_KEY"] = self._pod_key(replica)
         env |= await self._user_env(replica.workspace, program)
         trees = []
         if program.workdir:
@@ -350,9 +357,9 @@ class ReplicasLoop:
             gpus=replica.gpus,
             ports=replica.ports,
             trees=tuple(trees),
-            start_in="workdir" if program.workdir else "",
+            start_in=KEPT if program.pod else "workdir" if program.workdir else "",
             keeps=_kept_by(replica),
-            image=program.image if self._runs_images else "",
+            image=program.image if self._runs_images and not program.pod else "",
             volumes=await self._volumes(replica, nodes[replica.node].group),
             files=await self._attached_files(replica),
         )
@@ -428,6 +435,18 @@ class ReplicasLoop:
             )
         return self._unseal(found[0])
 
+    async def _is_last(self, replica: Replica) -> bool:
+        """Whether what replicas of its owner share goes with it. A pod's files stay while there is
+        the pod, however long it was stopped, and while another replica of it ends."""
+        if not replica.program.pod:
+            return True
+        if replica.spares_files:
+            return False
+        if await self._store.get(Endpoint, replica.workspace, replica.owner_id) is not None:
+            return False
+        query = Query(workspace=replica.workspace, parent=replica.parent, limit=2)
+        return len(await self._store.find(Replica, query)) == 1
+
     async def _forget(self, node: str, attempt: AttemptId) -> None:
         """Its log stays, until as many later attempts as a replica remembers have ended."""
         await self._engine.forget(node, attempt, epoch=self._fence.epoch)
@@ -450,7 +469,7 @@ class ReplicasLoop:
                         id = f"{replica.id}.{number}"
                         await self._engine.forget(replica.node, id, epoch=self._fence.epoch)
                         await self._engine.remove(replica.node, id, epoch=self._fence.epoch)
-                    if kept := _kept_by(replica):
+                    if (kept := _kept_by(replica)) and await self._is_last(replica):
                         await self._engine.drop(replica.node, kept, epoch=self._fence.epoch)
                 await self._store.commit(Delete(replica), fence=self._fence)
                 self._mirror.forget(replica)
@@ -459,8 +478,10 @@ class ReplicasLoop:
 
 
 def _kept_by(replica: Replica) -> str:
-    """The folder that all attempts of a job share on a node, whichever of its workers they are."""
-    return replica.owner_id if replica.owner_kind is OwnerKind.JOB else ""
+    """The folder that all attempts of a job share on a node, whichever of its workers they are; of
+    a pod, its files."""
+    lasts = replica.owner_kind is OwnerKind.JOB or replica.program.pod
+    return replica.owner_id if lasts else ""
 
 
 def _sight(observation: Seen, attempt: str) -> Sight:
@@ -497,6 +518,10 @@ def _image_ignored(replica: Replica) -> Event:
         reason="ImageIgnored",
         message=(
             f"running on the host instead of in {replica.program.image}; "
-            "to run images: leptonai up --containers auto (see `leptonai doctor`)"
+            + (
+                "pods run in no image"
+                if replica.program.pod
+                else "to run images: leptonai up --containers auto (see `leptonai doctor`)"
+            )
         ),
     )

@@ -1,13 +1,16 @@
 """The route table: made anew whenever it changes, and handed to the gateways that wait for it."""
 
 import asyncio
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from leptonai.control.mirror import Mirror, Watch, serves
+from leptonai.core.access import Action, Principal, Role
 from leptonai.core.records import Endpoint, Ingress, Node, Replica, Token
-from leptonai.core.routing import RouteTable, route_table
+from leptonai.core.routing import PodDoor, RouteTable, route_table
 from leptonai.ports.clock import Clock
+from leptonai.security.permissions import may, resource_of
 
 
 class RoutesLoop:
@@ -15,10 +18,11 @@ class RoutesLoop:
 
     name = "routes"
 
-    def __init__(self, mirror: Mirror, clock: Clock) -> None:
+    def __init__(self, mirror: Mirror, clock: Clock, pod_key: Callable[[Endpoint], str]) -> None:
         self.watch: Watch = mirror.watch(Endpoint, Replica, Node, Token, Ingress, only=serves)
         self._mirror = mirror
         self._clock = clock
+        self._pod_key = pod_key
         self.table = RouteTable(seq=0, routes=(), workspace_token_sha256={})
         self._changed = asyncio.Condition()
         self._closing = False
@@ -26,7 +30,7 @@ class RoutesLoop:
     async def step(self) -> int | None:
         seqs = [record.seq for record in self.watch.take()]
         now_ms = self._clock.now_ms()
-        tokens: dict[str, list[str]] = {}
+        tokens: dict[str, list[Token]] = {}
         expiries = []
         for token in sorted(self._mirror.tokens.values(), key=lambda token: token.id):
             if token.role not in ("admin", "member"):
@@ -35,7 +39,7 @@ class RoutesLoop:
                 if token.expires_at_ms <= now_ms:
                     continue
                 expiries.append(token.expires_at_ms)
-            tokens.setdefault(token.workspace, []).append(token.sha256)
+            tokens.setdefault(token.workspace, []).append(token)
         families: dict[str, list[Replica]] = {}
         for replica in filter(serves, self._mirror.replicas.values()):
             families.setdefault(replica.parent, []).append(replica)
@@ -44,8 +48,19 @@ class RoutesLoop:
             self._mirror.endpoints.values(),
             families,
             {node.id: node.address for node in self._mirror.nodes.values()},
-            {workspace: tuple(hashes) for workspace, hashes in tokens.items()},
+            {
+                workspace: tuple(token.sha256 for token in theirs)
+                for workspace, theirs in tokens.items()
+            },
             self._mirror.ingresses.values(),
+            {
+                pod.id: PodDoor(
+                    token_sha256=_opening(pod, tokens.get(pod.workspace, [])),
+                    key=self._pod_key(pod),
+                )
+                for pod in self._mirror.endpoints.values()
+                if pod.is_pod
+            },
         )
         if msgspec.structs.replace(fresh, seq=self.table.seq) != self.table or self.table.seq == 0:
             async with self._changed:
@@ -71,3 +86,16 @@ class RoutesLoop:
             except TimeoutError:
                 return None
             return None if self._closing else self.table
+
+
+def _opening(pod: Endpoint, tokens: Iterable[Token]) -> tuple[str, ...]:
+    """A shell in a pod may do whatever its owner may."""
+    return tuple(
+        token.sha256
+        for token in tokens
+        if may(
+            Principal(token.name, Role(token.role), token.workspace),
+            Action.UPDATE,
+            resource_of("endpoint", pod),
+        )
+    )

@@ -36,6 +36,7 @@ from leptonai.core.records import (
     Goal,
     OwnerKind,
     Phase,
+    PodSeen,
     Replica,
     Severity,
     TokenHash,
@@ -203,7 +204,10 @@ def advance(
     main = changed if rollout is None else at_revision(changed, rollout.stable.number)
     kept = {main.revision, changed.revision}
     after = [_after_end(changed, r, kept, now_ms, events) for r in before]
-    if rollout is None:
+    if endpoint.is_pod:
+        after = _alone(main, after, wanted, now_ms)
+        changed = replace(changed, pod=_pod_seen(changed, after))
+    elif rollout is None:
         after = _roll(main, after, wanted, now_ms)
     else:
         beside = [r for r in after if r.revision == rollout.revision]
@@ -287,6 +291,28 @@ def _roll(endpoint: Endpoint, replicas: list[Replica], wanted: int, now_ms: int)
     return _without(leaving, replicas, now_ms)
 
 
+def _alone(pod: Endpoint, replicas: list[Replica], wanted: int, now_ms: int) -> list[Replica]:
+    """A pod's: its files are one replica's at a time, so the old one ends before another begins."""
+    leaving = [r for r in replicas if wanted == 0 or r.revision != pod.revision]
+    replicas = _without(leaving, replicas, now_ms)
+    if wanted and all(r.phase is Phase.DONE for r in replicas):
+        replicas = [*replicas, _new_replica(pod, replicas, now_ms)]
+    return replicas
+
+
+def _pod_seen(pod: Endpoint, replicas: list[Replica]) -> PodSeen:
+    """Its node once it has one, and its ports while it runs."""
+    running = next((r for r in replicas if r.phase is Phase.RUNNING), None)
+    if running is None:
+        return PodSeen(node=pod.pod.node, home=pod.pod.home)
+    numbers = [port.container_port for port in pod.spec.pod_ports]
+    # Of another revision it may have others; those come with its successor.
+    ports = tuple(zip(numbers, running.ports[1:], strict=False))
+    if running.revision != pod.revision:
+        ports = pod.pod.ports
+    return replace(pod.pod, node=running.node, ports=ports)
+
+
 def _beside(endpoint: Endpoint, replicas: list[Replica], number: int, now_ms: int) -> list[Replica]:
     """So many replicas of a revision that has yet to take over."""
     staying = [r for r in replicas if r.phase is not Phase.DONE and r.goal is Goal.RUN]
@@ -332,6 +358,11 @@ def _new_replica(endpoint: Endpoint, siblings: list[Replica], now_ms: int) -> Re
         project=endpoint.labels.get(PROJECT_LABEL, ""),
         program=program_of_endpoint(endpoint),
     )
+
+
+def last_replica(pod: Endpoint, now_ms: int) -> Replica:
+    """One that is over, where a pod's files lie: what is still to be removed goes with it."""
+    return replace(_new_replica(pod, [], now_ms), phase=Phase.DONE, node=pod.pod.node)
 
 
 def _room_awaited_since_ms(endpoint: Endpoint, replicas: list[Replica]) -> int | None:

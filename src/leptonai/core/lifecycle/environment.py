@@ -44,6 +44,8 @@ def environment(
         env["LEPTON_RESOURCE_ACCELERATOR_NUM"] = str(needs.gpus)
     if replica.owner_kind is OwnerKind.JOB:
         return env | _of_worker(replica, gang, addresses, failures)
+    if replica.program.pod:
+        env["LEPTON_PORTS"] = ",".join(map(str, replica.ports))
     return env | {
         "LEPTON_DEPLOYMENT_NAME": replica.owner_name,
         "LEPTON_REPLICA_ID": replica.id,

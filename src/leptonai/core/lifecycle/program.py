@@ -3,13 +3,18 @@
 import hashlib
 from collections.abc import Sequence
 
+import msgspec
+
 from leptonai.core.records import Endpoint, Job, Program, VolumeMount
 from leptonai.core.shapes import requested_by
 from leptonai.spec.containers import Affinity, Mount, QueueConfig
+from leptonai.spec.pods import JUPYTER_AT, PodPlan, PodSettings
 
 DEFAULT_PRIORITY = 5000
 ANY_PORT = 0
 MODEL_SERVER = ("python", "-m", "leptonai.serving.model")
+POD_SERVER = ("python", "-m", "leptonai.pod")
+LOOPBACK = "127.0.0.1"
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _SUFFIX_LENGTH = 5
 
@@ -39,6 +44,8 @@ def program_of_job(job: Job) -> Program:
 
 
 def program_of_endpoint(endpoint: Endpoint) -> Program:
+    if endpoint.is_pod:
+        return program_of_pod(endpoint)
     spec = endpoint.spec
     wanted = spec.resource_requirement
     requested = requested_by(wanted)
@@ -56,6 +63,34 @@ def program_of_endpoint(endpoint: Endpoint) -> Program:
         attachments=tuple(spec.storage_attachments or ()),
         allowed_nodes=_nodes(wanted.affinity),
         allowed_groups=_groups(wanted.affinity),
+    )
+
+
+def program_of_pod(pod: Endpoint) -> Program:
+    """Its own process, beside which the user's command runs. It stays where its files are."""
+    spec, settings = pod.spec, pod.spec.pod or PodSettings()
+    wanted = spec.resource_requirement
+    requested = requested_by(wanted)
+    ports = [port.container_port for port in spec.pod_ports]
+    plan = PodPlan(
+        ports=ports,
+        command=spec.container.command or [],
+        ssh_keys=settings.ssh_keys or [],
+        ssh_listen=settings.ssh_listen or LOOPBACK,
+        jupyter=bool(settings.jupyter),
+        jupyter_path=f"/{JUPYTER_AT}/{pod.workspace}/{pod.name}/",
+    )
+    return Program(
+        command=(*POD_SERVER, msgspec.json.encode(plan).decode()),
+        envs=tuple(spec.envs or ()),
+        needs=requested.needs,
+        limit_cpu_millis=requested.limit_cpu_millis,
+        limit_memory_bytes=requested.limit_memory_bytes,
+        ports=(ANY_PORT,) * (1 + len(ports)),  # the first is its own process's
+        image=spec.container.image or "",
+        allowed_nodes=(pod.pod.node,) if pod.pod.node else _nodes(wanted.affinity),
+        allowed_groups=() if pod.pod.node else _groups(wanted.affinity),
+        pod=True,
     )
 
 

@@ -137,9 +137,9 @@ def done(replica: Replica) -> Replica:
     )
 
 
-def abandon(replica: Replica, now_ms: int) -> Replica:
+def abandon(replica: Replica, now_ms: int, *, spare_files: bool = False) -> Replica:
     """Its owner was removed: let it end, and then remove it with all it left."""
-    return replace(stop(replica, now_ms), abandoned=True)
+    return replace(stop(replica, now_ms), abandoned=True, spares_files=spare_files)
 
 
 def next_attempt(replica: Replica, not_before_ms: int, *, stay: bool) -> Replica:

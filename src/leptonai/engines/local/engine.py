@@ -36,6 +36,7 @@ from leptonai.errors import Conflict, InvalidRequest, LeptonError, StorageFull
 from leptonai.home import replace_file
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import (
+    KEPT,
     Attempt,
     AttemptId,
     AttemptState,
@@ -323,12 +324,14 @@ class LocalEngine:
         if not attempt.command:
             raise InvalidRequest("the command is empty", hint="say what to run")
         trees = {tree.at: str(self._tree_path(attempt.id, tree.at)) for tree in attempt.trees}
-        if attempt.start_in and attempt.start_in not in trees:
+        kept = self._kept_folder(attempt)
+        places = trees if kept is None else trees | {KEPT: str(kept)}
+        if attempt.start_in and attempt.start_in not in places:
             raise InvalidRequest(
                 f"it should start in {attempt.start_in!r}, which is not among its files",
                 hint="name one of its trees",
             )
-        directory = trees[attempt.start_in] if attempt.start_in else ""
+        directory = places[attempt.start_in] if attempt.start_in else ""
         in_container = self._runtime is not None and bool(attempt.image)
         # A container has no other devices than its own, and they are counted from 0 there.
         gpus = tuple(range(len(attempt.gpus))) if in_container else attempt.gpus
@@ -337,7 +340,6 @@ class LocalEngine:
             **{tree_variable(at): path for at, path in trees.items()},
             **gpu_environment(gpus, machine_has_gpus=self._gpus.count > 0),
         }
-        kept = self._kept_folder(attempt)
         if kept is not None:
             given[KEPT_VARIABLE] = str(kept)
         if attempt.files:
