@@ -3,6 +3,7 @@
 import msgspec
 
 from leptonai.control.api import jobs
+from leptonai.control.api.job_modes import MODE
 from leptonai.control.api.paging import PAGING
 from leptonai.control.api.routing import Call, Parameter, Route
 from leptonai.core.access import Action, Resource
@@ -126,7 +127,7 @@ ROUTES = (
         handler=get,
         summary="One fine-tuning",
         answer=LeptonJob,
-        query=(jobs.MODE,),
+        query=(MODE,),
     ),
     Route(
         method="PATCH",
@@ -143,7 +144,7 @@ ROUTES = (
         handler=delete,
         summary="Delete a fine-tuning; the model that it made stays",
         answer=LeptonJob,
-        query=(jobs.MODE,),
+        query=(MODE,),
     ),
     Route(
         method="GET",
