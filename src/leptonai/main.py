@@ -196,6 +196,7 @@ async def _run(
         runs_images=engine.runs_images,
         blobs=blobs if settled.sole_database else None,
         before_placing=load_scheduler,
+        apart=asyncio.to_thread,
     )
     try:
         await _honour_tokens(store, home, options.workspace, clock.now_ms())

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from leptonai.ports.store import Store
 from leptonai.stores import open_store
+from leptonai.testing.counts_contract import CountsContract
 from leptonai.testing.points_contract import PointsContract
 from leptonai.testing.store_contract import StoreContract
 
 
-class TestMemoryStore(StoreContract, PointsContract):
+class TestMemoryStore(StoreContract, PointsContract, CountsContract):
     """One store a place, as a database would be."""
 
     async def open(self, where: Path) -> Store:

@@ -24,6 +24,7 @@ from leptonai.errors import (
 )
 from leptonai.ports.store import Emit, Put, Query, Store
 from leptonai.stores import databases, open_store
+from leptonai.testing.counts_contract import CountsContract
 from leptonai.testing.points_contract import PointsContract
 from leptonai.testing.store_contract import (
     StoreContract,
@@ -34,7 +35,7 @@ from leptonai.testing.store_contract import (
 )
 
 
-class TestSqliteStore(StoreContract, PointsContract):
+class TestSqliteStore(StoreContract, PointsContract, CountsContract):
     async def open(self, where: Path) -> Store:
         return await open_at(where)
 

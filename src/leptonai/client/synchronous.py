@@ -44,6 +44,7 @@ from leptonai.spec.endpoints import (
     EndpointState,
     LeptonDeployment,
     ReadinessReason,
+    RequestHistory,
     TerminationReason,
 )
 from leptonai.spec.explanations import Explanation
@@ -410,6 +411,10 @@ class Endpoints:
     def why(self, name: str) -> Explanation:
         """Why it is in the state it is in, and what would change that."""
         return self._calls.read(_get("deployments", name, "why"), Explanation)
+
+    def requests(self, name: str) -> RequestHistory:
+        """How many requests it got in the last days, where it is scaled by a target."""
+        return self._calls.read(_get("deployments", name, "requests"), RequestHistory)
 
     def log(self, name: str, replica_id: str, *, follow: bool = True) -> Feed[str]:
         """The lines of one replica from its beginning; with `follow`, until it has ended."""

@@ -74,6 +74,14 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens_per_minute: int | None = None  # of models, as the `usage` of an answer says
 
 
+class Counting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which requests the endpoint's scaling target counts. () is any; a path that ends with * is
+    all that begin so."""
+
+    paths: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+
+
 class Shadow(msgspec.Struct, frozen=True, kw_only=True):
     """Copies of requests, whose answers are compared and thrown away."""
 
@@ -100,6 +108,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     balance: Balance = Balance()
     hold: Hold = Hold()
     limit: RateLimit | None = None
+    counting: Counting | None = None  # None: nobody asks
     domains: tuple[str, ...] = ()  # hosts that are this endpoint's own, in lower case
 
 
@@ -198,6 +207,7 @@ def _route(
         balance=_balance(spec, settings),
         hold=_hold(settings, endpoint.autoscaling),
         limit=_limit(settings),
+        counting=_counting(spec),
         domains=domains,
     )
 
@@ -234,6 +244,13 @@ def _limit(settings: GatewaySettings) -> RateLimit | None:
         requests_per_minute=asked.requests_per_minute,
         tokens_per_minute=asked.tokens_per_minute,
     )
+
+
+def _counting(spec: EndpointSpec) -> Counting | None:
+    target = spec.auto_scaler.target_throughput if spec.auto_scaler else None
+    if target is None or not target.counts_some:
+        return None
+    return Counting(paths=tuple(target.paths or ()), methods=tuple(target.methods or ()))
 
 
 def domain_owners(endpoints: Iterable[Endpoint]) -> dict[str, Endpoint]:

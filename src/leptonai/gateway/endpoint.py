@@ -10,6 +10,7 @@ from leptonai.errors import LeptonError, NotFound, Unavailable
 
 from .admission import Gate
 from .answers import ReplicaFailed
+from .counting import Counted
 from .metrics import EndpointFigures
 from .ratelimits import Limiter
 from .retries import RetryBudget, why_not_again
@@ -34,6 +35,7 @@ class Endpoint:
         self.prefix = f"/e/{route.workspace}/{route.name}".encode()
         self.limiter: Limiter | None = None
         self.shadows: Shadows | None = None
+        self.counted: Counted | None = None
         self.reads_answers = False
         self._budget = RetryBudget(gateway.now())
         self._release_planned = False
@@ -76,6 +78,7 @@ class Endpoint:
                 self.tally.of_shadows(route.shadow.version),
             )
         )
+        self.counted = None if route.counting is None else Counted(route.counting)
         self.reads_answers = route.limit is not None and route.limit.tokens_per_minute is not None
 
     def remove(self) -> None:

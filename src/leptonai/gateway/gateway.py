@@ -142,6 +142,8 @@ class Gateway:
                 return
             if caller.tokens is not None:
                 exchange.observers = (Usage(caller.tokens),)
+        if endpoint.counted is not None and endpoint.counted.counts(head.method, path):
+            endpoint.tally.match()
         exchange.root = prefix + b"/"
         if not endpoint.selection.plain:
             exchange.key = endpoint.selection.key_of(head, address)

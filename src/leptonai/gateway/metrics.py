@@ -38,6 +38,7 @@ class Traffic:
         "compared",
         "in_flight",
         "lost_attempts",
+        "matching",
         "seconds",
         "service_s",
         "status_differs",
@@ -45,6 +46,7 @@ class Traffic:
 
     def __init__(self) -> None:
         self.arrivals = 0
+        self.matching = 0  # of the whole endpoint, under "": what its scaling target counts
         self.by_code: dict[int, int] = {}
         self.by_latency = [0] * (len(LATENCY_BUCKETS_S) + 1)  # from arrival to end
         self.seconds = 0.0

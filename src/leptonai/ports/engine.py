@@ -153,6 +153,11 @@ class Engine(Protocol):
         None if the node has no such log."""
         ...
 
+    async def gpu_use(self, node: str) -> Mapping[int, float]:
+        """How much of the time each of a node's GPUs is busy now, 0 to 1, by index. Those that
+        nobody can measure are left out."""
+        ...
+
     async def log_marks(self, node: str, attempt: AttemptId) -> tuple[LogMark, ...]:
         """When the log grew, oldest first: what dates its lines."""
         ...
