@@ -280,6 +280,7 @@ leptonai endpoint update digits --model digits-cnn@2 --canary 10%
 leptonai endpoint update digits -e THREADS=4 --strategy blue-green
 leptonai endpoint update digits -e THREADS=4 --shadow 20%
 leptonai endpoint update digits --retry always --balance cookie
+leptonai endpoint update digits --hedge p95
 leptonai endpoint update digits --domain digits.example.org
 leptonai endpoint update digits --replicas 0         # stops it""",
 )

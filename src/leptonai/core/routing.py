@@ -20,6 +20,7 @@ STOPPED_DRAIN_MS = 10_000  # for the requests of an endpoint that somebody stops
 DEFAULT_TIMEOUT_S = 300  # of a request, where the endpoint sets none
 DEFAULT_HELD_REQUESTS = 256
 DEFAULT_HELD_S = 60.0
+DEFAULT_HEDGES_PERCENT = 5.0
 HELD_STARTS = 2  # where an endpoint's starts take long: it may take so many
 
 
@@ -74,6 +75,15 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens_per_minute: int | None = None  # of models, as the `usage` of an answer says
 
 
+class Hedging(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """When a request that does no harm twice goes to a second replica, too: after `after_ms`, or
+    where that is 0, after the `quantile` of the times to the first byte of an answer."""
+
+    quantile: float = 0.0
+    after_ms: float = 0.0
+    budget: float = 0.05  # second tries that a request earns
+
+
 class Counting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Which requests the endpoint's scaling target counts. () is any; a path that ends with * is
     all that begin so."""
@@ -109,6 +119,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hold: Hold = Hold()
     limit: RateLimit | None = None
     counting: Counting | None = None  # None: nobody asks
+    hedging: Hedging | None = None
     domains: tuple[str, ...] = ()  # hosts that are this endpoint's own, in lower case
 
 
@@ -208,6 +219,7 @@ def _route(
         hold=_hold(settings, endpoint.autoscaling),
         limit=_limit(settings),
         counting=_counting(spec),
+        hedging=_hedging(settings),
         domains=domains,
     )
 
@@ -251,6 +263,17 @@ def _counting(spec: EndpointSpec) -> Counting | None:
     if target is None or not target.counts_some:
         return None
     return Counting(paths=tuple(target.paths or ()), methods=tuple(target.methods or ()))
+
+
+def _hedging(settings: GatewaySettings) -> Hedging | None:
+    asked = settings.hedge
+    if asked is None or not (asked.percentile or asked.after_ms):
+        return None
+    return Hedging(
+        quantile=0.0 if asked.after_ms else (asked.percentile or 0.0) / 100,
+        after_ms=asked.after_ms or 0.0,
+        budget=(asked.budget_percent or DEFAULT_HEDGES_PERCENT) / 100,
+    )
 
 
 def domain_owners(endpoints: Iterable[Endpoint]) -> dict[str, Endpoint]:

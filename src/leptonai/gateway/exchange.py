@@ -17,6 +17,7 @@ from .outgoing import Outgoing
 if TYPE_CHECKING:
     from .downstream import ClientConnection
     from .endpoint import Endpoint
+    from .hedges import Hedge
     from .target import Target
     from .upstream import ReplicaConnection
 
@@ -48,6 +49,7 @@ class Exchange(Outgoing):
         "failed_target",
         "fresh_connection",
         "head_only",
+        "hedge",
         "held_until",
         "key",
         "link",
@@ -90,6 +92,7 @@ class Exchange(Outgoing):
         self.held_until = 0.0
         self.deadline = 0.0
         self.target: Target | None = None
+        self.hedge: Hedge | None = None  # what may send it to a second replica
         self.link: ReplicaConnection | None = None
         self.request_done = False  # all of it was read
         self.responding = False  # the client has been sent the start of an answer
@@ -292,6 +295,8 @@ class Exchange(Outgoing):
         Args:
             garbled: what it sent is no HTTP, and would not be any better a second time.
         """
+        if self.hedge is not None and self.hedge.lost(link):
+            return
         self.link = None
         endpoint = self.endpoint
         assert endpoint is not None
@@ -325,7 +330,7 @@ class Exchange(Outgoing):
         shadows = endpoint.shadows
         if self.shadow is not None and shadows is not None and self.kept and self.request_done:
             shadows.send(
-                b"".join(self._sent),
+                self.whole(),
                 status=self.status,
                 digest=self.shadow.value,
                 timeout_s=endpoint.route.timeout_s,
@@ -366,6 +371,8 @@ class Exchange(Outgoing):
         """
         assert not self.done
         self.done = True
+        if self.hedge is not None:
+            self.hedge.end()
         self._unsent.clear()
         self.forget_sent(self.client.gateway)
         endpoint = self.endpoint
