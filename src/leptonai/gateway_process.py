@@ -26,6 +26,8 @@ HANDOVER_AGAIN_S = 0.02
 RESTART_S = (0.1, 5.0)  # wait before one that ended is started again: first, longest
 HEALTHY_S = 60.0  # a run this long forgets the ends before it
 
+OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
 log = logging.getLogger("leptonai")
 
 
@@ -40,6 +42,7 @@ class Record:
     control_url: str
     version: str
     access_log: bool = False
+    otlp_endpoint: str = ""
 
     @property
     def process(self) -> Process:
@@ -50,13 +53,21 @@ class GatewayProcess:
     """Its listening socket is ours too, so that no caller is refused while it starts again."""
 
     def __init__(
-        self, home: Home, *, host: str, port: int, control_url: str, access_log: bool = False
+        self,
+        home: Home,
+        *,
+        host: str,
+        port: int,
+        control_url: str,
+        access_log: bool = False,
+        otlp_endpoint: str = "",
     ) -> None:
         self._home = home
         self._host = host
         self._asked_port = port
         self._control_url = control_url
         self._access_log = access_log
+        self._otlp_endpoint = otlp_endpoint
         self._listening: socket.socket | None = None
         self._lifeline: socket.socket | None = None  # closed by it when it takes no more callers
         self._process = Process(0, "")
@@ -78,11 +89,12 @@ class GatewayProcess:
             self._spawn()
             return
         port = self._asked_port or left.port
-        asked = (self._control_url, __version__, self._access_log)
+        asked = (self._control_url, __version__, self._access_log, self._otlp_endpoint)
+        runs = (left.control_url, left.version, left.access_log, left.otlp_endpoint)
         same_place = (self._host, port) == (left.host, left.port)
         if same_place:
             self._take_socket(left.process)
-        if same_place and asked == (left.control_url, left.version, left.access_log):
+        if same_place and asked == runs:
             self._process, self.port = left.process, left.port
             return
         if self._listening is None:
@@ -124,6 +136,11 @@ class GatewayProcess:
                 self._spawn()
             except (LeptonError, OSError) as error:
                 log.warning("the gateway cannot be started: %s", error)
+
+    def _environment(self) -> dict[str, str]:
+        """OpenTelemetry's variables say more: what lets us in, and how much is recorded."""
+        environ = {k: v for k, v in os.environ.items() if k not in OTLP_ENDPOINTS}
+        return environ | ({OTLP_ENDPOINTS[0]: self._otlp_endpoint} if self._otlp_endpoint else {})
 
     async def _leaves(self) -> None:
         """Until it takes no more callers."""
@@ -169,6 +186,7 @@ class GatewayProcess:
                     stdout=output,
                     stderr=output,
                     pass_fds=[descriptor, its.fileno()],
+                    env=self._environment(),
                     start_new_session=True,
                     cwd="/",
                 )
@@ -181,6 +199,7 @@ class GatewayProcess:
                 control_url=self._control_url,
                 version=__version__,
                 access_log=self._access_log,
+                otlp_endpoint=self._otlp_endpoint,
             )
             replace_file(self._home.gateway_record, json.dumps(asdict(record)))
             ours.send(b"\n")

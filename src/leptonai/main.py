@@ -53,6 +53,7 @@ class Options:
     port: int = 8420
     gateway_port: int = 8421
     access_log: bool = False  # of the gateway
+    otlp_endpoint: str = ""  # a collector that the gateway sends spans to; "" is none
     workspace: str = "default"
     database: str = ""  # URL; "" is SQLite in the home
     blobs: str = ""  # a directory, or a bucket's URL; "" is what was settled before
@@ -112,6 +113,7 @@ def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None])
         port=options.gateway_port,
         control_url=url_of(options.host, control.getsockname()[1]),
         access_log=options.access_log,
+        otlp_endpoint=options.otlp_endpoint,
     )
     is_ready = False
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -29,10 +30,13 @@ import json, sys
 from pathlib import Path
 from leptonai.gateway import Config, Limits
 from leptonai.gateway.__main__ import run
+from leptonai.otlp import Collector
 given = json.loads(sys.argv[1])
 home, token_file = Path(given.pop("home")), Path(given.pop("token_file"))
 limits = Limits(**given.pop("limits"))
-run(Config(home=home, token_file=token_file, limits=limits, **given))
+collector = given.pop("collector")
+collector = Collector(**collector) if collector else None
+run(Config(home=home, token_file=token_file, limits=limits, collector=collector, **given))
 """
 
 
@@ -226,7 +230,7 @@ class ControlPlane:
 
 
 class Gateway:
-    def __init__(self, home: Path, control_url: str, **limits: float) -> None:
+    def __init__(self, home: Path, control_url: str, **limits: Any) -> None:
         self.home = home
         self.log = home / "gateway.log"
         token_file = home / "gateway-token"
@@ -239,6 +243,7 @@ class Gateway:
             "token_file": str(token_file),
             "fd": listener.fileno(),
             "access_log": bool(limits.pop("access_log", False)),
+            "collector": limits.pop("collector", None),
             "limits": limits,
         }
         with self.log.open("ab") as log:
@@ -323,7 +328,7 @@ def waiting(cloud: "Cloud") -> int:
 class Cloud:
     """A control plane, its gateway, and the replicas of the test that runs."""
 
-    def __init__(self, home: Path, **limits: float) -> None:
+    def __init__(self, home: Path, **limits: Any) -> None:
         self.control_plane = ControlPlane()
         self.gateway = Gateway(home, self.control_plane.url, **limits)
         self.replicas: list[Replica] = []
@@ -403,7 +408,7 @@ def own_cloud(tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
     """A cloud for one test, with its own limits."""
     made: list[Cloud] = []
 
-    def make(**limits: float) -> Cloud:
+    def make(**limits: Any) -> Cloud:
         made.append(Cloud(tmp_path, **limits))
         return made[-1]
 

@@ -2,12 +2,14 @@
 
 import argparse
 import asyncio
+import os
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from leptonai.errors import LeptonError
+from leptonai.otlp import Collector
 
 from .server import Config, serve
 
@@ -31,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     starter = None if given.starter_fd is None else socket.socket(fileno=given.starter_fd)
     if starter is not None and not starter.recv(1):
         return 0
+    try:
+        collector = Collector.of(os.environ)
+    except LeptonError as error:
+        print(f"gateway: {error.message}; {error.hint}", file=sys.stderr)
+        collector = None  # requests matter more
     config = Config(
         home=given.home,
         control_url=given.control_url,
@@ -40,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fd=given.fd,
         starter=starter,
         access_log=given.access_log,
+        collector=collector,
     )
     try:
         run(config)

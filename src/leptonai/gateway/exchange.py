@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .endpoint import Endpoint
     from .hedges import Hedge
     from .target import Target
+    from .tracing import Span
     from .upstream import ReplicaConnection
 
 NOT_ANSWERED = 499  # in metrics: the client left first
@@ -63,6 +64,7 @@ class Exchange(Outgoing):
         "safe",
         "sent",
         "shadow",
+        "span",
         "started",
         "started_at",
         "status",
@@ -104,6 +106,7 @@ class Exchange(Outgoing):
         self.cookie = b""  # a header line that brings the caller back to its replica
         self.observers: tuple[Observer, ...] = ()  # of the answer's body
         self.shadow: Digest | None = None  # a copy goes to the shadow version
+        self.span: Span | None = None  # it is recorded
         self.logged: tuple[bytes, bytes, bytes] | None = None  # method, target, traceparent
         self.events = False  # the answer has begun as an event stream, while it was held
         self._wants_events = False
@@ -397,6 +400,9 @@ class Exchange(Outgoing):
         if self.attempts:
             for observer in self.observers:
                 observer.end()
+        if self.span is not None:
+            assert gateway.tracer is not None
+            gateway.tracer.end(self, self.span, now, target)
         if self.logged is not None:
             assert gateway.access_log is not None
             gateway.access_log.note(self, now, target)

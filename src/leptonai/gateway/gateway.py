@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .downstream import ClientConnection
     from .exchange import Exchange
     from .target import Target
+    from .tracing import Tracer
 
 NO_SEQ = -1  # before any table
 LOCAL = b".localhost"  # NAME.WORKSPACE.localhost is an endpoint's own host
@@ -47,6 +48,7 @@ class Gateway:
         self.idle_links: dict[ReplicaConnection, None] = {}  # the longest idle first
         self.endpoints: dict[bytes, Endpoint] = {}  # by /e/WORKSPACE/NAME
         self.access_log: AccessLog | None = None
+        self.tracer: Tracer | None = None
         self._domains: dict[bytes, Endpoint] = {}
         self._workspace_tokens: dict[str, frozenset[str]] = {}
         self._known_tokens: frozenset[str] = frozenset()  # of any workspace
@@ -95,7 +97,8 @@ class Gateway:
         """Give the exchange its endpoint, or the answer that keeps it out."""
         if not head.request_id:
             head.request_id = b"%b%08x" % (self._request_prefix, next(self._request_numbers))
-        if not head.traceparent:
+        begins_here = not head.traceparent
+        if begins_here:
             # Of a trace that begins here, and that whoever follows may record.
             span = b"%016x" % next(self._trace_numbers)
             head.traceparent = b"00-%b%b-%b-01" % (self._request_prefix, span, span)
@@ -152,6 +155,8 @@ class Gateway:
             exchange.observers = (*exchange.observers, exchange.shadow)
         if self.access_log is not None:
             exchange.logged = (head.method, head.target, head.traceparent)
+        if self.tracer is not None:
+            exchange.span = self.tracer.begin(head, path, begins_here=begins_here)
         encoded = upstream_request(
             head,
             path,
@@ -225,6 +230,8 @@ class Gateway:
             text = exposition(
                 figures, refused=self._refused, clients=len(self.clients), seq=self.seq
             )
+            if self.tracer is not None:
+                text += self.tracer.exposition()
             return Answer(200, text.encode(), TEXT)
         nothing = NotFound("nothing is served here", hint="endpoints are at /e/WORKSPACE/NAME/")
         return error_answer(nothing, head.request_id)

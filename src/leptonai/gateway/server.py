@@ -13,6 +13,7 @@ from pathlib import Path
 from leptonai.errors import LeptonError, Unavailable
 from leptonai.home import Home
 from leptonai.log_files import keep_bounded
+from leptonai.otlp import Collector
 
 from .access_log import AccessLog
 from .control_plane import ControlPlane
@@ -21,8 +22,10 @@ from .follow import Follower
 from .gateway import Gateway
 from .handover import Handover
 from .limits import Limits
+from .tracing import Tracer
 
 BACKLOG = 2048  # connections that the kernel keeps for us
+LAST_SPANS_S = 1.0  # that a gateway which ends takes for its last spans
 FILES_BESIDE_CLIENTS = 1024  # what a process needs, and connections to replicas
 
 
@@ -43,6 +46,7 @@ class Config:
     fd: int | None = None
     starter: socket.socket | None = None
     access_log: bool = False  # a line for each request, in the home's logs
+    collector: Collector | None = None  # where spans go
     limits: Limits = field(default_factory=Limits)
 
 
@@ -56,6 +60,8 @@ async def serve(config: Config) -> None:
     gateway = Gateway(loop, config.limits)
     if config.access_log:
         gateway.access_log = AccessLog(gateway, Home(config.home).access_log)
+    if config.collector is not None:
+        gateway.tracer = Tracer(gateway, config.collector)
     control_plane = ControlPlane(config.control_url, config.token_file)
     follower = Follower(gateway, control_plane, config.home / "gateway" / "routes.json")
     listener = _listener(config)
@@ -78,6 +84,7 @@ async def serve(config: Config) -> None:
     following = loop.create_task(follower.run())
     reporting = loop.create_task(gateway.reporter.run(control_plane))
     bounding = loop.create_task(keep_bounded(Home(config.home).gateway_log))
+    tracing = [loop.create_task(gateway.tracer.run())] if gateway.tracer else []
     await stop.wait()
     server.close()
     handover.close()
@@ -88,6 +95,10 @@ async def serve(config: Config) -> None:
         task.cancel()
     if not at_once.is_set():
         await gateway.reporter.tell_the_rest(control_plane)
+        if gateway.tracer is not None:
+            await gateway.tracer.send_the_rest(LAST_SPANS_S)
+    for task in tracing:
+        task.cancel()
     follower.save_now()
     if gateway.access_log is not None:
         gateway.access_log.flush()
