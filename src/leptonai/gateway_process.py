@@ -13,6 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from leptonai import __version__
+from leptonai.envoy_process import EnvoyProcess, end_envoy
 from leptonai.errors import LeptonError, Unavailable
 from leptonai.home import Home, replace_file
 from leptonai.listening import bind, url_of
@@ -43,6 +44,7 @@ class Record:
     version: str
     access_log: bool = False
     otlp_endpoint: str = ""
+    behind_envoy: bool = False
 
     @property
     def process(self) -> Process:
@@ -61,13 +63,20 @@ class GatewayProcess:
         control_url: str,
         access_log: bool = False,
         otlp_endpoint: str = "",
+        front: EnvoyProcess | None = None,
     ) -> None:
+        """
+        Args:
+            front: what takes all requests, and gives some to this gateway, which then listens
+                for it alone.
+        """
         self._home = home
         self._host = host
         self._asked_port = port
         self._control_url = control_url
         self._access_log = access_log
         self._otlp_endpoint = otlp_endpoint
+        self._front = front
         self._listening: socket.socket | None = None
         self._lifeline: socket.socket | None = None  # closed by it when it takes no more callers
         self._process = Process(0, "")
@@ -76,7 +85,7 @@ class GatewayProcess:
 
     @property
     def url(self) -> str:
-        return url_of(self._host, self.port)
+        return self._front.url if self._front else url_of(self._host, self.port)
 
     def start(self) -> None:
         """Take over the gateway that an earlier control plane left, or start one.
@@ -84,7 +93,18 @@ class GatewayProcess:
         One that was started differently is replaced: it ends what it does while the new one, on the
         same socket where the address is the same, takes its callers.
         """
+        if self._front is None:
+            self._start()
+            return
+        self._front.prepare()
+        self._start()
+        self._front.start()
+
+    def _start(self) -> None:
         left = _left_behind(self._home)
+        if left is not None and left.behind_envoy != (self._front is not None):
+            end_gateway(self._home)  # one of the two had the port that the other needs
+            left = None
         if left is None:
             self._spawn()
             return
@@ -106,17 +126,26 @@ class GatewayProcess:
 
     def undo(self) -> None:
         """End it again, if it was started here and not found running."""
+        if self._front is not None:
+            self._front.undo()
         if self._started_here:
             _end(self._process, self._home)
 
     def let_go(self) -> None:
         """Leave it running."""
+        if self._front is not None:
+            self._front.let_go()
         for ours in (self._listening, self._lifeline):
             if ours is not None:
                 ours.close()
 
     async def supervise(self) -> None:
         """Start another whenever it ends or takes no more callers, for ever."""
+        if self._front is not None:
+            await asyncio.gather(self._keep_up(), self._front.supervise())
+        await self._keep_up()
+
+    async def _keep_up(self) -> None:
         loop = asyncio.get_running_loop()
         first_s, longest_s = RESTART_S
         pause_s = first_s
@@ -181,6 +210,7 @@ class GatewayProcess:
                         *("--control-url", self._control_url),
                         *("--token-file", str(self._home.gateway_token_file)),
                         *(["--access-log"] if self._access_log else []),
+                        *(["--behind-envoy"] if self._front else []),
                     ],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -200,6 +230,7 @@ class GatewayProcess:
                 version=__version__,
                 access_log=self._access_log,
                 otlp_endpoint=self._otlp_endpoint,
+                behind_envoy=self._front is not None,
             )
             replace_file(self._home.gateway_record, json.dumps(asdict(record)))
             ours.send(b"\n")
@@ -216,7 +247,9 @@ class GatewayProcess:
 
 
 def end_gateway(home: Home) -> bool:
-    """End the gateway that was left behind; says whether there was one."""
+    """End the gateway that was left behind, and what was in front of it; says whether there was
+    one."""
+    end_envoy(home)
     left = _left_behind(home)
     if left is not None:
         _end(left.process, home)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from leptonai import __version__
+from leptonai.envoy_process import EnvoyProcess
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, Locked, NotFound, Unavailable
 from leptonai.gateway_process import GatewayProcess, end_gateway
 from leptonai.home import Home, PlatformState, Settled, replace_file
@@ -52,6 +53,7 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 8420
     gateway_port: int = 8421
+    gateway: Literal["own", "envoy"] = "own"  # what takes requests first
     access_log: bool = False  # of the gateway
     otlp_endpoint: str = ""  # a collector that the gateway sends spans to; "" is none
     workspace: str = "default"
@@ -107,10 +109,14 @@ def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None])
     for path in (home.token_file, home.gateway_token_file):
         _see_to_token(path)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # until it serves
+    front = None
+    if options.gateway == "envoy":
+        front = EnvoyProcess(home, host=options.host, port=options.gateway_port)
     gateway = GatewayProcess(
         home,
-        host=options.host,
-        port=options.gateway_port,
+        host=options.host if front is None else "127.0.0.1",
+        port=options.gateway_port if front is None else 0,
+        front=front,
         control_url=url_of(options.host, control.getsockname()[1]),
         access_log=options.access_log,
         otlp_endpoint=options.otlp_endpoint,

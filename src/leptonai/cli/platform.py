@@ -37,6 +37,13 @@ as_json = click.option(
     "--gateway-port", default=8421, show_default=True, help="Of the gateway; 0 takes any free port."
 )
 @click.option(
+    "--gateway",
+    type=click.Choice(["own", "envoy"]),
+    default="own",
+    show_default=True,
+    help="envoy: have Envoy serve what needs nothing else of the gateway.",
+)
+@click.option(
     "--access-log", is_flag=True, help="Have the gateway write a line of JSON for each request."
 )
 @click.option(

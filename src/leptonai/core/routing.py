@@ -12,7 +12,7 @@ from enum import StrEnum
 import msgspec
 
 from leptonai.core.records import Autoscaling, Endpoint, Goal, OwnerKind, Phase, Replica
-from leptonai.core.rollouts.progress import shadowed, weights
+from leptonai.core.rollouts.progress import candidate, shadowed, weights
 from leptonai.spec.endpoints import EndpointSpec
 from leptonai.spec.gateway import GatewaySettings, HoldSettings
 
@@ -120,6 +120,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     limit: RateLimit | None = None
     counting: Counting | None = None  # None: nobody asks
     hedging: Hedging | None = None
+    watched: bool = False  # its requests are counted for whoever scales or judges it
+    grpc: bool = False  # its replicas speak HTTP/2 alone
     domains: tuple[str, ...] = ()  # hosts that are this endpoint's own, in lower case
 
 
@@ -220,6 +222,8 @@ def _route(
         limit=_limit(settings),
         counting=_counting(spec),
         hedging=_hedging(settings),
+        watched=spec.auto_scaler is not None or candidate(endpoint) is not None,
+        grpc=bool(spec.container.ports and spec.container.ports[0].app_protocol == "grpc"),
         domains=domains,
     )
 

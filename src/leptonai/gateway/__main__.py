@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8421)
     parser.add_argument("--access-log", action="store_true", help="one line for each request")
+    parser.add_argument(
+        "--behind-envoy", action="store_true", help="keep Envoy's files, and believe what it says"
+    )
     parser.add_argument("--fd", type=int, help="a bound socket, instead of --host and --port")
     parser.add_argument(
         "--starter-fd",
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         starter=starter,
         access_log=given.access_log,
         collector=collector,
+        behind_envoy=given.behind_envoy,
     )
     try:
         run(config)

@@ -25,15 +25,22 @@ async def ask(
     tls: ssl.SSLContext | None = None,
     within_s: float,
     most_bytes: int,
+    at: str = "",
 ) -> tuple[int, bytes]:
     """The status, and the body of the answer.
+
+    Args:
+        at: the path of a Unix socket, in place of a connection to the host.
 
     Raises:
         OSError, TimeoutError, EOFError, httptools.HttpParserError: there is none, or it is no HTTP.
         Unavailable: it is larger than it may be.
     """
     async with asyncio.timeout(within_s):
-        reader, writer = await asyncio.open_connection(host, port, ssl=tls)
+        if at:
+            reader, writer = await asyncio.open_unix_connection(at)
+        else:
+            reader, writer = await asyncio.open_connection(host, port, ssl=tls)
         try:
             lines = [f"{method} {path} HTTP/1.1", f"host: {host}:{port}", "connection: close"]
             lines += [f"{name}: {value}" for name, value in headers.items()]

@@ -28,6 +28,7 @@ from .upstream import ReplicaConnection
 
 if TYPE_CHECKING:
     from .downstream import ClientConnection
+    from .envoy.front import Front
     from .exchange import Exchange
     from .target import Target
     from .tracing import Tracer
@@ -49,6 +50,7 @@ class Gateway:
         self.endpoints: dict[bytes, Endpoint] = {}  # by /e/WORKSPACE/NAME
         self.access_log: AccessLog | None = None
         self.tracer: Tracer | None = None
+        self.front: Front | None = None  # Envoy, where requests come by way of it
         self._domains: dict[bytes, Endpoint] = {}
         self._workspace_tokens: dict[str, frozenset[str]] = {}
         self._known_tokens: frozenset[str] = frozenset()  # of any workspace
@@ -90,11 +92,15 @@ class Gateway:
             for endpoint in self.endpoints.values()
             for host in endpoint.route.domains
         }
+        if self.front is not None:
+            self.front.follow(table)
 
     # --- requests ---
 
     def admit(self, exchange: Exchange, head: RequestHead) -> None:
         """Give the exchange its endpoint, or the answer that keeps it out."""
+        if self.front is not None:
+            self.front.unwrap(head, exchange.client)
         if not head.request_id:
             head.request_id = b"%b%08x" % (self._request_prefix, next(self._request_numbers))
         begins_here = not head.traceparent

@@ -18,6 +18,7 @@ from leptonai.otlp import Collector
 from .access_log import AccessLog
 from .control_plane import ControlPlane
 from .downstream import ClientConnection
+from .envoy.front import Front
 from .follow import Follower
 from .gateway import Gateway
 from .handover import Handover
@@ -46,6 +47,7 @@ class Config:
     fd: int | None = None
     starter: socket.socket | None = None
     access_log: bool = False  # a line for each request, in the home's logs
+    behind_envoy: bool = False  # which takes all requests first
     collector: Collector | None = None  # where spans go
     limits: Limits = field(default_factory=Limits)
 
@@ -66,7 +68,12 @@ async def serve(config: Config) -> None:
     follower = Follower(gateway, control_plane, config.home / "gateway" / "routes.json")
     listener = _listener(config)
     _allow_files(2 * config.limits.connections + FILES_BESIDE_CLIENTS)
+    if config.behind_envoy:
+        host, port = listener.getsockname()[:2]
+        gateway.front = Front(gateway, Home(config.home).envoy, (host, port))
     follower.load_copy()
+    if gateway.front is not None:
+        await gateway.front.begin()
     stop = asyncio.Event()
     at_once = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -85,13 +92,14 @@ async def serve(config: Config) -> None:
     reporting = loop.create_task(gateway.reporter.run(control_plane))
     bounding = loop.create_task(keep_bounded(Home(config.home).gateway_log))
     tracing = [loop.create_task(gateway.tracer.run())] if gateway.tracer else []
+    fronting = [loop.create_task(gateway.front.run())] if gateway.front else []
     await stop.wait()
     server.close()
     handover.close()
     draining = loop.create_task(gateway.drain())
     ending = loop.create_task(at_once.wait())
     await asyncio.wait((draining, ending), return_when=asyncio.FIRST_COMPLETED)
-    for task in (following, reporting, bounding, draining, ending):
+    for task in (following, reporting, bounding, draining, ending, *fronting):
         task.cancel()
     if not at_once.is_set():
         await gateway.reporter.tell_the_rest(control_plane)
