@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -18,6 +19,8 @@ import pytest
 
 from leptonai.core.routing import Route, RouteTable, Upstream
 from leptonai.core.traffic import TrafficReport
+from leptonai.envoy_process import EnvoyProcess, end_envoy
+from leptonai.home import Home
 
 PATIENCE_S = 20  # how long a test waits for what must come
 WORKSPACE_TOKEN = "workspace-secret"
@@ -244,6 +247,7 @@ class Gateway:
             "fd": listener.fileno(),
             "access_log": bool(limits.pop("access_log", False)),
             "collector": limits.pop("collector", None),
+            "behind_envoy": (front := bool(limits.pop("envoy", False))),
             "limits": limits,
         }
         with self.log.open("ab") as log:
@@ -253,6 +257,12 @@ class Gateway:
                 stderr=log,
             )
         listener.close()
+        self.envoy: EnvoyProcess | None = None
+        if front:
+            self.envoy = EnvoyProcess(Home(home), host="127.0.0.1", port=0)
+            (home / "logs").mkdir(exist_ok=True)
+            self.envoy.start()
+            self.port = self.envoy.port
 
     def connect(self) -> Wire:
         return Wire(socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S))
@@ -278,6 +288,22 @@ class Gateway:
             return status == 200 and f"route_table_seq {seq}\n".encode() in body
 
         eventually(seen)
+        if self.envoy is not None:
+            known = f"envoy_table_seq {seq}\n".encode()
+            eventually(lambda: known in self.ask("/metrics")[2])
+
+    def envoy_says(self, path: str) -> Any:
+        """What Envoy answers on its own socket."""
+        folder = os.open(self.home / "gateway" / "envoy", os.O_PATH | os.O_DIRECTORY)
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(f"/proc/self/fd/{folder}/admin.sock")
+            wire = Wire(sock)
+            wire.send(a_request(path, None))
+            return json.loads(read_answer(wire)[2])
+        finally:
+            os.close(folder)
+            sock.close()
 
     def rss_bytes(self) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -286,6 +312,9 @@ class Gateway:
         return int(found[1]) * 1024
 
     def close(self) -> None:
+        if self.envoy is not None:
+            self.envoy.let_go()
+            end_envoy(Home(self.home))
         self.process.kill()
         self.process.wait()
 

@@ -238,6 +238,8 @@ class Gateway:
             )
             if self.tracer is not None:
                 text += self.tracer.exposition()
+            if self.front is not None:
+                text += self.front.exposition()
             return Answer(200, text.encode(), TEXT)
         nothing = NotFound("nothing is served here", hint="endpoints are at /e/WORKSPACE/NAME/")
         return error_answer(nothing, head.request_id)

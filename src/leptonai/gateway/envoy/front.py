@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from leptonai.core.routing import Route, RouteTable, Upstream
+from leptonai.errors import Unavailable
 
 from ..asking import FAILURES, ask
 from . import resources
@@ -56,9 +57,11 @@ class Front:
         self._directory = directory
         self._ours = ours
         self._version = 0
+        self._applied = -1  # the seq of the table that Envoy's files say
         self._table: RouteTable | None = None
         self._news = asyncio.Event()
         self._written: dict[str, bytes] = {}
+        self._versions: dict[str, int] = {}
         self._serving: dict[str, dict[Address, Upstream]] = {}  # by cluster
         self._leaving: dict[str, dict[Address, Leaver]] = {}
         self._grpc: dict[str, bool] = {}
@@ -126,6 +129,18 @@ class Front:
         self._write_clusters()
         await self._until_known(short)
         self._write_routes(table, short)
+        if not await self._is_taken("rds.json"):
+            # Rather slow than by old routes, which may let in whom the new ones do not.
+            self._gateway.log(f"Envoy refused {len(short)} routes: all requests come to us")
+            self._write_routes(table, {})
+        self._applied = table.seq
+
+    def exposition(self) -> str:
+        return (
+            "# HELP lepton_gateway_envoy_table_seq The route table that Envoy was told of.\n"
+            "# TYPE lepton_gateway_envoy_table_seq gauge\n"
+            f"lepton_gateway_envoy_table_seq {self._applied}\n"
+        )
 
     def _change(self, name: str, route: Route | None) -> None:
         before = self._serving.pop(name, {})
@@ -177,14 +192,32 @@ class Front:
                     found[each["name"], (socket["address"], socket["port_value"])] = number
         return found
 
+    async def _is_taken(self, name: str) -> bool:
+        """Whether Envoy has read the file and agrees. One that does not run has nothing to say."""
+        wanted = f'"{self._versions[name]}"'
+        for _ in range(KNOWN_LOOKS):
+            try:
+                said = await self._ask("/stats?filter=rds.gateway.version_text$")
+            except FAILURES:
+                return True
+            if said.decode("latin-1").rstrip().endswith(wanted):
+                return True
+            await asyncio.sleep(KNOWN_AGAIN_S)
+        return False
+
     async def _clusters(self) -> list[dict[str, Any]]:
+        answer = msgspec.json.decode(await self._ask("/clusters?format=json"))
+        clusters: list[dict[str, Any]] = answer.get("cluster_statuses", [])
+        return clusters
+
+    async def _ask(self, path: str) -> bytes:
         folder = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
         try:  # by way of a descriptor, since a Unix socket's path may have 108 bytes only
             status, body = await ask(
                 "GET",
                 "envoy",
                 0,
-                "/clusters?format=json",
+                path,
                 headers={},
                 within_s=ADMIN_S,
                 most_bytes=MAX_ADMIN_BYTES,
@@ -192,9 +225,9 @@ class Front:
             )
         finally:
             os.close(folder)
-        answer = msgspec.json.decode(body) if status == 200 else {}
-        clusters: list[dict[str, Any]] = answer.get("cluster_statuses", [])
-        return clusters
+        if status != 200:
+            raise Unavailable(f"Envoy answered with status {status}")
+        return body
 
     async def _until_known(self, short: Iterable[str]) -> None:
         """Routes to a cluster that Envoy does not know would lose requests. One that does not run
@@ -235,6 +268,7 @@ class Front:
             file.write(msgspec.json.encode(resources.response(self._version, made)))
         fresh.replace(self._directory / name)
         self._written[name] = body
+        self._versions[name] = self._version
 
 
 def _key(path: Path) -> str:

@@ -42,6 +42,12 @@ def bootstrap(host: str, port: int, lua: str) -> Json:
         "admin": {"address": {"pipe": {"path": "admin.sock", "mode": 0o600}}},
         "static_resources": {"listeners": [_listener(host, port, lua)]},
         "dynamic_resources": {"cds_config": _file("cds.json")},
+        "layered_runtime": {
+            # A token's digest takes 66 steps of a pattern, and Envoy's own limit is 100.
+            "layers": [
+                {"name": "ours", "static_layer": {"re2.max_program_size.error_level": 2**31 - 1}}
+            ]
+        },
     }
 
 
