@@ -92,7 +92,12 @@ async def serve(config: Config) -> None:
     reporting = loop.create_task(gateway.reporter.run(control_plane))
     bounding = loop.create_task(keep_bounded(Home(config.home).gateway_log))
     tracing = [loop.create_task(gateway.tracer.run())] if gateway.tracer else []
-    fronting = [loop.create_task(gateway.front.run())] if gateway.front else []
+    fronting = []
+    if gateway.front is not None:
+        fronting = [
+            loop.create_task(gateway.front.run()),
+            loop.create_task(keep_bounded(Home(config.home).envoy_log)),
+        ]
     await stop.wait()
     server.close()
     handover.close()

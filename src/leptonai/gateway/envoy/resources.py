@@ -12,7 +12,7 @@ from typing import Any
 from leptonai.core.routing import Retry, Route, RouteTable
 
 from ..head import IDEMPOTENT
-from ..limits import CONNECT_S, MAX_HEAD_BYTES, MAX_HEADERS, MAX_REPLAY_BYTES
+from ..limits import CONNECT_S, MAX_HEAD_BYTES, MAX_HEADERS, MAX_REPLAY_BYTES, Limits
 
 Json = dict[str, Any]
 Address = tuple[str, int]
@@ -26,6 +26,9 @@ POOL_IDLE_S = 3  # under the 5 s after which uvicorn closes
 RETRIES = 4
 _TYPE = "type.googleapis.com/envoy."
 _ROUTER = _TYPE + "extensions.filters.http.router.v3.Router"
+_CONNECTIONS = (
+    _TYPE + "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+)
 _LUA = _TYPE + "extensions.filters.http.lua.v3.Lua"
 _MANAGER = _TYPE + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -42,6 +45,17 @@ def bootstrap(host: str, port: int, lua: str) -> Json:
         "admin": {"address": {"pipe": {"path": "admin.sock", "mode": 0o600}}},
         "static_resources": {"listeners": [_listener(host, port, lua)]},
         "dynamic_resources": {"cds_config": _file("cds.json")},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": _CONNECTIONS,
+                        "max_active_downstream_connections": str(Limits().connections),
+                    },
+                }
+            ]
+        },
         "layered_runtime": {
             # A token's digest takes 66 steps of a pattern, and Envoy's own limit is 100.
             "layers": [
