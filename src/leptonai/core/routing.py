@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
+from leptonai.core.autoscaling import policy_kept
 from leptonai.core.records import Autoscaling, Endpoint, Goal, OwnerKind, Phase, Replica
 from leptonai.core.rollouts.progress import candidate, shadowed, weights
 from leptonai.spec.endpoints import EndpointSpec
@@ -222,7 +223,7 @@ def _route(
         limit=_limit(settings),
         counting=_counting(spec),
         hedging=_hedging(settings),
-        watched=spec.auto_scaler is not None or candidate(endpoint) is not None,
+        watched=policy_kept(spec) is not None or candidate(endpoint) is not None,
         grpc=bool(spec.container.ports and spec.container.ports[0].app_protocol == "grpc"),
         domains=domains,
     )
