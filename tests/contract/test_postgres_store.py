@@ -20,6 +20,7 @@ from leptonai.testing.counts_contract import CountsContract
 from leptonai.testing.points_contract import PointsContract
 from leptonai.testing.postgres import find_postgres, postgres_server
 from leptonai.testing.store_contract import SharedStoreContract, a_job, follow, put
+from leptonai.testing.values_contract import MessagesContract, ValuesContract
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,9 @@ def server() -> Iterator[str]:
         yield url
 
 
-class TestPostgresStore(SharedStoreContract, PointsContract, CountsContract):
+class TestPostgresStore(
+    SharedStoreContract, PointsContract, CountsContract, ValuesContract, MessagesContract
+):
     @pytest.fixture(autouse=True)
     def own_schema(self, server: str) -> None:
         """Tables of its own for each test."""

@@ -9,7 +9,9 @@ from typing import Protocol, TypeVar
 
 from leptonai.core.records import Event, Record
 from leptonai.ports.counts import CountStore
+from leptonai.ports.messages import MessageStore
 from leptonai.ports.points import PointStore
+from leptonai.ports.values import ValueStore
 
 R = TypeVar("R", bound=Record)
 
@@ -95,6 +97,16 @@ class Store(Protocol):
     @property
     def counts(self) -> CountStore:
         """How many requests endpoints got: beside the records, for nobody follows it."""
+        ...
+
+    @property
+    def values(self) -> ValueStore:
+        """What key spaces hold."""
+        ...
+
+    @property
+    def messages(self) -> MessageStore:
+        """What queues hold."""
         ...
 
     async def get(self, kind: type[R], workspace: str, id: str) -> R | None: ...
