@@ -64,7 +64,6 @@ class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="came
 
 class Scope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     name: str
-    version: str
 
 
 class ScopeSpans(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

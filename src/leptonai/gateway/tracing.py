@@ -20,8 +20,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from leptonai import __version__
-
 from .asking import FAILURES, ask
 from .balance import draw
 
@@ -208,7 +206,7 @@ def _request(spans: list[bytes]) -> bytes:
                     "resource": {"attributes": _attributes({"service.name": "lepton-gateway"})},
                     "scopeSpans": [
                         {
-                            "scope": {"name": "leptonai.gateway", "version": __version__},
+                            "scope": {"name": "leptonai.gateway"},
                             "spans": [msgspec.Raw(span) for span in spans],
                         }
                     ],
