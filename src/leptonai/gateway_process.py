@@ -13,6 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from leptonai import __version__
+from leptonai.envoy_process import EnvoyProcess, end_envoy
 from leptonai.errors import LeptonError, Unavailable
 from leptonai.home import Home, replace_file
 from leptonai.listening import bind, url_of
@@ -25,6 +26,8 @@ HANDOVER_S = 2.0  # for a gateway to give its socket
 HANDOVER_AGAIN_S = 0.02
 RESTART_S = (0.1, 5.0)  # wait before one that ended is started again: first, longest
 HEALTHY_S = 60.0  # a run this long forgets the ends before it
+
+OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 log = logging.getLogger("leptonai")
 
@@ -40,6 +43,8 @@ class Record:
     control_url: str
     version: str
     access_log: bool = False
+    otlp_endpoint: str = ""
+    behind_envoy: bool = False
 
     @property
     def process(self) -> Process:
@@ -50,13 +55,28 @@ class GatewayProcess:
     """Its listening socket is ours too, so that no caller is refused while it starts again."""
 
     def __init__(
-        self, home: Home, *, host: str, port: int, control_url: str, access_log: bool = False
+        self,
+        home: Home,
+        *,
+        host: str,
+        port: int,
+        control_url: str,
+        access_log: bool = False,
+        otlp_endpoint: str = "",
+        front: EnvoyProcess | None = None,
     ) -> None:
+        """
+        Args:
+            front: what takes all requests, and gives some to this gateway, which then listens
+                for it alone.
+        """
         self._home = home
         self._host = host
         self._asked_port = port
         self._control_url = control_url
         self._access_log = access_log
+        self._otlp_endpoint = otlp_endpoint
+        self._front = front
         self._listening: socket.socket | None = None
         self._lifeline: socket.socket | None = None  # closed by it when it takes no more callers
         self._process = Process(0, "")
@@ -65,7 +85,7 @@ class GatewayProcess:
 
     @property
     def url(self) -> str:
-        return url_of(self._host, self.port)
+        return self._front.url if self._front else url_of(self._host, self.port)
 
     def start(self) -> None:
         """Take over the gateway that an earlier control plane left, or start one.
@@ -73,16 +93,28 @@ class GatewayProcess:
         One that was started differently is replaced: it ends what it does while the new one, on the
         same socket where the address is the same, takes its callers.
         """
+        if self._front is None:
+            self._start()
+            return
+        self._front.prepare()
+        self._start()
+        self._front.start()
+
+    def _start(self) -> None:
         left = _left_behind(self._home)
+        if left is not None and left.behind_envoy != (self._front is not None):
+            end_gateway(self._home)  # one of the two had the port that the other needs
+            left = None
         if left is None:
             self._spawn()
             return
         port = self._asked_port or left.port
-        asked = (self._control_url, __version__, self._access_log)
+        asked = (self._control_url, __version__, self._access_log, self._otlp_endpoint)
+        runs = (left.control_url, left.version, left.access_log, left.otlp_endpoint)
         same_place = (self._host, port) == (left.host, left.port)
         if same_place:
             self._take_socket(left.process)
-        if same_place and asked == (left.control_url, left.version, left.access_log):
+        if same_place and asked == runs:
             self._process, self.port = left.process, left.port
             return
         if self._listening is None:
@@ -94,17 +126,26 @@ class GatewayProcess:
 
     def undo(self) -> None:
         """End it again, if it was started here and not found running."""
+        if self._front is not None:
+            self._front.undo()
         if self._started_here:
             _end(self._process, self._home)
 
     def let_go(self) -> None:
         """Leave it running."""
+        if self._front is not None:
+            self._front.let_go()
         for ours in (self._listening, self._lifeline):
             if ours is not None:
                 ours.close()
 
     async def supervise(self) -> None:
         """Start another whenever it ends or takes no more callers, for ever."""
+        if self._front is not None:
+            await asyncio.gather(self._keep_up(), self._front.supervise())
+        await self._keep_up()
+
+    async def _keep_up(self) -> None:
         loop = asyncio.get_running_loop()
         first_s, longest_s = RESTART_S
         pause_s = first_s
@@ -124,6 +165,11 @@ class GatewayProcess:
                 self._spawn()
             except (LeptonError, OSError) as error:
                 log.warning("the gateway cannot be started: %s", error)
+
+    def _environment(self) -> dict[str, str]:
+        """OpenTelemetry's variables say more: what lets us in, and how much is recorded."""
+        environ = {k: v for k, v in os.environ.items() if k not in OTLP_ENDPOINTS}
+        return environ | ({OTLP_ENDPOINTS[0]: self._otlp_endpoint} if self._otlp_endpoint else {})
 
     async def _leaves(self) -> None:
         """Until it takes no more callers."""
@@ -164,11 +210,13 @@ class GatewayProcess:
                         *("--control-url", self._control_url),
                         *("--token-file", str(self._home.gateway_token_file)),
                         *(["--access-log"] if self._access_log else []),
+                        *(["--behind-envoy"] if self._front else []),
                     ],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     pass_fds=[descriptor, its.fileno()],
+                    env=self._environment(),
                     start_new_session=True,
                     cwd="/",
                 )
@@ -181,6 +229,8 @@ class GatewayProcess:
                 control_url=self._control_url,
                 version=__version__,
                 access_log=self._access_log,
+                otlp_endpoint=self._otlp_endpoint,
+                behind_envoy=self._front is not None,
             )
             replace_file(self._home.gateway_record, json.dumps(asdict(record)))
             ours.send(b"\n")
@@ -197,7 +247,9 @@ class GatewayProcess:
 
 
 def end_gateway(home: Home) -> bool:
-    """End the gateway that was left behind; says whether there was one."""
+    """End the gateway that was left behind, and what was in front of it; says whether there was
+    one."""
+    end_envoy(home)
     left = _left_behind(home)
     if left is not None:
         _end(left.process, home)

@@ -103,6 +103,19 @@ class Home:
         return self.gateway / "process.json"
 
     @property
+    def envoy(self) -> Path:
+        """What Envoy reads, and the socket that it tells of itself on."""
+        return self.gateway / "envoy"
+
+    @property
+    def envoy_record(self) -> Path:
+        return self.gateway / "envoy.json"
+
+    @property
+    def envoy_log(self) -> Path:
+        return self.path / "logs" / "envoy.log"
+
+    @property
     def gateway_handover(self) -> Path:
         """Where the gateway hands its socket to the next."""
         return self.gateway / "handover.sock"

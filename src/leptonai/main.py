@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from leptonai import __version__
+from leptonai.envoy_process import EnvoyProcess
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, Locked, NotFound, Unavailable
 from leptonai.gateway_process import GatewayProcess, end_gateway
 from leptonai.home import Home, PlatformState, Settled, replace_file
@@ -52,7 +53,9 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 8420
     gateway_port: int = 8421
+    gateway: Literal["own", "envoy"] = "own"  # what takes requests first
     access_log: bool = False  # of the gateway
+    otlp_endpoint: str = ""  # a collector that the gateway sends spans to; "" is none
     workspace: str = "default"
     database: str = ""  # URL; "" is SQLite in the home
     blobs: str = ""  # a directory, or a bucket's URL; "" is what was settled before
@@ -106,12 +109,17 @@ def _serve(home: Home, options: Options, ready: Callable[[PlatformState], None])
     for path in (home.token_file, home.gateway_token_file):
         _see_to_token(path)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # until it serves
+    front = None
+    if options.gateway == "envoy":
+        front = EnvoyProcess(home, host=options.host, port=options.gateway_port)
     gateway = GatewayProcess(
         home,
-        host=options.host,
-        port=options.gateway_port,
+        host=options.host if front is None else "127.0.0.1",
+        port=options.gateway_port if front is None else 0,
+        front=front,
         control_url=url_of(options.host, control.getsockname()[1]),
         access_log=options.access_log,
+        otlp_endpoint=options.otlp_endpoint,
     )
     is_ready = False
 
@@ -203,6 +211,7 @@ async def _run(
         mounts_volumes=engine.mounts_volumes,
         blobs=blobs if settled.sole_database else None,
         before_placing=load_scheduler,
+        apart=asyncio.to_thread,
     )
     try:
         await _honour_tokens(store, home, options.workspace, clock.now_ms())

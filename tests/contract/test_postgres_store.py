@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from leptonai.core.records import Job
 from leptonai.ports.store import Query, Store
 from leptonai.stores import open_store, schema, tables
+from leptonai.testing.counts_contract import CountsContract
 from leptonai.testing.points_contract import PointsContract
 from leptonai.testing.postgres import find_postgres, postgres_server
 from leptonai.testing.store_contract import SharedStoreContract, a_job, follow, put
@@ -33,7 +34,9 @@ def server() -> Iterator[str]:
         yield url
 
 
-class TestPostgresStore(SharedStoreContract, PointsContract, ValuesContract, MessagesContract):
+class TestPostgresStore(
+    SharedStoreContract, PointsContract, CountsContract, ValuesContract, MessagesContract
+):
     @pytest.fixture(autouse=True)
     def own_schema(self, server: str) -> None:
         """Tables of its own for each test."""

@@ -24,6 +24,7 @@ from leptonai.errors import (
 )
 from leptonai.ports.store import Emit, Put, Query, Store
 from leptonai.stores import databases, open_store
+from leptonai.testing.counts_contract import CountsContract
 from leptonai.testing.points_contract import PointsContract
 from leptonai.testing.store_contract import (
     StoreContract,
@@ -35,7 +36,9 @@ from leptonai.testing.store_contract import (
 from leptonai.testing.values_contract import MessagesContract, ValuesContract
 
 
-class TestSqliteStore(StoreContract, PointsContract, ValuesContract, MessagesContract):
+class TestSqliteStore(
+    StoreContract, PointsContract, CountsContract, ValuesContract, MessagesContract
+):
     async def open(self, where: Path) -> Store:
         return await open_at(where)
 

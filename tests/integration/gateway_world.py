@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,6 +20,8 @@ import pytest
 from leptonai.core.ingress import Host
 from leptonai.core.routing import Route, RouteTable, Upstream
 from leptonai.core.traffic import TrafficReport
+from leptonai.envoy_process import EnvoyProcess, end_envoy
+from leptonai.home import Home
 
 PATIENCE_S = 20  # how long a test waits for what must come
 WORKSPACE_TOKEN = "workspace-secret"
@@ -30,10 +34,13 @@ import json, sys
 from pathlib import Path
 from leptonai.gateway import Config, Limits
 from leptonai.gateway.__main__ import run
+from leptonai.otlp import Collector
 given = json.loads(sys.argv[1])
 home, token_file = Path(given.pop("home")), Path(given.pop("token_file"))
 limits = Limits(**given.pop("limits"))
-run(Config(home=home, token_file=token_file, limits=limits, **given))
+collector = given.pop("collector")
+collector = Collector(**collector) if collector else None
+run(Config(home=home, token_file=token_file, limits=limits, collector=collector, **given))
 """
 
 
@@ -227,7 +234,7 @@ class ControlPlane:
 
 
 class Gateway:
-    def __init__(self, home: Path, control_url: str, **limits: float) -> None:
+    def __init__(self, home: Path, control_url: str, **limits: Any) -> None:
         self.home = home
         self.log = home / "gateway.log"
         token_file = home / "gateway-token"
@@ -240,6 +247,8 @@ class Gateway:
             "token_file": str(token_file),
             "fd": listener.fileno(),
             "access_log": bool(limits.pop("access_log", False)),
+            "collector": limits.pop("collector", None),
+            "behind_envoy": (front := bool(limits.pop("envoy", False))),
             "limits": limits,
         }
         with self.log.open("ab") as log:
@@ -249,6 +258,12 @@ class Gateway:
                 stderr=log,
             )
         listener.close()
+        self.envoy: EnvoyProcess | None = None
+        if front:
+            self.envoy = EnvoyProcess(Home(home), host="127.0.0.1", port=0)
+            (home / "logs").mkdir(exist_ok=True)
+            self.envoy.start()
+            self.port = self.envoy.port
 
     def connect(self) -> Wire:
         return Wire(socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S))
@@ -274,6 +289,22 @@ class Gateway:
             return status == 200 and f"route_table_seq {seq}\n".encode() in body
 
         eventually(seen)
+        if self.envoy is not None:
+            known = f"envoy_table_seq {seq}\n".encode()
+            eventually(lambda: known in self.ask("/metrics")[2])
+
+    def envoy_says(self, path: str) -> Any:
+        """What Envoy answers on its own socket."""
+        folder = os.open(self.home / "gateway" / "envoy", os.O_PATH | os.O_DIRECTORY)
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(f"/proc/self/fd/{folder}/admin.sock")
+            wire = Wire(sock)
+            wire.send(a_request(path, None))
+            return json.loads(read_answer(wire)[2])
+        finally:
+            os.close(folder)
+            sock.close()
 
     def rss_bytes(self) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -282,6 +313,9 @@ class Gateway:
         return int(found[1]) * 1024
 
     def close(self) -> None:
+        if self.envoy is not None:
+            self.envoy.let_go()
+            end_envoy(Home(self.home))
         self.process.kill()
         self.process.wait()
 
@@ -324,7 +358,7 @@ def waiting(cloud: "Cloud") -> int:
 class Cloud:
     """A control plane, its gateway, and the replicas of the test that runs."""
 
-    def __init__(self, home: Path, **limits: float) -> None:
+    def __init__(self, home: Path, **limits: Any) -> None:
         self.control_plane = ControlPlane()
         self.gateway = Gateway(home, self.control_plane.url, **limits)
         self.replicas: list[Replica] = []
@@ -406,7 +440,7 @@ def own_cloud(tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
     """A cloud for one test, with its own limits."""
     made: list[Cloud] = []
 
-    def make(**limits: float) -> Cloud:
+    def make(**limits: Any) -> Cloud:
         made.append(Cloud(tmp_path, **limits))
         return made[-1]
 

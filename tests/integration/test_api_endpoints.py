@@ -1,6 +1,7 @@
 from api_world import NOW_MS, an_endpoint, with_api
 from msgspec.structs import replace
 
+from leptonai.core.counts import pack
 from leptonai.core.records import Autoscaling, Endpoint, EndReason, Phase, Replica, Termination
 from leptonai.ports.store import Put, Query
 from leptonai.security.tokens import hash_token
@@ -316,3 +317,38 @@ async def test_a_domain_is_one_endpoints_own(api):
     ):
         refused = await api.call("POST", "/deployments", json=an_endpoint("c", gateway=settings))
         assert refused.status_code == 400, settings
+
+
+@with_api
+async def test_the_requests_of_the_last_days_are_told_to_those_who_may_see_it(api):
+    await api.call("POST", "/deployments", json=an_endpoint(), who="ana")
+    nothing = (await api.call("GET", "/deployments/digits/requests")).json()
+    assert nothing["requests_per_second"] == []
+    (endpoint,) = await api.store.find(Endpoint, Query())
+    today = NOW_MS // 1000 // 86_400
+    half_an_hour = [30.0] * 60 + [0.0] * 60 + [float("nan")] * (8640 - 121) + [600.0]
+    for day in (today - 20, today):
+        await api.store.counts.change("ws", endpoint.id, day, lambda _: pack(half_an_hour))
+    told = (await api.call("GET", "/deployments/digits/requests", who="ana")).json()
+    assert told["begins_at"] == today * 86_400
+    assert told["step_seconds"] == 300
+    rates = told["requests_per_second"]
+    assert (len(rates), rates[:5], rates[-1]) == (288, [3.0, 3.0, 0.0, 0.0, None], 60.0)
+    assert (await api.call("GET", "/deployments/nothing/requests")).status_code == 404
+
+
+@with_api
+async def test_settings_of_the_gateway_that_make_no_sense_are_refused_by_name(api):
+    for gateway, named in (
+        ({"hedge": {}}, "spec.gateway.hedge"),
+        ({"hedge": {"percentile": 95, "after_ms": 5}}, "spec.gateway.hedge"),
+        ({"hedge": {"percentile": 100}}, "spec.gateway.hedge.percentile"),
+        ({"hedge": {"after_ms": 5}, "balance": {"by": "cookie"}}, "spec.gateway.hedge"),
+    ):
+        refused = await api.call("POST", "/deployments", json=an_endpoint(gateway=gateway))
+        assert refused.status_code in (400, 422), gateway
+        assert named in refused.json()["message"]
+    for path in ("predict", "/a?b", "/a b", "/" + "x" * 2000):
+        scaler = {"target_throughput": {"qpm": 5, "paths": [path]}}
+        refused = await api.call("POST", "/deployments", json=an_endpoint(auto_scaler=scaler))
+        assert refused.status_code in (400, 422), path

@@ -11,6 +11,8 @@ from leptonai.core.records import Endpoint
 from leptonai.core.routing import (
     Balance,
     BalanceBy,
+    Counting,
+    Hedging,
     Hold,
     LimitBy,
     RateLimit,
@@ -74,7 +76,7 @@ def test_a_domain_belongs_to_the_endpoint_that_asked_first() -> None:
 FLAGS: dict[str, Any] = dict.fromkeys(
     (
         *("retry", "balance", "hold_requests", "hold_timeout", "hold_progress"),
-        *("rate_limit", "token_limit", "limit_by"),
+        *("rate_limit", "token_limit", "limit_by", "hedge"),
     )
 ) | {"domains": ()}
 
@@ -86,6 +88,9 @@ FLAGS: dict[str, Any] = dict.fromkeys(
         ({"retry": "never"}, {"retry": "never"}),
         ({"balance": "cookie"}, {"balance": {"by": "cookie", "name": None}}),
         ({"balance": "header:x-user"}, {"balance": {"by": "header", "name": "x-user"}}),
+        ({"hedge": "p99.5"}, {"hedge": {"percentile": 99.5, "after_ms": None}}),
+        ({"hedge": "0.2s"}, {"hedge": {"percentile": None, "after_ms": 200.0}}),
+        ({"hedge": "none"}, {"hedge": None}),
         ({"hold_requests": 0}, {"hold": {"max_requests": 0}}),
         (
             {"rate_limit": 0, "token_limit": 5},
@@ -103,3 +108,22 @@ def test_flags_become_a_patch(flags: dict[str, Any], patch: dict[str, Any]) -> N
 def test_an_unknown_way_of_balancing_is_refused(how: str) -> None:
     with pytest.raises(InvalidRequest, match="--balance"):
         gateway_patch(FLAGS | {"balance": how})
+
+
+@pytest.mark.parametrize("when", ["p9", "95", "p95ms", "", "-1s"])
+def test_an_unknown_time_to_hedge_is_refused(when: str) -> None:
+    with pytest.raises(InvalidRequest, match="--hedge"):
+        gateway_patch(FLAGS | {"hedge": when})
+
+
+def test_what_is_hedged_and_counted_is_in_the_route() -> None:
+    scaler = {"target_throughput": {"qpm": 9, "paths": ["/predict"]}}
+    made = routes(
+        an_endpoint("a", 1, gateway={"hedge": {"percentile": 95}}),
+        an_endpoint("b", 2, gateway={"hedge": {"after_ms": 20, "budget_percent": 10}}),
+        an_endpoint("c", 3, auto_scaler=scaler),
+    )
+    assert made["a"].hedging == Hedging(quantile=0.95, budget=0.05)
+    assert made["b"].hedging == Hedging(after_ms=20, budget=0.1)
+    assert made["c"].hedging is None
+    assert made["c"].counting == Counting(paths=("/predict",))

@@ -2,169 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from itertools import count
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from tests.unit.scaling_world import World, idle_after, in_world, scaled_by
 
 from leptonai.control.loops import scaling
 from leptonai.control.loops.scaling import KEEP_MS, LISTEN_MS
-from leptonai.control.plane import ControlPlane
 from leptonai.core.autoscaling import Look, look
-from leptonai.core.lifecycle.endpoint import new_endpoint, updated
-from leptonai.core.records import Endpoint, Goal, Phase, Replica
-from leptonai.core.traffic import SERVICE_BOUNDS_MS, TrafficReport, TrafficWindow
-from leptonai.ports.store import Put, Query
-from leptonai.spec.containers import Container
+from leptonai.core.records import Endpoint, Replica
+from leptonai.core.traffic import TrafficWindow
+from leptonai.ports.store import Query
 from leptonai.spec.endpoints import (
-    AutoScaler,
-    EndpointSpec,
     EndpointState,
-    ResourceRequirement,
     ScaleDown,
     ScalingSchedule,
     TargetThroughput,
 )
-from leptonai.stores.memory import MemoryStore
-from leptonai.testing.fake_engine import FakeEngine, a_machine
-from leptonai.testing.virtual_time import VirtualClock, run
-
-SERVICE_MS = 100
-SERVER = ("serve", "0")
-
-
-def scaled_by(least: int = 1, most: int | None = None, **policy: object) -> EndpointSpec:
-    return EndpointSpec(
-        container=Container(command=list(SERVER)),
-        resource_requirement=ResourceRequirement(
-            cpu=0.01, memory=1, min_replicas=least, max_replicas=most
-        ),
-        auto_scaler=AutoScaler(**policy),  # type: ignore[arg-type]
-    )
-
-
-def idle_after(seconds: int) -> ScaleDown:
-    return ScaleDown(no_traffic_timeout=seconds)
-
-
-class World:
-    """A control plane, and the gateway that tells it of requests."""
-
-    def __init__(self) -> None:
-        self.store, self.clock = MemoryStore(), VirtualClock()
-        self.engine = FakeEngine([a_machine("n1", cpu_millis=8000)], clock=self.clock)
-        self.gateways = count()
-        self.start()
-
-    def start(self) -> None:
-        self.gateway = f"g{next(self.gateways)}"
-        self.plane = ControlPlane(
-            self.store,
-            self.engine,
-            self.clock,
-            self,
-            home_workspace="default",
-            workspace_url=lambda workspace: "",
-            unseal=lambda secret: "",
-            job_token=lambda job: "",
-            run_token=lambda job: "",
-        )
-
-    async def answers(self, host: str, port: int, path: str) -> bool:
-        return True
-
-    async def serve(self, spec: EndpointSpec, name: str = "e") -> None:
-        endpoint = new_endpoint(
-            workspace="default",
-            name=name,
-            spec=spec,
-            owner="ada",
-            labels={},
-            visibility="",
-            now_ms=self.clock.now_ms(),
-        )
-        await self.store.commit(Put(endpoint))
-        await asyncio.sleep(5)
-
-    async def change(self, spec: EndpointSpec) -> None:
-        asked = updated(
-            await self.endpoint(),
-            spec,
-            token_hashes=(),
-            model_digest="",
-            now_ms=self.clock.now_ms(),
-        )
-        await self.store.commit(Put(asked))
-        await asyncio.sleep(5)
-
-    async def calls(self, a_second: int, seconds: int) -> None:
-        """Each is answered by whatever replica there is."""
-        for _ in range(seconds):
-            await asyncio.sleep(1)
-            now_ms = self.clock.now_ms()
-            served = [0] * (len(SERVICE_BOUNDS_MS) + 1)
-            served[SERVICE_BOUNDS_MS.index(SERVICE_MS)] = a_second
-            self.tell(
-                TrafficWindow(
-                    workspace="default",
-                    endpoint="e",
-                    version="1",
-                    start_ms=now_ms - 1000,
-                    end_ms=now_ms,
-                    arrivals=a_second,
-                    ended={2: a_second},
-                    service_ms=tuple(served),
-                    service_sum_ms=float(SERVICE_MS * a_second),
-                    in_flight_ms=float(SERVICE_MS * a_second),
-                )
-            )
-
-    def hold(self, requests: int) -> None:
-        now_ms = self.clock.now_ms()
-        self.tell(
-            TrafficWindow(
-                workspace="default",
-                endpoint="e",
-                start_ms=now_ms,
-                end_ms=now_ms,
-                arrivals=requests,
-                held=requests,
-            )
-        )
-
-    def tell(self, *windows: TrafficWindow) -> None:
-        self.plane.traffic.take(TrafficReport(gateway=self.gateway, windows=windows))
-
-    async def endpoint(self) -> Endpoint:
-        (found,) = await self.store.find(Endpoint, Query(name="e"))
-        return found
-
-    async def because(self) -> str:
-        autoscaling = (await self.endpoint()).autoscaling
-        return autoscaling.because if autoscaling else ""
-
-    async def replicas(self) -> int:
-        found = await self.store.find(Replica, Query(live=True))
-        return sum(r.goal is Goal.RUN and r.phase is Phase.RUNNING for r in found)
-
-    async def scaled_to(self) -> list[int]:
-        """The numbers one after the other, as events tell of them."""
-        id = (await self.endpoint()).id
-        told = await self.store.events("default", kind="endpoint", id=id)
-        return [int(event.message.split()[2]) for event in told if event.reason == "Scaled"]
-
-
-def in_world(story: Callable[[World], Awaitable[None]]) -> None:
-    async def main() -> None:
-        world = World()
-        await world.plane.start()
-        try:
-            await story(world)
-        finally:
-            await world.plane.close()
-
-    run(main())
 
 
 def test_it_has_as_many_replicas_as_the_requests_need_and_fewer_again_afterwards():
@@ -190,10 +45,10 @@ def test_it_has_as_many_replicas_as_the_requests_need_and_fewer_again_afterwards
 def test_an_endpoint_that_cannot_be_looked_at_holds_up_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def failing(endpoint: Endpoint, *seen: Any) -> Look | None:
+    def failing(endpoint: Endpoint, *seen: Any, **known: Any) -> Look | None:
         if endpoint.name != "e":
             raise RuntimeError("a fault")
-        return look(endpoint, *seen)
+        return look(endpoint, *seen, **known)
 
     monkeypatch.setattr(scaling, "look", failing)
 
@@ -343,7 +198,7 @@ def test_gpu_use_that_nobody_measures_changes_nothing_and_that_is_said():
         await world.serve(scaled_by(2, 10, target_gpu_utilization_percentage=50))
         await world.calls(20, seconds=60)
         assert await world.replicas() == 2
-        assert "GPUs is not measured" in await world.because()
+        assert "no GPU whose use is measured" in await world.because()
 
     in_world(story)
 
@@ -360,5 +215,74 @@ def test_steady_traffic_is_written_down_once_a_minute_and_silence_never():
         quiet = (await world.endpoint()).version
         await asyncio.sleep(100_000)
         assert (await world.endpoint()).version == quiet
+
+    in_world(story)
+
+
+def test_replicas_that_do_not_get_ready_are_given_up_until_the_next_request():
+    async def story(world: World) -> None:
+        world.answers = never  # type: ignore[method-assign]
+        await world.serve(scaled_by(2, scale_down=ScaleDown(not_ready_timeout=90)))
+        seen = [await world.replicas()]
+        for pause_s in (80, 20, 3600):
+            await asyncio.sleep(pause_s)
+            seen.append(await world.replicas())
+        assert seen == [2, 2, 0, 0]
+        assert "no replica was ready for 90 s; the next request tries again" in (
+            await world.because()
+        )
+        world.hold(1)
+        await asyncio.sleep(5)
+        assert await world.replicas() == 2
+        await asyncio.sleep(100)
+        assert await world.replicas() == 0
+
+    in_world(story)
+
+
+def test_one_that_was_ready_has_the_whole_time_to_get_ready_again():
+    async def story(world: World) -> None:
+        await world.serve(scaled_by(1, scale_down=ScaleDown(not_ready_timeout=90)))
+        await asyncio.sleep(1000)
+        assert (await world.endpoint()).ready_replicas == 1
+        world.answers = never  # type: ignore[method-assign]
+        await asyncio.sleep(90)
+        assert await world.replicas() == 1
+        await asyncio.sleep(60)
+        assert await world.replicas() == 0
+
+    in_world(story)
+
+
+async def never(host: str, port: int, path: str) -> bool:
+    return False
+
+
+def test_only_requests_that_its_target_counts_make_more_replicas():
+    async def story(world: World) -> None:
+        target = TargetThroughput(qpm=60, paths=["/predict"])
+        await world.serve(scaled_by(1, 10, target_throughput=target, scale_down=idle_after(60)))
+        await world.calls(5, seconds=120, matching=2)
+        assert await world.replicas() == 2
+        await world.calls(5, seconds=120, matching=0)
+        assert await world.replicas() == 1  # what does not count keeps it awake
+
+    in_world(story)
+
+
+def test_it_has_as_many_replicas_as_keep_their_gpus_as_busy_as_asked():
+    async def story(world: World) -> None:
+        spec = scaled_by(1, 10, target_gpu_utilization_percentage=50)
+        needs = replace(spec.resource_requirement, accelerator_num=1)
+        await world.serve(replace(spec, resource_requirement=needs))
+        (replica,) = await world.store.find(Replica, Query(live=True))
+        assert replica.gpus
+        for _ in range(30):
+            ready = (await world.endpoint()).ready_replicas
+            busy = min(1.0, 2.0 / max(1, ready))  # all together, two GPUs' time
+            world.engine.gpus_busy = {"n1": dict.fromkeys(range(8), busy)}
+            await world.calls(10, seconds=10)
+        assert await world.replicas() in (4, 5)
+        assert "to be busy 50 % of the time" in await world.because()
 
     in_world(story)

@@ -24,6 +24,10 @@ def asked(*options: str):
     return command.asked
 
 
+def qpm(number, paths=None, methods=None):
+    return {"qpm": number, "paths": paths, "methods": methods}
+
+
 NO_TARGET = {
     "target_throughput": None,
     "target_gpu_utilization_percentage": None,
@@ -51,12 +55,25 @@ NO_TARGET = {
             "--min-replicas 1 --max-replicas 3 --target-qpm 2.5",
             {
                 "resource_requirement": {"min_replicas": 1, "max_replicas": 3},
-                "auto_scaler": {**NO_TARGET, "target_throughput": {"qpm": 2.5}},
+                "auto_scaler": {**NO_TARGET, "target_throughput": qpm(2.5)},
             },
         ),
         (
             "--target-gpu 50",
             {"auto_scaler": {**NO_TARGET, "target_gpu_utilization_percentage": 50}},
+        ),
+        (
+            "--target-qpm 9 --count-path /predict --count-path /v1/* --count-method POST",
+            {
+                "auto_scaler": {
+                    **NO_TARGET,
+                    "target_throughput": qpm(9.0, ["/predict", "/v1/*"], ["POST"]),
+                }
+            },
+        ),
+        (
+            "--give-up-after 20m",
+            {"auto_scaler": {"scale_down": {"not_ready_timeout": 1200}}},
         ),
         ("--target-concurrency 4", {"auto_scaler": {**NO_TARGET, "target_concurrency": 4.0}}),
         ("--slo p95<200ms", {"auto_scaler": {**NO_TARGET, "slo": "p95<200ms"}}),

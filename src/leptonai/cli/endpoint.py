@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,15 @@ from leptonai.cli.gateway_options import gateway_options, gateway_patch
 from leptonai.cli.groups import Group
 from leptonai.cli.log_lines import Wanted, line_options, print_lines
 from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
-from leptonai.cli.output import age, print_facts, print_json, print_table, say
+from leptonai.cli.output import age, print_facts, print_json, print_table, say, wants_colour
 from leptonai.cli.rollout import plan_of, rollout, rollout_options
-from leptonai.cli.scaling import desired, policy_text, scaling_options
+from leptonai.cli.scaling import (
+    desired,
+    foresight,
+    policy_text,
+    requests_chart,
+    scaling_options,
+)
 from leptonai.cli.scaling import why as why_so_many
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
@@ -40,7 +47,7 @@ from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
-    from leptonai.spec.endpoints import LeptonDeployment
+    from leptonai.spec.endpoints import LeptonDeployment, RequestHistory
     from leptonai.spec.replicas import Replica
 
 endpoint = Group(
@@ -209,21 +216,32 @@ def list_(output: str) -> None:
         say("no endpoints yet; create one: leptonai endpoint create -n NAME --model MODEL")
 
 
-@endpoint.does("get", example="leptonai endpoint get digits\nleptonai endpoint get digits -o json")
+@endpoint.does(
+    "get",
+    example="""\
+leptonai endpoint get digits
+leptonai endpoint get digits --plot
+leptonai endpoint get digits -o json""",
+)
+@click.option("--plot", is_flag=True, help="Draw the requests that it is scaled by.")
 @output_option
 @click.argument("name")
-def get(output: str, name: str) -> None:
+def get(plot: bool, output: str, name: str) -> None:
     """Show an endpoint."""
     with connect() as client:
         found = client.endpoints.get(name)
         if output == "json":
-            print_json(found)
+            print_json(client.endpoints.requests(name) if plot else found)
             return
         replicas = client.endpoints.replicas(name)
+        requests = client.endpoints.requests(name) if plot else None
     print_facts(_facts(found))
     if replicas:
         click.echo()
         print_replicas(replicas)
+    if requests is not None:
+        click.echo()
+        _plot(requests)
 
 
 @endpoint.does(
@@ -298,6 +316,7 @@ leptonai endpoint update digits --model digits-cnn@2 --canary 10%
 leptonai endpoint update digits -e THREADS=4 --strategy blue-green
 leptonai endpoint update digits -e THREADS=4 --shadow 20%
 leptonai endpoint update digits --retry always --balance cookie
+leptonai endpoint update digits --hedge p95
 leptonai endpoint update digits --domain digits.example.org
 leptonai endpoint update digits --replicas 0         # stops it""",
 )
@@ -482,6 +501,18 @@ def _row(each: LeptonDeployment) -> tuple[str, ...]:
     )
 
 
+def _plot(requests: RequestHistory) -> None:
+    import shutil
+
+    if not requests.requests_per_second:
+        say("nothing to plot yet: requests are counted of an endpoint that is scaled by a target")
+        return
+    terminal = sys.stdout.isatty()
+    width = min(shutil.get_terminal_size().columns, 120)
+    text = requests_chart(requests, width=width, coloured=terminal and wants_colour())
+    click.echo("\n".join(text), color=terminal)
+
+
 def _facts(each: LeptonDeployment) -> list[tuple[str, str]]:
     import shlex
 
@@ -494,6 +525,7 @@ def _facts(each: LeptonDeployment) -> list[tuple[str, str]]:
         ("ready", _row(each)[2]),
         ("scaling", policy_text(each)),
         ("because", why_so_many(each)),
+        ("foresight", foresight(each)),
         ("model", spec.model or ""),
         ("command", shlex.join(spec.container.command or [])),
         ("port", str(spec.port)),

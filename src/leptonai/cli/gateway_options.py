@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -62,6 +63,12 @@ def gateway_options(function: F) -> F:
             help="least-outstanding, address, header:NAME, cookie or cookie:NAME.",
         ),
         click.option(
+            "--hedge",
+            metavar="WHEN",
+            help="A safe request without an answer by then goes to a second replica too: "
+            f"p95, or a time like 200ms. {OFF} is off.",
+        ),
+        click.option(
             "--retry",
             type=click.Choice(("safe", "always", "never")),
             help="Which requests another replica gets when one dies of them; safe if not given: "
@@ -83,6 +90,8 @@ def gateway_patch(flags: dict[str, Any]) -> dict[str, Any]:
         patch["retry"] = flags["retry"]
     if flags["balance"] is not None:
         patch["balance"] = _balance(flags["balance"])
+    if flags["hedge"] is not None:
+        patch["hedge"] = _hedge(flags["hedge"])
     hold = {
         "max_requests": flags["hold_requests"],
         "max_seconds": flags["hold_timeout"],
@@ -103,6 +112,19 @@ def gateway_patch(flags: dict[str, Any]) -> dict[str, Any]:
         domains = [each for each in flags["domains"] if each != OFF]
         patch["domains"] = domains or None
     return patch
+
+
+def _hedge(text: str) -> dict[str, Any] | None:
+    if text == OFF:
+        return None
+    read = re.fullmatch(r"p(\d{2}(?:\.\d+)?)|(\d+(?:\.\d+)?)(ms|s)", text)
+    if read is None:
+        raise InvalidRequest(
+            f"--hedge: {text[:60]!r} is no time", hint="use a percentile, p95, or a time, 200ms"
+        )
+    if read[1] is not None:
+        return {"percentile": float(read[1]), "after_ms": None}
+    return {"percentile": None, "after_ms": float(read[2]) * (1000 if read[3] == "s" else 1)}
 
 
 def _balance(text: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import click
 from leptonai import errors
 from leptonai.cli.output import print_facts, print_json, print_table, say
 from leptonai.home import Home, PlatformState
+from leptonai.otlp import check_url
 
 READY_WITHIN_S = 60.0
 LOOK_AGAIN_S = 0.02
@@ -36,7 +37,21 @@ as_json = click.option(
     "--gateway-port", default=8421, show_default=True, help="Of the gateway; 0 takes any free port."
 )
 @click.option(
+    "--gateway",
+    type=click.Choice(["own", "envoy"]),
+    default="own",
+    show_default=True,
+    help="envoy: have Envoy serve what needs nothing else of the gateway.",
+)
+@click.option(
     "--access-log", is_flag=True, help="Have the gateway write a line of JSON for each request."
+)
+@click.option(
+    "--otlp-endpoint",
+    default="",
+    envvar="OTEL_EXPORTER_OTLP_ENDPOINT",
+    metavar="URL",
+    help="Have the gateway send spans to this OpenTelemetry collector: http://HOST:4318.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--workspace", default="default", show_default=True, help="Workspace to use.")
@@ -64,6 +79,8 @@ def up(detach: bool, output: str, blobs: str, **options: str | int) -> None:
     What runs goes on when the platform is stopped with Ctrl-C or SIGTERM; `leptonai down` ends it.
     """
     home = Home.default()
+    if options["otlp_endpoint"]:
+        check_url(str(options["otlp_endpoint"]))
     options["blobs"] = blobs if "://" in blobs or not blobs else str(Path(blobs).absolute())
     running = home.state()
     if running is not None:

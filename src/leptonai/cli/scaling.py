@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,10 +15,12 @@ from leptonai.errors import InvalidRequest
 from leptonai.spec.quantities import duration_s
 
 if TYPE_CHECKING:
-    from leptonai.spec.endpoints import LeptonDeployment
+    from leptonai.spec.endpoints import AutoscalerCondition, LeptonDeployment, RequestHistory
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+DAY_S = 86_400
+PREDICTIVE = "Predictive"  # of the status: the condition that tells of forecasts
 TARGETS = ("qpm", "gpu_percent", "concurrency", "slo")
 
 
@@ -53,6 +56,12 @@ _OPTIONS = (
         help="None after so long without a request, until the next one: 10m. 0 is never.",
     ),
     click.option(
+        "--give-up-after",
+        "not_ready_s",
+        type=Parsed("duration", duration_s),
+        help="None where no replica was ready for so long, until the next request. 0 is never.",
+    ),
+    click.option(
         "--target-concurrency",
         "concurrency",
         type=click.FloatRange(min=0, min_open=True),
@@ -63,6 +72,20 @@ _OPTIONS = (
         "qpm",
         type=click.FloatRange(min=0, min_open=True),
         help="So many requests a minute to each replica.",
+    ),
+    click.option(
+        "--count-path",
+        "paths",
+        multiple=True,
+        metavar="PATH",
+        help="With --target-qpm: only requests to this path; /v1/* is all that begin so.",
+    ),
+    click.option(
+        "--count-method",
+        "methods",
+        multiple=True,
+        metavar="METHOD",
+        help="With --target-qpm: only requests by this method.",
     ),
     click.option(
         "--target-gpu",
@@ -93,6 +116,7 @@ _OPTIONS = (
 )
 _NAMES = (
     *("replicas", "min_replicas", "max_replicas", "idle_s", *TARGETS, "schedules"),
+    *("not_ready_s", "paths", "methods"),
     *("cool_down_s", "max_up", "max_down", "max_cost", "replica_cost"),
 )
 
@@ -116,7 +140,10 @@ def _spec_of(
     min_replicas: int | None,
     max_replicas: int | None,
     idle_s: int | None,
+    not_ready_s: int | None,
     qpm: float | None,
+    paths: tuple[str, ...],
+    methods: tuple[str, ...],
     gpu_percent: int | None,
     concurrency: float | None,
     slo: str | None,
@@ -128,14 +155,17 @@ def _spec_of(
     replica_cost: float | None,
 ) -> Mapping[str, Any]:
     scaler: dict[str, Any] = {}
-    if idle_s is not None:
-        scaler["scale_down"] = {"no_traffic_timeout": idle_s}
+    down = given(no_traffic_timeout=idle_s, not_ready_timeout=not_ready_s)
+    if down:
+        scaler["scale_down"] = down
+    if (paths or methods) and qpm is None:
+        raise click.UsageError("--count-path and --count-method belong to --target-qpm")
     targets = [each for each in (qpm, gpu_percent, concurrency, slo) if each is not None]
     if len(targets) > 1:
         raise click.UsageError("keep one target: requests a minute, concurrency, GPUs or latency")
     if targets:  # in place of any other
         scaler |= {
-            "target_throughput": None if qpm is None else {"qpm": qpm},
+            "target_throughput": None if qpm is None else _throughput(qpm, paths, methods),
             "target_gpu_utilization_percentage": gpu_percent,
             "target_concurrency": concurrency,
             "slo": slo,
@@ -168,6 +198,12 @@ def _spec_of(
     }
 
 
+def _throughput(
+    qpm: float, paths: tuple[str, ...], methods: tuple[str, ...]
+) -> Mapping[str, object]:
+    return {"qpm": qpm, "paths": list(paths) or None, "methods": list(methods) or None}
+
+
 def desired(each: LeptonDeployment) -> int:
     status = each.status.autoscaler_status if each.status else None
     number = status.desired_replicas if status else None
@@ -176,9 +212,38 @@ def desired(each: LeptonDeployment) -> int:
 
 def why(each: LeptonDeployment) -> str:
     """Why there are to be so many, in the autoscaler's words."""
+    return next((c.message or "" for c in _conditions(each) if c.kind != PREDICTIVE), "")
+
+
+def foresight(each: LeptonDeployment) -> str:
+    """Whether a forecast of its traffic is acted by, and why; "" where none was tried."""
+    return next((c.message or "" for c in _conditions(each) if c.kind == PREDICTIVE), "")
+
+
+def _conditions(each: LeptonDeployment) -> Sequence[AutoscalerCondition]:
     status = each.status.autoscaler_status if each.status else None
-    conditions = status.conditions if status else None
-    return (conditions[0].message or "") if conditions else ""
+    return (status.conditions if status else None) or ()
+
+
+def requests_chart(history: RequestHistory, *, width: int, coloured: bool) -> list[str]:
+    """The requests of the last day, beside the mean of the days before at the same time."""
+    from leptonai.cli.charts import Line, chart
+
+    steps = DAY_S // history.step_seconds
+    rates = [math.nan if rate is None else rate for rate in history.requests_per_second]
+    last, before = rates[-steps:], rates[:-steps]
+    first_hour = (history.begins_at + len(before) * history.step_seconds) / 3600 % 24
+    hours = [first_hour + place * history.step_seconds / 3600 for place in range(len(last))]
+    usual = [_mean(before[len(before) - steps + place :: -steps]) for place in range(len(last))]
+    lines = [Line("the last day", hours, last)]
+    if any(rate == rate for rate in usual):
+        lines.append(Line("the days before, on average", hours, usual))
+    return chart(lines, title="requests/s by hour, UTC", width=width, height=12, coloured=coloured)
+
+
+def _mean(rates: Sequence[float]) -> float:
+    known = [rate for rate in rates if rate == rate]
+    return sum(known) / len(known) if known else math.nan
 
 
 def policy_text(each: LeptonDeployment) -> str:
@@ -188,7 +253,12 @@ def policy_text(each: LeptonDeployment) -> str:
         return ""
     parts = []
     if scaler.target_throughput and scaler.target_throughput.qpm:
-        parts.append(f"{scaler.target_throughput.qpm:g} requests a minute to each")
+        counted = [
+            *(scaler.target_throughput.methods or ()),
+            *(scaler.target_throughput.paths or ()),
+        ]
+        which = f" ({', '.join(counted)} only)" if counted else ""
+        parts.append(f"{scaler.target_throughput.qpm:g} requests a minute to each{which}")
     if scaler.target_gpu_utilization_percentage:
         parts.append(f"GPUs {scaler.target_gpu_utilization_percentage} % busy")
     if scaler.target_concurrency:
@@ -201,6 +271,8 @@ def policy_text(each: LeptonDeployment) -> str:
         parts.append(" ".join([schedule.times, *(f"{key}={n}" for key, n in bounds.items())]))
     if scaler.scale_down and scaler.scale_down.no_traffic_timeout:
         parts.append(f"to 0 after {span(scaler.scale_down.no_traffic_timeout)} without a request")
+    if scaler.scale_down and scaler.scale_down.not_ready_timeout:
+        parts.append(f"to 0 after {span(scaler.scale_down.not_ready_timeout)} without a ready one")
     if not parts:
         return ""
     least, most = each.spec.replicas, needs.max_replicas

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from leptonai.blobs import BlobStore
+from leptonai.control.gpus import measured_by
+from leptonai.control.loops.forecasts import Apart, ForecastsLoop, here
 from leptonai.control.loops.loop import Loop, run_loop
 from leptonai.control.loops.owners import OwnersLoop
 from leptonai.control.loops.placement import PlacementLoop
@@ -69,6 +71,7 @@ class ControlPlane:
         blobs: BlobStore | None = None,
         policy: Policy = DEFAULT,
         before_placing: Callable[[], Awaitable[None]] = _at_once,
+        apart: Apart = here,
     ) -> None:
         """
         Args:
@@ -76,6 +79,7 @@ class ControlPlane:
             pod_reader: where given, pods are asked how they are.
             blobs: where given, those that nothing refers to are removed.
             before_placing: what the first placement waits for.
+            apart: does what takes the processor for a while, as learning forecasts does.
         """
         self.mirror = Mirror()
         self._store = store
@@ -94,6 +98,7 @@ class ControlPlane:
         self._blobs = blobs
         self._policy = policy
         self._before_placing = before_placing
+        self._apart = apart
         self.traffic = TrafficLog(clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._pods: PodsLoop | None = None
@@ -129,11 +134,28 @@ class ControlPlane:
             runs_images=self._runs_images,
             mounts_volumes=self._mounts_volumes,
         )
+        forecasts = ForecastsLoop(
+            mirror,
+            store.counts,
+            self.traffic,
+            clock,
+            apart=self._apart,
+            changed=lambda key: scaling.look_again(key),
+        )
+        scaling = ScalingLoop(
+            mirror,
+            owners,
+            self.traffic,
+            clock,
+            forecast_of=forecasts.of,
+            gpu_use_of=measured_by(self._engine),
+        )
         loops: list[Loop] = [
             OwnersLoop(mirror, owners, clock),
             replicas,
             ReadinessLoop(mirror, store, fence, clock, self._prober),
-            ScalingLoop(mirror, owners, self.traffic, clock),
+            scaling,
+            forecasts,
             self.routes,
             RunsLoop(mirror, store, fence, clock),
             RetentionLoop(mirror, store, fence, clock, self._blobs),

@@ -360,6 +360,17 @@ async def _check_gateway(
         raise InvalidRequest(
             "spec.gateway.balance.name: by which header?", hint='For example "x-user".'
         )
+    hedge = settings.hedge
+    if hedge is not None and (hedge.percentile is None) == (hedge.after_ms is None):
+        raise InvalidRequest(
+            "spec.gateway.hedge: when is a request late?",
+            hint='Give one of the two: "percentile", for example 95, or "after_ms".',
+        )
+    if hedge is not None and balance is not None and balance.by != "least-outstanding":
+        raise InvalidRequest(
+            f"spec.gateway.hedge: a caller that is balanced by {balance.by} keeps to its replica",
+            hint='Leave out one of the two, or balance by "least-outstanding".',
+        )
     if not settings.domains:
         return
     for host in settings.domains:

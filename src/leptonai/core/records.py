@@ -301,6 +301,9 @@ class Autoscaling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     state: State = NEW
     starts_ms: tuple[int, ...] = ()  # how long its last replicas took from asked for to ready
     last_start_ms: int = 0  # when the last of them was ready
+    unready_since_ms: int = 0  # since when there are replicas, and none of them is ready; 0: one is
+    forecast: str = ""  # whether it acts by one, and why, for people; "": none was learnt as yet
+    predictive: bool = False  # it does
 
     @property
     def usual_start_ms(self) -> float:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
+from leptonai.core.autoscaling import policy_kept
 from leptonai.core.ingress import Host, balance_wishes, domain_owners, host_of
 from leptonai.core.records import (
     Autoscaling,
@@ -22,7 +23,7 @@ from leptonai.core.records import (
     Phase,
     Replica,
 )
-from leptonai.core.rollouts.progress import shadowed, weights
+from leptonai.core.rollouts.progress import candidate, shadowed, weights
 from leptonai.spec.endpoints import EndpointSpec, LoadBalance
 from leptonai.spec.gateway import GatewaySettings, HoldSettings
 from leptonai.spec.pods import JUPYTER_AT, JUPYTER_PORT
@@ -34,6 +35,7 @@ POD_SILENCE_S = 900  # of somebody in a pod; whoever is still there answers its 
 DEFAULT_TIMEOUT_S = 300  # of a request, where the endpoint sets none
 DEFAULT_HELD_REQUESTS = 256
 DEFAULT_HELD_S = 60.0
+DEFAULT_HEDGES_PERCENT = 5.0
 HELD_STARTS = 2  # where an endpoint's starts take long: it may take so many
 
 
@@ -88,6 +90,23 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens_per_minute: int | None = None  # of models, as the `usage` of an answer says
 
 
+class Hedging(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """When a request that does no harm twice goes to a second replica, too: after `after_ms`, or
+    where that is 0, after the `quantile` of the times to the first byte of an answer."""
+
+    quantile: float = 0.0
+    after_ms: float = 0.0
+    budget: float = 0.05  # second tries that a request earns
+
+
+class Counting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which requests the endpoint's scaling target counts. () is any; a path that ends with * is
+    all that begin so."""
+
+    paths: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+
+
 class Shadow(msgspec.Struct, frozen=True, kw_only=True):
     """Copies of requests, whose answers are compared and thrown away."""
 
@@ -115,6 +134,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     balance: Balance = Balance()
     hold: Hold = Hold()
     limit: RateLimit | None = None
+    counting: Counting | None = None  # None: nobody asks
+    hedging: Hedging | None = None
+    watched: bool = False  # its requests are counted for whoever scales or judges it
+    grpc: bool = False  # its replicas speak HTTP/2 alone
     domains: tuple[str, ...] = ()  # hosts that are this endpoint's own, in lower case
     credential: str = ""  # the replica is sent this as Authorization, whatever the caller sent
     browser_key: str = ""  # signs what lets browsers in; "": none is let in without a token
@@ -253,6 +276,10 @@ def _route(
         balance=_balance(spec, settings, wish),
         hold=_hold(settings, endpoint.autoscaling),
         limit=_limit(settings),
+        counting=_counting(spec),
+        hedging=_hedging(settings),
+        watched=policy_kept(spec) is not None or candidate(endpoint) is not None,
+        grpc=bool(spec.container.ports and spec.container.ports[0].app_protocol == "grpc"),
         domains=domains,
     )
 
@@ -339,4 +366,22 @@ def _limit(settings: GatewaySettings) -> RateLimit | None:
         by=LimitBy(asked.by or LimitBy.TOKEN),
         requests_per_minute=asked.requests_per_minute,
         tokens_per_minute=asked.tokens_per_minute,
+    )
+
+
+def _counting(spec: EndpointSpec) -> Counting | None:
+    target = spec.auto_scaler.target_throughput if spec.auto_scaler else None
+    if target is None or not target.counts_some:
+        return None
+    return Counting(paths=tuple(target.paths or ()), methods=tuple(target.methods or ()))
+
+
+def _hedging(settings: GatewaySettings) -> Hedging | None:
+    asked = settings.hedge
+    if asked is None or not (asked.percentile or asked.after_ms):
+        return None
+    return Hedging(
+        quantile=0.0 if asked.after_ms else (asked.percentile or 0.0) / 100,
+        after_ms=asked.after_ms or 0.0,
+        budget=(asked.budget_percent or DEFAULT_HEDGES_PERCENT) / 100,
     )

@@ -35,6 +35,7 @@ class TrafficWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     start_ms: int
     end_ms: int
     arrivals: int = 0
+    matching: int = 0  # of all versions, those that the endpoint's target counts; only under ""
     ended: dict[int, int] = field(default_factory=dict)  # by the first digit of the status
     lost_attempts: int = 0  # that a replica refused or broke off, also where a retry answered
     # From dispatch to the last byte of the answer, of what a replica answered; one count for each
@@ -86,6 +87,7 @@ def merge(windows: Iterable[TrafficWindow]) -> TrafficWindow:
         start_ms=min(part.start_ms for part in parts),
         end_ms=max(part.end_ms for part in parts),
         arrivals=sum(part.arrivals for part in parts),
+        matching=sum(part.matching for part in parts),
         ended=_sum_of_counts(part.ended for part in parts),
         lost_attempts=sum(part.lost_attempts for part in parts),
         service_ms=_sum_of_buckets(part.service_ms for part in parts),

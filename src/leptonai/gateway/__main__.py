@@ -2,12 +2,14 @@
 
 import argparse
 import asyncio
+import os
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from leptonai.errors import LeptonError
+from leptonai.otlp import Collector
 
 from .server import Config, serve
 
@@ -20,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8421)
     parser.add_argument("--access-log", action="store_true", help="one line for each request")
+    parser.add_argument(
+        "--behind-envoy", action="store_true", help="keep Envoy's files, and believe what it says"
+    )
     parser.add_argument("--fd", type=int, help="a bound socket, instead of --host and --port")
     parser.add_argument(
         "--starter-fd",
@@ -31,6 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     starter = None if given.starter_fd is None else socket.socket(fileno=given.starter_fd)
     if starter is not None and not starter.recv(1):
         return 0
+    try:
+        collector = Collector.of(os.environ)
+    except LeptonError as error:
+        print(f"gateway: {error.message}; {error.hint}", file=sys.stderr)
+        collector = None  # requests matter more
     config = Config(
         home=given.home,
         control_url=given.control_url,
@@ -40,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fd=given.fd,
         starter=starter,
         access_log=given.access_log,
+        collector=collector,
+        behind_envoy=given.behind_envoy,
     )
     try:
         run(config)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httptools
-
 from leptonai.errors import InvalidRequest, Unavailable
+
+from .asking import FAILURES, ask
+
+__all__ = ["FAILURES", "ControlPlane"]
 
 ANSWER_S = 45.0  # for one answer; the control plane holds a poll for about 30 s
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-
-# What asking may end with.
-FAILURES = (OSError, TimeoutError, EOFError, httptools.HttpParserError, Unavailable)
 
 
 class ControlPlane:
@@ -42,55 +40,21 @@ class ControlPlane:
 
     async def _ask(self, method: str, path: str, body: bytes) -> bytes | None:
         token = self._token_file.read_text().strip()  # each time: it may have been replaced
-        async with asyncio.timeout(ANSWER_S):
-            reader, writer = await asyncio.open_connection(self._host, self._port)
-            try:
-                writer.write(
-                    f"{method} {self._base}{path} HTTP/1.1\r\n"
-                    f"host: {self._host}:{self._port}\r\nauthorization: Bearer {token}\r\n"
-                    f"accept: application/json\r\nconnection: close\r\n".encode()
-                )
-                if body:
-                    writer.write(
-                        b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
-                    )
-                writer.write(b"\r\n" + body)
-                answer = _Answer()
-                while not answer.complete:
-                    data = await reader.read(64 * 1024)
-                    if not data:
-                        raise EOFError("it closed the connection")
-                    answer.feed(data)
-            finally:
-                writer.close()
-        if answer.status == 204:
+        headers = {"authorization": f"Bearer {token}", "accept": "application/json"}
+        if body:
+            headers["content-type"] = "application/json"
+        status, answer = await ask(
+            method,
+            self._host,
+            self._port,
+            self._base + path,
+            headers=headers,
+            body=body,
+            within_s=ANSWER_S,
+            most_bytes=MAX_ANSWER_BYTES,
+        )
+        if status == 204:
             return None
-        if answer.status != 200:
-            raise Unavailable(f"it answered with status {answer.status}")
-        return b"".join(answer.body)
-
-
-class _Answer:
-    """Reads one answer of the control plane."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.body: list[bytes] = []
-        self.complete = False
-        self._size = 0
-        self._parser = httptools.HttpResponseParser(self)
-
-    def feed(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > MAX_ANSWER_BYTES:
-            raise Unavailable("it sent more than a route table")
-        self._parser.feed_data(data)
-
-    def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
-
-    def on_body(self, data: bytes) -> None:
-        self.body.append(data)
-
-    def on_message_complete(self) -> None:
-        self.complete = True
+        if status != 200:
+            raise Unavailable(f"it answered with status {status}")
+        return answer

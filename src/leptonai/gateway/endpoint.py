@@ -12,6 +12,8 @@ from leptonai.errors import LeptonError, NotFound, Unavailable
 from .admission import Gate
 from .answers import ReplicaFailed
 from .browsers import BrowserDoor
+from .counting import Counted
+from .hedges import Hedges
 from .metrics import EndpointFigures
 from .ratelimits import Limiter
 from .retries import RetryBudget, why_not_again
@@ -38,6 +40,8 @@ class Endpoint:
         self.door = BrowserDoor(time.time()) if route.browser_key else None
         self.limiter: Limiter | None = None
         self.shadows: Shadows | None = None
+        self.counted: Counted | None = None
+        self.hedges: Hedges | None = None
         self.reads_answers = False
         self._budget = RetryBudget(gateway.now())
         self._release_planned = False
@@ -80,6 +84,11 @@ class Endpoint:
                 self.tally.of_shadows(route.shadow.version),
             )
         )
+        if route.hedging is None:
+            self.hedges = None
+        elif self.hedges is None or self.hedges.hedging != route.hedging:
+            self.hedges = Hedges(self, route.hedging)
+        self.counted = None if route.counting is None else Counted(route.counting)
         self.reads_answers = route.limit is not None and route.limit.tokens_per_minute is not None
 
     def remove(self) -> None:
@@ -115,6 +124,8 @@ class Endpoint:
             return
         target.outstanding += 1
         exchange.sent_to(target, now)
+        if self.hedges is not None:
+            self.hedges.arm(exchange, target, now)
         link = None if exchange.fresh_connection else target.take_idle()
         if link is not None:
             exchange.attach(link)
@@ -204,6 +215,7 @@ class Endpoint:
             tally.versions,
             shadows=tally.shadows,
             refused=tally.denied,
+            hedges={} if self.hedges is None else self.hedges.outcomes(),
             in_flight=tally.in_flight,
             waiting=len(tally.held),
         )

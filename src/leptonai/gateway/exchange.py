@@ -17,7 +17,9 @@ from .outgoing import Outgoing
 if TYPE_CHECKING:
     from .downstream import ClientConnection
     from .endpoint import Endpoint
+    from .hedges import Hedge
     from .target import Target
+    from .tracing import Span
     from .upstream import ReplicaConnection
 
 NOT_ANSWERED = 499  # in metrics: the client left first
@@ -48,6 +50,7 @@ class Exchange(Outgoing):
         "failed_target",
         "fresh_connection",
         "head_only",
+        "hedge",
         "held_until",
         "key",
         "link",
@@ -61,6 +64,7 @@ class Exchange(Outgoing):
         "safe",
         "sent",
         "shadow",
+        "span",
         "started",
         "started_at",
         "status",
@@ -90,6 +94,7 @@ class Exchange(Outgoing):
         self.held_until = 0.0
         self.deadline = 0.0
         self.target: Target | None = None
+        self.hedge: Hedge | None = None  # what may send it to a second replica
         self.link: ReplicaConnection | None = None
         self.request_done = False  # all of it was read
         self.responding = False  # the client has been sent the start of an answer
@@ -101,6 +106,7 @@ class Exchange(Outgoing):
         self.cookie = b""  # a header line that brings the caller back to its replica
         self.observers: tuple[Observer, ...] = ()  # of the answer's body
         self.shadow: Digest | None = None  # a copy goes to the shadow version
+        self.span: Span | None = None  # it is recorded
         self.logged: tuple[bytes, bytes, bytes] | None = None  # method, target, traceparent
         self.events = False  # the answer has begun as an event stream, while it was held
         self._wants_events = False
@@ -292,6 +298,8 @@ class Exchange(Outgoing):
         Args:
             garbled: what it sent is no HTTP, and would not be any better a second time.
         """
+        if self.hedge is not None and self.hedge.lost(link):
+            return
         self.link = None
         endpoint = self.endpoint
         assert endpoint is not None
@@ -325,7 +333,7 @@ class Exchange(Outgoing):
         shadows = endpoint.shadows
         if self.shadow is not None and shadows is not None and self.kept and self.request_done:
             shadows.send(
-                b"".join(self._sent),
+                self.whole(),
                 status=self.status,
                 digest=self.shadow.value,
                 timeout_s=endpoint.route.timeout_s,
@@ -366,6 +374,8 @@ class Exchange(Outgoing):
         """
         assert not self.done
         self.done = True
+        if self.hedge is not None:
+            self.hedge.end()
         self._unsent.clear()
         self.forget_sent(self.client.gateway)
         endpoint = self.endpoint
@@ -390,6 +400,9 @@ class Exchange(Outgoing):
         if self.attempts:
             for observer in self.observers:
                 observer.end()
+        if self.span is not None:
+            assert gateway.tracer is not None
+            gateway.tracer.end(self, self.span, now, target)
         if self.logged is not None:
             assert gateway.access_log is not None
             gateway.access_log.note(self, now, target)

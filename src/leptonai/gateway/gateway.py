@@ -29,8 +29,10 @@ from .upstream import ReplicaConnection
 
 if TYPE_CHECKING:
     from .downstream import ClientConnection
+    from .envoy.front import Front
     from .exchange import Exchange
     from .target import Target
+    from .tracing import Tracer
 
 NO_SEQ = -1  # before any table
 LOCAL = b".localhost"  # NAME.WORKSPACE.localhost is an endpoint's own host
@@ -48,6 +50,8 @@ class Gateway:
         self.idle_links: dict[ReplicaConnection, None] = {}  # the longest idle first
         self.endpoints: dict[bytes, Endpoint] = {}  # by /e/WORKSPACE/NAME
         self.access_log: AccessLog | None = None
+        self.tracer: Tracer | None = None
+        self.front: Front | None = None  # Envoy, where requests come by way of it
         self._domains: dict[bytes, Endpoint] = {}
         self._shared_hosts: dict[bytes, SharedHost] = {}
         self._workspace_tokens: dict[str, frozenset[str]] = {}
@@ -93,14 +97,19 @@ class Gateway:
         self._shared_hosts = {
             host.domain.encode(): SharedHost(host, self.endpoints) for host in table.hosts
         }
+        if self.front is not None:
+            self.front.follow(table)
 
     # --- requests ---
 
     def admit(self, exchange: Exchange, head: RequestHead) -> None:
         """Give the exchange its endpoint, or the answer that keeps it out."""
+        if self.front is not None:
+            self.front.unwrap(head, exchange.client)
         if not head.request_id:
             head.request_id = b"%b%08x" % (self._request_prefix, next(self._request_numbers))
-        if not head.traceparent:
+        begins_here = not head.traceparent
+        if begins_here:
             # Of a trace that begins here, and that whoever follows may record.
             span = b"%016x" % next(self._trace_numbers)
             head.traceparent = b"00-%b%b-%b-01" % (self._request_prefix, span, span)
@@ -159,6 +168,8 @@ class Gateway:
                 return
             if caller.tokens is not None:
                 exchange.observers = (Usage(caller.tokens),)
+        if endpoint.counted is not None and endpoint.counted.counts(head.method, path):
+            endpoint.tally.match()
         exchange.root = prefix + b"/"
         if not endpoint.selection.plain:
             exchange.key = endpoint.selection.key_of(head, address)
@@ -169,6 +180,8 @@ class Gateway:
             head.lines.append(f"authorization: {route.credential}\r\n".encode())
         if self.access_log is not None:
             exchange.logged = (head.method, head.target, head.traceparent)
+        if self.tracer is not None:
+            exchange.span = self.tracer.begin(head, path, begins_here=begins_here)
         encoded = upstream_request(
             head,
             head.target if route.keeps_prefix else path,
@@ -244,6 +257,10 @@ class Gateway:
             text = exposition(
                 figures, refused=self._refused, clients=len(self.clients), seq=self.seq
             )
+            if self.tracer is not None:
+                text += self.tracer.exposition()
+            if self.front is not None:
+                text += self.front.exposition()
             return Answer(200, text.encode(), TEXT)
         nothing = NotFound("nothing is served here", hint="endpoints are at /e/WORKSPACE/NAME/")
         return error_answer(nothing, head.request_id)

@@ -38,6 +38,7 @@ class Traffic:
         "compared",
         "in_flight",
         "lost_attempts",
+        "matching",
         "seconds",
         "service_s",
         "status_differs",
@@ -45,6 +46,7 @@ class Traffic:
 
     def __init__(self) -> None:
         self.arrivals = 0
+        self.matching = 0  # of the whole endpoint, under "": what its scaling target counts
         self.by_code: dict[int, int] = {}
         self.by_latency = [0] * (len(LATENCY_BUCKETS_S) + 1)  # from arrival to end
         self.seconds = 0.0
@@ -84,7 +86,16 @@ class Traffic:
 class EndpointFigures:
     """One endpoint at one instant, for a scrape."""
 
-    __slots__ = ("in_flight", "name", "refused", "shadows", "versions", "waiting", "workspace")
+    __slots__ = (
+        "hedges",
+        "in_flight",
+        "name",
+        "refused",
+        "shadows",
+        "versions",
+        "waiting",
+        "workspace",
+    )
 
     def __init__(
         self,
@@ -94,6 +105,7 @@ class EndpointFigures:
         *,
         shadows: Mapping[str, Traffic],
         refused: Mapping[int, int],
+        hedges: Mapping[str, int],
         in_flight: int,
         waiting: int,
     ) -> None:
@@ -102,6 +114,7 @@ class EndpointFigures:
         self.versions = versions  # "" is what no replica had
         self.shadows = shadows
         self.refused = refused  # those that were not let in, by code
+        self.hedges = hedges  # second tries, by what became of them
         self.in_flight = in_flight
         self.waiting = waiting
 
@@ -153,6 +166,13 @@ def exposition(
                 ("not_compared", traffic.arrivals - traffic.compared),
             ):
                 lines.append(f'lepton_gateway_shadows_total{{{label},outcome="{outcome}"}} {count}')
+    lines.append("# HELP lepton_gateway_hedges_total Second tries: sent, won, or over the budget.")
+    lines.append("# TYPE lepton_gateway_hedges_total counter")
+    lines += [
+        f'lepton_gateway_hedges_total{{{each.label},outcome="{outcome}"}} {count}'
+        for each in ordered
+        for outcome, count in each.hedges.items()
+    ]
     lines.append("# TYPE lepton_gateway_in_flight gauge")
     lines += [f"lepton_gateway_in_flight{{{each.label}}} {each.in_flight}" for each in ordered]
     lines.append("# TYPE lepton_gateway_waiting gauge")

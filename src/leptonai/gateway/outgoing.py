@@ -57,6 +57,10 @@ class Outgoing:
             self.kept = False
             self.forget_sent(gateway)
 
+    def whole(self) -> bytes:
+        """All that was sent, where it is kept."""
+        return b"".join(self._sent)
+
     def forget_sent(self, gateway: Gateway) -> None:
         self._sent.clear()
         self._sent_bytes = 0

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -16,12 +16,20 @@ from leptonai.core.traffic import REPORT_MS, TrafficReport, TrafficWindow
 from .control_plane import FAILURES, ControlPlane
 
 if TYPE_CHECKING:
+    from leptonai.core.routing import Upstream
+
     from .tally import Tally
-    from .target import Target
 
 MAX_PAUSE_S = 5.0  # before a report that failed is tried again
 LAST_REPORT_S = 1.0  # for the report of a gateway that ends
 MAX_WINDOWS_A_REPORT = 2_000
+
+
+class Leaver(Protocol):
+    """A replica that has left the table, with requests under way."""
+
+    upstream: Upstream
+    outstanding: int
 
 
 class Reporter:
@@ -31,7 +39,7 @@ class Reporter:
         self.now = now
         self._name = os.urandom(8).hex()
         self._active: dict[Tally, None] = {}
-        self._leaving: dict[Target, None] = {}  # out of the table, with requests under way
+        self._leaving: dict[Leaver, None] = {}  # out of the table, with requests under way
         self._leaving_told = False  # the control plane knows of some
         self._some = asyncio.Event()  # there is something to tell
         self._urgent = asyncio.Event()
@@ -45,13 +53,13 @@ class Reporter:
         """A request is held where none was: whoever scales from zero waits for this."""
         self._urgent.set()
 
-    def leaves(self, target: Target) -> None:
+    def leaves(self, target: Leaver) -> None:
         """A replica left the table: who stops it waits until its requests have ended."""
         self._leaving[target] = None
         self._some.set()
         self._urgent.set()
 
-    def left(self, target: Target) -> None:
+    def left(self, target: Leaver) -> None:
         """It has ended the last of them."""
         self._leaving.pop(target, None)
         self._urgent.set()

@@ -13,16 +13,20 @@ from pathlib import Path
 from leptonai.errors import LeptonError, Unavailable
 from leptonai.home import Home
 from leptonai.log_files import keep_bounded
+from leptonai.otlp import Collector
 
 from .access_log import AccessLog
 from .control_plane import ControlPlane
 from .downstream import ClientConnection
+from .envoy.front import Front
 from .follow import Follower
 from .gateway import Gateway
 from .handover import Handover
 from .limits import Limits
+from .tracing import Tracer
 
 BACKLOG = 2048  # connections that the kernel keeps for us
+LAST_SPANS_S = 1.0  # that a gateway which ends takes for its last spans
 FILES_BESIDE_CLIENTS = 1024  # what a process needs, and connections to replicas
 
 
@@ -43,6 +47,8 @@ class Config:
     fd: int | None = None
     starter: socket.socket | None = None
     access_log: bool = False  # a line for each request, in the home's logs
+    behind_envoy: bool = False  # which takes all requests first
+    collector: Collector | None = None  # where spans go
     limits: Limits = field(default_factory=Limits)
 
 
@@ -56,11 +62,18 @@ async def serve(config: Config) -> None:
     gateway = Gateway(loop, config.limits)
     if config.access_log:
         gateway.access_log = AccessLog(gateway, Home(config.home).access_log)
+    if config.collector is not None:
+        gateway.tracer = Tracer(gateway, config.collector)
     control_plane = ControlPlane(config.control_url, config.token_file)
     follower = Follower(gateway, control_plane, config.home / "gateway" / "routes.json")
     listener = _listener(config)
     _allow_files(2 * config.limits.connections + FILES_BESIDE_CLIENTS)
+    if config.behind_envoy:
+        host, port = listener.getsockname()[:2]
+        gateway.front = Front(gateway, Home(config.home).envoy, (host, port))
     follower.load_copy()
+    if gateway.front is not None:
+        await gateway.front.begin()
     stop = asyncio.Event()
     at_once = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -78,16 +91,27 @@ async def serve(config: Config) -> None:
     following = loop.create_task(follower.run())
     reporting = loop.create_task(gateway.reporter.run(control_plane))
     bounding = loop.create_task(keep_bounded(Home(config.home).gateway_log))
+    tracing = [loop.create_task(gateway.tracer.run())] if gateway.tracer else []
+    fronting = []
+    if gateway.front is not None:
+        fronting = [
+            loop.create_task(gateway.front.run()),
+            loop.create_task(keep_bounded(Home(config.home).envoy_log)),
+        ]
     await stop.wait()
     server.close()
     handover.close()
     draining = loop.create_task(gateway.drain())
     ending = loop.create_task(at_once.wait())
     await asyncio.wait((draining, ending), return_when=asyncio.FIRST_COMPLETED)
-    for task in (following, reporting, bounding, draining, ending):
+    for task in (following, reporting, bounding, draining, ending, *fronting):
         task.cancel()
     if not at_once.is_set():
         await gateway.reporter.tell_the_rest(control_plane)
+        if gateway.tracer is not None:
+            await gateway.tracer.send_the_rest(LAST_SPANS_S)
+    for task in tracing:
+        task.cancel()
     follower.save_now()
     if gateway.access_log is not None:
         gateway.access_log.flush()

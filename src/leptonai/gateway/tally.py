@@ -39,12 +39,15 @@ class Tally:
 
     def arrive(self) -> None:
         if not self.active:
-            self.active = True
-            self._since_ms = time.time_ns() // 1_000_000
-            self._before = {key: Totals(traffic, 0.0) for key, traffic in self._all()}
-            self._reporter.activate(self)
+            self._activate()
         self.in_flight += 1
         self.arrivals += 1
+
+    def match(self) -> None:
+        """The request that is about to arrive is one that the scaling target counts."""
+        if not self.active:
+            self._activate()
+        self.unserved.matching += 1
 
     def hold(self, exchange: Exchange) -> None:
         if not self.held:
@@ -99,6 +102,12 @@ class Tally:
     def arrived(self) -> None:
         """The control plane has the last windows."""
         self._before, self._since_ms = self._after, self._after_ms
+
+    def _activate(self) -> None:
+        self.active = True
+        self._since_ms = time.time_ns() // 1_000_000
+        self._before = {key: Totals(traffic, 0.0) for key, traffic in self._all()}
+        self._reporter.activate(self)
 
     def _all(self) -> Iterator[tuple[Key, Traffic]]:
         for version, traffic in self.versions.items():

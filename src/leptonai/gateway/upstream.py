@@ -133,6 +133,8 @@ class ReplicaConnection(asyncio.Protocol):
             client.transport.write(data)
             return
         self.answered = True
+        if exchange.hedge is not None:
+            exchange.hedge.answered(self)
         self._quiet_bytes += len(data)
         try:
             self._parser.feed_data(data)

@@ -18,12 +18,14 @@ class Totals:
         "by_service",
         "compared",
         "lost_attempts",
+        "matching",
         "service_s",
         "status_differs",
     )
 
     def __init__(self, traffic: Traffic, now: float) -> None:
         self.arrivals = traffic.arrivals
+        self.matching = traffic.matching
         self.by_code = dict(traffic.by_code)
         self.by_service = tuple(traffic.by_service)
         self.service_s = traffic.service_s
@@ -55,7 +57,8 @@ class Totals:
         busy_s = self.busy_s - before.busy_s
         arrivals = self.arrivals - before.arrivals
         lost = self.lost_attempts - before.lost_attempts
-        if not (arrivals or ended or lost or held or busy_s > 0):
+        matching = self.matching - before.matching
+        if not (arrivals or matching or ended or lost or held or busy_s > 0):
             return None
         service = tuple(b - a for a, b in zip(before.by_service, self.by_service, strict=True))
         return TrafficWindow(
@@ -66,6 +69,7 @@ class Totals:
             start_ms=start_ms,
             end_ms=end_ms,
             arrivals=arrivals,
+            matching=matching,
             ended=ended,
             lost_attempts=lost,
             service_ms=service if any(service) else (),

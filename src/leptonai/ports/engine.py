@@ -192,6 +192,11 @@ class Engine(Protocol):
         None if the node has no such log."""
         ...
 
+    async def gpu_use(self, node: str) -> Mapping[int, float]:
+        """How much of the time each of a node's GPUs is busy now, 0 to 1, by index. Those that
+        nobody can measure are left out."""
+        ...
+
     async def log_marks(self, node: str, attempt: AttemptId) -> LogMarks:
         """When the log grew: what dates its lines. The last mark is of about now, and of the whole
         log once the attempt has ended. What was told once of bytes that are still there is told

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from leptonai.core.records import Event, Record
+from leptonai.ports.counts import CountStore
 from leptonai.ports.messages import MessageStore
 from leptonai.ports.points import PointStore
 from leptonai.ports.values import ValueStore
@@ -92,6 +93,11 @@ class Store(Protocol):
     @property
     def points(self) -> PointStore:
         """What runs measured: beside the records, for nobody follows it."""
+        ...
+
+    @property
+    def counts(self) -> CountStore:
+        """How many requests endpoints got: beside the records, for nobody follows it."""
         ...
 
     @property

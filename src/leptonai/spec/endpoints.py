@@ -28,6 +28,7 @@ from leptonai.spec.rollouts import RolloutPlan
 DEFAULT_PORT = 40_000  # of an endpoint that names none
 MAX_REPLICAS = 1_000
 MAX_SCHEDULES = 50
+MAX_COUNTED = 50  # paths, and methods
 ReplicaCount = Annotated[int, Meta(ge=0, le=MAX_REPLICAS)]
 
 
@@ -63,10 +64,22 @@ class ScaleDown(Wire, frozen=True):
     not_ready_timeout: Annotated[int, Meta(ge=0)] | None = None  # seconds; 0 is off
 
 
+# As a request names it, without the query; one that ends with * stands for all that begin so.
+CountedPath = Annotated[str, Meta(pattern=r"^/[^?#\s]*$", max_length=1_024)]
+CountedMethod = Annotated[str, Meta(pattern=r"^[A-Za-z]+$", max_length=32)]
+
+
 class TargetThroughput(Wire, frozen=True):
+    """Requests a minute to each replica; only those to these paths, by these methods, if some are
+    given."""
+
     qpm: Annotated[float, Meta(ge=0, le=1e9)] | None = None
-    paths: list[str] | None = None
-    methods: list[str] | None = None
+    paths: Annotated[list[CountedPath], Meta(max_length=MAX_COUNTED)] | None = None
+    methods: Annotated[list[CountedMethod], Meta(max_length=MAX_COUNTED)] | None = None
+
+    @property
+    def counts_some(self) -> bool:
+        return bool(self.qpm and (self.paths or self.methods))
 
 
 class ScalingSchedule(Wire, frozen=True):
@@ -252,6 +265,14 @@ class EndpointStatus(Wire, frozen=True):
     ssh_host_key: str | None = None  # of a pod: public, as in known_hosts
     ssh_user: str | None = None  # of a pod
     jupyter: str | None = None  # of a pod: installing, starting, running, failed
+
+
+class RequestHistory(Wire, frozen=True, omit_defaults=False):
+    """An extension: how many requests came, where the endpoint is scaled by a target."""
+
+    begins_at: int  # seconds since 1970, UTC
+    step_seconds: int
+    requests_per_second: list[float | None]  # in each step, the oldest first; null: not counted
 
 
 class LeptonDeployment(Wire, frozen=True):

@@ -37,9 +37,19 @@ class RateLimitSettings(Wire, frozen=True):
     tokens_per_minute: Annotated[int, Meta(ge=1)] | None = None  # of models, in and out
 
 
+class HedgeSettings(Wire, frozen=True):
+    """When a request that does no harm twice goes to a second replica, too: the answer that begins
+    first is passed on. After a percentile of the times to an answer, or a fixed time."""
+
+    percentile: Annotated[float, Meta(ge=50, lt=100)] | None = None
+    after_ms: Annotated[float, Meta(gt=0, le=600_000)] | None = None
+    budget_percent: Annotated[float, Meta(gt=0, le=100)] | None = None  # of the requests; 5
+
+
 class GatewaySettings(Wire, frozen=True):
     retry: Literal["safe", "always", "never"] | None = None  # safe, if not given
     balance: BalanceSettings | None = None
     hold: HoldSettings | None = None
     rate_limit: RateLimitSettings | None = None
+    hedge: HedgeSettings | None = None
     domains: Annotated[list[str], Meta(max_length=MAX_DOMAINS)] | None = None

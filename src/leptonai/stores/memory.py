@@ -8,12 +8,14 @@ import msgspec
 
 from leptonai.core.records import Event, Record
 from leptonai.errors import Conflict
+from leptonai.ports.counts import CountStore
 from leptonai.ports.messages import MessageStore
 from leptonai.ports.points import PointStore
 from leptonai.ports.store import Batch, Change, Fence, Query, R
 from leptonai.ports.values import ValueStore
 from leptonai.stores.decisions import Key, Known, Told, decide, kind_of, unstorable
 from leptonai.stores.journal import batch_of
+from leptonai.stores.memory_counts import MemoryCounts
 
 
 class MemoryStore:
@@ -31,6 +33,7 @@ class MemoryStore:
         self._seq = 0
         self._forgotten = 0  # the seq up to which deleted records may have been pruned
         self._changed = asyncio.Event()
+        self.counts: CountStore = MemoryCounts()
 
     @cached_property
     def points(self) -> PointStore:

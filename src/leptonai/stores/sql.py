@@ -9,6 +9,7 @@ import msgspec
 
 from leptonai.core.records import AnyRecord, Event, Record
 from leptonai.errors import Conflict, Unavailable
+from leptonai.ports.counts import CountStore
 from leptonai.ports.messages import MessageStore
 from leptonai.ports.points import PointStore
 from leptonai.ports.store import Batch, Change, Fence, Query, R
@@ -66,6 +67,12 @@ class SqlStore:
         from leptonai.stores.points import SqlPoints  # loads numpy
 
         return SqlPoints(self._database, self._readers, self._writer)
+
+    @cached_property
+    def counts(self) -> CountStore:
+        from leptonai.stores.counts import SqlCounts  # not before it is needed
+
+        return SqlCounts(self._database, self._readers, self._writer)
 
     @cached_property
     def values(self) -> ValueStore:

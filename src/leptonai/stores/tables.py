@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA = "0003"  # the newest revision in migrations/versions
+SCHEMA = "0004"  # the newest revision in migrations/versions
 
 metadata = sa.MetaData()
 
@@ -134,6 +134,18 @@ metric_chunks = sa.Table(
     sa.Column("sum", sa.LargeBinary, nullable=False),  # core.points.Sum as msgpack
     sa.Column("data", sa.LargeBinary, nullable=False),  # as core.curves packs them; comes last
 )
+
+# How many requests an endpoint got in each step of a day: see core.counts. The only history of its
+# traffic that outlives a control plane.
+request_counts = sa.Table(
+    "request_counts",
+    metadata,
+    sa.Column("workspace", Text, primary_key=True),
+    sa.Column("endpoint", Text, primary_key=True),  # its id
+    sa.Column("day", sa.BigInteger, primary_key=True),  # since 1970, UTC
+    sa.Column("column", sa.LargeBinary, nullable=False),  # as core.counts packs it
+)
+sa.Index("request_counts_day", request_counts.c.day)
 
 # The values of key spaces. `number` grows with every new key of a space: pages go by it, so that
 # who reads page by page misses no key that was there all the while.

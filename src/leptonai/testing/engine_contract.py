@@ -97,6 +97,15 @@ class EngineContract(ABC):
 
         self._with_engine(tmp_path, test)
 
+    def test_of_gpus_it_tells_a_share_of_the_time_or_nothing(self, tmp_path: Path) -> None:
+        async def test(engine: Engine, node: str) -> None:
+            (capacity,) = [m.capacity for m in await engine.machines() if m.id == node]
+            for index, share in (await engine.gpu_use(node)).items():
+                assert 0 <= index < capacity.gpus
+                assert 0 <= share <= 1
+
+        self._with_engine(tmp_path, test)
+
     def test_asking_twice_to_start_is_asking_once(self, tmp_path: Path) -> None:
         async def test(engine: Engine, node: str) -> None:
             attempt = Attempt(id="a.0", node=node, command=self.prints("once"))

@@ -5,7 +5,7 @@ that under `virtual_time` the same seed gives the same history.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from leptonai.core.records import EndReason, Termination
@@ -171,6 +171,7 @@ class FakeEngine:
         self._changed = asyncio.Event()
         self._changed.set()
         self.history: list[Run] = []
+        self.gpus_busy: dict[str, dict[int, float]] = {}  # what nodes tell of their GPUs
 
     # --- the port --------------------------------------------------------------------------------
 
@@ -270,6 +271,10 @@ class FakeEngine:
         if kept is None or kept.log is None:
             return None
         return LogChunk(offset, kept.log[offset : offset + limit])
+
+    async def gpu_use(self, node: str) -> Mapping[int, float]:
+        await asyncio.sleep(0)
+        return dict(self.gpus_busy.get(node, {}))
 
     async def log_marks(self, node: str, attempt: AttemptId) -> LogMarks:
         place = self._nodes.get(node)

@@ -24,6 +24,7 @@ from leptonai.control.api.views import (
     replica_view,
     terminations_of,
 )
+from leptonai.core import counts
 from leptonai.core.records import Endpoint, Node, OwnerKind, Phase, Replica
 from leptonai.errors import NotFound
 from leptonai.ports.store import Query
@@ -33,12 +34,15 @@ from leptonai.spec.endpoints import (
     ApiToken,
     LeptonDeployment,
     ReadinessReason,
+    RequestHistory,
     TerminationReason,
 )
 from leptonai.spec.explanations import Explanation
 from leptonai.spec.pods import PodLogin
 
 TOKEN_BYTES = 24
+
+HISTORY_STEP_S = 300  # of what is shown of an endpoint's requests
 
 
 async def create(call: Call) -> LeptonDeployment:
@@ -154,6 +158,19 @@ async def list_events(call: Call) -> list[wire.LeptonEvent]:
     endpoint = await _endpoint(call)
     events = await call.world.store.events(call.workspace, kind=OwnerKind.ENDPOINT, id=endpoint.id)
     return [event_view(event) for event in events]
+
+
+async def request_history(call: Call) -> RequestHistory:
+    endpoint = await _endpoint(call)
+    first_day = counts.first_kept_day(call.world.clock.now_ms())
+    days = await call.world.store.counts.read(call.workspace, endpoint.id, first_day)
+    begins_s, numbers = counts.history(days)
+    rates = counts.rates(numbers, HISTORY_STEP_S)
+    return RequestHistory(
+        begins_at=int(begins_s),
+        step_seconds=HISTORY_STEP_S,
+        requests_per_second=[None if rate is None else round(rate, 4) for rate in rates],
+    )
 
 
 async def why(call: Call) -> Explanation:
@@ -272,6 +289,13 @@ ROUTES = (
         handler=login,
         summary="A link that lets a browser into a pod's JupyterLab, once",
         answer=PodLogin,
+    ),
+    Route(
+        method="GET",
+        path="/deployments/{name}/requests",
+        handler=request_history,
+        summary="How many requests an endpoint that is scaled by a target got in the last days",
+        answer=RequestHistory,
     ),
     Route(
         method="GET",

@@ -11,6 +11,7 @@ from leptonai.core.lifecycle.job import status_of
 from leptonai.core.lifecycle.replica import describe_end
 from leptonai.core.points import RunPoints, shown
 from leptonai.core.records import (
+    Autoscaling,
     Dataset,
     Endpoint,
     EndReason,
@@ -188,9 +189,17 @@ def _autoscaler_status(endpoint: Endpoint) -> AutoscalerStatus:
                 kind="Awake",
                 last_transition_time=since_s,
                 message=autoscaling.because,
-            )
+            ),
+            *_forecast_condition(autoscaling),
         ],
     )
+
+
+def _forecast_condition(autoscaling: Autoscaling) -> list[AutoscalerCondition]:
+    if not autoscaling.forecast:
+        return []
+    status = "True" if autoscaling.predictive else "False"
+    return [AutoscalerCondition(status=status, kind="Predictive", message=autoscaling.forecast)]
 
 
 def replica_view(replica: Replica, public_ip: str | None = None) -> wire_replicas.Replica:

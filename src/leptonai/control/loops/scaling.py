@@ -1,7 +1,11 @@
 """The number of replicas: follows what gateways tell of the requests to each endpoint."""
 
+from collections.abc import Callable, Sequence
+
 from msgspec.structs import replace
 
+from leptonai.control.gpus import GpuUseOf, nobody_measures
+from leptonai.control.loops.forecasts import Learnt
 from leptonai.control.mirror import Key, Mirror, Watch, serves
 from leptonai.control.owners import Owners
 from leptonai.control.traffic import EndpointName, TrafficLog
@@ -19,19 +23,36 @@ LISTEN_MS = 10_000
 class ScalingLoop:
     name = "scaling"
 
-    def __init__(self, mirror: Mirror, owners: Owners, traffic: TrafficLog, clock: Clock) -> None:
+    def __init__(
+        self,
+        mirror: Mirror,
+        owners: Owners,
+        traffic: TrafficLog,
+        clock: Clock,
+        *,
+        forecast_of: Callable[[Key], Learnt | None] = lambda key: None,
+        gpu_use_of: GpuUseOf = nobody_measures,
+    ) -> None:
         self.watch: Watch = mirror.watch(Endpoint, Replica, only=serves)
         self._mirror = mirror
         self._owners = owners
         self._traffic = traffic
         self._told = traffic.watch(self.watch.news)
         self._clock = clock
+        self._forecast_of = forecast_of
+        self._gpu_use_of = gpu_use_of
         self._started_ms = clock.now_ms()
         self._listens_until_ms = self._started_ms + LISTEN_MS
         self._keys: dict[EndpointName, Key] = {}
         self._latest: dict[Key, Autoscaling] = {}  # newer than the record's, or the same
         self._windows: dict[Key, list[TrafficWindow]] = {}  # that no look has seen yet
         self._wakes: dict[Key, int] = {}  # when to look at each again, in clock ms
+
+    def look_again(self, key: Key) -> None:
+        """Something else is known of it than its records and gateways tell."""
+        if key in self._mirror.endpoints:
+            self._wakes[key] = self._clock.now_ms()
+            self.watch.news.set()
 
     async def step(self) -> int | None:
         now_ms = self._clock.now_ms()
@@ -87,7 +108,16 @@ class ScalingLoop:
         if listens and not windows and not held:
             return self._listens_until_ms
         replicas = self._mirror.replicas_of(key[0], f"{OwnerKind.ENDPOINT}/{key[1]}")
-        seen = look(endpoint, replicas, windows, held, self._before(endpoint), now_ms)
+        seen = look(
+            endpoint,
+            replicas,
+            windows,
+            held,
+            self._before(endpoint),
+            now_ms,
+            forecast=self._forecast_of(key),
+            gpu_use=await self._gpu_use(endpoint, replicas),
+        )
         if seen is None:
             self._latest.pop(key, None)
             return None
@@ -99,6 +129,12 @@ class ScalingLoop:
         if _to_be_kept(endpoint.autoscaling, after):
             await self._owners.scale(key, after)
         return seen.again_ms
+
+    async def _gpu_use(self, endpoint: Endpoint, replicas: Sequence[Replica]) -> float | None:
+        scaler = endpoint.spec.auto_scaler
+        if scaler is None or not scaler.target_gpu_utilization_percentage:
+            return None
+        return await self._gpu_use_of(replicas)
 
     def _before(self, endpoint: Endpoint) -> Autoscaling | None:
         """What was last come to: the number as it is recorded, for a change by its user may have
@@ -121,6 +157,8 @@ class ScalingLoop:
 
 def _to_be_kept(kept: Autoscaling | None, after: Autoscaling) -> bool:
     if kept is None or kept.desired != after.desired:
+        return True
+    if (kept.forecast, kept.predictive) != (after.forecast, after.predictive):
         return True
     learnt = after.state.traffic_s != kept.state.traffic_s or after.starts_ms != kept.starts_ms
     return learnt and after.decided_at_ms >= kept.decided_at_ms + KEEP_MS

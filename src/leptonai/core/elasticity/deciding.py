@@ -199,7 +199,9 @@ def _scheduled(policy: Policy, fleet: Fleet, now_s: float) -> bool:
 
 
 def _is_idle(policy: Policy, state: State, demand: Demand, now_s: float) -> bool:
-    if not policy.idle_timeout_s or demand.arrivals or demand.queued or demand.in_flight:
+    if not policy.idle_timeout_s:
+        return False
+    if demand.arrivals or demand.uncounted or demand.queued or demand.in_flight:
         return False
     assert state.traffic_s is not None
     return state.asleep or now_s - state.traffic_s >= policy.idle_timeout_s

@@ -94,7 +94,7 @@ def learn(state: State, policy: Policy, demand: Demand, fleet: Fleet, now_s: flo
     if step_s >= STEP_S:
         recent = (*recent[-(SLOW_S // STEP_S - 1) :], (step_s, arrivals))
         step_s, arrivals = 0.0, 0
-    traffic = demand.arrivals or demand.queued or demand.in_flight
+    traffic = demand.arrivals or demand.uncounted or demand.queued or demand.in_flight
     state = replace(
         state,
         at_s=now_s,

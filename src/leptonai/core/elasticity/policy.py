@@ -41,7 +41,8 @@ def policy_of(spec: EndpointSpec) -> Policy | None:
     schedules = tuple(_schedule(each) for each in scaler.schedules or ())
     down = scaler.scale_down
     timeout = (down.no_traffic_timeout if down is not None else None) or 0
-    if target is None and not timeout and not schedules:
+    not_ready = (down.not_ready_timeout if down is not None else None) or 0
+    if target is None and not timeout and not not_ready and not schedules:
         return None
     most = needs.max_replicas
     if most is None:
@@ -51,6 +52,7 @@ def policy_of(spec: EndpointSpec) -> Policy | None:
         min_replicas=least,
         max_replicas=max(least, most),
         idle_timeout_s=float(timeout),
+        not_ready_timeout_s=float(not_ready),
         hold_s=scaler.cool_down_seconds,
         max_up_per_minute=scaler.max_up_per_minute,
         max_down_per_minute=scaler.max_down_per_minute,
@@ -109,7 +111,7 @@ def _target(scaler: AutoScaler) -> Target | None:
             )
     targets: list[Target] = []
     if throughput is not None and throughput.qpm:
-        targets.append(Throughput(throughput.qpm))
+        targets.append(Throughput(throughput.qpm, some=throughput.counts_some))
     if scaler.target_gpu_utilization_percentage:
         targets.append(Utilisation(scaler.target_gpu_utilization_percentage / 100))
     if scaler.target_concurrency:

@@ -17,6 +17,7 @@ class Demand:
 
     window_s: float  # since the last decision
     arrivals: int = 0
+    uncounted: int = 0  # arrivals that the target leaves out; they keep an endpoint awake
     ended: int = 0  # requests that were answered
     busy_s: float = (
         0.0  # time that slots were in use in this window, by whatever is not answered yet too
@@ -28,7 +29,8 @@ class Demand:
 
     def __post_init__(self) -> None:
         assert 0 < self.window_s < math.inf, self
-        assert min(self.arrivals, self.ended, self.queued, self.in_flight, self.slow) >= 0, self
+        assert min(self.arrivals, self.uncounted, self.ended, self.queued) >= 0, self
+        assert min(self.in_flight, self.slow) >= 0, self
         assert 0 <= self.busy_s < math.inf, self
         assert self.gpu_utilisation is None or 0 <= self.gpu_utilisation <= 1, self
 
@@ -57,6 +59,7 @@ class Throughput:
     """Each replica gets so many requests a minute (QPM)."""
 
     per_minute: float
+    some: bool = False  # only of those that its user named by path or method
 
     def __post_init__(self) -> None:
         assert 0 < self.per_minute < math.inf, self
@@ -128,6 +131,7 @@ class Policy:
     max_replicas: int = MAX_REPLICAS
     certainty: float = 0.99  # the quantile that is forecast: the share of time in which it suffices
     idle_timeout_s: float = 0.0  # no traffic for so long: no replicas; 0: never
+    not_ready_timeout_s: float = 0.0  # none of them ready for so long: no replicas; 0: never
     hold_s: float | None = None  # no fewer than were needed in so long; None: one cold start
     max_up_per_minute: int | None = None  # replicas
     max_down_per_minute: int | None = None
@@ -139,6 +143,7 @@ class Policy:
         assert 1 <= self.min_replicas <= self.max_replicas, self
         assert 0.5 <= self.certainty < 1, self
         assert 0 <= self.idle_timeout_s < math.inf, self
+        assert 0 <= self.not_ready_timeout_s < math.inf, self
         assert self.hold_s is None or 0 <= self.hold_s < math.inf, self
         assert all(rate is None or rate >= 1 for rate in self._rates), self
         assert self.cost_per_replica_hour >= 0, self

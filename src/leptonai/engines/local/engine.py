@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,7 @@ from leptonai.engines.local.environment import (
     tree_variable,
 )
 from leptonai.engines.local.epoch import EpochFile
+from leptonai.engines.local.gpus import GpuMeter
 from leptonai.engines.local.machine import Gpus, describe, find_gpus
 from leptonai.engines.local.rubbish import Rubbish
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, StorageFull
@@ -113,6 +114,7 @@ class LocalEngine:
         self._base_environment = base_environment(os.environ)
         self._gpus = Gpus()
         self.mounts_volumes = False  # else they are links
+        self._gpu_meter = GpuMeter()
         self._preparing: dict[AttemptId, asyncio.Task[None]] = {}
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._logs: dict[AttemptId, logs.Log] = {}
@@ -264,6 +266,11 @@ class LocalEngine:
         if path is None:
             return None
         return logs.read(path, offset=offset, limit=min(limit, MAX_READ_BYTES))
+
+    async def gpu_use(self, node: str) -> Mapping[int, float]:
+        if not self._gpus.count:
+            return {}
+        return await asyncio.to_thread(self._gpu_meter.use)
 
     async def log_marks(self, node: str, attempt: AttemptId) -> LogMarks:
         path = self._log_path(node, attempt)

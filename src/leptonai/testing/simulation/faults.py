@@ -5,7 +5,7 @@ once it has died, nothing it still does has any effect.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from leptonai.core.records import Event, Record
 from leptonai.errors import LeptonError, Unavailable
+from leptonai.ports.counts import CountStore
 from leptonai.ports.engine import (
     Attempt,
     AttemptId,
@@ -137,6 +138,10 @@ class StoreHandle:
         return self._inner.points
 
     @property
+    def counts(self) -> CountStore:
+        return self._inner.counts
+
+    @property
     def values(self) -> ValueStore:
         return self._inner.values
 
@@ -242,6 +247,9 @@ class EngineHandle:
         self, node: str, attempt: AttemptId, *, offset: int, limit: int
     ) -> LogChunk | None:
         return await self._cluster.read_log(node, attempt, offset=offset, limit=limit)
+
+    async def gpu_use(self, node: str) -> Mapping[int, float]:
+        return await self._cluster.gpu_use(node)
 
     async def log_marks(self, node: str, attempt: AttemptId) -> LogMarks:
         return await self._cluster.log_marks(node, attempt)

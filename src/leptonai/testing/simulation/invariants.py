@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 from leptonai.core.records import Event, Job, Node, OwnerKind, Phase, Quota, Record, Replica
 from leptonai.core.resources import Free
+from leptonai.ports.counts import CountStore
 from leptonai.ports.messages import MessageStore
 from leptonai.ports.points import PointStore
 from leptonai.ports.store import Batch, Change, Delete, Fence, Query, R, Store
@@ -35,6 +36,10 @@ class CheckedStore:
     @property
     def points(self) -> PointStore:
         return self._inner.points
+
+    @property
+    def counts(self) -> CountStore:
+        return self._inner.counts
 
     @property
     def values(self) -> ValueStore:
