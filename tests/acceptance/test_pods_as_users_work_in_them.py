@@ -23,7 +23,7 @@ from websockets.asyncio.client import connect
 from leptonai.client import LeptonClient
 from leptonai.client.sessions import entered
 from leptonai.core.records import Token
-from leptonai.errors import Forbidden, LeptonError, NotFound
+from leptonai.errors import Forbidden, LeptonError, NotFound, Unauthenticated
 from leptonai.ports.store import Put
 from leptonai.security.tokens import issue
 from leptonai.spec.pods import ExecEnd, ExecRequest, Window
@@ -139,8 +139,8 @@ def test_only_its_owner_and_admins_enter(platform: RunningPlatform, work: str, m
         return ""
 
     for path in ("/exec", "/forward?port=22", "/sync", "/jupyter", "/authorize"):
-        eventually(lambda path=path: refusal(member, path), lambda code: code == "Forbidden")
-        assert refusal("no-token-at-all", path) == "Unauthenticated"
+        eventually(lambda path=path: refusal(member, path), lambda code: code == Forbidden.code)
+        assert refusal("no-token-at-all", path) == Unauthenticated.code
     with LeptonClient(
         url=f"{platform.state.url}/api/v2/workspaces/default", token=member
     ) as theirs:
