@@ -478,10 +478,14 @@ def test_the_published_client_works_with_pods(
         ports = client.pods.get("theirs").status.container_port_status
         assert f"ssh -p {ports[0].host_port} root@127.0.0.1" in lep("list", "-d")
     if SSHD and os.getuid() == 0:  # it logs in as root, whoever the platform's user is
-        (Path(ssh_home["HOME"]) / ".ssh" / "config").write_text(
-            f"IdentityFile {ssh_home['HOME']}/.ssh/id_ed25519\n"
-            f"UserKnownHostsFile {tmp_path}/known\nStrictHostKeyChecking no\nBatchMode yes\n"
-        )
+        options = f"-i {ssh_home['HOME']}/.ssh/id_ed25519 -o BatchMode=yes -o LogLevel=ERROR"
+        options += " -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+        ssh = tmp_path / "ssh"
+        ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} {options} "$@"\n')
+        ssh.chmod(0o755)
+        environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+        said = lep("ssh", "-n", "theirs", given="echo by lep in $LEPTON_DEPLOYMENT_NAME\n")
+        assert "by lep in theirs" in said
     lep("get", "-n", "theirs")
     lep("stop", "-n", "theirs")
     eventually(lambda: client.pods.get("theirs").status.phase == "Stopped")
