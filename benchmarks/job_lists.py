@@ -23,6 +23,7 @@ from leptonai.core.records import Job
 from leptonai.core.routing import RouteTable
 from leptonai.monitoring.audit import AuditLog
 from leptonai.ports.store import Put, Store
+from leptonai.security.links import Links
 from leptonai.security.secrets import Sealer
 from leptonai.security.tokens import Authenticator, JobTokens, issue
 from leptonai.spec.containers import Affinity, Container
@@ -78,13 +79,15 @@ class NoRoutes:
 async def an_api(store: Store, folder: Path) -> httpx.AsyncClient:
     """The API over this store; the client is an admin's."""
     key, clock = bytes(32), VirtualClock()
+    links = Links(key)
     world = World(
         store=store,
         engine=FakeEngine([], clock=clock),
         clock=clock,
         blobs=BlobStore("memory://"),
         sealer=Sealer(key),
-        authenticator=Authenticator(store, clock, JobTokens(key)),
+        authenticator=Authenticator(store, clock, JobTokens(key), links),
+        links=links,
         audit=AuditLog(folder / "audit.log"),
         routes=NoRoutes(),
         traffic=TrafficLog(clock),

@@ -71,15 +71,17 @@ def test_reservations(lep: Lep, leptonai) -> None:
 
 
 def test_a_job_from_its_first_line_to_its_removal(lep: Lep) -> None:
-    command = "echo $GREETING; echo rank $LEPTON_JOB_WORKER_INDEX of $LEPTON_JOB_TOTAL_WORKERS"
-    id = submit(lep, "hello", command, "-s", "GREETING", "-e", "A=1")
+    lep("secret", "create", "-n", "WORD", "-v", "a secret word")
+    command = (
+        "echo $WORD | tr a-z A-Z; echo rank $LEPTON_JOB_WORKER_INDEX of $LEPTON_JOB_TOTAL_WORKERS"
+    )
+    id = submit(lep, "hello", command, "-s", "WORD", "-e", "A=1")
     assert "End of log" in lep("job", "log", "-i", id)
     lep.until("Completed", "job", "get", "-i", id)
-    assert "rank 0 of 1" in lep("job", "log", "-i", id)
+    assert "A SECRET WORD\nrank 0 of 1" in lep("job", "log", "-i", id)
     assert "rank 0 of 1" in lep("log", "get", "-j", id)
     assert "rank 0 of 1" in lep("log", "get", "-jn", "hello")
-    (job,) = [lep.answer("job", "get", "-n", "hello")]
-    assert job["metadata"]["id"] == id
+    assert lep.answer("job", "get", "-n", "hello")["metadata"]["id"] == id
     assert f"{id}-0-" in lep("job", "replicas", "-i", id)
     assert "local" in lep("job", "nodes", "-i", id)
     assert "Completed" in lep("job", "events", "-i", id)

@@ -23,7 +23,7 @@ from websockets.asyncio.client import connect
 from leptonai.client import LeptonClient
 from leptonai.client.sessions import entered
 from leptonai.core.records import Token
-from leptonai.errors import Forbidden, LeptonError, NotFound
+from leptonai.errors import Forbidden, LeptonError, NotFound, Unauthenticated
 from leptonai.ports.store import Put
 from leptonai.security.tokens import issue
 from leptonai.spec.pods import ExecEnd, ExecRequest, Window
@@ -139,8 +139,8 @@ def test_only_its_owner_and_admins_enter(platform: RunningPlatform, work: str, m
         return ""
 
     for path in ("/exec", "/forward?port=22", "/sync", "/jupyter", "/authorize"):
-        eventually(lambda path=path: refusal(member, path), lambda code: code == "Forbidden")
-        assert refusal("no-token-at-all", path) == "Unauthenticated"
+        eventually(lambda path=path: refusal(member, path), lambda code: code == Forbidden.code)
+        assert refusal("no-token-at-all", path) == Unauthenticated.code
     with LeptonClient(
         url=f"{platform.state.url}/api/v2/workspaces/default", token=member
     ) as theirs:
@@ -478,10 +478,14 @@ def test_the_published_client_works_with_pods(
         ports = client.pods.get("theirs").status.container_port_status
         assert f"ssh -p {ports[0].host_port} root@127.0.0.1" in lep("list", "-d")
     if SSHD and os.getuid() == 0:  # it logs in as root, whoever the platform's user is
-        (Path(ssh_home["HOME"]) / ".ssh" / "config").write_text(
-            f"IdentityFile {ssh_home['HOME']}/.ssh/id_ed25519\n"
-            f"UserKnownHostsFile {tmp_path}/known\nStrictHostKeyChecking no\nBatchMode yes\n"
-        )
+        options = f"-i {ssh_home['HOME']}/.ssh/id_ed25519 -o BatchMode=yes -o LogLevel=ERROR"
+        options += " -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+        ssh = tmp_path / "ssh"
+        ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} {options} "$@"\n')
+        ssh.chmod(0o755)
+        environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+        said = lep("ssh", "-n", "theirs", given="echo by lep in $LEPTON_DEPLOYMENT_NAME\n")
+        assert "by lep in theirs" in said
     lep("get", "-n", "theirs")
     lep("stop", "-n", "theirs")
     eventually(lambda: client.pods.get("theirs").status.phase == "Stopped")

@@ -128,6 +128,11 @@ async def test_an_upload_goes_on_where_it_was_cut_off_and_appears_whole(api):
     assert (await send(500, 1_000)).status_code == 409
     assert (await send(400, 1_000)).json() == {"received_bytes": 1_000, "complete": True}
     assert (root / "big.bin").read_bytes() == data
+    (root / "big.bin").rename(root / ".lepton-upload-upload-1")  # as a kill would leave it
+    come = await api.call("GET", "/storage/data/big.bin?upload=upload-1")
+    assert come.json() == {"received_bytes": 1_000, "complete": False}
+    assert (await send(999, 1_000)).json() == {"received_bytes": 1_000, "complete": True}
+    assert (root / "big.bin").read_bytes() == data
     wrong = path.replace(digest, "0" * 64)
     assert (await api.call("POST", wrong, content=b"other")).status_code == 400
     assert (root / "big.bin").read_bytes() == data, "what was there before stays"

@@ -67,7 +67,7 @@ def ls(output: str, place: str) -> None:
     "upload",
     example="leptonai storage upload cat.png images/\nleptonai storage upload images shared:images",
 )
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path))
 @click.argument("place", default="")
 def upload(source: Path, place: str) -> None:
     """Upload a file, or a directory with all files below it.
@@ -76,6 +76,8 @@ def upload(source: Path, place: str) -> None:
     there. The same command goes on with what was cut off.
     """
     volume, path = _place(place)
+    if not source.exists():
+        raise NotFound(f"there is no {source}", hint="name a file or a directory of this machine")
     with connect() as client:
         if not source.is_dir():
             target = client.storage.entry(volume, path)

@@ -835,7 +835,9 @@ class Storage:
         while True:
             state = self._calls.read(_get(*parts, upload=upload), UploadState)
             try:
-                self._send(file, parts, upload, digest, state.received_bytes, total, progress)
+                # If all of it is there, its end is sent again: only then it takes its place.
+                start = min(state.received_bytes, max(0, total - 1))
+                self._send(file, parts, upload, digest, start, total, progress)
                 return
             except (Unavailable, Conflict):
                 failed += 1

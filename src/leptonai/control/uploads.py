@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -71,17 +71,10 @@ async def receive(
         Conflict: it does not go on where the last part ended, or another one is on its way.
         InvalidRequest: it is not what its digest says; nothing of it stays.
     """
-    with _draft(files, path, part.upload) as (directory, name, draft, fd):
-        size = os.fstat(fd).st_size
-        if part.total is None:
-            await to_its_end(os.ftruncate, fd, 0)
-            size = 0
-        elif part.start != size:
-            raise Conflict(
-                f"the upload goes on at {size}, not at {part.start}", hint="Send the rest."
-            )
+    async with _opened(files, path, part.upload) as (directory, name, draft, fd):
+        size = part.start
         try:
-            _check_room(fd, (part.total or 0) - size)
+            await to_its_end(_cut, fd, size, (part.total or 0) - size)
             size = await _write(fd, size, part, chunks)
             if part.total is not None and size < part.total:
                 return UploadState(received_bytes=size)
@@ -119,6 +112,21 @@ def digest_of(files: Beneath, path: str) -> tuple[str, int]:
         return _digest(fd), os.fstat(fd).st_size
 
 
+@asynccontextmanager
+async def _opened(
+    files: Beneath, path: str, upload: str
+) -> AsyncIterator[tuple[int, str, str, int]]:
+    """In threads: a volume may lie on a server that is away."""
+    context = _draft(files, path, upload)
+    opened = await to_its_end(context.__enter__)
+    try:
+        yield opened
+    except BaseException as error:
+        await to_its_end(context.__exit__, type(error), error, error.__traceback__)
+        raise
+    await to_its_end(context.__exit__, None, None, None)
+
+
 @contextmanager
 def _draft(files: Beneath, path: str, upload: str) -> Iterator[tuple[int, str, str, int]]:
     draft = f"{HIDDEN}{upload}"
@@ -134,6 +142,15 @@ def _draft(files: Beneath, path: str, upload: str) -> Iterator[tuple[int, str, s
             ) from error
         finally:
             os.close(fd)
+
+
+def _cut(fd: int, start: int, needed: int) -> None:
+    """What comes goes on at `start`; what was there from there on comes again."""
+    size = os.fstat(fd).st_size
+    if start > size:
+        raise Conflict(f"the upload goes on at {size}, not at {start}", hint="Send the rest.")
+    os.ftruncate(fd, start)
+    _check_room(fd, needed)
 
 
 def _check_room(fd: int, needed: int) -> None:
@@ -159,7 +176,7 @@ async def _write(fd: int, size: int, part: Part, chunks: AsyncIterator[bytes]) -
             await to_its_end(_write_all, fd, size, b"".join(held))
             size, waiting = size + waiting, 0
             held.clear()
-            _check_room(fd, 0)
+            await to_its_end(_check_room, fd, 0)
     await to_its_end(_write_all, fd, size, b"".join(held))
     return size + waiting
 
