@@ -451,15 +451,11 @@ class AsyncEndpoints:
         """The lines of one replica from its beginning, or the last `tail` of its present try; with
         `follow`, until it has ended."""
         request = _get("deployments", name, "replicas", replica_id, "log", follow=follow, tail=tail)
+        return self._calls.lines(request)
 
     async def requests(self, name: str) -> RequestHistory:
         """How many requests it got in the last days, where it is scaled by a target."""
         return await self._calls.read(_get("deployments", name, "requests"), RequestHistory)
-
-    def log(self, name: str, replica_id: str, *, follow: bool = True) -> Feed[str]:
-        """The lines of one replica from its beginning; with `follow`, until it has ended."""
-        request = _get("deployments", name, "replicas", replica_id, "log", follow=follow)
-        return self._calls.lines(request)
 
     def history(
         self,

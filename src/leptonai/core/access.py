@@ -159,7 +159,9 @@ def _workload(principal: Principal, action: Action, resource: Resource) -> Decis
         if resource.private and not owns and action is Action.READ:
             return Deny(f"this {resource.kind} is private to its owner")
         return Allow()
-    if resource.kind in _EXCHANGE:
+    if resource.kind in _EXCHANGE and (
+        action in (Action.READ, Action.USE) or resource.kind == "object"
+    ):
         return _member(principal, action, resource)
     if resource.kind == "checkpoint" and action is Action.UPDATE:
         if resource.id and resource.id == principal.job:
