@@ -5,6 +5,7 @@ on takes as long as what is done meanwhile. So on several cores a file costs two
 processes.
 """
 
+import contextlib
 import mmap
 import os
 import struct
@@ -22,10 +23,17 @@ class Memory:
     """Rooms of equal size that processes may share. Pages are taken when they are written to."""
 
     def __init__(self, rooms: int, room_bytes: int) -> None:
+        """Raises:
+        OSError: the system gives none.
+        """
         self.room_bytes = -(-room_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         self.fd = os.memfd_create("lepton-commit")
-        os.ftruncate(self.fd, rooms * self.room_bytes)
-        self._map = mmap.mmap(self.fd, 0)
+        try:
+            os.ftruncate(self.fd, rooms * self.room_bytes)
+            self._map = mmap.mmap(self.fd, 0)
+        except BaseException:
+            os.close(self.fd)
+            raise
 
     def room(self, at: int) -> memoryview:
         return memoryview(self._map)[at : at + self.room_bytes]
@@ -38,10 +46,14 @@ class Readers:
     """Used by many threads at once; each has a process for itself while this reads for it."""
 
     def __init__(self, root: Path, memory: Memory, count: int) -> None:
-        """Processes that cannot be had are done without."""
+        """Processes that cannot be had are done without.
+
+        Args:
+            root: where the files lie.
+        """
         self._idle: LifoQueue[subprocess.Popen[bytes] | None] = LifoQueue()
         self._all: list[subprocess.Popen[bytes]] = []
-        command = [sys.executable, "-I", "-S", reader.__file__, str(root), str(memory.fd)]
+        command = [sys.executable or "", "-I", "-S", reader.__file__, str(root), str(memory.fd)]
         for _ in range(count):
             try:
                 process = subprocess.Popen(
@@ -76,7 +88,7 @@ class Readers:
         for process in self._all:
             process.kill()
         for process in self._all:
-            with process:  # waits, and closes the pipes
+            with contextlib.suppress(OSError), process:  # waits, and closes the pipes
                 pass
 
 

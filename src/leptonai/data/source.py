@@ -18,7 +18,10 @@ class Source(Protocol):
 
     name: str  # tells it from all others: an absolute path, or a URL
     readers: int  # how many files are worth reading at once
-    root: Path | None  # below which they lie, if they are this machine's
+
+    @property
+    def root(self) -> Path | None:
+        """Below which they lie, if they are this machine's."""
 
     def stretches(self) -> Iterator[Listing]:
         """What there is, in order, as it is found."""

@@ -317,7 +317,7 @@ class _Cutting:
         files = np.concatenate([self._left[0], files])
         listing = joined([self._left[1], listing])
         is_small = listing.sizes < PACKED_BELOW_BYTES
-        for large in np.flatnonzero(~is_small):
+        for large in np.flatnonzero(~is_small).tolist():
             yield files[[large]], listing.only([large])
         small = np.flatnonzero(is_small)
         ends = np.cumsum(listing.sizes[small])
@@ -359,7 +359,11 @@ class _Rooms:
         """From now on have processes read, if there can be some."""
         if self._root is None or self._readers is not None:
             return
-        self._shared = Memory(self._count, self._size)
+        try:
+            self._shared = Memory(self._count, self._size)
+        except OSError:
+            self._root = None
+            return
         self._readers = Readers(self._root, self._shared, self._readers_wanted)
 
     def mine(self) -> _Room:
