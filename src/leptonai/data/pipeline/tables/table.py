@@ -8,8 +8,7 @@ of it anyway.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +28,6 @@ HIDDEN = frozenset({ROW, AT, REFUSED})
 MAX_CATEGORIES = 100_000  # that a column may have
 BLOCK_VALUES = 1 << 20  # that are added up at once: 8 MiB of numbers
 
-T = TypeVar("T")
-_END: Final = object()
 Row: TypeAlias = dict[str, Any]  # None is missing
 RowStep: TypeAlias = Callable[[Row], None]  # changes the row in place
 
@@ -56,7 +53,8 @@ class Stretches:
     def columns(self, names: Sequence[str]) -> "Iterator[tuple[int, pl.DataFrame]]":
         """These columns, stretch after stretch, each with the number of its first row."""
         at = 0
-        for frame in one_ahead(stretch.select(names).collect() for stretch in self()):
+        for stretch in self():
+            frame = stretch.select(names).collect()
             yield at, frame
             at += len(frame)
 
@@ -167,15 +165,6 @@ class TableStep(Step, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @classmethod
     def named(cls) -> str:
         return cls.__name__
-
-
-def one_ahead(source: Iterator[T]) -> Iterator[T]:
-    """The same; the next is made in a thread while this one is worked on."""
-    with ThreadPoolExecutor(1, "leptonai-table") as ahead:
-        coming = ahead.submit(next, source, _END)
-        while (item := coming.result()) is not _END:
-            coming = ahead.submit(next, source, _END)
-            yield cast("T", item)
 
 
 def type_of(dtype: "pl.DataType") -> str:
