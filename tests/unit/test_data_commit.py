@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import leptonai.data.commit as committing
+import leptonai.data.storing as storing
 from leptonai.blobs.packs import Naming, head_size
 from leptonai.data.commit import Committed, commit
 from leptonai.data.manifest import Manifest
@@ -96,7 +97,7 @@ def test_every_blob_has_the_name_of_its_bytes_and_a_manifest_names_its_objects(t
 
 
 def test_many_small_files_are_few_objects_and_equal_ones_one(tmp_path, shelf, monkeypatch):
-    monkeypatch.setattr(committing, "PACK_BYTES", 100_000)
+    monkeypatch.setattr(storing, "PACK_BYTES", 100_000)
     root = many(tmp_path / "data", 1000)
     for number in range(100):
         (root / f"copy{number}").write_bytes(b"the same" * 1000)
@@ -108,15 +109,15 @@ def test_many_small_files_are_few_objects_and_equal_ones_one(tmp_path, shelf, mo
 
 
 def test_many_readers_have_smaller_packs_and_make_the_same_version(tmp_path, monkeypatch):
-    monkeypatch.setattr(committing, "PACKED_BELOW_BYTES", 2000)
-    monkeypatch.setattr(committing, "MAX_MEMBERS", 50)
-    monkeypatch.setattr(committing, "BUFFERED_BYTES", 100_000)
+    monkeypatch.setattr(storing, "PACKED_BELOW_BYTES", 2000)
+    monkeypatch.setattr(storing, "MAX_MEMBERS", 50)
+    monkeypatch.setattr(storing, "BUFFERED_BYTES", 100_000)
     source = LocalSource(many(tmp_path / "in", 60))
     made = {}
     for readers in (1, 9):
         source.readers = readers
         made[readers] = commit(source, Shelf(tmp_path / f"shelf-{readers}"))
-    assert {readers: one.stored_objects for readers, one in made.items()} == {1: 2, 9: 12}
+    assert {readers: one.stored_objects for readers, one in made.items()} == {1: 3, 9: 12}
     assert made[1].manifest.facts.content == made[9].manifest.facts.content
 
 
@@ -182,7 +183,7 @@ def test_a_damaged_journal_costs_time_and_nothing_else(tmp_path, shelf, later):
 def test_a_full_disk_leaves_no_version_and_the_next_commit_goes_on(
     tmp_path, shelf, later, monkeypatch
 ):
-    monkeypatch.setattr(committing, "PACK_BYTES", 10_000)
+    monkeypatch.setattr(storing, "PACK_BYTES", 10_000)
     root = many(tmp_path / "data", 100)
     write, written = os.write, []
 
@@ -209,9 +210,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import leptonai.data.commit as committing
+import leptonai.data.storing as storing
 from leptonai.data.shelf import Shelf
 from leptonai.data.source import LocalSource
-committing.PACK_BYTES = 10_000
+storing.PACK_BYTES = 10_000
 kept, keep = [], Shelf.keep
 def killed_after_three(self, partial, digest):
     keep(self, partial, digest)
@@ -226,7 +228,7 @@ committing.commit(LocalSource(sys.argv[1]), Shelf(Path(sys.argv[2])))
 def test_after_kill_minus_nine_nothing_is_half_there_and_it_goes_on(
     tmp_path, shelf, later, monkeypatch
 ):
-    monkeypatch.setattr(committing, "PACK_BYTES", 10_000)
+    monkeypatch.setattr(storing, "PACK_BYTES", 10_000)
     root = many(tmp_path / "data", 100)
     ended = subprocess.run([sys.executable, "-c", KILLED, str(root), str(shelf.place)])
     assert ended.returncode == -signal.SIGKILL
@@ -295,7 +297,7 @@ def test_where_the_cache_cannot_be_passed_the_pack_is_written_all_the_same(
 
 
 def test_progress_goes_on_within_a_large_file(tmp_path, shelf, monkeypatch):
-    monkeypatch.setattr(committing, "HEARD_S", 0.001)
+    monkeypatch.setattr(storing, "HEARD_S", 0.001)
     root = files(tmp_path / "data", {"large": bytes(4 << 20)})
     source, seen = LocalSource(root), []
     chunks = source.chunks
@@ -329,7 +331,7 @@ def test_a_file_that_grows_while_it_is_read_is_said(tmp_path, shelf, monkeypatch
     source = LocalSource(root)
     listing = source.list()
     (root / "b").write_bytes(b"longer")
-    monkeypatch.setattr(source, "list", lambda: listing)
+    monkeypatch.setattr(source, "stretches", lambda: iter([listing]))
     with pytest.raises(InvalidRequest, match="'b' changed while it was read"):
         commit(source, shelf)
 

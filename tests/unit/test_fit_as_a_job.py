@@ -14,7 +14,7 @@ from leptonai.errors import InvalidRequest
 from leptonai.training import Callback
 from leptonai.training.models import MLP, Model, load_model
 from leptonai.training.models.sending import fit_in_job
-from leptonai.training.models.shipping import check_can_be_sent, open_data, pack, read_order
+from leptonai.training.models.shipping import Order, check_can_be_sent, open_data, pack
 
 ROWS = np.arange(24, dtype=np.float32).reshape(6, 4)
 LABELS = np.arange(6) % 2
@@ -29,7 +29,7 @@ def sent(directory: Path, data: Any, **given: Any) -> tuple[Any, Any]:
         "learning_rate": 0.1, "seed": 5, "options": {},
     }  # fmt: skip
     pack(directory, MLP(4, 2), data, client=NOBODY, **{**told, **given})
-    order = read_order(directory)
+    order = Order.read(directory)
     return open_data(directory, "train", order.data), order
 
 

@@ -11,7 +11,7 @@ from leptonai.data.pipeline import OneHot, Scale, TargetEncode, ToMatrix
 from leptonai.data.pipeline.applying import Divided, apply
 from leptonai.data.transforming.portions import MAX_PORTIONS, name_of, of_worker, portions
 from leptonai.data.transforming.sending import transform_in_job
-from leptonai.data.transforming.shipping import Order, open_pipeline, pack, read_order
+from leptonai.data.transforming.shipping import Order, open_pipeline, pack
 from leptonai.errors import InvalidRequest
 
 ORDER = Order(
@@ -68,11 +68,19 @@ def test_a_worker_is_told_what_was_asked(tmp_path, is_fitted):
     if is_fitted:
         pipeline.fit(pl.DataFrame({"a": [1.0, 2.0], "y": [1, 0]}))
     pack(tmp_path, ORDER, pipeline)
-    order = read_order(tmp_path)
+    order = Order.read(tmp_path)
     arrived = open_pipeline(order, tmp_path)
     assert (order.source, order.shares, order.seed) == ("t@1", ORDER.shares, 3)
     assert (arrived.is_fitted, arrived.target) == (is_fitted, "y")
     assert arrived.steps == pipeline.steps
+
+
+def test_a_directory_that_does_not_say_what_to_do_is_refused(tmp_path):
+    for content in (None, b"{", b"{}"):
+        if content is not None:
+            (tmp_path / Order.FILE).write_bytes(content)
+        with pytest.raises(InvalidRequest, match="does not say what to do"):
+            Order.read(tmp_path)
 
 
 def test_a_job_is_not_asked_for_what_it_could_not_find_or_do(tmp_path):

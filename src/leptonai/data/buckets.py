@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from leptonai.blobs.places import check_bucket, open_url
-from leptonai.data.source import changed
-from leptonai.data.walk import MAX_FILES, NEVER_DATA, Listing
+from leptonai.data.walk import MAX_FILES, NEVER_DATA, Listing, changed
 from leptonai.errors import Forbidden, LeptonError, NotFound, TooLarge, Unavailable
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ class BucketSource:
     """Everything below a prefix, or one object."""
 
     readers = READERS
+    root = None
 
     def __init__(self, url: str) -> None:
         """Raises:
@@ -73,6 +73,9 @@ class BucketSource:
         stamps = np.zeros((len(found), 3), np.int64)
         stamps[:, 0], stamps[:, 2] = numbers[:, 1], numbers[:, 2]
         return Listing([each[0] for each in found], numbers[:, 0], stamps)
+
+    def stretches(self) -> Iterator[Listing]:
+        yield self.list()
 
     def read_into(self, path: str, buffer: memoryview) -> int:
         import obstore

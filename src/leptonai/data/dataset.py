@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from leptonai.client import LeptonClient
-    from leptonai.data.commit import Progress
     from leptonai.data.frames import Table
     from leptonai.data.pipeline import Pipeline
     from leptonai.data.quality.report import Report
+    from leptonai.data.storing import Progress
 
 
 class Sample(NamedTuple):

@@ -74,7 +74,9 @@ def is_held_out(part: str) -> bool:
 def kind_of(listing: Listing) -> Kind:
     """The most telling type that the names allow; `files` if none does."""
     paths = listing.paths
-    count = Counter(_ending(path) for path in paths)
+    count: Counter[str] = Counter()
+    for ending, often in Counter([path.rpartition(".")[2] for path in paths]).items():
+        count[ending.lower()] += often  # each ending once, not each path's
     tables = sum(count[ending] for ending in TABLES)
     images = sum(count[ending] for ending in IMAGES)
     if images and 2 * images >= len(paths):

@@ -69,15 +69,17 @@ class Seen:
             self._frames.append(decode(frame)[1])
             at += FRAME_HEAD_BYTES + size
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is known."""
+        return not self._frames
+
     def match(
         self, listing: Listing, kept: Callable[[str], bool]
     ) -> tuple[Places, Iterator[tuple[bytes, int]]]:
         """What is known of the files that have not changed; and the place of any content that
         earlier commits found, where its object is still `kept`."""
-        count = len(listing.paths)
-        found = Places(np.zeros((count, 32), np.uint8), np.full(count, UNKNOWN, np.int64), [])
-        if not self._frames:
-            return found, iter(())
+        found = nothing_known(len(listing.paths))
         number_of = {path: number for number, path in enumerate(listing.paths)}
         numbers_of_objects: dict[str, int] = {}
         contents: list[tuple[Array, Array]] = []
@@ -124,6 +126,10 @@ class Seen:
         fresh.replace(self._path)
 
 
+def nothing_known(files: int) -> Places:
+    return Places(np.zeros((files, 32), np.uint8), np.full(files, UNKNOWN, np.int64), [])
+
+
 def used_objects(places: NDArray[np.int64]) -> tuple[list[int], Array]:
     """The objects that are used, in the order of their first use; and [N]: which of these each
     file lies in."""
@@ -139,15 +145,16 @@ def now_ns() -> int:
 
 
 def _frame(listing: Listing, files: Array, known: Places, began_ns: int) -> bytes:
-    stamps = listing.stamps[files]
+    some = listing.only(files)
+    stamps = some.stamps.copy()
     stamps[stamps[:, :2].max(axis=1) > began_ns - UNSETTLED_NS] = NEVER
-    ends, data = texts([listing.paths[file] for file in files.tolist()])
+    ends, data = texts(some.paths)
     numbers, lies_in = used_objects(known.places[files])
     objects = [known.objects[number] for number in numbers]
     columns = {
         "path_end": ends,
         "path": data,
-        "size": listing.sizes[files],
+        "size": some.sizes,
         "stamp": stamps,
         "digest": known.digests[files],
         "object": lies_in,

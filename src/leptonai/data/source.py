@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from leptonai.data.walk import Listing, walk
-from leptonai.errors import InvalidRequest, NotFound
+from leptonai.data.walk import Listing, changed, joined, unreadable, walk
+from leptonai.errors import NotFound
 
 CHUNK_BYTES = 1 << 20
 
@@ -19,7 +19,12 @@ class Source(Protocol):
     name: str  # tells it from all others: an absolute path, or a URL
     readers: int  # how many files are worth reading at once
 
-    def list(self) -> Listing: ...
+    @property
+    def root(self) -> Path | None:
+        """Below which they lie, if they are this machine's."""
+
+    def stretches(self) -> Iterator[Listing]:
+        """What there is, in order, as it is found."""
 
     def read_into(self, path: str, buffer: memoryview) -> int:
         """Read a file whole, or as much of it as fits; returns how many bytes that were. The buffer
@@ -40,14 +45,20 @@ class LocalSource:
         self.name = str(root)
         self.readers = max(2, min(16, len(os.sched_getaffinity(0))))
         self._only = root.name if not root.is_dir() else ""
-        self._below = f"{root.parent if self._only else root}/"
+        self.root = root.parent if self._only else root
+        self._below = f"{self.root}/"
 
     def list(self) -> Listing:
+        """All of it."""
+        return joined(self.stretches())
+
+    def stretches(self) -> Iterator[Listing]:
         if not self._only:
-            return walk(Path(self._below))
-        status = Path(self._below, self._only).stat()
+            yield from walk(self.root)
+            return
+        status = (self.root / self._only).stat()
         stamp = [status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        return Listing([self._only], np.array([status.st_size]), np.array([stamp]))
+        yield Listing([self._only], np.array([status.st_size]), np.array([stamp]))
 
     def read_into(self, path: str, buffer: memoryview) -> int:
         fd = self._open(path)
@@ -75,12 +86,4 @@ class LocalSource:
         except FileNotFoundError:
             raise changed(path) from None
         except PermissionError:
-            raise InvalidRequest(
-                f"{path!a} may not be read", hint=f"give yourself the right: chmod u+r {path!a}"
-            ) from None
-
-
-def changed(path: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"{path!a} changed while it was read", hint="commit again when nobody writes to it"
-    )
+            raise unreadable(path) from None

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leptonai.client import LeptonClient
-from leptonai.data.commit import Committed, Progress, commit
+from leptonai.data.commit import Committed, commit
 from leptonai.data.dataset import Dataset
 from leptonai.data.kinds import Kind
 from leptonai.data.manifest import Manifest
 from leptonai.data.quality.gates import thresholds
 from leptonai.data.shelf import Shelf, shelf_of
 from leptonai.data.sources import open_source
+from leptonai.data.storing import Progress
 from leptonai.data.transfers import Fetcher, upload
 from leptonai.data.version import Version
 from leptonai.errors import InvalidRequest, NotFound, Unavailable

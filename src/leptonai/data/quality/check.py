@@ -32,8 +32,8 @@ from leptonai.data.version import Version
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from leptonai.data.commit import Progress
     from leptonai.data.dataset import Dataset
+    from leptonai.data.storing import Progress
 
 NOTHING_EARLIER = "there is nothing to compare with: name an earlier version"
 MAX_SHOWN = 200  # classes and columns in the report's figures

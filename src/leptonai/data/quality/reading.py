@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 from leptonai.data.records import Bytes
 
 if TYPE_CHECKING:
-    from leptonai.data.commit import Progress
     from leptonai.data.dataset import Dataset
+    from leptonai.data.storing import Progress
 
 Made = TypeVar("Made")
 

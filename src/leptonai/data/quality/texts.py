@@ -13,10 +13,10 @@ from leptonai.data.quality.report import MAX_EXAMPLES, Example, Found
 from leptonai.data.split import mixed
 
 if TYPE_CHECKING:
-    from leptonai.data.commit import Progress
     from leptonai.data.dataset import Dataset
     from leptonai.data.quality.frames import Frame
     from leptonai.data.records import Bytes
+    from leptonai.data.storing import Progress
 
 SHINGLE_BYTES = 8
 SIGNATURE = 64  # numbers of each text

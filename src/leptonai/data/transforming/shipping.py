@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from leptonai.data.dataset import Dataset
+from leptonai.data.orders import JobOrder
 from leptonai.data.pipeline.applying import PIPELINE_FILE
 from leptonai.data.pipeline.pipeline import Pipeline, from_spec, spec_of
-from leptonai.errors import InvalidRequest, NotFound
+from leptonai.errors import NotFound
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
 
-ORDER_FILE = "transform.json"
-MAX_ORDER_BYTES = 64 << 20
 
+class Order(JobOrder, frozen=True, kw_only=True):
+    FILE = "transform.json"
+    STARTED_BY = "leptonai dataset transform … --job-workers N"
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # of the dataset to make
     source: str  # NAME@VERSION
     digest: str  # of that version's content
@@ -39,21 +40,7 @@ def pack(directory: Path, order: Order, pipeline: Pipeline) -> None:
         pipeline.save(directory / PIPELINE_FILE)
     else:
         order = msgspec.structs.replace(order, steps=spec_of(pipeline))
-    (directory / ORDER_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(order)))
-
-
-def read_order(directory: Path) -> Order:
-    """Raises:
-    InvalidRequest: there is none, or it is none.
-    """
-    try:
-        with (directory / ORDER_FILE).open("rb") as file:
-            return msgspec.json.decode(file.read(MAX_ORDER_BYTES), type=Order)
-    except (OSError, msgspec.DecodeError) as wrong:
-        raise InvalidRequest(
-            f"{directory} says nothing to transform: {wrong}",
-            hint="this program is started by: leptonai dataset transform … --job-workers N",
-        ) from None
+    order.write(directory)
 
 
 def open_source(order: Order, client: "LeptonClient") -> Dataset:

@@ -20,7 +20,7 @@ from leptonai.data.pipeline.pipeline import Pipeline
 from leptonai.data.transforming.making import keep
 from leptonai.data.transforming.portions import name_of, of_worker, portions
 from leptonai.data.transforming.sending import MADE, REFUSED
-from leptonai.data.transforming.shipping import Order, open_pipeline, open_source, read_order
+from leptonai.data.transforming.shipping import Order, open_pipeline, open_source
 from leptonai.errors import InvalidRequest, LeptonError, NotFound
 from leptonai.spec.jobs import FINAL_EXIT_CODE
 from leptonai.spec.metadata import Metadata
@@ -85,7 +85,7 @@ class Kept:
 
 
 def work(directory: Path, client: LeptonClient, kept: Kept, rank: int, workers: int) -> None:
-    order = read_order(directory)
+    order = Order.read(directory)
     if kept.made:
         say(f"{kept.made} is there already")
         return

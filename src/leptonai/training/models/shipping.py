@@ -20,6 +20,7 @@ from torch import Tensor
 
 from leptonai.data.dataset import Dataset
 from leptonai.data.folder import LocalFolder
+from leptonai.data.orders import JobOrder
 from leptonai.errors import InvalidRequest, NotFound
 from leptonai.training.models.saving import PIPELINE_FILE
 
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
     from leptonai.data.pipeline import Pipeline
     from leptonai.training.models.base import Model
 
-ORDER_FILE = "fit.json"
 MODEL_DIRECTORY = "model"
 MAX_ARRAY_BYTES = 4 << 30  # of arrays; more of them is better committed as a dataset
-MAX_ORDER_BYTES = 64 << 20
 
 Option = bool | int | float | str | None | list[str]
 
@@ -49,7 +48,10 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
     classes: list[str] = []
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class Order(JobOrder, frozen=True, kw_only=True):
+    FILE = "fit.json"
+    STARTED_BY = "model.fit(…, client=client)"
+
     data: Data
     validation: Data | None = None
     epochs: int
@@ -138,22 +140,8 @@ def pack(
             for name, value in options.items()
         },
     )
-    (directory / ORDER_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(order)))
+    order.write(directory)
     return order
-
-
-def read_order(directory: Path) -> Order:
-    """Raises:
-    InvalidRequest: there is none, or it is none.
-    """
-    try:
-        with (directory / ORDER_FILE).open("rb") as file:
-            return msgspec.json.decode(file.read(MAX_ORDER_BYTES), type=Order)
-    except (OSError, msgspec.DecodeError) as wrong:
-        raise InvalidRequest(
-            f"{directory} says nothing to learn: {wrong}",
-            hint="this program is started by model.fit(…, client=client)",
-        ) from None
 
 
 def open_data(directory: Path, role: str, told: Data) -> Any:

@@ -16,12 +16,12 @@ from leptonai.errors import LeptonError
 from leptonai.training.exits import exit_code_of, tell
 from leptonai.training.models.saving import PIPELINE_FILE, load_model
 from leptonai.training.models.sending import HISTORY_FILE, RESULT
-from leptonai.training.models.shipping import MODEL_DIRECTORY, open_data, read_order
+from leptonai.training.models.shipping import MODEL_DIRECTORY, Order, open_data
 from leptonai.training.world import enter_world, leave_world
 
 
 def learn(directory: Path) -> None:
-    order = read_order(directory)
+    order = Order.read(directory)
     model = load_model(directory / MODEL_DIRECTORY)
     options: dict[str, Any] = {**order.options}
     if (directory / PIPELINE_FILE).exists():
