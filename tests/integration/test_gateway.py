@@ -166,6 +166,7 @@ def test_the_replica_gets_the_request_without_the_prefix_and_without_what_was_fo
         "Proxy-Authorization: Basic abc",
         "X-Forwarded-For: 6.6.6.6",
         "Forwarded: for=6.6.6.6",
+        "X-Lepton-Client: somebody-else",
         "X-Request-Id: abc-123",
     )
     cloud.gateway.ask("/e/default/e/a%20b//c?q=1&r=%ff", WORKSPACE_TOKEN, *lines)
@@ -179,6 +180,7 @@ def test_the_replica_gets_the_request_without_the_prefix_and_without_what_was_fo
         "x-forwarded-proto": "http",
         "x-forwarded-host": "gateway.test",
         "x-forwarded-prefix": "/e/default/e",
+        "x-lepton-client": sha256(WORKSPACE_TOKEN)[:16],
         "x-request-id": "abc-123",
     }
 
@@ -201,7 +203,7 @@ def test_every_request_has_an_id_of_its_own(cloud: Cloud) -> None:
         cloud.gateway.ask("/e/default/e/", WORKSPACE_TOKEN, "X-Request-Id: no spaces allowed")
     ids = {request.headers["x-request-id"] for request in replica.requests}
     assert len(ids) == 3
-    assert all(re.fullmatch(r"[0-9a-f]{24}", each) for each in ids)
+    assert all(re.fullmatch(r"[0-9a-f]{32}", each) for each in ids)
 
 
 # --- bodies, both ways ----------------------------------------------------------------------------

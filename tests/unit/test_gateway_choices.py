@@ -82,12 +82,16 @@ def test_an_ejected_replicas_keys_go_to_others_for_the_time() -> None:
 # --- of an endpoint -------------------------------------------------------------------------------
 
 
+def a_target(upstream: Upstream) -> Target:
+    return Target(None, upstream, Traffic())  # type: ignore[arg-type]  # it connects to nothing
+
+
 def a_selection(*versions: str, **fields: object) -> tuple[Selection, list[Target]]:
     upstreams = tuple(
         Upstream(replica=f"r{n}", host="h", port=n, version=version)
         for n, version in enumerate(versions)
     )
-    targets = [Target(upstream, Traffic()) for upstream in upstreams]
+    targets = [a_target(upstream) for upstream in upstreams]
     route = Route(workspace="w", name="n", upstreams=upstreams, **fields)  # type: ignore[arg-type]
     return Selection(route, targets), targets
 
@@ -175,7 +179,7 @@ def test_a_dying_endpoint_gets_a_fifth_more_work_and_no_more() -> None:
 def test_a_replica_is_left_alone_longer_each_time_until_it_answers() -> None:
     assert [ejection_s(1.0, n) for n in (1, 2, 3)] == [1.0, 2.0, 4.0]
     assert ejection_s(1.0, 100) == EJECT_MOST_S
-    target = Target(Upstream(replica="r", host="h", port=1), Traffic())
+    target = a_target(Upstream(replica="r", host="h", port=1))
     target.failed(10.0, 1.0)
     target.failed(10.5, 1.0)  # of the same moment
     assert target.ejected_until == 11.0
@@ -187,7 +191,7 @@ def test_a_replica_is_left_alone_longer_each_time_until_it_answers() -> None:
 
 
 def test_errors_in_a_row_count_as_a_failure() -> None:
-    target = Target(Upstream(replica="r", host="h", port=1), Traffic())
+    target = a_target(Upstream(replica="r", host="h", port=1))
     for status in (500,) * (FAILURES_OF_ANSWERS - 1) + (200,) + (500,) * (FAILURES_OF_ANSWERS - 1):
         target.answered(status, 1.0, 1.0)
     assert target.ejected_until == 0.0
