@@ -72,7 +72,9 @@ answers = messages(b"HTTP/1.1 200 OK")
 @given(requests, requests)
 @example(REQUEST, REQUEST.replace(b": 2", b": 14").replace(b"{}", b'{"x": "y", 1}!'))
 @example(REQUEST, REQUEST + REQUEST)
-def test_a_request_with_a_known_head_is_what_a_parser_makes_of_it(first: bytes, then: bytes) -> None:
+def test_a_request_with_a_known_head_is_what_a_parser_makes_of_it(
+    first: bytes, then: bytes
+) -> None:
     read = Read(first, httptools.HttpRequestParser)
     if read.failed or read.ended != 1:
         return
@@ -93,7 +95,9 @@ def test_a_request_with_a_known_head_is_what_a_parser_makes_of_it(first: bytes, 
 @given(answers, answers)
 @example(ANSWER, ANSWER.replace(b": 2", b": 4").replace(b"{}", b"null"))
 @example(ANSWER.replace(b"date: d", b"connection: keep-alive"), ANSWER)
-def test_an_answer_with_a_known_head_is_what_a_parser_makes_of_it(first: bytes, then: bytes) -> None:
+def test_an_answer_with_a_known_head_is_what_a_parser_makes_of_it(
+    first: bytes, then: bytes
+) -> None:
     read = Read(first, httptools.HttpResponseParser)
     if read.failed or read.ended != 1 or not read.parser.should_keep_alive():
         return
