@@ -23,7 +23,6 @@ from .limits import (
     MAX_PIPELINED,
 )
 
-
 if TYPE_CHECKING:
     from .gateway import Gateway
     from .passage import Passage

@@ -285,7 +285,7 @@ class Gateway:
             self.keep_sweeping()
 
     def close_idle_links(self, since: float) -> int:
-        """Close connections to replicas that have been idle since then; returns how many are left."""
+        """Close those to replicas that have been idle since then; returns how many are left."""
         return sum(
             target.close_idle(since)
             for endpoint in self.endpoints.values()

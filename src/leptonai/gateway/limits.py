@@ -17,7 +17,7 @@ MAX_REPLAY_BYTES = 1024 * 1024  # of a request that is kept so that it can be se
 SMALL_REPLAY_BYTES = 64 * 1024  # that any request may keep …
 MAX_LARGE_REPLAYS = 256  # … and how many at a time may keep more
 MAX_IDLE_PER_REPLICA = 128  # connections kept open to one replica
-# A server's queue of connections that it has not accepted may be as short as 5, and one more is lost
+# A server's queue of connections that it has not accepted may be as short as 5, and one more waits
 # for a second: so few are opened at a time, until they were answered on or have stood for a moment.
 MAX_UNPROVEN = 5
 PROVEN_S = 0.02
