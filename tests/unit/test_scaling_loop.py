@@ -10,13 +10,14 @@ from msgspec.structs import replace
 
 from leptonai.control.loops import scaling
 from leptonai.control.loops.scaling import KEEP_MS, LISTEN_MS
+from leptonai.control.owners import KEEP_EVIDENCE_MS
 from leptonai.control.plane import ControlPlane
 from leptonai.core.autoscaling import Look, look
 from leptonai.core.lifecycle.endpoint import new_endpoint, updated
 from leptonai.core.records import Endpoint, Goal, Phase, Replica
 from leptonai.core.traffic import SERVICE_BOUNDS_MS, TrafficReport, TrafficWindow
 from leptonai.ports.store import Put, Query
-from leptonai.spec.containers import Container
+from leptonai.spec.containers import Container, EnvVar
 from leptonai.spec.endpoints import (
     AutoScaler,
     EndpointSpec,
@@ -26,6 +27,7 @@ from leptonai.spec.endpoints import (
     ScalingSchedule,
     TargetThroughput,
 )
+from leptonai.spec.rollouts import RolloutPlan, Strategy
 from leptonai.stores.memory import MemoryStore
 from leptonai.testing.fake_engine import FakeEngine, a_machine
 from leptonai.testing.virtual_time import VirtualClock, run
@@ -87,13 +89,14 @@ class World:
         await self.store.commit(Put(endpoint))
         await asyncio.sleep(5)
 
-    async def change(self, spec: EndpointSpec) -> None:
+    async def change(self, spec: EndpointSpec, plan: RolloutPlan | None = None) -> None:
         asked = updated(
             await self.endpoint(),
             spec,
             token_hashes=(),
             model_digest="",
             now_ms=self.clock.now_ms(),
+            plan=plan,
         )
         await self.store.commit(Put(asked))
         await asyncio.sleep(5)
@@ -360,5 +363,24 @@ def test_steady_traffic_is_written_down_once_a_minute_and_silence_never():
         quiet = (await world.endpoint()).version
         await asyncio.sleep(100_000)
         assert (await world.endpoint()).version == quiet
+
+    in_world(story)
+
+
+def test_what_is_seen_of_a_canary_is_written_down_now_and_then():
+    async def story(world: World) -> None:
+        await world.serve(scaled_by(2))
+        plan = RolloutPlan(strategy=Strategy.CANARY, steps=[50], step_seconds=3600)
+        asked = replace(scaled_by(2), envs=[EnvVar(name="VERSION", value="2")])
+        await world.change(asked, plan)
+        await world.calls(10, seconds=5)
+        before = await world.endpoint()
+        assert before.rollout is not None and before.rollout.percent == 50
+        await world.calls(10, seconds=60)
+        after = await world.endpoint()
+        assert after.rollout is not None
+        seen = after.rollout.evidence.stable.requests - before.rollout.evidence.stable.requests
+        assert 1 <= after.version - before.version <= 60_000 / KEEP_EVIDENCE_MS + 1
+        assert 60 - KEEP_EVIDENCE_MS / 1000 <= seen / 10 <= 60 + KEEP_EVIDENCE_MS / 1000
 
     in_world(story)
