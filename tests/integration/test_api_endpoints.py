@@ -1,3 +1,5 @@
+import asyncio
+
 from api_world import NOW_MS, an_endpoint, with_api
 from msgspec.structs import replace
 
@@ -316,3 +318,17 @@ async def test_a_domain_is_one_endpoints_own(api):
     ):
         refused = await api.call("POST", "/deployments", json=an_endpoint("c", gateway=settings))
         assert refused.status_code == 400, settings
+
+
+@with_api
+async def test_of_several_who_ask_for_a_host_at_once_one_gets_it(api):
+    asked = [an_endpoint(f"e{n}", gateway={"domains": ["models.example.org"]}) for n in range(5)]
+    answers = await asyncio.gather(*(api.call("POST", "/deployments", json=each) for each in asked))
+    assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409, 409]
+    patch = {"spec": {"gateway": {"domains": ["other.example.org"]}}}
+    for n in range(5):
+        await api.call("POST", "/deployments", json=an_endpoint(f"p{n}"))
+    answers = await asyncio.gather(
+        *(api.call("PATCH", f"/deployments/p{n}", json=patch) for n in range(5))
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409, 409]

@@ -1,5 +1,6 @@
 """What the routes stand on, handed to them by whoever starts them."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -88,6 +89,8 @@ class World:
     adviser: Callable[[], Adviser] = NoScheduler
     notice: Callable[[Iterable[Record]], None] = _ignore  # told of every commit: wakes the loops
     measures: Measures = field(default_factory=Measures)
+    # Held from the look at who has a host to the commit of who gets it.
+    hosts: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def advice(self) -> Adviser:
