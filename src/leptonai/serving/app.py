@@ -16,7 +16,7 @@ from leptonai.serving.documentation import PAGE, PAGE_HEADERS
 from leptonai.serving.formats import encoder_for
 from leptonai.serving.handlers import Route, mounts, routes
 from leptonai.serving.incoming import Fields, FromASGI, Incoming
-from leptonai.serving.inference import Inference, InferenceRoutes
+from leptonai.serving.inference import Inference, InferenceRoutes, Tensors
 from leptonai.serving.mounts import Mount, mounted
 from leptonai.serving.openapi import document
 from leptonai.serving.photon import Photon
@@ -56,7 +56,8 @@ class App:
         self._calls = Calls(
             type(photon).__name__, made, photon.handler_max_concurrency, photon.handler_timeout
         )
-        self._inference = InferenceRoutes(type(photon).__name__, made)
+        tensors: Callable[[], Tensors] = getattr(photon, "_tensors", dict)
+        self._inference = InferenceRoutes(type(photon).__name__, made, tensors)
         self._metrics = RequestMetrics()
         self._own: dict[str, Callable[[], Answer]] = {
             "/healthz": _healthy,
