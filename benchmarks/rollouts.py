@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,10 +67,11 @@ def measure(platform: RunningPlatform, folder: Path, rate: int, connections: int
     figures: dict[str, Any] = {"rate": rate, "connections": connections}
     figures |= route_change(client, platform.state.gateway_url)
     canary = ("--canary", "25%,50%", "--step-seconds", "2")
-    for name, update, wanted in (
-        ("rolling", (), RolloutState.PROMOTED),
-        ("canary", canary, RolloutState.PROMOTED),
-        ("rollback", ("--canary", "50%", "--step-seconds", "600"), RolloutState.ROLLED_BACK),
+    long = ("--canary", "50%", "--step-seconds", "600")
+    for name, update, wanted, serves in (
+        ("rolling", (), RolloutState.PROMOTED, "rolling"),
+        ("canary", canary, RolloutState.PROMOTED, "canary"),
+        ("rollback", long, RolloutState.ROLLED_BACK, "canary"),
     ):
         with load(url, rate, connections) as answers:
             time.sleep(1)
@@ -90,6 +92,8 @@ def measure(platform: RunningPlatform, folder: Path, rate: int, connections: int
             client.endpoints.wait_ready("web", DECIDED_S)
             assert found is wanted, found
             time.sleep(1)
+            with urllib.request.urlopen(f"{url}/", timeout=30) as answer:
+                assert json.load(answer) == serves, (name, serves)
         figures[name] = answers
     return figures
 
