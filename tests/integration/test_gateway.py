@@ -112,6 +112,50 @@ def test_an_allow_list_lets_in_its_addresses_only(
     assert cloud.gateway.ask("/e/default/e/", None)[0] == 401
 
 
+GOOD = a_request("/e/default/e/good", method="POST", body=b"1")
+BAD = a_request("/e/default/e/bad", "wrong", method="POST", body=b"1")
+UPGRADE = a_request("/e/default/e/good", WORKSPACE_TOKEN, "Connection: upgrade", "Upgrade: h2c")
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        [GOOD, BAD],
+        [GOOD, GOOD, BAD, BAD, GOOD],
+        [GOOD[:40], GOOD[40:] + GOOD, BAD, BAD],
+        [GOOD + GOOD[:40], GOOD[40:], BAD, BAD],
+        [GOOD + GOOD, BAD, BAD],
+        [UPGRADE, BAD, BAD],
+        [BAD, BAD, GOOD],
+    ],
+)
+def test_nobody_gets_in_on_what_another_request_showed(cloud: Cloud, reads: list[bytes]) -> None:
+    replica = cloud.replica()
+    cloud.endpoint(replica)
+    wire = cloud.gateway.connect()
+    asked = b"".join(reads)
+    for read in reads:
+        wire.send(read)
+        time.sleep(0.02)  # so that it is read alone, nearly always
+    wanted = re.findall(rb"/e/default/e/(good|bad)", asked)
+    answered = [read_answer(wire)[0] for _ in wanted]
+    assert answered == [200 if each == b"good" else 401 for each in wanted]
+    assert {each.line.split()[1] for each in replica.requests} == {"/good"}
+
+
+def test_a_token_that_is_taken_back_lets_nobody_in_on_an_open_connection(cloud: Cloud) -> None:
+    replica = cloud.replica()
+    cloud.endpoint(replica, token_sha256=(sha256(ENDPOINT_TOKEN),))
+    wire = cloud.gateway.connect()
+    asked = a_request("/e/default/e/", ENDPOINT_TOKEN)
+    for _ in range(3):
+        wire.send(asked)
+        assert read_answer(wire)[0] == 200
+    cloud.endpoint(replica, token_sha256=())
+    wire.send(asked)
+    assert read_answer(wire)[0] == 401
+
+
 def test_a_refused_upload_gets_its_answer(cloud: Cloud) -> None:
     cloud.endpoint(cloud.replica())
     with cloud.gateway.client() as wire:

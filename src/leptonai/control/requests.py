@@ -137,7 +137,7 @@ async def checked_endpoint(
         wanted = replace(wanted, accelerator_type=meant)
         spec = replace(spec, resource_requirement=wanted)
     requested = requested_by(wanted)
-    program = Program(command=(), needs=requested.needs, ports=(spec.port,))
+    program = Program(command=(), needs=requested.needs, ports=(spec.port or scheduler.ANY_PORT,))
     _check_feasible(program, 1, wanted.affinity, nodes)
     return spec, await _model_digest(world, workspace, spec.model)
 

@@ -10,9 +10,9 @@ import httptools
 
 from leptonai.errors import InvalidRequest, LeptonError, RequestError
 
-from .answers import HeadTooLarge, RequestTooSlow, error_answer
+from .answers import error_answer, head_too_large, head_too_slow
 from .exchange import Exchange
-from .head import Fields, RequestHead, read_request
+from .head import Fields, read_request
 from .known_heads import KnownRequest
 from .limits import (
     BODY_BUFFER_BYTES,
@@ -127,7 +127,7 @@ class ClientConnection(asyncio.Protocol):
             if between:
                 self._remember(data)
         if self._quiet_bytes > MAX_HEAD_BYTES:
-            self._malformed(_head_too_large())
+            self._malformed(head_too_large())
         if self._queue:
             self._start_queued(self.gateway.now())
         if self._active is not None:
@@ -192,7 +192,7 @@ class ClientConnection(asyncio.Protocol):
             self._target += target
             self._head_bytes += len(target)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self._malformed(_head_too_large())
+                self._malformed(head_too_large())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._quiet_bytes = 0
@@ -201,13 +201,14 @@ class ClientConnection(asyncio.Protocol):
             fields.append((name, value))
             self._head_bytes = size = self._head_bytes + len(name) + len(value)
             if size > MAX_HEAD_BYTES or len(fields) > MAX_HEADERS:
-                self._malformed(_head_too_large())
+                self._malformed(head_too_large())
 
     def on_headers_complete(self) -> None:
         self._quiet_bytes = 0
         if not self._in_head:
             return
         self._in_head = False
+        self._passage = None  # of an earlier head it would let this one in
         parser = self._parser
         exchange = Exchange(self, self.gateway.now())
         try:
@@ -223,7 +224,7 @@ class ClientConnection(asyncio.Protocol):
                     hint="wait for the answer to that request first",
                 )
             if parser.should_upgrade() and not head.websocket and head.has_body:
-                self._resume_body = _framing(head)
+                self._resume_body = head.framing
         except RequestError as error:
             self._deaf = True
             exchange.close = True
@@ -295,12 +296,7 @@ class ClientConnection(asyncio.Protocol):
         if self._active is not None and not self._active.done:
             self._active.expire(now)
         elif self._in_head and not self._deaf:
-            self._malformed(
-                RequestTooSlow(
-                    f"the head did not arrive within {self.gateway.limits.head_s:g} s",
-                    hint="send the whole head at once",
-                )
-            )
+            self._malformed(head_too_slow(self.gateway.limits.head_s))
             self._start_queued(now)
         else:
             self.transport.abort()
@@ -396,17 +392,3 @@ class ClientConnection(asyncio.Protocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.balance_reading()
-
-
-def _head_too_large() -> HeadTooLarge:
-    return HeadTooLarge(
-        f"the head is larger than {MAX_HEAD_BYTES} bytes or has more than {MAX_HEADERS} fields",
-        hint="send less in headers and in the path",
-    )
-
-
-def _framing(head: RequestHead) -> bytes:
-    if head.chunked:
-        return b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
-    assert head.content_length is not None
-    return b"POST / HTTP/1.1\r\ncontent-length: %b\r\n\r\n" % head.content_length

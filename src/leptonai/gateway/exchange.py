@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from leptonai.errors import LeptonError
 
 from . import events
-from .answers import Answer, ReplicaTooSlow, RequestTooSlow, error_answer
+from .answers import Answer, body_too_slow, error_answer, replica_too_slow
 from .deadlines import with_time_left
 from .head import LAST_CHUNK
 from .limits import BODY_BUFFER_BYTES, PROGRESS_S
@@ -186,20 +186,9 @@ class Exchange(Outgoing):
             if self in endpoint.tally.held:
                 endpoint.give_up(self)
         elif not self.request_done:
-            self.fail(
-                RequestTooSlow(
-                    f"the request's body did not arrive within {self._patience_s:g} s",
-                    hint="send it faster, or raise the endpoint's ingress timeout",
-                )
-            )
+            self.fail(body_too_slow(self._patience_s))
         else:
-            self.fail(
-                ReplicaTooSlow(
-                    f"endpoint {endpoint.route.name!r} did not answer"
-                    f" within {self._patience_s:g} s",
-                    hint="make its work shorter, or raise its ingress timeout",
-                )
-            )
+            self.fail(replica_too_slow(endpoint.route.name, self._patience_s))
 
     def _caller_gave_up(self) -> None:
         if not self.done and not self.responding:

@@ -89,6 +89,14 @@ class RequestHead:
     def has_body(self) -> bool:
         return self.chunked or (self.content_length or b"0").strip(b"0") != b""
 
+    @property
+    def framing(self) -> bytes:
+        """A head for a parser that is to read this one's body."""
+        if self.chunked:
+            return b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+        assert self.content_length is not None
+        return b"POST / HTTP/1.1\r\ncontent-length: %b\r\n\r\n" % self.content_length
+
 
 def read_request(method: bytes, target: bytes, version: str, fields: Fields) -> RequestHead:
     """Understand a head that the parser let through.
