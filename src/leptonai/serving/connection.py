@@ -222,7 +222,7 @@ class Connection(asyncio.Protocol):
             self._deaf = True
             # Behind another request its first byte is not known: whoever sends several at once
             # sends what was not answered again, on a connection of its own.
-            self._handing_over = self._first and self._task is None
+            self._handing_over = self._first and self._idle
             self._closing = not self._handing_over
             return
         self._first = False
@@ -330,7 +330,14 @@ class Connection(asyncio.Protocol):
         if answer.status != 204:
             length = (b"content-length", b"%d" % len(body))
             headers = [(b"content-type", answer.content_type), length, *headers]
-        write(self._heads.encode(answer.status, headers, keep_alive=keep_alive))
+        try:
+            head = self._heads.encode(answer.status, headers, keep_alive=keep_alive)
+        except ValueError as error:  # of what the handler made up
+            log.error("an answer cannot be sent: %s", error)
+            wrong = problem(500, "the handler's answer has a header that is none")
+            self._write(wrong, head_only=head_only, keep_alive=keep_alive)
+            return
+        write(head)
         if not head_only and answer.status != 204:
             write(body)
 
