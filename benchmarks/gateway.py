@@ -237,10 +237,10 @@ def no_op():
     return App(NoOp())
 
 
-async def serve_on_uvicorn(app, fd: int) -> None:
+async def serve_on_uvicorn(app, fd: int, http="httptools") -> None:
     import uvicorn
 
-    config = uvicorn.Config(app, http="httptools", log_level="critical", access_log=False)
+    config = uvicorn.Config(app, http=http, log_level="critical", access_log=False)
     await uvicorn.Server(config).serve([socket.socket(fileno=fd)])
 
 
@@ -318,7 +318,10 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["serve-asgi"]:
         run(serve_on_uvicorn(bare_asgi, int(sys.argv[2])))
     elif sys.argv[1:2] == ["serve-photon"]:
-        run(serve_on_uvicorn(no_op(), int(sys.argv[2])))
+        from leptonai.serving.connection import Connections
+
+        app = no_op()
+        run(serve_on_uvicorn(app, int(sys.argv[2]), Connections(app, keep_alive_s=60)))
     elif sys.argv[1:2] == ["load"]:
         run(generate(sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
     else:

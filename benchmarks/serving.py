@@ -1,6 +1,6 @@
 """What a served request costs, beside a bare ASGI application: one table.
 
-``make bench-serve``, or ``python -m benchmarks.serving [NAME …]``. About two minutes. Parts that
+``make bench-serve``, or ``python -m benchmarks.serving [NAME …]``. About three minutes. Parts that
 are not named keep what was measured before.
 """
 
@@ -18,6 +18,7 @@ Row = dict[str, str]
 PARTS = {
     "gateway": "Through the gateway, with tokens and metrics",
     "replica": "A replica alone, 64 connections",
+    "rollouts": "Changes of an endpoint of 2 replicas, called 1,000 times a second",
 }
 
 
@@ -29,7 +30,11 @@ def main() -> int:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     file = RESULTS / "serving.json"
     measured: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    measures: dict[str, Callable[[], list[Row]]] = {"gateway": gateway, "replica": replica}
+    measures: dict[str, Callable[[], list[Row]]] = {
+        "gateway": gateway,
+        "replica": replica,
+        "rollouts": rollouts,
+    }
     for name in given.names or PARTS:
         print(f"{name} …", end=" ", flush=True, file=sys.stderr)
         began = time.perf_counter()
@@ -108,6 +113,28 @@ def replica() -> list[Row]:
             "≤ 1.05 ×",
         ),
     ]
+
+
+def rollouts() -> list[Row]:
+    figures = run("rollouts")
+    rows = [
+        row(
+            "a change of a route, from the API's answer to the gateway's, p50",
+            f"{figures['route_change_ms_p50']} ms",
+        ),
+        row("… the longest of 30", f"{figures['route_change_ms_max']} ms", "≤ 50 ms"),
+    ]
+    for name, what in (
+        ("rolling", "rolling update"),
+        ("canary", "canary in two steps, promoted by itself"),
+        ("rollback", "canary, rolled back"),
+    ):
+        found = figures[name]
+        rows += [
+            row(f"{what}: failed of {found['answered']:,} requests", str(found["failed"]), "0"),
+            row("… p99", f"{found['p99_ms']} ms"),
+        ]
+    return rows
 
 
 def row(what: str, measured: str, goal: str = "") -> Row:

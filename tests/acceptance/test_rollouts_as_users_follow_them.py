@@ -6,6 +6,7 @@ from collections import Counter
 from urllib.parse import urlsplit
 
 import pytest
+from benchmarks.rollouts import measure
 
 from leptonai.testing.platform import RunningPlatform, eventually
 
@@ -176,3 +177,11 @@ def test_a_shadow_answers_nobody_and_is_reported(platform, client, url):
     assert callers.failures == []
     shown = platform.cli("endpoint", "rollout", "status", "web").stdout
     assert "copies of 50 % of the requests" in shown
+
+
+@pytest.mark.slow
+def test_no_request_fails_while_versions_change_at_a_thousand_requests_a_second(tmp_path):
+    with RunningPlatform(tmp_path / "home") as platform:
+        found = measure(platform, tmp_path, rate=1_000, connections=64)
+    assert [found[name]["how"] for name in ("rolling", "canary", "rollback")] == [{}, {}, {}]
+    assert min(found[name]["answered"] for name in ("rolling", "canary", "rollback")) > 1_000

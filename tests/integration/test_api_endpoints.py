@@ -1,3 +1,5 @@
+import asyncio
+
 from api_world import NOW_MS, an_endpoint, with_api
 from msgspec.structs import replace
 
@@ -352,3 +354,17 @@ async def test_settings_of_the_gateway_that_make_no_sense_are_refused_by_name(ap
         scaler = {"target_throughput": {"qpm": 5, "paths": [path]}}
         refused = await api.call("POST", "/deployments", json=an_endpoint(auto_scaler=scaler))
         assert refused.status_code in (400, 422), path
+
+
+@with_api
+async def test_of_several_who_ask_for_a_host_at_once_one_gets_it(api):
+    asked = [an_endpoint(f"e{n}", gateway={"domains": ["models.example.org"]}) for n in range(5)]
+    answers = await asyncio.gather(*(api.call("POST", "/deployments", json=each) for each in asked))
+    assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409, 409]
+    patch = {"spec": {"gateway": {"domains": ["other.example.org"]}}}
+    for n in range(5):
+        await api.call("POST", "/deployments", json=an_endpoint(f"p{n}"))
+    answers = await asyncio.gather(
+        *(api.call("PATCH", f"/deployments/p{n}", json=patch) for n in range(5))
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409, 409]

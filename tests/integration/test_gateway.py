@@ -112,6 +112,50 @@ def test_an_allow_list_lets_in_its_addresses_only(
     assert cloud.gateway.ask("/e/default/e/", None)[0] == 401
 
 
+GOOD = a_request("/e/default/e/good", method="POST", body=b"1")
+BAD = a_request("/e/default/e/bad", "wrong", method="POST", body=b"1")
+UPGRADE = a_request("/e/default/e/good", WORKSPACE_TOKEN, "Connection: upgrade", "Upgrade: h2c")
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        [GOOD, BAD],
+        [GOOD, GOOD, BAD, BAD, GOOD],
+        [GOOD[:40], GOOD[40:] + GOOD, BAD, BAD],
+        [GOOD + GOOD[:40], GOOD[40:], BAD, BAD],
+        [GOOD + GOOD, BAD, BAD],
+        [UPGRADE, BAD, BAD],
+        [BAD, BAD, GOOD],
+    ],
+)
+def test_nobody_gets_in_on_what_another_request_showed(cloud: Cloud, reads: list[bytes]) -> None:
+    replica = cloud.replica()
+    cloud.endpoint(replica)
+    wire = cloud.gateway.connect()
+    asked = b"".join(reads)
+    for read in reads:
+        wire.send(read)
+        time.sleep(0.02)  # so that it is read alone, nearly always
+    wanted = re.findall(rb"/e/default/e/(good|bad)", asked)
+    answered = [read_answer(wire)[0] for _ in wanted]
+    assert answered == [200 if each == b"good" else 401 for each in wanted]
+    assert {each.line.split()[1] for each in replica.requests} == {"/good"}
+
+
+def test_a_token_that_is_taken_back_lets_nobody_in_on_an_open_connection(cloud: Cloud) -> None:
+    replica = cloud.replica()
+    cloud.endpoint(replica, token_sha256=(sha256(ENDPOINT_TOKEN),))
+    wire = cloud.gateway.connect()
+    asked = a_request("/e/default/e/", ENDPOINT_TOKEN)
+    for _ in range(3):
+        wire.send(asked)
+        assert read_answer(wire)[0] == 200
+    cloud.endpoint(replica, token_sha256=())
+    wire.send(asked)
+    assert read_answer(wire)[0] == 401
+
+
 def test_a_refused_upload_gets_its_answer(cloud: Cloud) -> None:
     cloud.endpoint(cloud.replica())
     with cloud.gateway.client() as wire:
@@ -166,6 +210,7 @@ def test_the_replica_gets_the_request_without_the_prefix_and_without_what_was_fo
         "Proxy-Authorization: Basic abc",
         "X-Forwarded-For: 6.6.6.6",
         "Forwarded: for=6.6.6.6",
+        "X-Lepton-Client: somebody-else",
         "X-Request-Id: abc-123",
     )
     cloud.gateway.ask("/e/default/e/a%20b//c?q=1&r=%ff", WORKSPACE_TOKEN, *lines)
@@ -179,6 +224,7 @@ def test_the_replica_gets_the_request_without_the_prefix_and_without_what_was_fo
         "x-forwarded-proto": "http",
         "x-forwarded-host": "gateway.test",
         "x-forwarded-prefix": "/e/default/e",
+        "x-lepton-client": sha256(WORKSPACE_TOKEN)[:16],
         "x-request-id": "abc-123",
     }
 
@@ -201,7 +247,7 @@ def test_every_request_has_an_id_of_its_own(cloud: Cloud) -> None:
         cloud.gateway.ask("/e/default/e/", WORKSPACE_TOKEN, "X-Request-Id: no spaces allowed")
     ids = {request.headers["x-request-id"] for request in replica.requests}
     assert len(ids) == 3
-    assert all(re.fullmatch(r"[0-9a-f]{24}", each) for each in ids)
+    assert all(re.fullmatch(r"[0-9a-f]{32}", each) for each in ids)
 
 
 # --- bodies, both ways ----------------------------------------------------------------------------

@@ -173,6 +173,16 @@ def test_a_served_model_answers_as_the_model_itself(model_directory: Path, model
     torch.testing.assert_close(torch.tensor(answer["probabilities"]), expected)
 
 
+def test_a_served_model_says_what_its_tensors_are(model_port: int) -> None:
+    status, told = ask(model_port, "GET", "/v2/models/infer")
+    assert status == 200
+    assert told["inputs"] == [{"name": "inputs", "datatype": "FP32", "shape": [-1, 8, 8, 1]}]
+    assert told["outputs"] == [
+        {"name": "labels", "datatype": "BYTES", "shape": [-1]},
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]},
+    ]
+
+
 IMAGE = [[0] * 8] * 8
 EXPECTED = "inputs: expected a list of images of shape [8, 8, 1], got "
 

@@ -11,6 +11,7 @@ from leptonai.core.traffic import SERVICE_BOUNDS_MS, TrafficReport, TrafficWindo
 from leptonai.ports.store import Put, Query
 from leptonai.spec.containers import Container
 from leptonai.spec.endpoints import AutoScaler, EndpointSpec, ResourceRequirement, ScaleDown
+from leptonai.spec.rollouts import RolloutPlan
 from leptonai.stores.memory import MemoryStore
 from leptonai.testing.fake_engine import FakeEngine, a_machine
 from leptonai.testing.virtual_time import VirtualClock, run
@@ -77,13 +78,14 @@ class World:
         await self.store.commit(Put(endpoint))
         await asyncio.sleep(5)
 
-    async def change(self, spec: EndpointSpec) -> None:
+    async def change(self, spec: EndpointSpec, plan: RolloutPlan | None = None) -> None:
         asked = updated(
             await self.endpoint(),
             spec,
             token_hashes=(),
             model_digest="",
             now_ms=self.clock.now_ms(),
+            plan=plan,
         )
         await self.store.commit(Put(asked))
         await asyncio.sleep(5)

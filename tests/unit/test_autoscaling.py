@@ -293,6 +293,18 @@ def test_a_spec_that_nothing_can_be_scaled_by_is_refused(scaler, because):
         policy_of(EndpointSpec(auto_scaler=scaler))
 
 
+def test_room_for_more_replicas_that_nothing_would_ask_for_is_refused():
+    def spec(least, most, **more):
+        needs = ResourceRequirement(min_replicas=least, max_replicas=most)
+        return EndpointSpec(resource_requirement=needs, **more)
+
+    for scaler in (None, AutoScaler()):
+        with pytest.raises(InvalidRequest, match="nothing would ever make the 1 replicas 4"):
+            policy_of(spec(1, 4, auto_scaler=scaler))
+    assert policy_of(spec(2, 2)) is None
+    assert policy_of(spec(0, 4)) is None  # stopped: it may be told by what when it is started
+
+
 def test_a_replica_that_costs_next_to_nothing_is_paid_for():
     policy = a_policy(max_replicas=3, max_cost_per_hour=1e9, cost_per_replica_hour=5e-324)
     assert Endpoint(policy).gets(*[100] * 60).desired == 3

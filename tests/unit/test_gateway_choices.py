@@ -1,7 +1,9 @@
 """Which replica a request goes to, whether it goes to another, and how long one is left alone."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from leptonai.core.routing import Balance, BalanceBy, Retry, Route, Shadow, Upstream
 from leptonai.gateway.balance import Ring, Shares, choose, draw, place_of
+from leptonai.gateway.limits import MAX_UNPROVEN, Limits
 from leptonai.gateway.metrics import Traffic
 from leptonai.gateway.retries import (
     BUDGET_FLOOR,
@@ -82,12 +85,16 @@ def test_an_ejected_replicas_keys_go_to_others_for_the_time() -> None:
 # --- of an endpoint -------------------------------------------------------------------------------
 
 
+def a_target(upstream: Upstream) -> Target:
+    return Target(None, upstream, Traffic())  # type: ignore[arg-type]  # it connects to nothing
+
+
 def a_selection(*versions: str, **fields: object) -> tuple[Selection, list[Target]]:
     upstreams = tuple(
         Upstream(replica=f"r{n}", host="h", port=n, version=version)
         for n, version in enumerate(versions)
     )
-    targets = [Target(upstream, Traffic()) for upstream in upstreams]
+    targets = [a_target(upstream) for upstream in upstreams]
     route = Route(workspace="w", name="n", upstreams=upstreams, **fields)  # type: ignore[arg-type]
     return Selection(route, targets), targets
 
@@ -175,7 +182,7 @@ def test_a_dying_endpoint_gets_a_fifth_more_work_and_no_more() -> None:
 def test_a_replica_is_left_alone_longer_each_time_until_it_answers() -> None:
     assert [ejection_s(1.0, n) for n in (1, 2, 3)] == [1.0, 2.0, 4.0]
     assert ejection_s(1.0, 100) == EJECT_MOST_S
-    target = Target(Upstream(replica="r", host="h", port=1), Traffic())
+    target = a_target(Upstream(replica="r", host="h", port=1))
     target.failed(10.0, 1.0)
     target.failed(10.5, 1.0)  # of the same moment
     assert target.ejected_until == 11.0
@@ -187,7 +194,7 @@ def test_a_replica_is_left_alone_longer_each_time_until_it_answers() -> None:
 
 
 def test_errors_in_a_row_count_as_a_failure() -> None:
-    target = Target(Upstream(replica="r", host="h", port=1), Traffic())
+    target = a_target(Upstream(replica="r", host="h", port=1))
     for status in (500,) * (FAILURES_OF_ANSWERS - 1) + (200,) + (500,) * (FAILURES_OF_ANSWERS - 1):
         target.answered(status, 1.0, 1.0)
     assert target.ejected_until == 0.0
@@ -215,3 +222,82 @@ def test_a_window_has_what_was_counted_between_two_instants() -> None:
     assert window.in_flight_ms == 4_000  # one for 3 s, and another for 1 s
     same = Totals(Traffic(), 1.0)
     assert same.since(Totals(Traffic(), 0.0), **about, start_ms=0, end_ms=1) is None  # type: ignore[arg-type]
+
+
+# --- connections to a replica ---------------------------------------------------------------------
+
+
+class ALink:
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.unproven = False
+        self.served: list[AWaiting] = []
+
+    def rest(self, now: float) -> None:
+        waiting = self.target.next_waiting()
+        if waiting is not None:
+            self.served.append(cast(AWaiting, waiting))
+
+
+class AWaiting:
+    done = False
+
+    def __init__(self, target: Target) -> None:
+        self.target: Target | None = target
+        self.endpoint = self
+
+    def connect_failed(self, exchange: object, target: Target, now: float) -> None:
+        self.target = None  # it goes elsewhere
+
+
+class AConnector:
+    """A gateway that counts what it was asked to open."""
+
+    limits = Limits()
+
+    def __init__(self) -> None:
+        self.loop = self
+        self.opening = 0
+        self.timers: list[Callable[[], None]] = []
+
+    def now(self) -> float:
+        return 1.0
+
+    def connect(self, target: Target) -> None:
+        self.opening += 1
+
+    def call_later(self, delay: float, call: Callable[..., None], *arguments: object) -> None:
+        self.timers.append(lambda: call(*arguments))
+
+    def keep_sweeping(self) -> None:
+        return None
+
+
+@given(st.lists(st.sampled_from(["ask", "ask", "open", "fail", "answer", "time", "leave"])))
+def test_few_connections_wait_to_be_accepted_and_no_request_is_forgotten(steps: list[str]) -> None:
+    gateway = AConnector()
+    target = Target(cast(Any, gateway), Upstream(replica="r", host="h", port=1), Traffic())
+    asked: list[AWaiting] = []
+    links: list[ALink] = []
+    for step in [*steps, *["open", "time"] * len(steps)]:
+        if step == "ask":
+            asked.append(AWaiting(target))
+            target.connect(cast(Any, asked[-1]))
+        elif step == "open" and gateway.opening:
+            gateway.opening -= 1
+            links.append(ALink(target))
+            target.opened(cast(Any, links[-1]))
+        elif step == "fail" and gateway.opening:
+            gateway.opening -= 1
+            target.not_opened()
+        elif step == "answer" and links:
+            target.proven(cast(Any, links[0]))
+            links[0].rest(1.0)
+        elif step == "time" and gateway.timers:
+            gateway.timers.pop(0)()
+        elif step == "leave" and asked:
+            asked[-1].done = True
+        assert gateway.opening + sum(link.unproven for link in links) <= MAX_UNPROVEN
+    served = [each for link in links for each in link.served]
+    assert len(served) == len(set(served))
+    assert {each for each in asked if each.target is target and not each.done} <= set(served)

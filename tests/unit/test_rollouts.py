@@ -8,14 +8,28 @@ from msgspec.structs import replace
 from tests.unit.endpoint_life import Life, a_spec, crash
 
 from leptonai.core.lifecycle.endpoint import no_longer_settled, restarted
-from leptonai.core.records import Endpoint, EndReason, Goal, Phase, Replica, Termination
+from leptonai.core.records import (
+    Autoscaling,
+    Endpoint,
+    EndReason,
+    Goal,
+    Phase,
+    Replica,
+    Termination,
+)
 from leptonai.core.rollouts.asked import checked, promoted, rolled_back
-from leptonai.core.rollouts.progress import ANSWERS_WITHIN_MS, WARM_UP_MS
+from leptonai.core.rollouts.progress import ANSWERS_WITHIN_MS, WARM_UP_MS, has_requests
 from leptonai.core.routing import Shadow, route_table
 from leptonai.core.traffic import SERVICE_BOUNDS_MS, TrafficWindow
 from leptonai.errors import Conflict, InvalidRequest
 from leptonai.spec.containers import EnvVar
-from leptonai.spec.endpoints import EndpointSpec, EndpointState, ResourceRequirement
+from leptonai.spec.endpoints import (
+    AutoScaler,
+    EndpointSpec,
+    EndpointState,
+    ResourceRequirement,
+    ScaleDown,
+)
 from leptonai.spec.rollouts import RolloutPlan, RolloutState, Strategy
 
 CANARY = RolloutPlan(strategy=Strategy.CANARY, steps=[10, 50], step_seconds=60)
@@ -308,6 +322,45 @@ def test_a_stop_decides_nothing_and_the_step_begins_anew_afterwards(plan):
     life.serve()
     assert (life.ready_of(1), life.ready_of(2) > 0) == (2, True)
     assert life.endpoint.rollout.step_since_ms == life.now_ms
+
+
+def sleeping(life: Life, asleep: bool) -> None:
+    """As its autoscaler decides."""
+    life.endpoint = replace(life.endpoint, autoscaling=Autoscaling(desired=0 if asleep else 1))
+    life.serve()
+
+
+def test_a_canary_of_an_endpoint_that_keeps_falling_asleep_goes_on_whenever_it_wakes():
+    scaler = AutoScaler(scale_down=ScaleDown(no_traffic_timeout=60))
+    life = Life(replace(version(1, 1), auto_scaler=scaler))
+    life.serve()
+    life.change(replace(version(2, 1), auto_scaler=scaler), CANARY)
+    life.serve()
+    steps = set()
+    for _ in range(20):
+        carry(life, 25)
+        if life.endpoint.rollout.state is not RolloutState.PROGRESSING:
+            break
+        steps.add(life.endpoint.rollout.step)
+        sleeping(life, True)
+        assert (life.endpoint.asleep, life.living) == (True, [])
+        life.now_ms += 3_600_000  # which is no part of the step
+        life.advance()
+        sleeping(life, False)
+        assert life.endpoint.rollout.step_since_ms == life.now_ms
+    assert life.endpoint.rollout.state is RolloutState.PROMOTED
+    assert steps == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("plan", "there"), [(CANARY, {1, 2}), (BLUE_GREEN, {2}), (SHADOW, {1})], ids=str
+)
+def test_replicas_without_requests_are_no_capacity(plan, there):
+    life = a_life(plan)
+    for r in life.living:
+        assert has_requests(life.endpoint, r) is (r.revision == 1 or plan is CANARY)
+    life.serve()
+    assert {r.revision for r in life.living if has_requests(life.endpoint, r)} == there
 
 
 @beside

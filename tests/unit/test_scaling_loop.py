@@ -10,16 +10,19 @@ from tests.unit.scaling_world import World, idle_after, in_world, scaled_by
 
 from leptonai.control.loops import scaling
 from leptonai.control.loops.scaling import KEEP_MS, LISTEN_MS
+from leptonai.control.owners import KEEP_EVIDENCE_MS
 from leptonai.core.autoscaling import Look, look
 from leptonai.core.records import Endpoint, Replica
 from leptonai.core.traffic import TrafficWindow
 from leptonai.ports.store import Query
+from leptonai.spec.containers import EnvVar
 from leptonai.spec.endpoints import (
     EndpointState,
     ScaleDown,
     ScalingSchedule,
     TargetThroughput,
 )
+from leptonai.spec.rollouts import RolloutPlan, Strategy
 
 
 def test_it_has_as_many_replicas_as_the_requests_need_and_fewer_again_afterwards():
@@ -284,5 +287,24 @@ def test_it_has_as_many_replicas_as_keep_their_gpus_as_busy_as_asked():
             await world.calls(10, seconds=10)
         assert await world.replicas() in (4, 5)
         assert "to be busy 50 % of the time" in await world.because()
+
+    in_world(story)
+
+
+def test_what_is_seen_of_a_canary_is_written_down_now_and_then():
+    async def story(world: World) -> None:
+        await world.serve(scaled_by(2))
+        plan = RolloutPlan(strategy=Strategy.CANARY, steps=[50], step_seconds=3600)
+        asked = replace(scaled_by(2), envs=[EnvVar(name="VERSION", value="2")])
+        await world.change(asked, plan)
+        await world.calls(10, seconds=5)
+        before = await world.endpoint()
+        assert before.rollout is not None and before.rollout.percent == 50
+        await world.calls(10, seconds=60)
+        after = await world.endpoint()
+        assert after.rollout is not None
+        seen = after.rollout.evidence.stable.requests - before.rollout.evidence.stable.requests
+        assert 1 <= after.version - before.version <= 60_000 / KEEP_EVIDENCE_MS + 1
+        assert 60 - KEEP_EVIDENCE_MS / 1000 <= seen / 10 <= 60 + KEEP_EVIDENCE_MS / 1000
 
     in_world(story)

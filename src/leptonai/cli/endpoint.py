@@ -528,7 +528,7 @@ def _facts(each: LeptonDeployment) -> list[tuple[str, str]]:
         ("foresight", foresight(each)),
         ("model", spec.model or ""),
         ("command", shlex.join(spec.container.command or [])),
-        ("port", str(spec.port)),
+        ("port", str(spec.port or "any: each replica is told its own in $PORT")),
         ("each", resources_text(spec.resource_requirement)),
         ("access", _access(each)),
         ("created", f"{age(each.metadata.created_at)} ago" if each.metadata.created_at else ""),

@@ -15,11 +15,16 @@ from leptonai.core.lifecycle.job import Seat
 from leptonai.core.lifecycle.replica import abandon
 from leptonai.core.records import Autoscaling, Endpoint, Event, Job, OwnerKind, Record, Replica
 from leptonai.core.rollouts.progress import candidate
+from leptonai.core.rollouts.values import Rollout
 from leptonai.core.traffic import TrafficWindow
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Change, Delete, Emit, Fence, Put, Query, Store
 
 OwnerKey = tuple[OwnerKind, Key]
+
+# What changes only what was seen of a roll-out's traffic is written down once in so long; another
+# control plane counts that much anew at most.
+KEEP_EVIDENCE_MS = 15_000
 
 
 class Owners:
@@ -31,6 +36,7 @@ class Owners:
         self._fence = fence
         self._clock = clock
         self._traffic = traffic
+        self._judged: dict[Key, Rollout] = {}  # newer than the endpoint's record
         self._locks: WeakValueDictionary[OwnerKey, asyncio.Lock] = WeakValueDictionary()
 
     async def advance(self, key: OwnerKey, news: Iterable[Replica] = ()) -> int | None:
@@ -81,7 +87,7 @@ class Owners:
         """
         lock = self._locks.setdefault((OwnerKind.ENDPOINT, key), asyncio.Lock())
         async with lock:
-            endpoint = self._mirror.endpoints.get(key)
+            endpoint = self._as_judged(key)
             if endpoint is None:
                 return
             replicas = self._mirror.replicas_of(key[0], f"{OwnerKind.ENDPOINT}/{key[1]}")
@@ -104,11 +110,14 @@ class Owners:
                 step = job_lifecycle.advance(job, replicas.values(), now_ms)
                 after = step.job
         else:
-            before = endpoint = self._mirror.endpoints.get(key[1])
+            before = self._mirror.endpoints.get(key[1])
+            endpoint = self._as_judged(key[1])
             if endpoint is not None:
                 told = self._told_for_rollout(endpoint)
                 step = endpoint_lifecycle.advance(endpoint, replicas.values(), now_ms, told)
                 after = step.endpoint
+                if not step.replicas and not news and self._only_judged(before, after):
+                    return step.wake_at_ms
         if before is None:  # removed: what became of its replicas is still to be known
             if news:
                 puts = [Put(replica) for replica in news.values()]
@@ -119,6 +128,32 @@ class Owners:
             # The owner is always written along, so that nothing is made for one that was removed.
             await self._write(after, changed.values(), step.events, now_ms)
         return step.wake_at_ms
+
+    def _as_judged(self, key: Key) -> Endpoint | None:
+        """An endpoint, with all that was seen of its roll-out."""
+        endpoint, judged = self._mirror.endpoints.get(key), self._judged.get(key)
+        if judged is None:
+            return endpoint
+        kept = None if endpoint is None else endpoint.rollout
+        if endpoint is None or kept is None or not _same_but_for_evidence(kept, judged):
+            del self._judged[key]  # it went on since
+            return endpoint
+        return replace(endpoint, rollout=judged)
+
+    def _only_judged(self, before: Job | Endpoint | None, after: Endpoint) -> bool:
+        """Whether nothing is to be written down yet; then it is remembered here."""
+        if not isinstance(before, Endpoint) or before.rollout is None or after.rollout is None:
+            return False
+        kept, judged = before.rollout, after.rollout
+        if (
+            kept == judged
+            or replace(after, rollout=kept) != before
+            or not _same_but_for_evidence(kept, judged)
+            or judged.counted_to_ms >= kept.counted_to_ms + KEEP_EVIDENCE_MS
+        ):
+            return False
+        self._judged[before.workspace, before.id] = judged
+        return True
 
     def _told_for_rollout(self, endpoint: Endpoint) -> list[TrafficWindow]:
         rollout = candidate(endpoint)
@@ -140,6 +175,11 @@ class Owners:
             *(Emit(replace(event, at_ms=now_ms)) for event in events),
             fence=self._fence,
         )
+
+
+def _same_but_for_evidence(one: Rollout, other: Rollout) -> bool:
+    seen = replace(one, evidence=other.evidence, counted_to_ms=other.counted_to_ms)
+    return seen == other and one.counted_to_ms <= other.counted_to_ms
 
 
 async def removal(

@@ -167,7 +167,8 @@ async def checked_endpoint(
         wanted = replace(wanted, accelerator_type=meant)
         spec = replace(spec, resource_requirement=wanted)
     requested = requested_by(wanted)
-    ports = (scheduler.ANY_PORT,) * (1 + len(spec.pod_ports)) if spec.is_pod else (spec.port,)
+    first = spec.port or scheduler.ANY_PORT
+    ports = (scheduler.ANY_PORT,) * (1 + len(spec.pod_ports)) if spec.is_pod else (first,)
     program = Program(command=(), needs=requested.needs, ports=ports)
     _check_feasible(program, 1, wanted.affinity, nodes)
     return spec, await _model_digest(world, workspace, spec.model)

@@ -27,6 +27,7 @@ from leptonai.core.elasticity import decide as decide_number
 from leptonai.core.elasticity.measuring import STEP_S, State, capacity, learn
 from leptonai.core.elasticity.policy import policy_of
 from leptonai.core.records import Autoscaling, Endpoint, Goal, Phase, Replica
+from leptonai.core.rollouts.progress import has_requests
 from leptonai.core.traffic import REPORT_MS, SERVICE_BOUNDS_MS, TrafficWindow
 from leptonai.errors import InvalidRequest
 from leptonai.spec.endpoints import EndpointSpec
@@ -72,7 +73,11 @@ def look(
     policy = policy_kept(endpoint.spec)
     if policy is None:
         return None
-    staying = [r for r in replicas if r.goal is Goal.RUN and r.phase is not Phase.DONE]
+    staying = [
+        r
+        for r in replicas
+        if r.goal is Goal.RUN and r.phase is not Phase.DONE and has_requests(endpoint, r)
+    ]
     before = _with_starts(before or Autoscaling(desired=endpoint.wanted, since_ms=now_ms), staying)
     before = replace(before, unready_since_ms=_unready_since_ms(before, staying, now_ms))
     fleet = _fleet(policy, before, staying, now_ms)

@@ -6,6 +6,8 @@ import msgspec
 
 from leptonai.errors import LeptonError, RequestError, TryLater, Unauthenticated
 
+from .limits import MAX_HEAD_BYTES, MAX_HEADERS
+
 
 class RequestTooSlow(RequestError):
     code, status, retry = "RequestTimeout", 408, True
@@ -23,6 +25,33 @@ class ReplicaFailed(TryLater):
 
 class ReplicaTooSlow(TryLater):
     code, status = "ReplicaTimeout", 504
+
+
+def head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(
+        f"the head is larger than {MAX_HEAD_BYTES} bytes or has more than {MAX_HEADERS} fields",
+        hint="send less in headers and in the path",
+    )
+
+
+def head_too_slow(within_s: float) -> RequestTooSlow:
+    return RequestTooSlow(
+        f"the head did not arrive within {within_s:g} s", hint="send the whole head at once"
+    )
+
+
+def body_too_slow(within_s: float) -> RequestTooSlow:
+    return RequestTooSlow(
+        f"the request's body did not arrive within {within_s:g} s",
+        hint="send it faster, or raise the endpoint's ingress timeout",
+    )
+
+
+def replica_too_slow(endpoint: str, within_s: float) -> ReplicaTooSlow:
+    return ReplicaTooSlow(
+        f"endpoint {endpoint!r} did not answer within {within_s:g} s",
+        hint="make its work shorter, or raise its ingress timeout",
+    )
 
 
 REASONS = {

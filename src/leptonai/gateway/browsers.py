@@ -59,10 +59,10 @@ class BrowserDoor:
     def knows(self, route: Route, head: RequestHead, now_s: float) -> bool:
         """Whether the request has our cookie, and was made by a page of ours: another site's page
         can have a browser send a cookie, but not the origin that goes with it."""
-        word = cookie_of(head.lines, COOKIE)
+        word = cookie_of(head.passed, COOKIE)
         if not word or not is_cookie(route.browser_key, word.decode("ascii", "replace"), now_s):
             return False
-        origin = value_of(head.lines, b"origin")
+        origin = value_of(head.passed, b"origin")
         if origin:
             return origin.partition(b"://")[2].lower() == head.host.lower()
         return head.method in _SAFE and not head.websocket

@@ -10,9 +10,10 @@ import httptools
 
 from leptonai.errors import InvalidRequest, LeptonError, RequestError
 
-from .answers import HeadTooLarge, RequestTooSlow, error_answer
+from .answers import error_answer, head_too_large, head_too_slow
 from .exchange import Exchange
-from .head import Fields, RequestHead, read_request
+from .head import Fields, read_request
+from .known_heads import KnownRequest
 from .limits import (
     BODY_BUFFER_BYTES,
     DRAIN_IDLE_S,
@@ -24,6 +25,7 @@ from .limits import (
 
 if TYPE_CHECKING:
     from .gateway import Gateway
+    from .passage import Passage
 
 NEVER = float("inf")
 
@@ -36,8 +38,11 @@ class ClientConnection(asyncio.Protocol):
         "_fields",
         "_head_bytes",
         "_in_head",
+        "_known",
+        "_known_passage",
         "_lingering",
         "_parser",
+        "_passage",
         "_queue",
         "_quiet_bytes",
         "_read_paused",
@@ -77,6 +82,9 @@ class ClientConnection(asyncio.Protocol):
         self._lingering = False
         self._skip_head = False
         self._resume_body = b""
+        self._passage: Passage | None = None  # of the head that was read last
+        self._known: KnownRequest | None = None  # the last that came whole, at once …
+        self._known_passage: Passage | None = None  # … and what it came to
         self._early = b""  # sent by the client before the replica agreed to a WebSocket
 
     # --- its transport tells ---
@@ -103,6 +111,9 @@ class ClientConnection(asyncio.Protocol):
             if self._tunnel:
                 self._into_tunnel(data)
             return
+        between = self._active is None and self._reading is None and not self._in_head
+        if between and self._known is not None and self._asks_the_same(data, self._known):
+            return
         self._quiet_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -112,13 +123,47 @@ class ClientConnection(asyncio.Protocol):
             self._malformed(
                 InvalidRequest(f"this is not HTTP: {error}", hint="send HTTP/1.1 as RFC 9112 says")
             )
+        else:
+            if between:
+                self._remember(data)
         if self._quiet_bytes > MAX_HEAD_BYTES:
-            self._malformed(_head_too_large())
+            self._malformed(head_too_large())
         if self._queue:
-            self._start_queued()
+            self._start_queued(self.gateway.now())
         if self._active is not None:
             self._active.flush()
         self.balance_reading()
+
+    def _asks_the_same(self, data: bytes, known: KnownRequest) -> bool:
+        """Take a whole request whose head is known, if this is one."""
+        gateway, passage = self.gateway, self._known_passage
+        assert passage is not None
+        found = known.body(data) if passage.table == gateway.tables else None
+        if found is None:
+            return False
+        length, body = found
+        now = gateway.now()
+        exchange = Exchange(self, now)
+        exchange.head_only = passage.head.method == b"HEAD"
+        exchange.request_done = True
+        gateway.enter(exchange, passage, length)
+        if body and exchange.answer is None:
+            exchange.put(body)
+        self._active = exchange
+        exchange.start(now)
+        self.balance_reading()
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """`data` was read from between two messages: it may have been one whole request."""
+        passage, self._passage = self._passage, None
+        if passage is None or self._reading is not None or self._in_head or self._deaf:
+            return
+        head = passage.head
+        if not head.chunked:
+            has_length = head.content_length is not None
+            self._known = KnownRequest.of(data, has_length=has_length)
+            self._known_passage = passage
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -145,19 +190,25 @@ class ClientConnection(asyncio.Protocol):
     def on_url(self, target: bytes) -> None:
         if self._in_head:
             self._target += target
-            self._count_head(len(target))
+            self._head_bytes += len(target)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._malformed(head_too_large())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._quiet_bytes = 0
         if self._in_head:  # else it is a trailer, which concerns nobody behind us
-            self._fields.append((name, value))
-            self._count_head(len(name) + len(value))
+            fields = self._fields
+            fields.append((name, value))
+            self._head_bytes = size = self._head_bytes + len(name) + len(value)
+            if size > MAX_HEAD_BYTES or len(fields) > MAX_HEADERS:
+                self._malformed(head_too_large())
 
     def on_headers_complete(self) -> None:
         self._quiet_bytes = 0
         if not self._in_head:
             return
         self._in_head = False
+        self._passage = None  # of an earlier head it would let this one in
         parser = self._parser
         exchange = Exchange(self, self.gateway.now())
         try:
@@ -173,13 +224,17 @@ class ClientConnection(asyncio.Protocol):
                     hint="wait for the answer to that request first",
                 )
             if parser.should_upgrade() and not head.websocket and head.has_body:
-                self._resume_body = _framing(head)
+                self._resume_body = head.framing
         except RequestError as error:
             self._deaf = True
             exchange.close = True
             exchange.answer = error_answer(error)
         else:
-            self.gateway.admit(exchange, head)
+            passage = self.gateway.admit(exchange, head)
+            if passage is not None:
+                self.gateway.enter(exchange, passage, head.content_length)
+                if version == "1.1" and not exchange.close and passage.lasting:
+                    self._passage = passage
             self._reading = exchange
         self._enqueue(exchange)
 
@@ -216,18 +271,18 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self.transport.resume_reading()
 
-    def next_exchange(self, finished: Exchange) -> None:
+    def next_exchange(self, finished: Exchange, now: float) -> None:
         assert finished is self._active
         self._active = None
         if finished.close:
             self._close_after(finished)
             return
         if self._queue:
-            self._start_queued()
+            self._start_queued(now)
         if self._active is None and not self._lingering:
             limits = self.gateway.limits
             idle_s = DRAIN_IDLE_S if self.gateway.draining else limits.idle_s
-            self.deadline = self.gateway.now() + (limits.head_s if self._in_head else idle_s)
+            self.deadline = now + (limits.head_s if self._in_head else idle_s)
         self.balance_reading()
 
     def open_tunnel(self) -> None:
@@ -241,13 +296,8 @@ class ClientConnection(asyncio.Protocol):
         if self._active is not None and not self._active.done:
             self._active.expire(now)
         elif self._in_head and not self._deaf:
-            self._malformed(
-                RequestTooSlow(
-                    f"the head did not arrive within {self.gateway.limits.head_s:g} s",
-                    hint="send the whole head at once",
-                )
-            )
-            self._start_queued()
+            self._malformed(head_too_slow(self.gateway.limits.head_s))
+            self._start_queued(now)
         else:
             self.transport.abort()
 
@@ -261,11 +311,6 @@ class ClientConnection(asyncio.Protocol):
 
     # --- inside ---
 
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES or len(self._fields) > MAX_HEADERS:
-            self._malformed(_head_too_large())
-
     def _enqueue(self, exchange: Exchange) -> None:
         """Take its turn once all that came with it has been read."""
         self._queue.append(exchange)
@@ -274,14 +319,14 @@ class ClientConnection(asyncio.Protocol):
             exchange.close = True
             self._deaf = self._reading is None
 
-    def _start_queued(self) -> None:
+    def _start_queued(self, now: float) -> None:
         """A loop, since an exchange may end inside `start` and would have to start the next."""
         if self._starting:
             return
         self._starting = True
         while self._queue and self._active is None and not self._lingering:
             self._active = self._queue.popleft()
-            self._active.start()
+            self._active.start(now)
         self._starting = False
 
     def _malformed(self, error: LeptonError) -> None:
@@ -308,7 +353,8 @@ class ClientConnection(asyncio.Protocol):
         if self._deaf:
             return
         exchange = self._queue[-1]
-        if exchange.websocket:
+        passage = exchange.passage
+        if passage is not None and passage.head.websocket:
             self._deaf = self._tunnel = exchange.close = True
             self._early = rest
             return
@@ -346,17 +392,3 @@ class ClientConnection(asyncio.Protocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.balance_reading()
-
-
-def _head_too_large() -> HeadTooLarge:
-    return HeadTooLarge(
-        f"the head is larger than {MAX_HEAD_BYTES} bytes or has more than {MAX_HEADERS} fields",
-        hint="send less in headers and in the path",
-    )
-
-
-def _framing(head: RequestHead) -> bytes:
-    if head.chunked:
-        return b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
-    assert head.content_length is not None
-    return b"POST / HTTP/1.1\r\ncontent-length: %b\r\n\r\n" % head.content_length

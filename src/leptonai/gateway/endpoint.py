@@ -25,7 +25,6 @@ from .target import Target
 if TYPE_CHECKING:
     from .exchange import Exchange
     from .gateway import Gateway
-    from .upstream import ReplicaConnection
 
 LOST = 502  # what a broken connection counts as
 
@@ -63,7 +62,7 @@ class Endpoint:
         self.targets = [
             before.pop(upstream)
             if upstream in before
-            else Target(upstream, self.tally.of(upstream.version))
+            else Target(self.gateway, upstream, self.tally.of(upstream.version))
             for upstream in route.upstreams
         ]
         for target in before.values():
@@ -103,11 +102,12 @@ class Endpoint:
         )
         self._refuse_held(lambda: gone)
 
-    def dispatch(self, exchange: Exchange) -> None:
+    def dispatch(self, exchange: Exchange, now: float) -> None:
         """Send a request to a replica, or hold it until there is one."""
-        now = self.gateway.now()
-        if exchange.replica:
-            wanted = exchange.replica.decode("latin-1")
+        passage = exchange.passage
+        assert passage is not None
+        if passage.replica:
+            wanted = passage.replica.decode("latin-1")
             target = self._named(wanted, now)
             if target is None:
                 exchange.fail(
@@ -118,7 +118,7 @@ class Endpoint:
                 )
                 return
         else:
-            target = self.selection.choose(now, exchange.key, exchange.failed_target)
+            target = self.selection.choose(now, passage.key, exchange.failed_target)
         if target is None:
             self._hold(exchange, now)
             return
@@ -130,25 +130,15 @@ class Endpoint:
         if link is not None:
             exchange.attach(link)
         else:
-            self.gateway.connect(self, target, exchange)
+            target.connect(exchange)
 
-    def connected(self, exchange: Exchange, link: ReplicaConnection) -> None:
-        if exchange.done or exchange.target is not link.target:
-            link.rest()  # its request is gone; another will want the connection
-        else:
-            exchange.attach(link)
-
-    def connect_failed(self, exchange: Exchange, target: Target) -> None:
-        """Leave the replica alone for a moment. Nothing was sent: another one may be tried."""
-        now = self.gateway.now()
-        target.failed(now, self.gateway.limits.eject_s)
-        if exchange.done or exchange.target is not target:
-            return
+    def connect_failed(self, exchange: Exchange, target: Target, now: float) -> None:
+        """Nothing was sent: another replica may be tried."""
         target.traffic.lost_attempts += 1
         exchange.drop_target(now)
         exchange.failed_target = target
         exchange.attempts -= 1
-        self.dispatch(exchange)
+        self.dispatch(exchange, now)
 
     def lost(
         self, exchange: Exchange, target: Target, *, stale: bool, garbled: bool, because: str
@@ -161,6 +151,7 @@ class Endpoint:
         """
         now = self.gateway.now()
         limits = self.gateway.limits
+        assert exchange.passage is not None
         target.traffic.lost_attempts += 1
         if not stale:
             target.answered(LOST, now, limits.eject_s)
@@ -171,7 +162,7 @@ class Endpoint:
             if garbled
             else why_not_again(
                 self.route.retry,
-                safe=exchange.safe,
+                safe=exchange.passage.safe,
                 sent=exchange.sent,
                 kept=exchange.kept,
                 attempts=exchange.attempts,
@@ -187,7 +178,7 @@ class Endpoint:
                 attempt=exchange.attempts,
             )
             exchange.again()
-            self.dispatch(exchange)
+            self.dispatch(exchange, now)
             return
         exchange.fail(
             ReplicaFailed(
@@ -271,10 +262,11 @@ class Endpoint:
         if not self.targets and not self.route.expecting:
             self._refuse_held(self._stopped)
             return
+        now = self.gateway.now()
         for exchange in self._take_held():
             exchange.client.deadline = exchange.deadline
             exchange.failed_target = None
-            self.dispatch(exchange)
+            self.dispatch(exchange, now)
 
     def _refuse_held(self, because: Callable[[], LeptonError]) -> None:
         for exchange in self._take_held():

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from leptonai.errors import LeptonError
 
 from . import events
-from .answers import Answer, ReplicaTooSlow, RequestTooSlow, error_answer
+from .answers import Answer, body_too_slow, error_answer, replica_too_slow
 from .deadlines import with_time_left
-from .head import IDEMPOTENT, LAST_CHUNK, RequestHead, value_of
+from .head import LAST_CHUNK
 from .limits import BODY_BUFFER_BYTES, PROGRESS_S
 from .observers import Digest, Observer
 from .outgoing import Outgoing
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .downstream import ClientConnection
     from .endpoint import Endpoint
     from .hedges import Hedge
+    from .passage import Passage
     from .target import Target
     from .tracing import Span
     from .upstream import ReplicaConnection
@@ -34,9 +35,7 @@ class Exchange(Outgoing):
 
     __slots__ = (
         "_arrived",
-        "_caller_deadline",
         "_dispatched_at",
-        "_wants_events",
         "answer",
         "attempts",
         "client",
@@ -52,16 +51,13 @@ class Exchange(Outgoing):
         "head_only",
         "hedge",
         "held_until",
-        "key",
         "link",
         "logged",
         "observers",
-        "replica",
+        "passage",
         "request_done",
         "request_id",
         "responding",
-        "root",
-        "safe",
         "sent",
         "shadow",
         "span",
@@ -70,7 +66,6 @@ class Exchange(Outgoing):
         "status",
         "target",
         "version_1_0",
-        "websocket",
     )
 
     def __init__(self, client: ClientConnection, started_at: float) -> None:
@@ -78,15 +73,12 @@ class Exchange(Outgoing):
         self.client = client
         self.started_at = started_at
         self.answer: Answer | None = None  # ready without a replica
+        self.passage: Passage | None = None  # of one that goes to a replica
         self.endpoint: Endpoint | None = None
         self.version_1_0 = False
         self.close = False  # the client's connection ends with it
         self.head_only = False  # the answer has no body
-        self.websocket = False
         self.request_id = b""
-        self.replica = b""  # the one it must go to; b"" leaves the choice to us
-        self.key = b""  # what its replica is chosen by, where not by load
-        self.safe = False  # to do twice
         self.sent = False  # a replica has been sent a byte of it
         self.attempts = 0  # replicas it was sent to
         self.failed_target: Target | None = None  # the last that did not answer it
@@ -102,51 +94,44 @@ class Exchange(Outgoing):
         self.done = False
         self.status = NOT_ANSWERED
         self.extra = b""  # more header lines of the answer
-        self.root = b"/"  # the endpoint's path, as the caller sees it
         self.cookie = b""  # a header line that brings the caller back to its replica
         self.observers: tuple[Observer, ...] = ()  # of the answer's body
         self.shadow: Digest | None = None  # a copy goes to the shadow version
         self.span: Span | None = None  # it is recorded
         self.logged: tuple[bytes, bytes, bytes] | None = None  # method, target, traceparent
         self.events = False  # the answer has begun as an event stream, while it was held
-        self._wants_events = False
-        self._caller_deadline = False  # the caller said how long it waits
         self._arrived = False  # it is counted among the arrivals
         self._dispatched_at = 0.0
 
-    def send_to(self, endpoint: Endpoint, head: RequestHead, encoded: bytes) -> None:
-        """Make it a request for this endpoint; `encoded` is the head for the replica."""
-        self.endpoint = endpoint
+    def send_to(self, passage: Passage, encoded: bytes, request_id: bytes) -> None:
+        """Make it a request to an endpoint; `encoded` is the head for the replica."""
+        self.passage = passage
+        self.endpoint = endpoint = passage.endpoint
+        self.request_id = request_id
+        head = passage.head
         self.chunked = head.chunked
-        self.websocket = head.websocket
-        self.request_id = head.request_id
-        self.safe = (head.method in IDEMPOTENT or head.idempotency_key) and not head.websocket
-        if endpoint.route.route_by_replica_header:
-            self.replica = head.replica
-        self.deadline = self.started_at + endpoint.route.timeout_s
+        timeout_s: float = endpoint.route.timeout_s
         if head.timeout_ms is not None:
-            self._caller_deadline = True
-            self.deadline = min(self.deadline, self.started_at + head.timeout_ms / 1000)
-        if endpoint.route.hold.progress and not self.version_1_0 and not head.websocket:
-            accepted = value_of(head.lines, b"accept")
-            self._wants_events = not self.head_only and b"text/event-stream" in accepted
+            timeout_s = min(timeout_s, head.timeout_ms / 1000)
+        self.deadline = self.started_at + timeout_s
         self._unsent.append(encoded)
         self._unsent_bytes = len(encoded)
 
     # --- the client's side tells ---
 
-    def start(self) -> None:
+    def start(self, now: float) -> None:
         """It is this request's turn on its client's connection."""
+        endpoint, passage = self.endpoint, self.passage
         if self.answer is not None:
             self._respond(self.answer)
-        else:
-            assert self.endpoint is not None
-            self.started = True
-            self.endpoint.tally.arrive()
-            self.client.deadline = self.deadline
-            if self._caller_deadline:
-                self.client.gateway.loop.call_at(self.deadline, self._caller_gave_up)
-            self.endpoint.dispatch(self)
+            return
+        assert endpoint is not None and passage is not None
+        self.started = True
+        endpoint.tally.arrive()
+        self.client.deadline = self.deadline
+        if passage.head.timeout_ms is not None:
+            self.client.gateway.loop.call_at(self.deadline, self._caller_gave_up)
+        endpoint.dispatch(self, now)
 
     def add_body(self, data: bytes) -> None:
         if not self.done and self.answer is None:  # else nobody will read it
@@ -163,7 +148,7 @@ class Exchange(Outgoing):
         if link is None or not self._unsent:
             return
         data = self.take()
-        if self._caller_deadline and not link.bytes_sent:
+        if not link.bytes_sent and self.passage.head.timeout_ms is not None:  # type: ignore[union-attr]
             left_s = self.deadline - self.client.gateway.now()
             data = with_time_left(data, max(0, int(1000 * left_s)))
         link.bytes_sent = self.sent = True
@@ -188,7 +173,7 @@ class Exchange(Outgoing):
         if self.done:
             return
         link, self.link = self.link, None
-        self._settle()
+        self._settle(self.client.gateway.now())
         if link is not None:
             link.exchange = None
             if link.tunnel:
@@ -207,20 +192,9 @@ class Exchange(Outgoing):
             if self in endpoint.tally.held:
                 endpoint.give_up(self)
         elif not self.request_done:
-            self.fail(
-                RequestTooSlow(
-                    f"the request's body did not arrive within {self._patience_s:g} s",
-                    hint="send it faster, or raise the endpoint's ingress timeout",
-                )
-            )
+            self.fail(body_too_slow(self._patience_s))
         else:
-            self.fail(
-                ReplicaTooSlow(
-                    f"endpoint {endpoint.route.name!r} did not answer"
-                    f" within {self._patience_s:g} s",
-                    hint="make its work shorter, or raise its ingress timeout",
-                )
-            )
+            self.fail(replica_too_slow(endpoint.route.name, self._patience_s))
 
     def _caller_gave_up(self) -> None:
         if not self.done and not self.responding:
@@ -232,6 +206,19 @@ class Exchange(Outgoing):
         return round(self.deadline - self.started_at, 3)
 
     # --- the replica's side tells ---
+
+    @property
+    def plain(self) -> bool:
+        """Whether an answer may reach the client as it comes: nobody looks at it, or adds to it."""
+        return not (
+            self.observers
+            or self.extra
+            or self.cookie
+            or self.events
+            or self.head_only
+            or self.version_1_0
+            or self.attempts > 1
+        )
 
     def attach(self, link: ReplicaConnection) -> None:
         """Go out over this connection."""
@@ -252,15 +239,16 @@ class Exchange(Outgoing):
         self.target = target
         self._dispatched_at = now
         self.attempts += 1
-        assert self.endpoint is not None
-        selection = self.endpoint.selection
+        passage = self.passage
+        assert passage is not None
+        selection = passage.endpoint.selection
         if selection.cookie:
             name = selection.name_of(target)
             self.cookie = (
                 b""
-                if self.key == name
+                if passage.key == name
                 else b"set-cookie: %b=%b; Path=%b; HttpOnly; SameSite=Lax\r\n"
-                % (selection.cookie, name, self.root)
+                % (selection.cookie, name, passage.root)
             )
 
     def drop_target(self, now: float) -> None:
@@ -272,7 +260,8 @@ class Exchange(Outgoing):
     def wait_in_hold(self) -> None:
         """There is no replica for it yet."""
         self._arrived_unserved()
-        if self._wants_events and not self.events:
+        assert self.passage is not None
+        if self.passage.wants_events and not self.version_1_0 and not self.events:
             self.events = self.close = True
             self.client.transport.write(events.HEAD % (self.request_id, self.extra))
             self._tell_that_it_waits()
@@ -305,7 +294,7 @@ class Exchange(Outgoing):
         assert endpoint is not None
         if self.responding:
             link.target.traffic.lost_attempts += 1
-            self._settle()
+            self._settle(self.client.gateway.now())
             self.client.abort()  # anything else would look like a whole answer
             return
         stale = link.served > 0 and not link.answered and not self.fresh_connection
@@ -318,28 +307,31 @@ class Exchange(Outgoing):
             link.exchange = None
             link.transport.abort()
         if self.responding:
-            self._settle()
+            self._settle(self.client.gateway.now())
             self.client.abort()
             return
         if error.status >= 500 and self.endpoint is not None:
             self.endpoint.gateway.log_failure(self, error)
         self._respond(error_answer(error, self.request_id))
 
-    def finish(self) -> None:
+    def finish(self, now: float) -> None:
         """The whole answer of a replica has been given to the client's connection."""
         self.link = None
+        if self.shadow is not None:
+            self._send_to_shadow(self.shadow)
+        self._settle(now, served=True)
+        self.client.next_exchange(self, now)
+
+    def _send_to_shadow(self, digest: Digest) -> None:
         endpoint = self.endpoint
         assert endpoint is not None
-        shadows = endpoint.shadows
-        if self.shadow is not None and shadows is not None and self.kept and self.request_done:
-            shadows.send(
+        if endpoint.shadows is not None and self.kept and self.request_done:
+            endpoint.shadows.send(
                 self.whole(),
                 status=self.status,
-                digest=self.shadow.value,
+                digest=digest.value,
                 timeout_s=endpoint.route.timeout_s,
             )
-        self._settle(served=True)
-        self.client.next_exchange(self)
 
     def named(self) -> dict[str, str]:
         """What a line of the log says of it."""
@@ -363,10 +355,11 @@ class Exchange(Outgoing):
                 close=self.close, keep_alive_1_0=self.version_1_0, head_only=self.head_only
             )
         )
-        self._settle()
-        self.client.next_exchange(self)
+        now = self.client.gateway.now()
+        self._settle(now)
+        self.client.next_exchange(self, now)
 
-    def _settle(self, *, served: bool = False) -> None:
+    def _settle(self, now: float, *, served: bool = False) -> None:
         """Let go of everything it holds, and count it.
 
         Args:
@@ -376,10 +369,11 @@ class Exchange(Outgoing):
         self.done = True
         if self.hedge is not None:
             self.hedge.end()
-        self._unsent.clear()
-        self.forget_sent(self.client.gateway)
-        endpoint = self.endpoint
         gateway = self.client.gateway
+        self._unsent.clear()
+        if self._sent:
+            self.forget_sent(gateway)
+        endpoint = self.endpoint
         if endpoint is None:
             gateway.count_refused(self.status)
             return
@@ -388,14 +382,15 @@ class Exchange(Outgoing):
             if self.answer is not None:
                 tally.deny(self.status)
             return
-        now = gateway.now()
         tally.in_flight -= 1
         if tally.held:
             tally.held.pop(self, None)
+        if not self._arrived:
+            self._arrived_unserved()
         target = self.target or self.failed_target
         traffic = tally.unserved if target is None else target.traffic
-        self._arrived_unserved()
-        self.drop_target(now)
+        if self.target is not None:
+            self.drop_target(now)
         traffic.count(self.status, now - self.started_at)
         if self.attempts:
             for observer in self.observers:

@@ -19,11 +19,21 @@ from .access_log import AccessLog
 from .admission import digest_of, stranger
 from .answers import TEXT, Answer, error_answer
 from .endpoint import Endpoint
-from .head import RequestHead, split_target, upstream_request
+from .head import RequestHead, split_target
 from .hosts import SharedHost
-from .limits import CONNECT_S, DRAIN_IDLE_S, MAX_LARGE_REPLAYS, MAX_LOG_LINES_PER_S, SWEEP_S, Limits
+from .known_heads import AnswerHeads
+from .limits import (
+    CONNECT_S,
+    DRAIN_IDLE_S,
+    MAX_DIGESTS,
+    MAX_LARGE_REPLAYS,
+    MAX_LOG_LINES_PER_S,
+    SWEEP_S,
+    Limits,
+)
 from .metrics import exposition
 from .observers import Digest, Usage
+from .passage import Passage
 from .report import Reporter
 from .upstream import ReplicaConnection
 
@@ -47,8 +57,9 @@ class Gateway:
         self.seq = NO_SEQ
         self.draining = False
         self.clients: set[ClientConnection] = set()
-        self.idle_links: dict[ReplicaConnection, None] = {}  # the longest idle first
         self.endpoints: dict[bytes, Endpoint] = {}  # by /e/WORKSPACE/NAME
+        self.tables = 0  # that were followed: what an earlier one let in is judged again
+        self.answer_heads = AnswerHeads()
         self.access_log: AccessLog | None = None
         self.tracer: Tracer | None = None
         self.front: Front | None = None  # Envoy, where requests come by way of it
@@ -56,14 +67,14 @@ class Gateway:
         self._shared_hosts: dict[bytes, SharedHost] = {}
         self._workspace_tokens: dict[str, frozenset[str]] = {}
         self._known_tokens: frozenset[str] = frozenset()  # of any workspace
+        self._digests: dict[bytes, str] = {}  # of Authorization headers that opened something
         self._refused: dict[int, int] = {}
         self._replay_room = MAX_LARGE_REPLAYS
         self._connecting: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()  # no client is connected, while draining
         self._sweep: asyncio.TimerHandle | None = None
         self._request_prefix = os.urandom(8).hex().encode()
-        self._request_numbers = count()
-        self._trace_numbers = count(1)  # no part of a traceparent may be all zeros
+        self._request_numbers = count(1)  # no part of a traceparent may be all zeros
         self._log_second = 0
         self._log_lines = 0
 
@@ -72,6 +83,7 @@ class Gateway:
     def follow(self, table: RouteTable) -> None:
         """Serve by this table from now on; requests under way end as they began."""
         self.seq = table.seq
+        self.tables += 1
         self._workspace_tokens = {
             workspace: frozenset(hashes)
             for workspace, hashes in table.workspace_token_sha256.items()
@@ -102,18 +114,15 @@ class Gateway:
 
     # --- requests ---
 
-    def admit(self, exchange: Exchange, head: RequestHead) -> None:
-        """Give the exchange its endpoint, or the answer that keeps it out."""
+    def admit(self, exchange: Exchange, head: RequestHead) -> Passage | None:
+        """How this head passes; None: the exchange has the answer that keeps it out."""
         if self.front is not None:
             self.front.unwrap(head, exchange.client)
-        if not head.request_id:
-            head.request_id = b"%b%08x" % (self._request_prefix, next(self._request_numbers))
-        begins_here = not head.traceparent
-        if begins_here:
-            # Of a trace that begins here, and that whoever follows may record.
-            span = b"%016x" % next(self._trace_numbers)
-            head.traceparent = b"00-%b%b-%b-01" % (self._request_prefix, span, span)
-        digest = digest_of(head.authorization) if head.authorization is not None else ""
+        authorization = head.authorization
+        digest = "" if authorization is None else self._digests.get(authorization)
+        if digest is None:
+            digest = digest_of(authorization)
+        shared = False
         split = split_target(head.target)
         endpoint = None if split is None else self.endpoints.get(split[0])
         if split is not None and endpoint is not None:
@@ -125,21 +134,22 @@ class Gateway:
             if at_host is not None:
                 key, endpoint = at_host
                 prefix, path = b"", head.target
+                shared = _name_of(head.host) in self._shared_hosts
             elif split is not None:
                 prefix, path = key, _ = split
             else:
-                exchange.answer = self._own_page(head, digest)
-                return
+                exchange.answer = self._own_page(head, digest, self._request_id(head))
+                return None
         if endpoint is None:
-            exchange.answer = error_answer(self._unknown(key, digest), head.request_id)
-            return
+            exchange.answer = error_answer(self._unknown(key, digest), self._request_id(head))
+            return None
         address = exchange.client.address
         route = endpoint.route
         if endpoint.door is not None:
             exchange.answer = endpoint.door.login(route, head, path, time.time())
             if exchange.answer is not None:
                 exchange.endpoint = endpoint
-                return
+                return None
         refusal = endpoint.gate.refusal(digest, address)
         if (
             refusal is not None
@@ -149,55 +159,75 @@ class Gateway:
             refusal = None
         if refusal is not None:
             exchange.endpoint = endpoint
-            exchange.answer = error_answer(refusal, head.request_id)
-            return
+            exchange.answer = error_answer(refusal, self._request_id(head))
+            return None
+        if authorization is not None and authorization not in self._digests:
+            if len(self._digests) >= MAX_DIGESTS:
+                self._digests.clear()
+            self._digests[authorization] = digest
+        return Passage(
+            head,
+            endpoint,
+            prefix=prefix,
+            path=path,
+            address=address,
+            caller="" if route.public else digest,
+            show_authorization=digest not in self._known_tokens,
+            table=self.tables,
+            # Where something else than the table decides, each request is looked at.
+            lasting=not shared and endpoint.door is None and self.front is None,
+        )
+
+    def enter(self, exchange: Exchange, passage: Passage, length: bytes | None) -> None:
+        """Make it a request to its endpoint, or give it the answer that keeps it out for now.
+
+        Args:
+            length: of its body, as its head has it.
+        """
+        head, endpoint = passage.head, passage.endpoint
+        number = b"%016x" % next(self._request_numbers)
+        request_id = head.request_id or self._request_prefix + number
         if endpoint.limiter is not None:
             now = exchange.started_at
-            known = "" if endpoint.route.public else digest
-            caller = endpoint.limiter.caller(known, address, now)
+            caller = endpoint.limiter.caller(passage.caller, exchange.client.address, now)
             over = caller.admit(now)
             exchange.extra = caller.headers(now)
             if over is not None:
                 exchange.endpoint = endpoint
                 exchange.answer = error_answer(
                     over,
-                    head.request_id,
+                    request_id,
                     extra=exchange.extra,
                     retry_after_s=caller.retry_after_s(now),
                 )
                 return
             if caller.tokens is not None:
                 exchange.observers = (Usage(caller.tokens),)
-        if endpoint.counted is not None and endpoint.counted.counts(head.method, path):
+        if passage.counts:
             endpoint.tally.match()
-        exchange.root = prefix + b"/"
-        if not endpoint.selection.plain:
-            exchange.key = endpoint.selection.key_of(head, address)
         if endpoint.shadows is not None and not head.websocket and endpoint.shadows.wants():
             exchange.shadow = Digest()
             exchange.observers = (*exchange.observers, exchange.shadow)
-        if route.credential:
-            head.lines.append(f"authorization: {route.credential}\r\n".encode())
+        # Without one a trace begins here, that whoever follows may record.
+        traceparent = head.traceparent or b"00-%b%b-%b-01" % (self._request_prefix, number, number)
         if self.access_log is not None:
-            exchange.logged = (head.method, head.target, head.traceparent)
+            exchange.logged = (head.method, head.target, traceparent)
         if self.tracer is not None:
-            exchange.span = self.tracer.begin(head, path, begins_here=begins_here)
-        encoded = upstream_request(
-            head,
-            head.target if route.keeps_prefix else path,
-            prefix=prefix,
-            address=address.encode(),
-            show_authorization=digest not in self._known_tokens and not route.credential,
-            plain_answer=endpoint.reads_answers,
-        )
-        exchange.send_to(endpoint, head, encoded)
+            exchange.span, traceparent = self.tracer.begin(
+                head.method, passage.path, traceparent, begins_here=not head.traceparent
+            )
+        exchange.send_to(passage, passage.encoded(request_id, traceparent, length), request_id)
 
-    def connect(self, endpoint: Endpoint, target: Target, exchange: Exchange) -> None:
-        task = self.loop.create_task(self._connect(endpoint, target, exchange))
+    def _request_id(self, head: RequestHead) -> bytes:
+        return head.request_id or b"%b%016x" % (self._request_prefix, next(self._request_numbers))
+
+    def connect(self, target: Target) -> None:
+        """Open a connection; the target is told of it, or that there is none."""
+        task = self.loop.create_task(self._connect(target))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    async def _connect(self, endpoint: Endpoint, target: Target, exchange: Exchange) -> None:
+    async def _connect(self, target: Target) -> None:
         upstream = target.upstream
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -205,9 +235,9 @@ class Gateway:
                     lambda: ReplicaConnection(self, target), upstream.host, upstream.port
                 )
         except (OSError, TimeoutError, ValueError):
-            endpoint.connect_failed(exchange, target)
+            target.not_opened()
         else:
-            endpoint.connected(exchange, link)
+            target.opened(link)
 
     def take_replay_room(self) -> bool:
         """A place for a large request that may have to be sent again."""
@@ -222,7 +252,7 @@ class Gateway:
     def _at_host(self, host: bytes, address: str) -> tuple[bytes, Endpoint | None] | None:
         """The key of the endpoint whose own host it is, or that is to have this request to a host
         that several share; and that endpoint if there is one."""
-        name = host.partition(b":")[0].lower()
+        name = _name_of(host)
         shared = self._shared_hosts.get(name)
         endpoint = self._domains.get(name) if shared is None else shared.choose(address)
         if endpoint is not None:
@@ -242,13 +272,13 @@ class Gateway:
             hint="`leptonai endpoint list` shows what there is",
         )
 
-    def _own_page(self, head: RequestHead, digest: str) -> Answer:
+    def _own_page(self, head: RequestHead, digest: str, request_id: bytes) -> Answer:
         path = head.target.partition(b"?")[0]
         if path == b"/healthz":
             return Answer(200, b'{"status":"ok"}')
         if path == b"/metrics":
             if digest not in self._known_tokens:
-                return error_answer(stranger(), head.request_id)
+                return error_answer(stranger(), request_id)
             figures = [
                 endpoint.figures()
                 for endpoint in self.endpoints.values()
@@ -263,7 +293,7 @@ class Gateway:
                 text += self.front.exposition()
             return Answer(200, text.encode(), TEXT)
         nothing = NotFound("nothing is served here", hint="endpoints are at /e/WORKSPACE/NAME/")
-        return error_answer(nothing, head.request_id)
+        return error_answer(nothing, request_id)
 
     # --- connections ---
 
@@ -292,19 +322,24 @@ class Gateway:
         now = self.now()
         for client in [client for client in self.clients if client.deadline <= now]:
             client.expire(now)
-        oldest = now - self.limits.pool_idle_s
-        for link in [link for link in self.idle_links if link.idle_since <= oldest]:
-            link.close_idle()
-        if self.clients or self.idle_links:
+        if self.close_idle_links(now - self.limits.pool_idle_s) or self.clients:
             self.keep_sweeping()
+
+    def close_idle_links(self, since: float) -> int:
+        """Close those to replicas that have been idle since then; returns how many are left."""
+        return sum(
+            target.close_idle(since)
+            for endpoint in self.endpoints.values()
+            for target in endpoint.targets
+            if target.idle
+        )
 
     # --- going away ---
 
     async def drain(self) -> None:
         """Let requests end: returns when no client is connected any more, or the time is up."""
         self.draining = True
-        for link in tuple(self.idle_links):
-            link.close_idle()
+        self.close_idle_links(self.now())
         deadline = self.now() + self.limits.drain_s
         # An idle client may have sent its next request already. It is answered, and told to close.
         await asyncio.sleep(min(DRAIN_IDLE_S, self.limits.drain_s))
@@ -336,6 +371,10 @@ class Gateway:
         self._log_lines += 1
         if self._log_lines <= MAX_LOG_LINES_PER_S:
             _write_line({"message": message, **fields})
+
+
+def _name_of(host: bytes) -> bytes:
+    return host.partition(b":")[0].lower()
 
 
 def _write_line(fields: dict[str, object]) -> None:

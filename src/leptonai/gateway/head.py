@@ -33,6 +33,7 @@ FORWARDED = frozenset(
         b"x-forwarded-host",
         b"x-forwarded-prefix",
         b"x-forwarded-proto",
+        b"x-lepton-client",
         b"x-real-ip",
     )
 )
@@ -53,7 +54,7 @@ _ID_BYTES = bytes(range(0x21, 0x7F))
 
 
 class RequestHead:
-    """A request's head, understood."""
+    """A request's head, understood. Nothing changes it: the next request may have the very same."""
 
     __slots__ = (
         "authorization",
@@ -61,8 +62,8 @@ class RequestHead:
         "content_length",
         "host",
         "idempotency_key",
-        "lines",
         "method",
+        "passed",
         "replica",
         "request_id",
         "target",
@@ -84,11 +85,19 @@ class RequestHead:
         self.traceparent = b""
         self.timeout_ms: int | None = None  # that the caller waits
         self.replica = b""  # X-Lepton-Replica-Target
-        self.lines: list[bytes] = []  # passed on as they came, each with its line end
+        self.passed: Fields = []  # on to the replica, as they came
 
     @property
     def has_body(self) -> bool:
         return self.chunked or (self.content_length or b"0").strip(b"0") != b""
+
+    @property
+    def framing(self) -> bytes:
+        """A head for a parser that is to read this one's body."""
+        if self.chunked:
+            return b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+        assert self.content_length is not None
+        return b"POST / HTTP/1.1\r\ncontent-length: %b\r\n\r\n" % self.content_length
 
 
 def read_request(method: bytes, target: bytes, version: str, fields: Fields) -> RequestHead:
@@ -108,13 +117,14 @@ def read_request(method: bytes, target: bytes, version: str, fields: Fields) -> 
             hint="this is not a forward proxy: send `GET /e/WORKSPACE/NAME/…`",
         )
     head = RequestHead(method, target)
-    lines = head.lines
+    passed = head.passed
     hosts = 0
     upgrade = connection = b""
-    for name, value in fields:
+    for field in fields:
+        name, value = field
         key = name.lower()
         if key not in _WATCHED:
-            lines.append(b"%b: %b\r\n" % (name, value))
+            passed.append(field)
         elif key == b"host":
             hosts += 1
             head.host = value
@@ -144,10 +154,10 @@ def read_request(method: bytes, target: bytes, version: str, fields: Fields) -> 
             head.timeout_ms = timeout_ms(value)
         elif key == b"idempotency-key":
             head.idempotency_key = bool(value)
-            lines.append(b"%b: %b\r\n" % (name, value))
+            passed.append(field)
         elif key == b"x-lepton-replica-target":
             head.replica = value
-            lines.append(b"%b: %b\r\n" % (name, value))
+            passed.append(field)
     if hosts != 1 and (hosts > 1 or version == "1.1"):
         raise InvalidRequest("a request names its host exactly once", hint="send one Host header")
     if connection:
@@ -158,7 +168,7 @@ def read_request(method: bytes, target: bytes, version: str, fields: Fields) -> 
         )
         named = words - _CONNECTION_WORDS
         if named:
-            head.lines = [line for line in lines if line.split(b":", 1)[0].lower() not in named]
+            head.passed = [field for field in passed if field[0].lower() not in named]
     if head.websocket and head.has_body:
         raise InvalidRequest("a WebSocket handshake has no body", hint="send none")
     return head
@@ -170,83 +180,89 @@ def upstream_request(
     *,
     prefix: bytes,
     address: bytes,
+    client: bytes,
     show_authorization: bool,
+    credential: bytes = b"",
     plain_answer: bool = False,
-) -> bytes:
-    """The head as the replica gets it.
+) -> tuple[bytes, bytes]:
+    """The head as the replica gets it: what comes before its id, trace and length, and what after.
 
     Args:
         path: what follows the prefix, query included; starts with a slash.
         prefix: `/e/WORKSPACE/NAME`, so that a server can make links to itself; b"" where a host
             is the endpoint's own.
         address: of the client.
+        client: who asks, the same for one token or address.
+        credential: is shown in place of the caller's Authorization.
         plain_answer: it must not be compressed, since we read it.
     """
     # Of equals, one format call is the quickest way to make bytes.
-    start = (
+    before = (
         b"%b %b HTTP/1.1\r\nhost: %b\r\nx-forwarded-for: %b\r\nx-forwarded-proto: http\r\n"
-        b"x-forwarded-host: %b\r\nx-forwarded-prefix: %b\r\nx-request-id: %b\r\n"
-        b"traceparent: %b\r\n"
-    ) % (
-        *(head.method, path, head.host, address, head.host, prefix or b"/"),
-        *(head.request_id, head.traceparent),
-    )
+        b"x-forwarded-host: %b\r\nx-forwarded-prefix: %b\r\nx-lepton-client: %b\r\n"
+        b"x-request-id: "
+    ) % (head.method, path, head.host, address, head.host, prefix or b"/", client)
+    passed = head.passed
     if plain_answer:
-        kept = [line for line in head.lines if line[:16].lower() != b"accept-encoding:"]
-        lines = [start, *kept]
-    else:
-        lines = [start, *head.lines]
-    if show_authorization and head.authorization is not None:
-        lines.append(b"authorization: %b\r\n" % head.authorization)
+        passed = [field for field in passed if field[0].lower() != b"accept-encoding"]
+    lines = [b"", *[b": ".join(field) for field in passed]]
+    if credential:
+        lines.append(b"authorization: " + credential)
+    elif show_authorization and head.authorization is not None:
+        lines.append(b"authorization: " + head.authorization)
     if head.chunked:
-        lines.append(b"transfer-encoding: chunked\r\n")
-    elif head.content_length is not None:
-        lines.append(b"content-length: %b\r\n" % head.content_length)
+        lines.append(b"transfer-encoding: chunked")
     if head.websocket:
-        lines.append(b"connection: Upgrade\r\nupgrade: websocket\r\n")
+        lines.append(b"connection: Upgrade\r\nupgrade: websocket")
     lines.append(b"\r\n")
-    return b"".join(lines)
+    return before, b"\r\n".join(lines)
 
 
 class ResponseHead:
     """A replica's head, as the client gets it, and how its body is framed."""
 
-    __slots__ = ("has_length", "lines", "transfer_encoding")
+    __slots__ = ("content_length", "fields", "start", "transfer_encoding")
 
     def __init__(self, status: int, reason: bytes, fields: Fields) -> None:
-        self.lines = lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
-        self.has_length = False
+        self.start = b"HTTP/1.1 %d %b" % (status, reason)
+        self.fields: Fields = []
+        self.content_length: bytes | None = None
         self.transfer_encoding = b""
         connection = b""
-        for name, value in fields:
-            key = name.lower()
+        for field in fields:
+            key = field[0].lower()
             if key not in HOP_BY_HOP:
                 if key == b"content-length":
-                    self.has_length = True
-                lines.append(b"%b: %b\r\n" % (name, value))
+                    self.content_length = field[1]
+                self.fields.append(field)
             elif key == b"transfer-encoding":
-                self.transfer_encoding = value.lower()
+                self.transfer_encoding = field[1].lower()
             elif key == b"connection":
-                connection = b"%b,%b" % (connection, value) if connection else value
+                connection = b"%b,%b" % (connection, field[1]) if connection else field[1]
         if connection:
             named = _words(connection) - _CONNECTION_WORDS - {b"content-length"}
             if named:
-                self.lines[1:] = [
-                    line for line in lines[1:] if line.split(b":", 1)[0].lower() not in named
-                ]
+                self.fields = [each for each in self.fields if each[0].lower() not in named]
+
+    def encode(self, ours: bytes) -> bytes:
+        """
+        Args:
+            ours: more lines, each with its end.
+        """
+        lines = [self.start, *[b": ".join(field) for field in self.fields], ours]
+        return b"\r\n".join(lines) + b"\r\n"
 
 
-def value_of(lines: list[bytes], name: bytes) -> bytes:
-    """Of a header that is passed on; b"" without it. `name` is in lower case."""
-    size = len(name)
-    for line in lines:
-        if line[size : size + 1] == b":" and line[:size].lower() == name:
-            return line[size + 1 :].strip()
+def value_of(fields: Fields, name: bytes) -> bytes:
+    """The first of that name; b"" without one. `name` is in lower case."""
+    for key, value in fields:
+        if key.lower() == name:
+            return value.strip()
     return b""
 
 
-def cookie_of(lines: list[bytes], name: bytes) -> bytes:
-    for part in value_of(lines, b"cookie").split(b";"):
+def cookie_of(fields: Fields, name: bytes) -> bytes:
+    for part in value_of(fields, b"cookie").split(b";"):
         key, _, value = part.strip().partition(b"=")
         if key == name:
             return value

@@ -41,7 +41,9 @@ class Hedges:
         """A request goes to its replica: see to it that another gets it too if need be."""
         if exchange.hedge is not None:
             exchange.hedge.end()
-        if not exchange.safe or exchange.replica or len(self._endpoint.targets) < 2:
+        passage = exchange.passage
+        assert passage is not None
+        if not passage.safe or passage.replica or len(self._endpoint.targets) < 2:
             return
         self._earned = min(BURST, self._earned + self.hedging.budget)
         after_s = self.slowness.after_s if self.slowness else self.hedging.after_ms / 1000

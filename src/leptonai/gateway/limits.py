@@ -8,12 +8,19 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 128  # of a request or a response
 MAX_TOKEN_BYTES = 4096  # of an Authorization header that we would hash
 MAX_REQUEST_ID_BYTES = 128  # a longer one from a client is replaced
+MAX_DIGESTS = 4_096  # of tokens that opened something: hashed once
+MAX_ANSWER_HEADS = 1_024  # of replicas, remembered with what they mean …
+MAX_KNOWN_HEAD_BYTES = 2_048  # … if they are no larger; of a client's connection, its last one
 MAX_PIPELINED = 64  # requests of one client that wait behind the one being answered
 BODY_BUFFER_BYTES = 64 * 1024  # read ahead of a replica that does not take it yet
 MAX_REPLAY_BYTES = 1024 * 1024  # of a request that is kept so that it can be sent again
 SMALL_REPLAY_BYTES = 64 * 1024  # that any request may keep …
 MAX_LARGE_REPLAYS = 256  # … and how many at a time may keep more
 MAX_IDLE_PER_REPLICA = 128  # connections kept open to one replica
+# A server's queue of connections that it has not accepted may be as short as 5, and one more waits
+# for a second: so few are opened at a time, until they were answered on or have stood for a moment.
+MAX_UNPROVEN = 5
+PROVEN_S = 0.02
 CONNECT_S = 2.0  # a replica is on the same network: slower is as good as dead
 LINGER_S = 2.0  # how long unread input is swallowed, so that the client can read its answer
 MAX_SHADOWS = 64  # copies of one endpoint's requests that are under way at a time

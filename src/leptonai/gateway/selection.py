@@ -63,9 +63,9 @@ class Selection:
     def key_of(self, head: RequestHead, address: str) -> bytes:
         """What this caller's replica is chosen by; b"" where it brings nothing of the kind."""
         if self.header:
-            return value_of(head.lines, self.header)
+            return value_of(head.passed, self.header)
         if self.cookie:
-            return cookie_of(head.lines, self.cookie)
+            return cookie_of(head.passed, self.cookie)
         return address.encode() if self._by is BalanceBy.ADDRESS else b""
 
     def choose(self, now: float, key: bytes, avoid: Target | None) -> Target | None:

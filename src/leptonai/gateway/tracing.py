@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from .exchange import Exchange
     from .gateway import Gateway
-    from .head import RequestHead
     from .target import Target
 
 EVERY_S = 1.0  # spans go out, if there are some
@@ -74,29 +73,27 @@ class Tracer:
         self.sent = 0
         self.dropped = 0
 
-    def begin(self, head: RequestHead, path: bytes, *, begins_here: bool) -> Span | None:
-        """The span of a request, which what follows becomes a part of; None: not recorded.
+    def begin(
+        self, method: bytes, path: bytes, traceparent: bytes, *, begins_here: bool
+    ) -> tuple[Span | None, bytes]:
+        """The span of a request, None where it is not recorded; and the traceparent that makes
+        what follows a part of it.
 
         Args:
-            path: as the replica gets it; its query is nobody's business.
+            path: of the endpoint; its query is nobody's business.
         """
         self._turn += 1
-        trace, parent, flags = (
-            head.traceparent[3:35],
-            head.traceparent[36:52],
-            head.traceparent[53:55],
-        )
+        trace, parent, flags = traceparent[3:35], traceparent[36:52], traceparent[53:55]
         if begins_here:
             parent = b""
             if draw(self._turn) >= self._collector.share:
-                head.traceparent = head.traceparent[:53] + b"00"
-                return None
+                return None, traceparent[:53] + b"00"
         elif not int(flags, 16) & 1:
-            return None
+            return None, traceparent
         # A counter from a random start, which no two gateways share.
         id = b"%016x" % (((self._prefix + self._turn) % (2**64 - 1)) + 1)
-        head.traceparent = b"%b%b%b" % (head.traceparent[:36], id, head.traceparent[52:])
-        return Span(trace, id, parent, head.method, path.partition(b"?")[0])
+        span = Span(trace, id, parent, method, path.partition(b"?")[0])
+        return span, b"%b%b%b" % (traceparent[:36], id, traceparent[52:])
 
     def end(self, exchange: Exchange, span: Span, now: float, target: Target | None) -> None:
         if len(self._waiting) >= MAX_SPANS:

@@ -29,6 +29,7 @@ class ReplicaConnection(asyncio.Protocol):
         "_head_bytes",
         "_head_only",
         "_interim",
+        "_known_as",
         "_muted",
         "_observers",
         "_out",
@@ -47,6 +48,7 @@ class ReplicaConnection(asyncio.Protocol):
         "target",
         "transport",
         "tunnel",
+        "unproven",
         "write_paused",
     )
 
@@ -61,7 +63,8 @@ class ReplicaConnection(asyncio.Protocol):
         self.answered = False  # a byte of the present answer has come
         self.write_paused = False
         self.tunnel = False  # after 101: bytes, not messages
-        self.idle_since = 0.0
+        self.idle_since = 0.0  # 0.0 while it is not idle
+        self.unproven = False  # the replica may not have accepted it yet
         self._parser = httptools.HttpResponseParser(self)
         self._out: list[bytes] = []
         self._fields: Fields = []
@@ -73,6 +76,7 @@ class ReplicaConnection(asyncio.Protocol):
         self._poisoned = False  # more came than was asked for
         self._reusable = False
         self._interim = False
+        self._known_as: tuple[int, bytes] | None = None  # what can be learnt of the answer
         self._chunking = False
         self._head_only = False
         self._observers: tuple[Observer, ...] = ()
@@ -83,28 +87,27 @@ class ReplicaConnection(asyncio.Protocol):
 
     def serve(self, exchange: Exchange) -> None:
         self.exchange = exchange
-        self.bytes_sent = self.answered = self._ended = False
+        self.bytes_sent = self.answered = self._ended = self._muted = False
         self._head_only = exchange.head_only
         self._observers = exchange.observers
-        self._muted = False
 
-    def rest(self) -> None:
-        """Wait for the next request, or close."""
+    def rest(self, now: float) -> None:
+        """Go on with a request that waits for a connection, or wait for one, or close."""
         self.exchange = None
-        if self.gateway.draining or not self.target.keep(self):
+        target = self.target
+        waiting = target.next_waiting()
+        if waiting is not None:
+            waiting.attach(self)
+        elif self.gateway.draining or not target.keep(self, now):
             self.transport.close()
-            return
-        self.idle_since = self.gateway.now()
-        self.gateway.idle_links[self] = None
-        self.gateway.keep_sweeping()
 
     def close_idle(self) -> None:
         self._forget_idle()
         self.transport.close()
 
     def _forget_idle(self) -> None:
-        if self in self.gateway.idle_links:
-            del self.gateway.idle_links[self]
+        if self.idle_since:
+            self.idle_since = 0.0
             self.target.idle.remove(self)
 
     # --- its transport tells ---
@@ -132,9 +135,22 @@ class ReplicaConnection(asyncio.Protocol):
             client.deadline = self.gateway.now() + exchange.endpoint.route.timeout_s  # type: ignore[union-attr]
             client.transport.write(data)
             return
-        self.answered = True
-        if exchange.hedge is not None:
-            exchange.hedge.answered(self)
+        if not self.answered:
+            self.answered = True
+            if exchange.hedge is not None:
+                exchange.hedge.answered(self)
+            self._known_as = None
+            known = self.gateway.answer_heads.of(data)
+            if known is not None and self._passes_whole(exchange):
+                exchange.status, answer = known
+                exchange.responding = True
+                client.transport.write(answer)
+                self._reusable = True
+                self._finish(exchange)
+                return
+            whole = True  # if the answer ends with it
+        else:
+            whole = False
         self._quiet_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -155,6 +171,8 @@ class ReplicaConnection(asyncio.Protocol):
             client.transport.write(out[0] if len(out) == 1 else b"".join(out))
             out.clear()
         if self._ended:
+            if whole and self._known_as is not None and not self._poisoned:
+                self.gateway.answer_heads.learn(data, *self._known_as)
             self._finish(exchange)
         elif self.exchange is exchange:
             client.deadline = (
@@ -163,17 +181,27 @@ class ReplicaConnection(asyncio.Protocol):
                 else exchange.deadline
             )
 
+    def _passes_whole(self, exchange: Exchange) -> bool:
+        """Whether a keep-alive answer of known length reaches the client unchanged."""
+        return (
+            exchange.plain
+            and exchange.request_done
+            and not exchange.close
+            and not self.gateway.draining
+        )
+
     def connection_lost(self, exc: Exception | None) -> None:
         exchange, self.exchange = self.exchange, None
         del self._parser  # which refers to us: no work for the garbage collector
+        self.target.proven(self)
         if exchange is None:
             self._forget_idle()
         elif self.tunnel:
-            exchange.finish()
+            exchange.finish(self.gateway.now())
         elif self._body_until_close and exc is None:
             if self._chunking:
                 exchange.client.transport.write(LAST_CHUNK)
-            exchange.finish()
+            exchange.finish(self.gateway.now())
         else:
             exchange.lost(self, "closed the connection before it had answered")
 
@@ -206,35 +234,34 @@ class ReplicaConnection(asyncio.Protocol):
         head = ResponseHead(status, self._reason, self._fields)
         if status < 200:
             self._interim = True
-            if not exchange.version_1_0 and (status != 101 or exchange.websocket):
-                if status == 101:
-                    head.lines.append(b"connection: Upgrade\r\nupgrade: websocket\r\n")
-                self._out += head.lines
-                self._out.append(b"\r\n")
+            if not exchange.version_1_0 and (status != 101 or exchange.passage.head.websocket):  # type: ignore[union-attr]
+                more = b"connection: Upgrade\r\nupgrade: websocket\r\n" if status == 101 else b""
+                self._out.append(head.encode(more))
             return
         if exchange.events:
             self._continue_events(exchange, head, status)
             return
         close = exchange.close or not exchange.request_done or self.gateway.draining
+        length = head.content_length
+        ours = exchange.answer_lines()
         self._chunking = self._body_until_close = False
-        if not self._head_only and status not in NO_BODY and not head.has_length:
+        if not self._head_only and status not in NO_BODY and length is None:
             self._body_until_close = not head.transfer_encoding
             if exchange.version_1_0:
                 close = True
             else:
                 self._chunking = True
-                head.lines.append(b"transfer-encoding: chunked\r\n")
+                ours += b"transfer-encoding: chunked\r\n"
         if close:
             exchange.close = True
-            head.lines.append(b"connection: close\r\n\r\n")
+            ours += b"connection: close\r\n"
         elif exchange.version_1_0:
-            head.lines.append(b"connection: keep-alive\r\n\r\n")
-        else:
-            head.lines.append(b"\r\n")
-        if exchange.attempts > 1 or exchange.extra or exchange.cookie:
-            head.lines.insert(1, exchange.answer_lines())
-        self._out += head.lines
+            ours += b"connection: keep-alive\r\n"
+        encoded = head.encode(ours)
+        self._out.append(encoded)
         self._reusable = self._parser.should_keep_alive()
+        if not ours and length is not None and self._reusable and status not in NO_BODY:
+            self._known_as = status, encoded
         exchange.status = status
         exchange.responding = True
         if self._head_only:
@@ -261,16 +288,16 @@ class ReplicaConnection(asyncio.Protocol):
     def _continue_events(self, exchange: Exchange, head: ResponseHead, status: int) -> None:
         """The client was told of its wait in an event stream: the answer goes on in it, if it is
         one, and else becomes an event that says with which status it failed."""
-        kind = value_of(head.lines[1:], b"content-type").lower()
+        kind = value_of(head.fields, b"content-type").lower()
         self._muted = status != 200 or not kind.startswith(b"text/event-stream")
         self._chunking = True
-        self._body_until_close = not head.has_length and not head.transfer_encoding
+        self._body_until_close = head.content_length is None and not head.transfer_encoding
         self._reusable = self._parser.should_keep_alive()
         exchange.status = status
         exchange.responding = True
 
     def _open_tunnel(self, exchange: Exchange, rest: bytes) -> None:
-        if not exchange.websocket:
+        if not exchange.passage.head.websocket:  # type: ignore[union-attr]
             self._garbled(exchange, "it switched to another protocol unasked")
             return
         self.tunnel = True
@@ -287,21 +314,23 @@ class ReplicaConnection(asyncio.Protocol):
 
     def _finish(self, exchange: Exchange) -> None:
         self.served += 1
-        again = (
-            self._reusable
-            and not self._poisoned
-            and exchange.request_done
-            and not self.write_paused
-            and self.bytes_sent
-        )
         if self._head_only:
             # The parser still waits for the body that an answer to GET would have had.
             self._parser = httptools.HttpResponseParser(self)
         if exchange.client.write_paused:
             self.transport.resume_reading()
-        if again:
-            self.rest()
+        if self.unproven:
+            self.target.proven(self)
+        now = self.gateway.now()
+        if (
+            self._reusable
+            and not self._poisoned
+            and exchange.request_done
+            and not self.write_paused
+            and self.bytes_sent
+        ):
+            self.rest(now)
         else:
             self.exchange = None
             self.transport.close()
-        exchange.finish()
+        exchange.finish(now)

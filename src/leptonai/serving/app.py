@@ -10,12 +10,13 @@ from typing import Any
 
 from leptonai.errors import LeptonError, NotFound
 from leptonai.serving.answers import JSON, Answer, in_json, problem, refusal
-from leptonai.serving.bodies import read_body, with_request
+from leptonai.serving.bodies import with_request
 from leptonai.serving.calls import Calls, ClientGone
 from leptonai.serving.documentation import PAGE, PAGE_HEADERS
 from leptonai.serving.formats import encoder_for
 from leptonai.serving.handlers import Route, mounts, routes
-from leptonai.serving.inference import Inference, InferenceRoutes
+from leptonai.serving.incoming import Fields, FromASGI, Incoming
+from leptonai.serving.inference import Inference, InferenceRoutes, Tensors
 from leptonai.serving.mounts import Mount, mounted
 from leptonai.serving.openapi import document
 from leptonai.serving.photon import Photon
@@ -26,8 +27,6 @@ from leptonai.serving.streams import Stream
 CLIENT_HEADER = (
     b"x-lepton-client"  # who asks, as the gateway says: the same for one token or address
 )
-
-Fields = dict[bytes, bytes]  # the headers of a request
 
 log = logging.getLogger("leptonai.serving")
 
@@ -49,12 +48,16 @@ class App:
                 self._routes[route.method, route.path] = route
             else:
                 self._patterns.append(route)
+        self._plain = {
+            address for address, route in self._routes.items() if not route.declared.takes_request
+        }
         self.document = document(type(photon).__name__, type(photon).__doc__ or "", made)
         self._mounts: list[Mount] = []
         self._calls = Calls(
             type(photon).__name__, made, photon.handler_max_concurrency, photon.handler_timeout
         )
-        self._inference = InferenceRoutes(type(photon).__name__, made)
+        tensors: Callable[[], Tensors] = getattr(photon, "_tensors", dict)
+        self._inference = InferenceRoutes(type(photon).__name__, made, tensors)
         self._metrics = RequestMetrics()
         self._own: dict[str, Callable[[], Answer]] = {
             "/healthz": _healthy,
@@ -80,50 +83,78 @@ class App:
             )
             return
         began_s = time.perf_counter()
-        method: str = scope["method"]
-        path: str = scope["path"]
-        if scope.get("root_path"):  # this photon is mounted in another one
-            path = path[len(scope["root_path"]) :] or "/"
-        fields: Fields = dict(scope["headers"])
-        if b"origin" in fields:
-            send = self._allowing(send, fields[b"origin"])
+        request = FromASGI(scope, receive)
+        try:
+            answer = await self.answer(request, began_s)
+        except ClientGone:
+            return
+        if type(answer) is Answer:
+            status = answer.status
+            length = (b"content-length", b"%d" % len(answer.body))
+            kind = (b"content-type", answer.content_type)
+            headers = answer.headers if status == 204 else (kind, length, *answer.headers)
+            await send({"type": "http.response.start", "status": status, "headers": [*headers]})
+            await send({"type": "http.response.body", "body": answer.body})
+        else:
+            status = await self.send_itself(answer, request, send)
+        self.answered(request, status, began_s)
+
+    async def answer(self, request: Incoming, began_s: float) -> Any:
+        """An `Answer`; or a stream or an ASGI application, for `send_itself`.
+
+        Args:
+            began_s: by time.perf_counter.
+
+        Raises:
+            ClientGone: nobody waits for it any more.
+        """
+        method, path, fields = request.method, request.path, request.fields
         route, parts = self._find(method, path)
-        name = "none" if route is None else route.path
+        if route is not None:
+            request.name = route.path
         try:
             if self._token and not self._let_in(method, path, fields):
                 answer: Any = problem(403, "the token is missing or wrong")
             elif route is not None:
-                answer = await self._answer(route, parts, scope, fields, receive, began_s)
+                answer = await self._answer(route, parts, request, began_s)
             else:
-                answer = await self._other(method, path, scope, fields, receive)
+                answer = await self._other(request)
         except ClientGone:
-            return
+            raise
         except Exception as error:
-            answer = _failure(error, method, name)
-        if type(answer) is Answer:
-            status = answer.status
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": status,
-                    "headers": [
-                        (b"content-type", answer.content_type),
-                        (b"content-length", b"%d" % len(answer.body)),
-                        *answer.headers,
-                    ]
-                    if status != 204
-                    else [*answer.headers],
-                }
-            )
-            await send({"type": "http.response.body", "body": answer.body})
-        else:
-            status = await _send_itself(answer, scope, fields, receive, send)
-            mount = getattr(answer, "__self__", None)
-            if isinstance(mount, Mount):
-                name = mount.path
-        known = route is not None or method == "GET" or (name != "none" and method == "POST")
+            answer = _failure(error, method, request.name)
+        if b"origin" in fields and type(answer) is Answer:
+            allowing = self._allowing(fields[b"origin"])
+            return answer._replace(headers=(*answer.headers, *allowing))
+        return answer
+
+    async def send_itself(self, answer: Any, request: Incoming, send: Send) -> int:
+        """Have a stream, or an ASGI application, answer. Returns its status.
+
+        Raises:
+            Exception: it failed after it began; then the server breaks off.
+        """
+        origin = request.fields.get(b"origin")
+        return await _send_itself(
+            answer, request, send, () if origin is None else self._allowing(origin)
+        )
+
+    def answered(self, request: Incoming, status: int, began_s: float) -> None:
+        """Count it."""
+        name, method = request.name, request.method
+        known = method == "GET" or (name != "none" and method == "POST")
         known_method = method if known else "other"
         self._metrics.observe(name, known_method, status, time.perf_counter() - began_s)
+
+    def needs_asgi(self, method: str, path: str) -> bool:
+        """Whether a request can be answered with all of ASGI alone: it is for an application that
+        is mounted, or for a handler that takes the request itself."""
+        if (method, path) in self._plain:
+            return False
+        route, _ = self._find(method, path)
+        if route is not None:
+            return route.declared.takes_request
+        return any(mount.holds(path) for mount in self._mounts)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # startup
@@ -179,12 +210,10 @@ class App:
         self,
         route: Route,
         parts: dict[str, str],
-        scope: Scope,
-        fields: Fields,
-        receive: Receive,
+        request: Incoming,
         began_s: float,
     ) -> Any:
-        calls = self._calls
+        calls, fields = self._calls, request.fields
         accept = fields.get(b"accept")
         encode = in_json if accept is None else encoder_for(accept)
         task = calls.enter(began_s)
@@ -192,16 +221,15 @@ class App:
             if not self._ready:
                 await self.init()
             if route.declared.takes_request:
-                arguments = await with_request(route, scope, receive)
+                arguments = await with_request(route, request.scope, request.receive)
             else:
-                body = await read_body(fields, receive) if route.method == "POST" else b""
+                body = await request.body() if route.method == "POST" else b""
                 content_type = fields.get(b"content-type", b"")
-                arguments = route.arguments(body, scope["query_string"], parts, content_type)
+                arguments = route.arguments(body, request.query, parts, content_type)
             if route.is_direct:
                 result = encode(await route.call(**arguments))
                 return result if type(result) is Answer else await calls.begun(result)
-            client = _client(scope, fields)
-            return await calls.run(route, arguments, encode, client, receive)
+            return await calls.run(route, arguments, encode, _client(request), request.receive)
         except asyncio.CancelledError:
             why = calls.cancelled(task)
             if why is None:
@@ -210,10 +238,9 @@ class App:
         finally:
             calls.leave(task)
 
-    async def _other(
-        self, method: str, path: str, scope: Scope, fields: Fields, receive: Receive
-    ) -> Any:
+    async def _other(self, request: Incoming) -> Any:
         """What is no handler of the photon's."""
+        method, path, fields = request.method, request.path, request.fields
         if method == "OPTIONS" and b"access-control-request-method" in fields:
             return Answer(204, b"", headers=_PREFLIGHT)
         own = self._own.get(path)
@@ -224,10 +251,11 @@ class App:
             await self.init()
         for mount in self._mounts:
             if mount.holds(path):
+                request.name = mount.path
                 return mount.serve
         found = self._inference.find(method, path)
         if found is not None:
-            return await self._infer(found, scope, fields, receive)
+            return await self._infer(found, request)
         allowed = {other for other in ("GET", "POST") if self._find(other, path)[0]}
         if own is not None:
             allowed |= {"GET", "HEAD"}
@@ -241,19 +269,15 @@ class App:
             return Answer(307, b"", headers=((b"location", there),))
         raise NotFound(f"there is no {path} here; /openapi.json lists what there is")
 
-    async def _infer(
-        self, call: Inference, scope: Scope, fields: Fields, receive: Receive
-    ) -> Answer:
+    async def _infer(self, call: Inference, request: Incoming) -> Answer:
         if call.route is None:
             return call.told
-        body = await read_body(fields, receive)
-        request = call.read(body, fields)
-
-        client = _client(scope, fields)
+        asked = call.read(await request.body(), request.fields)
+        client = _client(request)
         task = self._calls.enter(time.perf_counter())
         try:
             answer: Answer = await self._calls.run(
-                call.route, request.arguments, request.encode, client, receive
+                call.route, asked.arguments, asked.encode, client, request.receive
             )
             return answer
         except asyncio.CancelledError:
@@ -281,21 +305,13 @@ class App:
         given = fields.get(b"authorization", b"").rpartition(b" ")[2]
         return hmac.compare_digest(given, self._token)
 
-    def _allowing(self, send: Send, origin: bytes) -> Send:
-        """Tell the browser that pages of this origin may read the answer, where they may."""
+    def _allowing(self, origin: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        """What tells the browser that pages of this origin may read the answer, where they may."""
         if b"*" in self._origins:
-            header = (b"access-control-allow-origin", b"*")
-        elif origin in self._origins:
-            header = (b"access-control-allow-origin", origin)
-        else:
-            return send
-
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), header]}
-            await send(message)
-
-        return sending
+            return ((b"access-control-allow-origin", b"*"),)
+        if origin in self._origins:
+            return ((b"access-control-allow-origin", origin),)
+        return ()
 
     def _metrics_text(self) -> Answer:
         text = self._metrics.text(self._calls.length)
@@ -326,40 +342,35 @@ def _documentation() -> Answer:
     return Answer(200, PAGE, b"text/html; charset=utf-8", PAGE_HEADERS)
 
 
-def _client(scope: Scope, fields: Fields) -> bytes | str:
+def _client(request: Incoming) -> bytes | str:
     """Whose turn it is in a batch: as the gateway says, else by address."""
-    said = fields.get(CLIENT_HEADER) or fields.get(b"x-forwarded-for")
-    if said:
-        return said
-    peer = scope.get("client")
-    return str(peer[0]) if peer else ""
+    fields = request.fields
+    return fields.get(CLIENT_HEADER) or fields.get(b"x-forwarded-for") or request.address
 
 
 async def _send_itself(
-    answer: Any, scope: Scope, fields: Fields, receive: Receive, send: Send
+    answer: Any, request: Incoming, send: Send, more: tuple[tuple[bytes, bytes], ...]
 ) -> int:
-    """A stream, or an ASGI application. Returns its status.
-
-    Raises:
-        Exception: it failed after it began; then the server breaks off.
-    """
     status = 0
 
     async def sending(message: Message) -> None:
         nonlocal status
         if message["type"] == "http.response.start":
             status = message["status"]
+            if more:
+                message = {**message, "headers": [*message.get("headers", ()), *more]}
         await send(message)
 
     try:
         if isinstance(answer, Stream):
-            await answer.send(sending, receive, fields.get(b"accept", b""))
+            accept = request.fields.get(b"accept", b"")
+            await answer.send(sending, request.receive, accept)
         else:
-            await answer(scope, receive, sending)
+            await answer(request.scope, request.receive, sending)
     except Exception as error:
         if status:
             raise
-        failed = _failure(error, scope["method"], scope["path"])
+        failed = _failure(error, request.method, request.path)
         headers = [(b"content-type", failed.content_type), *failed.headers]
         await sending({"type": "http.response.start", "status": failed.status, "headers": headers})
         await send({"type": "http.response.body", "body": failed.body})

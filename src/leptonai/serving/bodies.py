@@ -22,10 +22,10 @@ async def read_body(fields: dict[bytes, bytes], receive: Receive) -> bytes:
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
         if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
+            raise too_large()
         return body  # nearly always
     if int(fields.get(b"content-length", b"0")) > MAX_BODY_BYTES:
-        raise _too_large()
+        raise too_large()
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -34,14 +34,14 @@ async def read_body(fields: dict[bytes, bytes], receive: Receive) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > MAX_BODY_BYTES:
-            raise _too_large()
+            raise too_large()
         chunks.append(chunk)
         if not message.get("more_body"):
             return b"".join(chunks)
         message = await receive()
 
 
-def _too_large() -> TooLarge:
+def too_large() -> TooLarge:
     return TooLarge(f"the body is larger than the {MAX_BODY_BYTES} bytes that are accepted")
 
 

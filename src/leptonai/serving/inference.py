@@ -10,7 +10,7 @@ Source: https://github.com/kserve/open-inference-protocol and Triton's extension
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import msgspec
 
 from leptonai.errors import InvalidRequest, TooLarge
 from leptonai.serving.answers import JSON, NOTHING, Answer
-from leptonai.serving.arrays import as_array
+from leptonai.serving.arrays import as_array, dtype_of, is_array
 from leptonai.serving.handlers import Route
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ _PATH = re.compile(
     r"/v2(?:/health/(?P<health>live|ready)|/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
     r"(?:/(?P<what>ready|infer))?)?/?"
 )
+Tensor = tuple[str | None, tuple[int, ...]]  # numpy's name of its type, and its shape
+Tensors = Mapping[str, Mapping[str, Tensor]]  # of a photon's models: "inputs" and "outputs"
+
 MAX_UNPACKED_BYTES = 64 << 20  # of a compressed body
 _MAX_DIMENSIONS = 32  # numpy's
 
@@ -136,8 +139,13 @@ class Asked:
 class InferenceRoutes:
     """The models of one photon, by name."""
 
-    def __init__(self, server: str, routes: list[Route]) -> None:
+    def __init__(self, server: str, routes: list[Route], tensors: Callable[[], Tensors]) -> None:
+        """
+        Args:
+            tensors: what is known of them beyond the handlers' types, once there is a model.
+        """
         self._server = server
+        self._tensors = tensors
         self._models = {
             route.path[1:].replace("/", "."): route
             for route in routes
@@ -170,7 +178,7 @@ class InferenceRoutes:
             return None
         if match["what"] == "ready":
             return _told({"name": model, "ready": True})
-        return _told(_model_metadata(model, route))
+        return _told(_model_metadata(model, route, self._tensors()))
 
     def _metadata(self) -> dict[str, Any]:
         return {"name": self._server, "version": "1", "extensions": ["binary_tensor_data"]}
@@ -183,18 +191,27 @@ def _told(what: dict[str, Any], status: int = 200) -> Inference:
     return Inference("", "", told=Answer(status, JSON.encode(what)))
 
 
-def _model_metadata(model: str, route: Route) -> dict[str, Any]:
-    inputs = [
-        {"name": name, "datatype": _NAMES.get(dtype or "float32", "FP32"), "shape": [-1]}
-        for name, dtype in route.arrays.items()
-    ]
+def _model_metadata(model: str, route: Route, known: Tensors) -> dict[str, Any]:
+    """A handler's types say of what kind its arrays are; -1 is what nobody knows."""
+    outputs = known.get("outputs", {})
+    if not outputs and is_array(route.returns):
+        outputs = {"output": (dtype_of(route.returns), (-1,))}
+    given = known.get("inputs", {})
+    inputs = {name: given.get(name, (dtype, (-1,))) for name, dtype in route.arrays.items()}
     return {
         "name": model,
         "versions": ["1"],
         "platform": "lepton_photon",
-        "inputs": inputs,
-        "outputs": [],
+        "inputs": _described(inputs),
+        "outputs": _described(outputs),
     }
+
+
+def _described(tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "datatype": _NAMES.get(dtype or "float32", "BYTES"), "shape": [*shape]}
+        for name, (dtype, shape) in tensors.items()
+    ]
 
 
 def _defaults(route: Route) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from leptonai.errors import InvalidRequest, LeptonError, NotFound
 from leptonai.serving import engines
 from leptonai.serving.handlers import Batch
+from leptonai.serving.inference import Tensor, Tensors
 from leptonai.serving.inputs import Images, warm_up
 from leptonai.serving.kinds.opening import Opened, open_model
 from leptonai.serving.kinds.recognising import recognise
@@ -103,6 +104,18 @@ class ModelServer(Photon):
         """What an input is, and what comes back."""
         told: dict[str, Any] = msgspec.to_builtins(self.signature)
         return told
+
+    def _tensors(self) -> Tensors:
+        """For the Open Inference Protocol: shapes as the model's signature has them."""
+        known = self.signature
+        outputs: dict[str, Tensor] = {"values": ("float32", (-1, -1))}
+        if known.outputs != "values":
+            likely = (-1, len(known.classes))
+            outputs = {"labels": ("bytes", (-1,)), "probabilities": ("float32", likely)}
+        given: Tensor = ("bytes", (-1,))  # texts, or files of images
+        if known.inputs not in ("texts", "rows"):
+            given = (known.dtype or "float32", (-1, *known.shape))
+        return {"inputs": {"inputs": given}, "outputs": outputs}
 
     def _of_files(self, files: list[bytes]) -> list[Prediction]:
         if isinstance(self._read, Images):

@@ -142,12 +142,14 @@ class Photon:
         import uvicorn
 
         from leptonai.serving.app import App
+        from leptonai.serving.connection import Connections
 
+        app = App(self)
         uvicorn.run(
-            App(self),
+            app,
             host=host or os.environ.get("LEPTON_BIND") or "127.0.0.1",
             port=int(os.environ.get("PORT") or DEFAULT_PORT) if port is None else port,
-            http="httptools",
+            http=Connections(app, KEEP_ALIVE_S),  # type: ignore[arg-type]  # it calls it, and no more
             loop="uvloop",
             ws="auto" if mounts(self) else "none",
             lifespan="on",

@@ -25,7 +25,6 @@ from leptonai.spec.metadata import Metadata, Wire
 from leptonai.spec.pods import PodSettings, default_ports
 from leptonai.spec.rollouts import RolloutPlan
 
-DEFAULT_PORT = 40_000  # of an endpoint that names none
 MAX_REPLICAS = 1_000
 MAX_SCHEDULES = 50
 MAX_COUNTED = 50  # paths, and methods
@@ -206,10 +205,10 @@ class EndpointSpec(Wire, frozen=True):
     photon_namespace: str | None = None
 
     @property
-    def port(self) -> int:
-        """The port the gateway sends requests to."""
+    def port(self) -> int | None:
+        """The port that its user would like the gateway to send requests to."""
         ports = self.container.ports
-        return ports[0].container_port if ports else DEFAULT_PORT
+        return ports[0].container_port if ports else None
 
     @property
     def pod_ports(self) -> list[ContainerPort]:

@@ -33,6 +33,13 @@ from leptonai.spec.rollouts import RolloutPlan
 async def create_endpoint(
     world: World, principal: Principal, workspace: str, asked: LeptonDeployment
 ) -> Endpoint:
+    async with world.hosts:
+        return await _create(world, principal, workspace, asked)
+
+
+async def _create(
+    world: World, principal: Principal, workspace: str, asked: LeptonDeployment
+) -> Endpoint:
     endpoint = await _new_endpoint(world, principal, workspace, asked)
     name, now_ms = endpoint.name, endpoint.created_at_ms
     step = endpoint_lifecycle.advance(endpoint, (), now_ms)
@@ -163,7 +170,8 @@ async def patch_endpoint(
         assert isinstance(written[0], Endpoint)
         return written[0]
 
-    return await insisting(change)
+    async with world.hosts:
+        return await insisting(change)
 
 
 def _plan(patch: dict[str, Any]) -> RolloutPlan | None:

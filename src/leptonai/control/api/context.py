@@ -1,5 +1,6 @@
 """What the routes stand on, handed to them by whoever starts them."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -98,6 +99,8 @@ class World:
     pod_key: Callable[[str, str], str] = _no_key  # of a workspace and the id of a pod
     measures: Measures = field(default_factory=Measures)
     tails: LogTails = field(default_factory=LogTails)
+    # Held from the look at who has a host to the commit of who gets it.
+    hosts: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def advice(self) -> Adviser:

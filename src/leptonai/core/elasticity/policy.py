@@ -30,13 +30,24 @@ def policy_of(spec: EndpointSpec) -> Policy | None:
     On the wire 0 is off.
 
     Raises:
-        InvalidRequest: it has more than one target, or one that cannot be read, or its cost does.
+        InvalidRequest: it has more than one target, or one that cannot be read, or its cost does;
+            or it has room for more replicas, and nothing that would ever ask for them.
     """
     needs, scaler = spec.resource_requirement, spec.auto_scaler
     least = spec.replicas
-    if least == 0 or scaler is None:
+    if least == 0:
         return None
-    target = _target(scaler)
+    target = None if scaler is None else _target(scaler)
+    moved = target is not None or (scaler is not None and (scaler.schedules or scaler.scale_down))
+    if needs.max_replicas is not None and needs.max_replicas > least and not moved:
+        raise InvalidRequest(
+            f"spec.resource_requirement.max_replicas: nothing would ever make the {least}"
+            f" replicas {needs.max_replicas}",
+            hint="Say what to scale by: --target-concurrency, --slo, --target-qpm or --schedule;"
+            " or give their number with --replicas.",
+        )
+    if scaler is None:
+        return None
     _check_cost(scaler)
     schedules = tuple(_schedule(each) for each in scaler.schedules or ())
     down = scaler.scale_down

@@ -55,7 +55,7 @@ def program_of_endpoint(endpoint: Endpoint) -> Program:
         needs=requested.needs,
         limit_cpu_millis=requested.limit_cpu_millis,
         limit_memory_bytes=requested.limit_memory_bytes,
-        ports=(spec.port,),
+        ports=(ANY_PORT if spec.port is None else spec.port,),
         image=spec.container.image or "",
         workdir=spec.workdir or "",
         model=endpoint.model_digest,

@@ -71,6 +71,18 @@ def shadowed(endpoint: Endpoint) -> tuple[str, float] | None:
     return str(rollout.revision), _percent_of_step(rollout)
 
 
+def has_requests(endpoint: Endpoint, replica: Replica) -> bool:
+    """Whether users' requests go to it, or may: not to what only gets copies, nor to the side of a
+    blue-green roll-out that all requests have left, or have not come to yet."""
+    rollout = candidate(endpoint)
+    if rollout is None:
+        return True
+    new = replica.revision == rollout.revision
+    if rollout.plan.strategy is Strategy.BLUE_GREEN:
+        return new if rollout.percent else not new
+    return rollout.plan.strategy is not Strategy.SHADOW or not new
+
+
 def step(
     endpoint: Endpoint,
     replicas: Sequence[Replica],
@@ -100,7 +112,7 @@ def wake_at_ms(endpoint: Endpoint, replicas: Iterable[Replica], now_ms: int) -> 
     if rollout.step_since_ms is not None or rollout.percent:
         times.append(now_ms + REPORT_MS)
     if rollout.plan.strategy is Strategy.BLUE_GREEN and rollout.step_since_ms is not None:
-        times.append(rollout.step_since_ms + _keep_ms(rollout))
+        times.append(rollout.step_since_ms + _keep_ms(rollout) - rollout.step_spent_ms)
     return min((at for at in times if at > now_ms), default=None)
 
 
@@ -122,7 +134,7 @@ def _step(
     if broken is not None:
         return rolled_back(endpoint, broken, now_ms)
     if wanted == 0:
-        return replace(endpoint, rollout=_paused(rollout))
+        return replace(endpoint, rollout=_paused(endpoint, rollout, now_ms))
     rollout = _counted(rollout, traffic, now_ms)
     endpoint = replace(endpoint, rollout=rollout)
     if rollout.plan.strategy is Strategy.CANARY:
@@ -135,7 +147,7 @@ def _step(
     if rollout.step_since_ms is None:
         return replace(endpoint, rollout=_in_force(rollout, replicas, wanted, traffic, now_ms))
     kept = rollout.plan.strategy is Strategy.BLUE_GREEN
-    if kept and now_ms >= rollout.step_since_ms + _keep_ms(rollout):
+    if kept and rollout.step_spent_ms + _since_ms(rollout, now_ms) >= _keep_ms(rollout):
         return promoted(endpoint, f"it has served for {_keep_ms(rollout) // 1000} s", now_ms)
     return endpoint
 
@@ -158,10 +170,19 @@ def _replaced(
     return ended(endpoint, rollout, RolloutState.PROMOTED, "all replicas were replaced", now_ms)
 
 
-def _paused(rollout: Rollout) -> Rollout:
-    """Without replicas nothing is found out: when there are some again, the step begins anew."""
+def _paused(endpoint: Endpoint, rollout: Rollout, now_ms: int) -> Rollout:
+    """Without replicas nothing is found out. When there are some again, the step begins anew; of an
+    endpoint that slept it goes on, or one that sleeps often would never come to its end."""
     percent = rollout.percent if rollout.plan.strategy is Strategy.BLUE_GREEN else 0.0
-    return replace(rollout, step_since_ms=None, percent=percent)
+    spent_ms = 0
+    if endpoint.asleep:
+        spent_ms = rollout.step_spent_ms + _since_ms(rollout, now_ms)
+    return replace(rollout, step_since_ms=None, step_spent_ms=spent_ms, percent=percent)
+
+
+def _since_ms(rollout: Rollout, now_ms: int) -> int:
+    """For how long the step has been in force, without what it was before its endpoint slept."""
+    return 0 if rollout.step_since_ms is None else max(0, now_ms - rollout.step_since_ms)
 
 
 def _in_force(
@@ -175,9 +196,12 @@ def _in_force(
     ready = sum(r.ready and r.goal is Goal.RUN and r.revision == rollout.revision for r in replicas)
     if ready < candidates_wanted(rollout, wanted):
         return rollout
-    before = added(rollout.evidence.before, rollout.evidence.stable)
-    if not rollout.percent:  # else it has just been counted
-        before = added(before, seen_of(traffic, str(rollout.stable.number)))
+    evidence = rollout.evidence
+    if not rollout.step_spent_ms:
+        before = added(evidence.before, evidence.stable)
+        if not rollout.percent:  # else it has just been counted
+            before = added(before, seen_of(traffic, str(rollout.stable.number)))
+        evidence = evidence_of_step(before)
     percents = {
         Strategy.BLUE_GREEN: ALL,
         Strategy.CANARY: _percent_of_step(rollout),
@@ -188,7 +212,7 @@ def _in_force(
         percent=percents[rollout.plan.strategy],
         step_since_ms=now_ms,
         counted_to_ms=now_ms,
-        evidence=evidence_of_step(before),
+        evidence=evidence,
     )
 
 
@@ -214,12 +238,13 @@ def _counted(rollout: Rollout, traffic: Sequence[TrafficWindow], now_ms: int) ->
 
 
 def _next_step(endpoint: Endpoint, rollout: Rollout, since_ms: int, now_ms: int) -> Endpoint:
-    if now_ms < since_ms + 1000 * (rollout.plan.step_seconds or DEFAULT_STEP_S):
+    lasts_ms = 1000 * (rollout.plan.step_seconds or DEFAULT_STEP_S)
+    if rollout.step_spent_ms + now_ms - since_ms < lasts_ms:
         return endpoint
     if rollout.step + 1 == len(rollout.plan.steps or ()):
         because = f"at {rollout.percent:g} %, {_in_words(rollout.evidence)}"
         return promoted(endpoint, because, now_ms)
-    onwards = replace(rollout, step=rollout.step + 1, step_since_ms=None)
+    onwards = replace(rollout, step=rollout.step + 1, step_since_ms=None, step_spent_ms=0)
     return replace(endpoint, rollout=onwards)
 
 

@@ -59,6 +59,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: str = ""
     step: int = 0
     step_since_ms: int | None = None  # None: too few replicas of the new one have been ready yet
+    step_spent_ms: int = 0  # in this step, before its endpoint last slept
     # Of the requests that the new revision gets. None: each ready replica gets its share.
     percent: float | None = None
     started_at_ms: int = 0

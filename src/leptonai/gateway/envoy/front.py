@@ -86,16 +86,15 @@ class Front:
     def unwrap(self, head: RequestHead, client: ClientConnection) -> None:
         """Take off what Envoy says of a request: whose it is. Others say it in vain."""
         kept, key, address = [], b"", b""
-        for line in head.lines:
-            name, _, value = line.partition(b":")
-            name = name.lower()
+        for field in head.passed:
+            name = field[0].lower()
             if name == _KEY:
-                key = value.strip()
+                key = field[1].strip()
             elif name == _ADDRESS:
-                address = value.strip()
+                address = field[1].strip()
             else:
-                kept.append(line)
-        head.lines = kept
+                kept.append(field)
+        head.passed = kept
         if address and hmac.compare_digest(key, self._key.encode()):
             client.address = address.decode("latin-1")
 
