@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from leptonai.errors import InvalidRequest, LeptonError
 from leptonai.serving.handlers import Batch
 from leptonai.serving.inputs import Images, Read, reader_of, warm_up
-from leptonai.serving.packing import is_packed, serve_packed
+from leptonai.serving.packing import is_packed, unpacked
 from leptonai.serving.photon import Photon
 from leptonai.serving.predictions import Prediction, answer_together
 
@@ -49,17 +49,11 @@ class ModelServer(Photon):
         self.directory = Path(directory)
 
     def init(self) -> None:
-        import torch
-
+        """Runs nothing of the model: a process that has may not be copied."""
         from leptonai.training.models import load_model
         from leptonai.training.models.saving import PIPELINE_FILE
         from leptonai.training.models.signature import read_signature, signature_of
-        from leptonai.training.stepping import call
 
-        # torch keeps this by thread: it is set in the one that will predict.
-        threads = os.environ.get("OMP_NUM_THREADS", "")
-        if threads.isdecimal() and int(threads) > 0:
-            torch.set_num_threads(int(threads))
         self.model = load_model(self.directory)
         pipeline = None
         if (self.directory / PIPELINE_FILE).exists():
@@ -74,7 +68,17 @@ class ModelServer(Photon):
             ) from None
         self.signature = read_signature(self.directory) or known
         self._read: Read = reader_of(self.signature, pipeline)
-        # The first pass is slow: nobody shall wait for it.
+
+    def warm_up(self) -> None:
+        """The first pass is slow: nobody shall wait for it."""
+        import torch
+
+        from leptonai.training.stepping import call
+
+        # torch keeps this by thread: it is set in the one that will predict.
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if threads.isdecimal() and int(threads) > 0:
+            torch.set_num_threads(int(threads))
         warm_up(self.signature, self._read)
         with torch.inference_mode():
             call(self.model, self.model.example())
@@ -161,13 +165,21 @@ def main() -> None:
     directory = os.environ.get("LEPTON_MODEL_DIR")
     if not directory:
         sys.exit("error: LEPTON_MODEL_DIR is not set\nhint: set it to a saved model's directory")
-    if is_packed(Path(directory)):
-        try:
-            serve_packed(Path(directory))
-        except LeptonError as error:
-            sys.exit(f"error: {error.message}\nhint: {error.hint}")
-    else:
-        ModelServer(directory).launch()
+    try:
+        served(Path(directory), "leptonai.serving.model").launch()
+    except LeptonError as error:
+        sys.exit(f"error: {error.message}\nhint: {error.hint}")
+
+
+def served(directory: Path, program: str) -> Photon:
+    """What is served from a saved model's directory, not yet initialised.
+
+    Where a photon is packed there that requires packages, this process becomes `program`, with the
+    interpreter of an environment that has them.
+    """
+    if is_packed(directory):
+        return unpacked(directory, program)
+    return ModelServer(directory)
 
 
 if __name__ == "__main__":

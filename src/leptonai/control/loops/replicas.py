@@ -14,6 +14,7 @@ from leptonai.control.loops.loop import RETRY_AFTER_MS, retry_ms
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.control.owners import OwnerKey, Owners, owner_of
 from leptonai.control.traffic import TrafficLog
+from leptonai.control.warm_starts import WarmStarts
 from leptonai.core.lifecycle import node as node_lifecycle
 from leptonai.core.lifecycle.environment import environment
 from leptonai.core.lifecycle.replica import (
@@ -30,6 +31,7 @@ from leptonai.core.lifecycle.replica import (
 )
 from leptonai.core.records import (
     MAX_TERMINATIONS,
+    Endpoint,
     EndReason,
     Event,
     Goal,
@@ -84,7 +86,7 @@ class ReplicasLoop:
         run_token: Callable[[Job], str],
         runs_images: bool = False,
     ) -> None:
-        self.watch: Watch = mirror.watch(Replica, Node)
+        self.watch: Watch = mirror.watch(Replica, Node, Endpoint)
         self._mirror = mirror
         self._store = store
         self._engine = engine
@@ -102,6 +104,7 @@ class ReplicasLoop:
         ] = {}  # by node: attempts that were ours and are still there
         self.looked = asyncio.Event()  # set after every look at the nodes
         self._draining = Draining(mirror, traffic)
+        self._warm_starts = WarmStarts(mirror, store, engine, fence, clock, runs_images=runs_images)
         traffic.wake_when_idle(self.watch.news)
 
     async def step(self) -> int | None:
@@ -203,6 +206,7 @@ class ReplicasLoop:
                 )
         failed, *results = await asyncio.gather(self._write(news), *asks, return_exceptions=True)
         await self._bury([r for r in replicas if r.abandoned], reachable=True)
+        await self._warm_starts.tend(node, observation, replicas, self._attempt)
         for result in (failed, *results):
             if isinstance(result, BaseException):
                 raise result
@@ -325,6 +329,7 @@ class ReplicasLoop:
             start_in="workdir" if program.workdir else "",
             keeps=_kept_by(replica),
             image=program.image if self._runs_images else "",
+            warm=self._warm_starts.of(replica),
         )
 
     async def _user_env(self, workspace: str, program: Program) -> dict[str, str]:

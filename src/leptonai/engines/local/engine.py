@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,7 @@ from leptonai.engines.local.environment import (
 from leptonai.engines.local.epoch import EpochFile
 from leptonai.engines.local.machine import Gpus, describe, find_gpus
 from leptonai.engines.local.rubbish import Rubbish
+from leptonai.engines.local.templates import COPY_OF, Templates
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, StorageFull
 from leptonai.home import replace_file
 from leptonai.ports.clock import Clock
@@ -49,6 +50,7 @@ from leptonai.ports.engine import (
     Unreachable,
 )
 from leptonai.supervisor import Cgroups, Ending, Folder, Launch, Limits, Supervisor
+from leptonai.supervisor.copying import Copying
 from leptonai.supervisor.folder import MODE, is_plain
 from leptonai.supervisor.supervise import ID_VARIABLE
 
@@ -110,8 +112,18 @@ class LocalEngine:
         )
         self._own_environment = dict(os.environ)
         self._base_environment = base_environment(os.environ)
+        self._templates = Templates(
+            home / "attempts" / "templates",
+            attempts=self._live,
+            rubbish=self._rubbish,
+            lay_out=self._lay_out,
+            environment=self._base_environment,
+            now_ms=clock.now_ms,
+            on_change=self._changed.set,
+        )
         self._gpus = Gpus()
         self._preparing: dict[AttemptId, asyncio.Task[None]] = {}
+        self._watching: set[asyncio.Task[None]] = set()  # copies, until they are ready
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._logs: dict[AttemptId, logs.Log] = {}
         self._ticker: asyncio.TimerHandle | None = None
@@ -140,6 +152,7 @@ class LocalEngine:
             else:
                 self._runtime = runtime
         await self._supervisor.adopt()
+        await self._templates.open()
 
     def forget_epochs(self) -> None:
         """Let any epoch in. For whoever holds the home's lock, and so knows that no earlier control
@@ -149,9 +162,11 @@ class LocalEngine:
     async def close(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
-        for task in self._preparing.values():
+        tasks = [*self._preparing.values(), *self._watching]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._preparing.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._templates.close()
         await self._rubbish.close()
         await self._supervisor.close()
 
@@ -178,7 +193,7 @@ class LocalEngine:
         }
         for id, ending in self._supervisor.ended.items():
             states[id] = Ended(_termination(id, ending))
-        return Seen(self._clock.now_ms(), states)
+        return Seen(self._clock.now_ms(), states, self._templates.states)
 
     async def changed(self) -> None:
         await self._changed.wait()
@@ -193,12 +208,24 @@ class LocalEngine:
             or (self._done / attempt.id).exists()
         ):
             return
-        if attempt.trees:
-            task = asyncio.create_task(self._prepare_and_launch(attempt))
+        template = self._templates.find(attempt.warm.key) if attempt.warm else None
+        if attempt.trees or template is not None:
+            task = asyncio.create_task(self._prepare_and_launch(attempt, template))
             self._preparing[attempt.id] = task
             task.add_done_callback(lambda _: self._preparing.pop(attempt.id, None))
         else:
-            self._launch(attempt)
+            self._launch(attempt, {})
+
+    async def warm(self, attempt: Attempt, *, epoch: int) -> None:
+        self._admit(attempt.node, attempt.id, epoch)
+        if attempt.warm is not None:
+            for name in (attempt.warm.key, *(tree.at for tree in attempt.trees)):
+                _check_name(name)
+            self._templates.load(attempt)
+
+    async def cool(self, node: str, key: str, *, epoch: int) -> None:
+        self._admit(node, "", epoch)
+        self._templates.cool(key)
 
     async def stop(self, node: str, attempt: AttemptId, *, grace_ms: int, epoch: int) -> None:
         self._admit(node, attempt, epoch)
@@ -217,7 +244,8 @@ class LocalEngine:
         for task in list(self._preparing.values()):
             task.cancel()
         await asyncio.gather(*self._preparing.values(), return_exceptions=True)
-        return await self._supervisor.end_everything(FENCE_PATIENCE_S)
+        ended = await self._supervisor.end_everything(FENCE_PATIENCE_S)
+        return await self._templates.end_all(FENCE_PATIENCE_S) and ended
 
     async def forget(self, node: str, attempt: AttemptId, *, epoch: int) -> None:
         self._admit(node, attempt, epoch)
@@ -237,6 +265,7 @@ class LocalEngine:
             self._supervisor.forget(attempt)
             self._changed.set()
         self._logs.pop(attempt, None)
+        self._templates.sweep()
 
     async def remove(self, node: str, attempt: AttemptId, *, epoch: int) -> None:
         self._admit(node, attempt, epoch)
@@ -262,11 +291,14 @@ class LocalEngine:
 
     # --- starting --------------------------------------------------------------------------------
 
-    async def _prepare_and_launch(self, attempt: Attempt) -> None:
+    async def _prepare_and_launch(self, attempt: Attempt, template: Path | None) -> None:
         try:
+            if template is not None and await self._copy(attempt, template):
+                return
+            trees = {tree.at: self._tree_path(attempt.id, tree.at) for tree in attempt.trees}
             async with self._fetches:
                 for tree in attempt.trees:
-                    await self._lay_out(self._tree_path(attempt.id, tree.at), tree.digest)
+                    await self._lay_out(trees[tree.at], tree.digest)
         except LeptonError as error:
             self._refuse(attempt.id, error.message)
         except OSError as error:
@@ -274,7 +306,7 @@ class LocalEngine:
         except Exception as error:  # a fault of whoever fetches must not leave it waiting for ever
             self._refuse(attempt.id, f"its files could not be laid out: {error}")
         else:
-            self._launch(attempt)
+            self._launch(attempt, trees)
 
     async def _lay_out(self, target: Path, digest: str) -> None:
         if target.exists():
@@ -285,13 +317,36 @@ class LocalEngine:
         await self._fetch_tree(digest, draft)
         draft.rename(target)
 
-    def _launch(self, attempt: Attempt) -> None:
+    async def _copy(self, attempt: Attempt, template: Path) -> bool:
+        """Start it as a copy of a template; False if none has claimed it."""
+        if _taken_port(attempt.ports):
+            return False  # which is told by the usual way
+        folder = self._supervisor.folder(attempt.id)
+        folder.prepare()
+        # Before there is a copy: what it reads is not to be removed.
+        with suppress(FileExistsError):
+            Path(folder.at(COPY_OF)).symlink_to(template.name)
+        launch = self._launch_of(attempt, folder, self._templates.trees(template, attempt.trees))
+        copying = await self._supervisor.start_copy(launch, str(template))
+        if copying is not None:
+            task = asyncio.create_task(self._watch_copy(attempt, template, copying))
+            self._watching.add(task)
+            task.add_done_callback(self._watching.discard)
+        return self._supervisor.knows(attempt.id)
+
+    async def _watch_copy(self, attempt: Attempt, template: Path, copying: Copying) -> None:
+        """A template whose copies are no good is not used again."""
+        trouble = await copying.trouble()
+        if trouble and attempt.warm is not None:
+            self._templates.refuse(attempt.warm.key, template, trouble)
+
+    def _launch(self, attempt: Attempt, trees: Mapping[str, Path]) -> None:
         if taken := _taken_port(attempt.ports):
             self._refuse(attempt.id, f"port {taken} is taken on {self._node}")
             return
         folder = self._supervisor.folder(attempt.id)
         try:
-            launch = self._launch_of(attempt, folder)
+            launch = self._launch_of(attempt, folder, trees)
             self._supervisor.start(launch)
         except LeptonError as error:
             self._refuse(attempt.id, error.message)
@@ -300,10 +355,11 @@ class LocalEngine:
         except ValueError as error:  # a zero byte in the command or in a variable
             self._refuse(attempt.id, f"it cannot be run: {error}")
 
-    def _launch_of(self, attempt: Attempt, folder: Folder) -> Launch:
+    def _launch_of(self, attempt: Attempt, folder: Folder, places: Mapping[str, Path]) -> Launch:
+        """`places` are those of its trees."""
         if not attempt.command:
             raise InvalidRequest("the command is empty", hint="say what to run")
-        trees = {tree.at: str(self._tree_path(attempt.id, tree.at)) for tree in attempt.trees}
+        trees = {at: str(path) for at, path in places.items()}
         if attempt.start_in and attempt.start_in not in trees:
             raise InvalidRequest(
                 f"it should start in {attempt.start_in!r}, which is not among its files",
@@ -348,10 +404,7 @@ class LocalEngine:
     def _kept_folder(self, attempt: Attempt) -> Path | None:
         if not attempt.keeps:
             return None
-        if not _NAME.fullmatch(attempt.keeps):
-            raise InvalidRequest(
-                f"{attempt.keeps!r} is no name for a folder", hint="use letters and digits"
-            )
+        _check_name(attempt.keeps)
         folder = self._kept / attempt.keeps
         folder.mkdir(exist_ok=True, mode=0o700)
         return folder
@@ -360,10 +413,7 @@ class LocalEngine:
         self._supervisor.refuse(id, message)
 
     def _tree_path(self, id: AttemptId, at: str) -> Path:
-        if not _NAME.fullmatch(at):
-            raise InvalidRequest(
-                f"{at!r} is no name for a directory", hint="use letters and digits"
-            )
+        _check_name(at)
         return self._live / id / "trees" / at
 
     def _admit(self, node: str, attempt: AttemptId, epoch: int) -> None:
@@ -445,6 +495,11 @@ def _limits(attempt: Attempt) -> Limits:
         limit_cpu_millis=attempt.limit_cpu_millis,
         limit_memory_bytes=attempt.limit_memory_bytes,
     )
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(f"{name!r} is no name for a directory", hint="use letters and digits")
 
 
 def _taken_port(ports: tuple[int, ...]) -> int | None:
