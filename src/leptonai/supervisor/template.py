@@ -190,6 +190,9 @@ class _Keeper:
     def _enter(self) -> None:
         """In a child: become what the attempt is to be, in the order of the wrapper's."""
         request = self._request
+        # First: a stop that one of these keeps off is seen by what it left in the folder.
+        for caught, before in self._signals.items():
+            signal.signal(caught, before)
         for group in request.cgroups:
             # Version 1 moves one thread alone, which is cheaper: there is no other.
             tasks = f"{group}/tasks"
@@ -208,8 +211,6 @@ class _Keeper:
         except OSError:
             _rename("failed.directory")
             os._exit(1)
-        for caught, before in self._signals.items():
-            signal.signal(caught, before)
         os.environ.clear()
         os.environ.update(request.env)
 
@@ -241,9 +242,12 @@ class _Keeper:
             seen, _, _ = select.select([reading, ended], [], [], self._ready_within_s)
         finally:
             os.close(ended)
-        if reading in seen and os.read(reading, 1):
-            return ""
         if seen:
+            # Also where its end was seen alone: it may have been ready in between.
+            os.set_blocking(reading, False)
+            with suppress(BlockingIOError):
+                if os.read(reading, 1):
+                    return ""
             return "the copy of its template ended before it was ready"
         return f"the copy of its template was not ready within {self._ready_within_s:.1f} s"
 
