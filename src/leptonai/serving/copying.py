@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from leptonai.serving.photon import Photon
@@ -55,11 +56,13 @@ class Reading:
     Copies get them later, too late for whoever has read them before.
 
     Args:
-        secrets: also read by whoever looks at all variables.
+        secrets: also read by what lies in `place` and looks at all variables. (Libraries do, when
+            they are imported.)
         others: that each replica has its own of.
     """
 
-    def __init__(self, *, secrets: frozenset[str], others: frozenset[str]) -> None:
+    def __init__(self, place: Path, *, secrets: frozenset[str], others: frozenset[str]) -> None:
+        self._place = f"{place}{os.sep}"
         self._secrets = secrets
         self._withheld = secrets | others
         self.found: set[str] = set()
@@ -74,12 +77,21 @@ class Reading:
                 return super().__getitem__(name)
 
             def __iter__(self) -> Iterator[str]:
-                reading.found |= reading._secrets
+                if reading._secrets and reading._is_theirs(sys._getframe(1)):
+                    reading.found |= reading._secrets
                 return iter(super().__iter__())
 
         # Its class, and not the object, which others hold.
         os.environ.__class__ = Watched
         return self
+
+    def _is_theirs(self, frame: FrameType | None) -> bool:
+        """Whether it was called by what lies there, and not by what that imports."""
+        while frame is not None and "importlib._bootstrap" not in frame.f_code.co_filename:
+            if frame.f_code.co_filename.startswith(self._place):
+                return True
+            frame = frame.f_back
+        return False
 
     def __exit__(self, *_: object) -> None:
         os.environ.__class__ = self._class

@@ -77,19 +77,23 @@ def _load(directory: Path, withheld: frozenset[str]) -> Photon:
     Raises:
         _Refused: what is there.
     """
-    with Reading(secrets=withheld - OF_A_REPLICA, others=withheld & OF_A_REPLICA) as reading:
+    failed = ""
+    secrets, others = withheld - OF_A_REPLICA, withheld & OF_A_REPLICA
+    with Reading(directory.resolve(), secrets=secrets, others=others) as reading:
         try:
             photon = served(directory, "leptonai.serving.template")
             if photon.warm_start:
                 photon.init()
         except LeptonError as error:
-            raise _Refused(f"init failed in the template: {error.message}") from None
+            failed = error.message
         except Exception as error:
             traceback.print_exc()
-            raise _Refused(f"init failed in the template: {error!r}") from None
+            failed = repr(error)
     if reading.found:
         names = ", ".join(f"${name}" for name in sorted(reading.found))
         raise _Refused(f"init reads {names}, which only replicas are told; read it in warm_up")
+    if failed:
+        raise _Refused(f"init failed in the template: {failed}")
     for module in _LATER:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)

@@ -165,7 +165,8 @@ class Templates:
         """Remove what is left of those that ended, once no copy reads their files."""
         if not self._supervisor.ended:
             return
-        used = {_copied_by(path) for path in self._attempts.glob(f"*/{COPY_OF}")}
+        used = {_copied_by(folder / COPY_OF) for folder in self._attempts.iterdir()}
+        used |= self._tasks.keys()  # somebody is about to look how it ended
         for id in [id for id in self._supervisor.ended if id not in used]:
             with suppress(OSError):  # next time, then
                 self._rubbish.add(self._place / id)
@@ -270,6 +271,7 @@ class Templates:
                 await work
             finally:
                 self._tasks.pop(id, None)
+                self.sweep()
 
         self._tasks[id] = asyncio.create_task(watched())
 
