@@ -1,6 +1,6 @@
 """What a served request costs, beside a bare ASGI application: one table.
 
-``make bench-serve``, or ``python -m benchmarks.serving [NAME …]``. About two minutes. Parts that
+``make bench-serve``, or ``python -m benchmarks.serving [NAME …]``. About three minutes. Parts that
 are not named keep what was measured before.
 """
 
@@ -18,6 +18,7 @@ Row = dict[str, str]
 PARTS = {
     "gateway": "Through the gateway, with tokens and metrics",
     "replica": "A replica alone, 64 connections",
+    "warm": "A further replica of a small CNN, from nothing to its first answer",
 }
 
 
@@ -29,7 +30,11 @@ def main() -> int:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     file = RESULTS / "serving.json"
     measured: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    measures: dict[str, Callable[[], list[Row]]] = {"gateway": gateway, "replica": replica}
+    measures: dict[str, Callable[[], list[Row]]] = {
+        "gateway": gateway,
+        "replica": replica,
+        "warm": warm,
+    }
     for name in given.names or PARTS:
         print(f"{name} …", end=" ", flush=True, file=sys.stderr)
         began = time.perf_counter()
@@ -108,6 +113,22 @@ def replica() -> list[Row]:
             "≤ 1.05 ×",
         ),
     ]
+
+
+def warm() -> list[Row]:
+    figures = run("warm_starts")
+    rows = []
+    for what, told in (
+        ("asked of the engine", "engine"),
+        ("a request that wakes an endpoint, through the whole platform", "held"),
+    ):
+        copy, plain = figures[f"{told}_copy_ms"], figures[f"{told}_plain_ms"]
+        rows += [
+            row(f"{what}: a copy of a template", f"{copy:.0f} ms", "≤ 100 ms"),
+            row("… started plainly", f"{plain:,.0f} ms"),
+            row("… the copy's part of that", f"{copy / plain:.3f} ×"),
+        ]
+    return rows
 
 
 def row(what: str, measured: str, goal: str = "") -> Row:

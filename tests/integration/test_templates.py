@@ -290,9 +290,10 @@ def test_a_copy_that_waits_for_a_thread_that_it_does_not_have_is_started_anew(tm
         async with a_node(tmp_path / "home") as node:
             attempt = an_attempt(model)
             assert isinstance(await node.template(attempt), Loaded)
-            await node.start(attempt)
-            await ask(attempt, "healthz")
-            assert "it is started anew" in await node.log(attempt)
+            for each in (an_attempt(model, "b.0"), attempt):
+                await node.start(each)
+                await ask(each, "healthz")
+                assert "it is started anew" in await node.log(each)
             async with asyncio.timeout(PATIENCE_S):
                 while not isinstance((await node.templates()).get("key"), Cold):
                     await node.engine.changed()

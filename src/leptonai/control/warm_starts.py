@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from msgspec.structs import replace
 
-from leptonai.control.mirror import Mirror
+from leptonai.control.mirror import Key, Mirror
 from leptonai.core.lifecycle.warmth import (
     keys_wanted,
     loads_a_model,
@@ -44,6 +44,7 @@ class WarmStarts:
         self._began_ms = clock.now_ms()
         self._asked: dict[str, set[str]] = {}  # by node: attempts that a template was asked for
         self._told: dict[str, dict[str, TemplateState]] = {}  # by node: of which key what was told
+        self._of: dict[str, Key] = {}  # endpoints by the keys of their templates, as of some time
 
     def of(self, replica: Replica) -> Warm | None:
         """Of which template it may be a copy."""
@@ -60,7 +61,11 @@ class WarmStarts:
         ready = {
             replica.attempt_id: replica
             for replica in replicas
-            if replica.ready and replica.phase is Phase.RUNNING and replica.goal is Goal.RUN
+            # For those that were ready before, an earlier control plane has asked.
+            if replica.ready
+            and (replica.ready_at_ms or 0) >= self._began_ms
+            and replica.phase is Phase.RUNNING
+            and replica.goal is Goal.RUN
         }
         fresh = ready.keys() - self._asked.get(node, set())
         for id in sorted(fresh):
@@ -76,8 +81,7 @@ class WarmStarts:
         if endpoint is None:
             return
         if why := why_cold(replica.program, runs_images=self._runs_images):
-            if (replica.ready_at_ms or 0) >= self._began_ms:
-                await self._tell(endpoint, Cold(why))
+            await self._tell(endpoint, Cold(why))
             return
         if template_key(replica) in seen.templates:
             return
@@ -92,14 +96,9 @@ class WarmStarts:
         self, node: str, templates: Mapping[str, TemplateState], told: Mapping[str, TemplateState]
     ) -> dict[str, TemplateState]:
         """End those that nobody may want, tell what has become of the others, and return them."""
-        wanted = {
-            key: endpoint
-            for endpoint in self._mirror.endpoints.values()
-            for key in keys_wanted(endpoint)
-        }
         kept = {}
         for key, state in sorted(templates.items()):
-            endpoint = wanted.get(key)
+            endpoint = self._wanting(key)
             if endpoint is None:
                 await self._engine.cool(node, key, epoch=self._fence.epoch)
                 continue
@@ -122,6 +121,17 @@ class WarmStarts:
                 return
         event = replace(event_of(endpoint, reason, text), at_ms=self._clock.now_ms())
         await self._store.commit(Emit(event), fence=self._fence)
+
+    def _wanting(self, key: str) -> Endpoint | None:
+        """The endpoint that the template is kept for, if it still wants it."""
+        if key not in self._of:
+            self._of = {
+                key: name
+                for name, endpoint in self._mirror.endpoints.items()
+                for key in keys_wanted(endpoint)
+            }
+        endpoint = self._mirror.endpoints.get(self._of.get(key, ("", "")))
+        return endpoint if endpoint is not None and key in keys_wanted(endpoint) else None
 
     def _owner(self, replica: Replica) -> Endpoint | None:
         """Its endpoint, if that may have replicas that are copies."""

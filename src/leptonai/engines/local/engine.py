@@ -117,7 +117,6 @@ class LocalEngine:
             attempts=self._live,
             rubbish=self._rubbish,
             lay_out=self._lay_out,
-            environment=self._base_environment,
             now_ms=clock.now_ms,
             on_change=self._changed.set,
         )
@@ -221,7 +220,8 @@ class LocalEngine:
         if attempt.warm is not None:
             for name in (attempt.warm.key, *(tree.at for tree in attempt.trees)):
                 _check_name(name)
-            self._templates.load(attempt)
+            no_gpus = gpu_environment((), machine_has_gpus=self._gpus.count > 0)
+            self._templates.load(attempt, {**self._base_environment, **no_gpus})
 
     async def cool(self, node: str, key: str, *, epoch: int) -> None:
         self._admit(node, "", epoch)
@@ -335,10 +335,9 @@ class LocalEngine:
         return self._supervisor.knows(attempt.id)
 
     async def _watch_copy(self, attempt: Attempt, template: Path, copying: Copying) -> None:
-        """A template whose copies are no good is not used again."""
         trouble = await copying.trouble()
-        if trouble and attempt.warm is not None:
-            self._templates.refuse(attempt.warm.key, template, trouble)
+        if trouble is not None and attempt.warm is not None:
+            self._templates.note_copy(attempt.warm.key, template, trouble)
 
     def _launch(self, attempt: Attempt, trees: Mapping[str, Path]) -> None:
         if taken := _taken_port(attempt.ports):

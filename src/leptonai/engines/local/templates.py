@@ -18,7 +18,6 @@ import msgspec
 
 from leptonai.engines.local.environment import tree_variable
 from leptonai.engines.local.rubbish import Rubbish
-from leptonai.errors import LeptonError
 from leptonai.ports.engine import Attempt, Cold, Loaded, Loading, TemplateState, Tree
 from leptonai.supervisor import Cgroups, Ending, Launch, Outcome, Supervisor
 from leptonai.supervisor.folder import is_plain
@@ -26,9 +25,12 @@ from leptonai.supervisor.template import ROOM_BYTES, ROOM_VARIABLE
 
 MAX_TEMPLATES = 4  # at once; the one that was not used for longest makes room
 MAX_COLD = 1_000  # keys of which it is remembered why they have none
+MAX_LOADING = 2  # at once
 LOADED_WITHIN_S = 600.0
+MAX_FAILURES = 2  # copies in a row that did not get ready: one may be a busy machine's fault
 LOOK_S, LOOK_PART = 0.02, 10  # while one loads: so often, or after a tenth of what it has taken
 MAX_TOLD_BYTES = 65_536
+MAX_WORDS = 500  # characters of why there is none
 END_GRACE_S = 5.0
 # In the folder of an attempt: the template that it is a copy of, whose files it goes on reading.
 COPY_OF = "copy-of"
@@ -49,6 +51,7 @@ class _Told(msgspec.Struct, omit_defaults=True):
 class _Template:
     id: str
     used: int  # larger is later
+    failures: int = 0  # of its last copies
     state: Loading | Loaded = field(default_factory=Loading)
 
 
@@ -60,20 +63,17 @@ class Templates:
         attempts: Path,
         rubbish: Rubbish,
         lay_out: LayOut,
-        environment: Mapping[str, str],
         now_ms: Callable[[], int],
         on_change: Callable[[], None],
     ) -> None:
         """
         Args:
-            attempts: the folders of those that may be copies.
-            environment: what a template starts from.
+            attempts: where the folders of those are that may be copies.
         """
         self._place = place
         self._attempts = attempts
         self._rubbish = rubbish
         self._lay_out = lay_out
-        self._environment = environment
         self._on_change = on_change
         # Without cgroups: copies are to leave them, and their keepers stay where wrappers do.
         self._supervisor = Supervisor(
@@ -83,6 +83,7 @@ class Templates:
         self._cold: dict[str, Cold] = {}
         self._uses = itertools.count(1)
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by id: what loads
+        self._loading = asyncio.Semaphore(MAX_LOADING)
         self._news = asyncio.Event()
         self._code = _code_in_use()
 
@@ -95,8 +96,12 @@ class Templates:
             if code != self._code or key in self._templates:
                 self._end(id)
                 continue
-            self._templates[key] = _Template(id, 0)
-            self._spawn(id, self._watch(key, id))
+            template = self._templates[key] = _Template(id, 0)
+            told = self._told(id)
+            if told is not None and not told.refused:
+                template.state = Loaded(told.memory_bytes)
+            else:
+                self._spawn(id, self._watch(key, id))
         self.sweep()
 
     async def close(self) -> None:
@@ -129,8 +134,12 @@ class Templates:
         """Where they lie for its copies."""
         return {tree.at: template / "trees" / tree.at for tree in trees}
 
-    def load(self, attempt: Attempt) -> None:
-        """Begin to load one for the attempt's key, unless it is known what becomes of it."""
+    def load(self, attempt: Attempt, environment: Mapping[str, str]) -> None:
+        """Begin to load one for the attempt's key, unless it is known what becomes of it.
+
+        Args:
+            environment: what it starts from, beside the attempt's own variables.
+        """
         warm = attempt.warm
         assert warm is not None
         if warm.key in self._templates or warm.key in self._cold:
@@ -139,7 +148,7 @@ class Templates:
             self.cool(min(self._templates, key=lambda key: (self._templates[key].used, key)))
         id = f"{self._code}-{warm.key}.{secrets.token_hex(4)}"
         self._templates[warm.key] = _Template(id, next(self._uses))
-        self._spawn(id, self._load(warm.key, id, attempt))
+        self._spawn(id, self._load(warm.key, id, attempt, environment))
         self._on_change()
 
     def cool(self, key: str) -> None:
@@ -150,11 +159,14 @@ class Templates:
             self._end(template.id)
             self._on_change()
 
-    def refuse(self, key: str, template: Path, because: str) -> None:
-        """Its copies are of no use, so there are to be none."""
-        if key in self._templates and self._templates[key].id == template.name:
-            self.cool(key)
-            self._keep_cold(key, because)
+    def note_copy(self, key: str, folder: Path, trouble: str) -> None:
+        """What became of a copy. A template whose copies are no good is not used again."""
+        template = self._templates.get(key)
+        if template is None or template.id != folder.name:
+            return
+        template.failures = template.failures + 1 if trouble else 0
+        if template.failures >= MAX_FAILURES:
+            self._turn_cold(key, template.id, trouble)
 
     async def end_all(self, patience_s: float) -> bool:
         for key in list(self._templates):
@@ -174,20 +186,28 @@ class Templates:
 
     # --- loading ---------------------------------------------------------------------------------
 
-    async def _load(self, key: str, id: str, attempt: Attempt) -> None:
-        folder = self._place / id
-        try:
-            trees = self.trees(folder, attempt.trees)
-            for tree in attempt.trees:
-                await self._lay_out(trees[tree.at], tree.digest)
-            self._supervisor.start(self._launch(id, attempt, trees))
-        except (LeptonError, OSError, ValueError) as error:
-            self._supervisor.refuse(id, str(error))
-            self._turn_cold(key, id, f"its template cannot be started: {error}")
-            return
-        await self._watch(key, id)
+    async def _load(
+        self, key: str, id: str, attempt: Attempt, environment: Mapping[str, str]
+    ) -> None:
+        trees = self.trees(self._place / id, attempt.trees)
+        async with self._loading:
+            try:
+                for tree in attempt.trees:
+                    await self._lay_out(trees[tree.at], tree.digest)
+                self._supervisor.start(self._launch(id, attempt, environment, trees))
+            except Exception as error:  # whoever lays out may raise anything
+                self._supervisor.refuse(id, str(error))
+                self._turn_cold(key, id, f"its template cannot be started: {error}")
+                return
+            await self._watch(key, id)
 
-    def _launch(self, id: str, attempt: Attempt, trees: Mapping[str, Path]) -> Launch:
+    def _launch(
+        self,
+        id: str,
+        attempt: Attempt,
+        environment: Mapping[str, str],
+        trees: Mapping[str, Path],
+    ) -> Launch:
         warm = attempt.warm
         assert warm is not None
         given = {name: value for name, value in attempt.env.items() if name not in warm.withheld}
@@ -195,7 +215,7 @@ class Templates:
             id=id,
             command=PROGRAM,
             env={
-                **self._environment,
+                **environment,
                 **given,
                 **{tree_variable(at): str(path) for at, path in trees.items()},
                 # More threads than one would be lost in a copy, which sets its own number.
@@ -210,10 +230,13 @@ class Templates:
         """Until it says what has become of it, or ends."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        while (told := self._told(id)) is None:
+        while True:
+            ending = self._supervisor.ended.get(id)  # first: what it told, it told before
+            told = self._told(id)
+            if told is not None:
+                break
             took_s = loop.time() - began
-            if id in self._supervisor.ended:
-                ending = self._supervisor.ended[id]
+            if ending is not None:
                 if ending.outcome is not Outcome.STOPPED:
                     self._turn_cold(key, id, _why_ended(ending))
                 return
@@ -237,16 +260,14 @@ class Templates:
             return _Told(refused="what it said of itself cannot be read")
 
     def _turn_cold(self, key: str, id: str, because: str) -> None:
-        if key in self._templates and self._templates[key].id == id:
-            del self._templates[key]
-            self._keep_cold(key, because)
-            self._end(id)
-            self._on_change()
-
-    def _keep_cold(self, key: str, because: str) -> None:
-        self._cold[key] = Cold(because)
+        if key not in self._templates or self._templates[key].id != id:
+            return
+        del self._templates[key]
+        self._end(id)
+        self._cold[key] = Cold(because[:MAX_WORDS])
         while len(self._cold) > MAX_COLD:
             del self._cold[next(iter(self._cold))]
+        self._on_change()
 
     # --- ending ----------------------------------------------------------------------------------
 
