@@ -207,6 +207,7 @@ class Supervisor:
         if prepared is None:
             return None
         folder, group = prepared
+        os.close(folder.open_log())  # what cannot be made is known before there is a claim
         request = Request(
             folder=str(folder.path),
             identity=identity_text(group.paths),

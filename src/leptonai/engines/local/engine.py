@@ -207,7 +207,9 @@ class LocalEngine:
             or (self._done / attempt.id).exists()
         ):
             return
-        template = self._templates.find(attempt.warm.key) if attempt.warm else None
+        template = None
+        if attempt.warm is not None and not attempt.image:
+            template = self._templates.find(attempt.warm.key)
         if attempt.trees or template is not None:
             task = asyncio.create_task(self._prepare_and_launch(attempt, template))
             self._preparing[attempt.id] = task
