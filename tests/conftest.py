@@ -19,6 +19,7 @@ pytest.register_assert_rewrite(
     "gateway_world",
     "leptonai.testing.engine_contract",
     "leptonai.testing.points_contract",
+    "leptonai.testing.values_contract",
     "leptonai.testing.store_contract",
 )
 

@@ -149,6 +149,7 @@ async def _run(
     from leptonai.engines.local import LocalEngine
     from leptonai.engines.local.trees import lay_out
     from leptonai.monitoring.audit import AuditLog
+    from leptonai.security.links import Links
     from leptonai.security.secrets import Sealer
     from leptonai.security.tokens import Authenticator, JobTokens
 
@@ -168,7 +169,7 @@ async def _run(
     engine.forget_epochs()
     await check_whose_store(store, engine)  # before anything is written to it
     key = await _key_of(home, store)
-    sealer, job_tokens = Sealer(key), JobTokens(key)
+    sealer, job_tokens, links = Sealer(key), JobTokens(key), Links(key)
     blobs, blobs_encrypted = await _open_blobs(home, before, settled, options, key)
     if settled != before:  # written now that it has proved good: what fails is not kept
         home.write_config(settled)
@@ -206,7 +207,8 @@ async def _run(
             clock=clock,
             blobs=blobs,
             sealer=sealer,
-            authenticator=Authenticator(store, clock, job_tokens),
+            authenticator=Authenticator(store, clock, job_tokens, links),
+            links=links,
             audit=AuditLog(home.audit_log),
             routes=plane.routes,
             traffic=plane.traffic,

@@ -6,9 +6,10 @@ from leptonai.ports.store import Store
 from leptonai.stores import open_store
 from leptonai.testing.points_contract import PointsContract
 from leptonai.testing.store_contract import StoreContract
+from leptonai.testing.values_contract import MessagesContract, ValuesContract
 
 
-class TestMemoryStore(StoreContract, PointsContract):
+class TestMemoryStore(StoreContract, PointsContract, ValuesContract, MessagesContract):
     """One store a place, as a database would be."""
 
     async def open(self, where: Path) -> Store:

@@ -19,6 +19,7 @@ from leptonai.stores import open_store, schema, tables
 from leptonai.testing.points_contract import PointsContract
 from leptonai.testing.postgres import find_postgres, postgres_server
 from leptonai.testing.store_contract import SharedStoreContract, a_job, follow, put
+from leptonai.testing.values_contract import MessagesContract, ValuesContract
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def server() -> Iterator[str]:
         yield url
 
 
-class TestPostgresStore(SharedStoreContract, PointsContract):
+class TestPostgresStore(SharedStoreContract, PointsContract, ValuesContract, MessagesContract):
     @pytest.fixture(autouse=True)
     def own_schema(self, server: str) -> None:
         """Tables of its own for each test."""

@@ -32,9 +32,10 @@ from leptonai.testing.store_contract import (
     an_event,
     put,
 )
+from leptonai.testing.values_contract import MessagesContract, ValuesContract
 
 
-class TestSqliteStore(StoreContract, PointsContract):
+class TestSqliteStore(StoreContract, PointsContract, ValuesContract, MessagesContract):
     async def open(self, where: Path) -> Store:
         return await open_at(where)
 

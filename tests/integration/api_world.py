@@ -15,6 +15,7 @@ from leptonai.core.routing import RouteTable
 from leptonai.monitoring.audit import AuditLog
 from leptonai.ports.engine import LogChunk, LogMark
 from leptonai.ports.store import Put, Store
+from leptonai.security.links import Links
 from leptonai.security.secrets import Sealer
 from leptonai.security.tokens import Authenticator, JobTokens, issue
 from leptonai.stores import open_store
@@ -64,6 +65,7 @@ class ApiUnderTest:
         self.engine, self.blobs, self.routes = WrittenLogs(), BlobStore("memory://"), Routes()
         self.traffic = TrafficLog(self.clock)
         self.job_tokens = JobTokens(KEY)
+        links = Links(KEY)
         self.audit = audit
         self.tokens: dict[str, str] = {}
         self.world = World(
@@ -72,7 +74,8 @@ class ApiUnderTest:
             clock=self.clock,
             blobs=self.blobs,
             sealer=Sealer(KEY),
-            authenticator=Authenticator(self.store, self.clock, self.job_tokens),
+            authenticator=Authenticator(self.store, self.clock, self.job_tokens, links),
+            links=links,
             audit=AuditLog(audit),
             routes=self.routes,
             traffic=self.traffic,

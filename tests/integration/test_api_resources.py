@@ -28,6 +28,11 @@ async def test_the_workspace_answers_a_login(api):
             "num_pods": 0,
             "num_secrets": 0,
             "num_image_pull_secrets": 0,
+            "num_photons": 0,
+        },
+        "service_quota": {
+            "limit": {"kv_store_num": 1_000_000, "queue_num": 1_000_000},
+            "used": {"kv_store_num": 0, "queue_num": 0},
         },
         "resource_quota": {
             "limit": {"cpu": 4.0, "memory": 8192, "accelerator_num": 0.0},

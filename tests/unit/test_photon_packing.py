@@ -8,7 +8,8 @@ import pytest
 
 from leptonai.errors import InvalidRequest, NotFound, Unavailable
 from leptonai.serving.environment import python_with
-from leptonai.serving.packing import METADATA_FILE, Packed, pack, read_packed
+from leptonai.serving.packing import pack, read_packed
+from leptonai.spec.photons import METADATA_FILE, Packed
 
 SOURCE = """
 from leptonai.photon import Photon

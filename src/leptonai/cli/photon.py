@@ -19,8 +19,8 @@ from leptonai.spec.names import check_name
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
-    from leptonai.serving.packing import Packed
     from leptonai.spec.artifacts import Artifact
+    from leptonai.spec.photons import Packed
 
 photon = Group(
     name="photon",
@@ -85,7 +85,7 @@ def list_(local: bool, output: str) -> None:
         else:
             say("none is packed here; make one: leptonai photon create -n NAME -m FILE.py")
         return
-    from leptonai.serving.packing import FORMAT
+    from leptonai.spec.photons import FORMAT
 
     with connect() as client:
         found = [each for each in client.models.list() if each.spec.format == FORMAT]
@@ -190,7 +190,7 @@ def registered_photon(client: LeptonClient, reference: str) -> Artifact:
         InvalidRequest: it is a model.
         NotFound: nothing of this name is registered.
     """
-    from leptonai.serving.packing import FORMAT
+    from leptonai.spec.photons import FORMAT
 
     found = client.models.get(reference)
     if found.spec.format != FORMAT:
@@ -218,16 +218,11 @@ def _pack(name: str, reference: str) -> Packed:
 
 
 def _push(client: LeptonClient, name: str) -> Artifact:
-    from leptonai.serving.packing import FORMAT, read_packed
+    from leptonai.serving.packing import read_packed
+    from leptonai.spec.photons import FORMAT
 
     folder = _packed_folder(name)
-    packed = read_packed(folder)
-    facts: dict[str, Any] = {
-        "class": packed.photon,
-        "requirement_dependency": packed.requirement_dependency,
-        "system_dependency": packed.system_dependency,
-        "deployment_template": packed.deployment_template,
-    }
+    facts = read_packed(folder).facts
     with Progress("storing", interrupted="nothing was registered") as progress:
         return client.models.push(name, folder, format=FORMAT, attributes=facts, progress=progress)
 

@@ -105,6 +105,8 @@ async def checked_endpoint(
     world: World, principal: Principal, workspace: str, name: str, spec: EndpointSpec
 ) -> tuple[EndpointSpec, str]:
     """The spec, with the exact GPU type that its shape means; and its model's digest, or ""."""
+    if spec.photon_id is not None and spec.model is None:
+        spec = replace(spec, model=spec.photon_id)
     if spec.model is None:
         _check_command(
             spec.container, needed="an endpoint serves with a command or a model, and this has none"

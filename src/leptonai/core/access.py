@@ -11,22 +11,28 @@ class Role(StrEnum):
     GATEWAY = "gateway"  # follows the route table, nothing else
     WORKLOAD = "workload"  # a running job: reads its inputs, pushes its outputs, records its run
     RECORDER = "recorder"  # a running job: records its run, nothing else
+    LINK = "link"  # whoever holds a link to an object: reads or writes that one, nothing else
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who asks. `job` is the id of the job that a workload's token was given to; its `name` is
-    then that of the job's owner, who also owns what the job makes."""
+    then that of the job's owner, who also owns what the job makes. A link is good for one `object`,
+    and `writes` it or reads it."""
 
     name: str
     role: Role
     workspace: str
     job: str = ""
+    object: str = ""
+    writes: bool = False
 
 
 class Action(StrEnum):
     READ = "read"
-    USE = "use"  # have a workload run with it: a secret's value reaches the workload
+    # Have a workload run with it: a secret's value reaches the workload. Of a queue or a key space:
+    # put something in, or take it out.
+    USE = "use"
     CREATE = "create"
     UPDATE = "update"
     DELETE = "delete"
@@ -46,6 +52,9 @@ Kind = Literal[
     "blob",
     "log",
     "run",
+    "keyspace",
+    "queue",
+    "object",
     "route",
     "traffic",
     "metrics",
@@ -79,6 +88,7 @@ Decision = Allow | Deny
 
 _PLATFORM: frozenset[Kind] = frozenset({"route", "traffic", "metrics", "schema"})
 _ARTIFACTS: frozenset[Kind] = frozenset({"dataset", "model", "blob"})
+_EXCHANGE: frozenset[Kind] = frozenset({"keyspace", "queue", "object"})  # between workloads
 _SHARED: frozenset[Kind] = frozenset({"workspace", "node", "quota", "blob"})
 
 
@@ -97,6 +107,8 @@ def decide(principal: Principal, action: Action, resource: Resource) -> Decision
             return _workload(principal, action, resource)
         case Role.RECORDER:
             return _recorder(principal, action, resource)
+        case Role.LINK:
+            return _link(principal, action, resource)
         case Role.GATEWAY:
             return Deny("a gateway's token only follows the route table and tells of traffic")
 
@@ -139,6 +151,8 @@ def _workload(principal: Principal, action: Action, resource: Resource) -> Decis
         if resource.private and not owns and action is Action.READ:
             return Deny(f"this {resource.kind} is private to its owner")
         return Allow()
+    if resource.kind in _EXCHANGE:
+        return _member(principal, action, resource)
     if resource.kind == "checkpoint" and action is Action.UPDATE:
         if resource.id and resource.id == principal.job:
             return Allow()
@@ -150,6 +164,13 @@ def _workload(principal: Principal, action: Action, resource: Resource) -> Decis
             return Allow()
         return Deny("a job's own token reads no other job")
     return Deny("a job's own token only reads and pushes datasets, models and blobs")
+
+
+def _link(principal: Principal, action: Action, resource: Resource) -> Decision:
+    granted = (Action.CREATE, Action.UPDATE) if principal.writes else (Action.READ,)
+    if resource.kind == "object" and resource.id == principal.object and action in granted:
+        return Allow()
+    return Deny("a link is good for one object, and for what it was made for")
 
 
 def _recorder(principal: Principal, action: Action, resource: Resource) -> Decision:

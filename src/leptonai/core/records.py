@@ -454,7 +454,51 @@ class Run(Record, tag="run", tag_field="kind", frozen=True, kw_only=True):
         return self.state is RunState.RUNNING and self.spec.job != ""
 
 
-AnyRecord = Replica | Job | Endpoint | Node | Secret | Token | Quota | Dataset | Model | Run
+# --- what workloads share ------------------------------------------------------------------------
+
+
+class Named(Record, frozen=True, kw_only=True):
+    """Something small that users address by its name; nothing has to be done with it."""
+
+    @property
+    def unique_key(self) -> str | None:
+        return self.name
+
+    @property
+    def live(self) -> bool:
+        return False
+
+
+class KeySpace(Named, tag="keyspace", tag_field="kind", frozen=True, kw_only=True):
+    """Holds values by key; they are beside the records (`ports.values`)."""
+
+
+class MessageQueue(Named, tag="queue", tag_field="kind", frozen=True, kw_only=True):
+    """Holds messages in their order; they are beside the records (`ports.messages`)."""
+
+
+class StoredObject(Named, tag="object", tag_field="kind", frozen=True, kw_only=True):
+    """A file under a name of the user's choice, `BUCKET/KEY`."""
+
+    digest: str
+    size_bytes: int
+
+
+AnyRecord = (
+    Replica
+    | Job
+    | Endpoint
+    | Node
+    | Secret
+    | Token
+    | Quota
+    | Dataset
+    | Model
+    | Run
+    | KeySpace
+    | MessageQueue
+    | StoredObject
+)
 
 
 class Severity(StrEnum):

@@ -4,12 +4,29 @@ import re
 
 import msgspec
 
-from leptonai.core.records import Dataset, Endpoint, Job, Model, Record, Replica, Run
+from leptonai.core.records import (
+    Dataset,
+    Endpoint,
+    Job,
+    Model,
+    Record,
+    Replica,
+    Run,
+    StoredObject,
+)
 
 # Whoever reads them one kind after the other has to keep this order: a digest goes from a run to an
 # artifact, from there to what is made with it, and from there to replicas. So the reference that
 # somebody removes behind the reader's back has been handed on to a record that is still to be read.
-REFERRING_KINDS: tuple[type[Record], ...] = (Run, Dataset, Model, Job, Endpoint, Replica)
+REFERRING_KINDS: tuple[type[Record], ...] = (
+    StoredObject,
+    Run,
+    Dataset,
+    Model,
+    Job,
+    Endpoint,
+    Replica,
+)
 
 _DIGEST = re.compile(rb"sha256:[0-9a-f]{64}")
 

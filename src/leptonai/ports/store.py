@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from leptonai.core.records import Event, Record
+from leptonai.ports.messages import MessageStore
 from leptonai.ports.points import PointStore
+from leptonai.ports.values import ValueStore
 
 R = TypeVar("R", bound=Record)
 
@@ -89,6 +91,16 @@ class Store(Protocol):
     @property
     def points(self) -> PointStore:
         """What runs measured: beside the records, for nobody follows it."""
+        ...
+
+    @property
+    def values(self) -> ValueStore:
+        """What key spaces hold."""
+        ...
+
+    @property
+    def messages(self) -> MessageStore:
+        """What queues hold."""
         ...
 
     async def get(self, kind: type[R], workspace: str, id: str) -> R | None: ...

@@ -4,9 +4,7 @@ A token has 256 random bits, so a plain SHA-256 protects it: there is nothing to
 password hash would only slow down every request.
 """
 
-import base64
 import hashlib
-import hmac
 import re
 import secrets
 from collections import OrderedDict
@@ -18,7 +16,8 @@ from leptonai.core.records import Job, Token, TokenHash
 from leptonai.errors import Unauthenticated
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Query, Store
-from leptonai.security.keys import derive
+from leptonai.security.links import LINK_PREFIX, Links
+from leptonai.security.signing import Signed
 
 PREFIX = "lepton_"
 JOB_PREFIX = "lepton_job_"
@@ -112,30 +111,17 @@ class JobTokens:
     """Tokens of running jobs. Nothing of them is stored: each proves itself by its signature."""
 
     def __init__(self, key: bytes, *, prefix: str = JOB_PREFIX) -> None:
-        self._prefix = prefix
-        self._key = derive(key, _PURPOSES[prefix])
+        self._signed = Signed(key, prefix, _PURPOSES[prefix])
         # Those that may do nothing but record the job's run; every job has one.
         self.of_runs = self if prefix == RUN_PREFIX else JobTokens(key, prefix=RUN_PREFIX)
 
     def of(self, workspace: str, job: str) -> str:
-        subject = f"{workspace}/{job}".encode()
-        return f"{self._prefix}{_text(subject)}.{_text(self._signature(subject))}"
+        return self._signed.token(f"{workspace}/{job}")
 
     def read(self, token: str) -> tuple[str, str] | None:
         """The workspace and the job, or None where the signature is not ours."""
-        body, dot, signature = token.removeprefix(self._prefix).partition(".")
-        if not token.startswith(self._prefix) or not dot:
-            return None
-        try:
-            subject = _bytes(body)
-            signed = hmac.compare_digest(self._signature(subject), _bytes(signature))
-            workspace, slash, job = subject.decode().partition("/")
-        except ValueError:
-            return None
-        return (workspace, job) if signed and slash else None
-
-    def _signature(self, subject: bytes) -> bytes:
-        return hmac.new(self._key, subject, hashlib.sha256).digest()
+        workspace, slash, job = (self._signed.read(token) or "").partition("/")
+        return (workspace, job) if slash else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +134,14 @@ class _Known:
 class Authenticator:
     """Turns a bearer token into a principal; remembers those it saw for a moment."""
 
-    def __init__(self, store: Store, clock: Clock, job_tokens: JobTokens) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, job_tokens: JobTokens, links: Links | None = None
+    ) -> None:
+        """Without `links` there are none."""
         self._store = store
         self._clock = clock
         self._job_tokens = job_tokens
+        self._links = links
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
     async def principal(self, token: str) -> Principal:
@@ -162,6 +152,11 @@ class Authenticator:
             return await self._workload(token, self._job_tokens, Role.WORKLOAD)
         if token.startswith(RUN_PREFIX):
             return await self._workload(token, self._job_tokens.of_runs, Role.RECORDER)
+        if token.startswith(LINK_PREFIX):
+            bearer = self._links.read(token, self._clock.now_ms()) if self._links else None
+            if bearer is None:
+                raise _unknown()
+            return bearer
         sha256 = hash_token(token)
         known = self._known.get(sha256)
         now = self._clock.now_ms()
@@ -208,11 +203,3 @@ def _unknown() -> Unauthenticated:
         "the token is missing or unknown",
         hint="Send `Authorization: Bearer TOKEN`; `leptonai token show` prints yours.",
     )
-
-
-def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def _bytes(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

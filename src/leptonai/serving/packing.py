@@ -13,23 +13,9 @@ from leptonai.errors import InvalidRequest, LeptonError
 from leptonai.serving.environment import python_with
 from leptonai.serving.loading import load
 from leptonai.serving.photon import Photon
-
-FORMAT = "photon"  # of the version that it is registered as
-METADATA_FILE = "photon.json"
+from leptonai.spec.photons import METADATA_FILE, Packed
 
 _PREPARED = "LEPTON_PHOTON_PREPARED"  # set where its environment is the current one
-
-
-class Packed(msgspec.Struct, kw_only=True, frozen=True):
-    """What `METADATA_FILE` says."""
-
-    name: str
-    file: str
-    photon: str  # the class
-    requirement_dependency: list[str] = []
-    system_dependency: list[str] = []
-    deployment_template: dict[str, Any] = {}
-    extra_files: list[str] = []
 
 
 def pack(reference: str, directory: Path, name: str) -> Packed:

@@ -186,6 +186,8 @@ class EndpointSpec(Wire, frozen=True):
     model: str | None = None  # NAME or NAME@VERSION of a registered model, served without a command
     workdir: str | None = None  # digest of an uploaded tree: the working directory of every replica
     gateway: GatewaySettings | None = None
+    photon_id: str | None = None  # what older clients call the model
+    photon_namespace: str | None = None
 
     @property
     def port(self) -> int:

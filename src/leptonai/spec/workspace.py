@@ -12,6 +12,7 @@ class Workloads(Wire, frozen=True, omit_defaults=False):
     num_pods: int = 0
     num_secrets: int = 0
     num_image_pull_secrets: int = 0
+    num_photons: int = 0
 
 
 class QuotaAmount(Wire, frozen=True, omit_defaults=False):
@@ -23,6 +24,18 @@ class QuotaAmount(Wire, frozen=True, omit_defaults=False):
 class ResourceQuota(Wire, frozen=True, omit_defaults=False):
     limit: QuotaAmount
     used: QuotaAmount
+
+
+class ServiceAmount(Wire, frozen=True, omit_defaults=False):
+    kv_store_num: int
+    queue_num: int
+
+
+class ServiceQuota(Wire, frozen=True, omit_defaults=False):
+    """Older clients insist on it. The limits are no limits."""
+
+    used: ServiceAmount
+    limit: ServiceAmount = ServiceAmount(kv_store_num=1_000_000, queue_num=1_000_000)
 
 
 class Features(Wire, frozen=True, omit_defaults=False):
@@ -39,6 +52,7 @@ class WorkspaceInfo(Wire, frozen=True, omit_defaults=False):
     workspace_disk_usage_bytes: int
     workloads: Workloads
     resource_quota: ResourceQuota
+    service_quota: ServiceQuota
     supported_shapes: dict[str, ShapeSpec] = field(default_factory=dict)
     features: Features = field(default_factory=Features)
 

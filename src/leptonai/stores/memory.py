@@ -8,8 +8,10 @@ import msgspec
 
 from leptonai.core.records import Event, Record
 from leptonai.errors import Conflict
+from leptonai.ports.messages import MessageStore
 from leptonai.ports.points import PointStore
 from leptonai.ports.store import Batch, Change, Fence, Query, R
+from leptonai.ports.values import ValueStore
 from leptonai.stores.decisions import Key, Known, Told, decide, kind_of, unstorable
 from leptonai.stores.journal import batch_of
 
@@ -35,6 +37,18 @@ class MemoryStore:
         from leptonai.stores.memory_points import MemoryPoints  # loads numpy
 
         return MemoryPoints()
+
+    @cached_property
+    def values(self) -> ValueStore:
+        from leptonai.stores.memory_values import MemoryValues
+
+        return MemoryValues()
+
+    @cached_property
+    def messages(self) -> MessageStore:
+        from leptonai.stores.memory_values import MemoryMessages
+
+        return MemoryMessages()
 
     async def get(self, kind: type[R], workspace: str, id: str) -> R | None:
         await _give_way()

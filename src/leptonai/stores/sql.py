@@ -9,8 +9,10 @@ import msgspec
 
 from leptonai.core.records import AnyRecord, Event, Record
 from leptonai.errors import Conflict, Unavailable
+from leptonai.ports.messages import MessageStore
 from leptonai.ports.points import PointStore
 from leptonai.ports.store import Batch, Change, Fence, Query, R
+from leptonai.ports.values import ValueStore
 from leptonai.stores.databases import Cursor, Database, Postgres, database_at
 from leptonai.stores.decisions import Told, kind_of
 from leptonai.stores.journal import Journal, batch_of
@@ -65,6 +67,18 @@ class SqlStore:
 
         return SqlPoints(self._database, self._readers, self._writer)
 
+    @cached_property
+    def values(self) -> ValueStore:
+        from leptonai.stores.values import SqlValues
+
+        return SqlValues(self._database, self._take_turn, self._readers, self._writer)
+
+    @cached_property
+    def messages(self) -> MessageStore:
+        from leptonai.stores.messages import SqlMessages
+
+        return SqlMessages(self._database, self._take_turn, self._readers, self._writer)
+
     async def get(self, kind: type[R], workspace: str, id: str) -> R | None:
         wanted = {"kind": kind_of(kind), "workspace": workspace, "id": id}
 
@@ -102,14 +116,17 @@ class SqlStore:
 
     async def lease(self, name: str) -> Fence:
         def take(cursor: Cursor) -> Fence:
-            # Waits for every commit that is under way, and lets none begin before this one is done.
-            cursor.execute(self._statements.take_seqs, {"counter": "seq", "count": 0})
-            cursor.fetchall()
+            self._take_turn(cursor)
             cursor.execute(self._statements.take_lease, {"lease": name, "first": 1})
             ((epoch,),) = cursor.fetchall()
             return Fence(name, epoch)
 
         return await self._writer.alone(take)
+
+    def _take_turn(self, cursor: Cursor) -> None:
+        """Wait for every commit that is under way, and let none begin before this one is done."""
+        cursor.execute(self._statements.take_seqs, {"counter": "seq", "count": 0})
+        cursor.fetchall()
 
     async def changes(self, after: int) -> AsyncIterator[Batch]:
         while True:

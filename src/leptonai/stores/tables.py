@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-SCHEMA = "0002"  # the newest revision in migrations/versions
+SCHEMA = "0003"  # the newest revision in migrations/versions
 
 metadata = sa.MetaData()
 
@@ -134,6 +134,39 @@ metric_chunks = sa.Table(
     sa.Column("sum", sa.LargeBinary, nullable=False),  # core.points.Sum as msgpack
     sa.Column("data", sa.LargeBinary, nullable=False),  # as core.curves packs them; comes last
 )
+
+# The values of key spaces. `number` grows with every new key of a space: pages go by it, so that
+# who reads page by page misses no key that was there all the while.
+key_values = sa.Table(
+    "key_values",
+    metadata,
+    sa.Column("workspace", Text, primary_key=True),
+    sa.Column("space", Text, primary_key=True),
+    sa.Column("key", Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+)
+sa.Index(
+    "key_values_number",
+    key_values.c.workspace,
+    key_values.c.space,
+    key_values.c.number,
+    unique=True,
+)
+
+# Messages of queues, in the order of `number`. One that was taken stays, without its text, for as
+# long as the same text is not to be sent again.
+messages = sa.Table(
+    "messages",
+    metadata,
+    sa.Column("workspace", Text, primary_key=True),
+    sa.Column("queue", Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("digest", sa.LargeBinary, nullable=False),  # SHA-256 of its text
+    sa.Column("sent_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("text", sa.Text),  # None once it was taken
+)
+sa.Index("messages_digest", messages.c.workspace, messages.c.queue, messages.c.digest)
 
 # Alembic's own table, which is not one of ours to migrate.
 revision = sa.Table(

@@ -22,9 +22,10 @@ from leptonai.control.api.context import World
 from leptonai.control.api.openapi import document
 from leptonai.control.api.routes import ROUTES
 from leptonai.control.api.routing import Answer, Call, Route, json_answer
-from leptonai.core.access import Principal
-from leptonai.errors import Internal, LeptonError, NotFound, RequestError, TooLarge
+from leptonai.core.access import Principal, Role
+from leptonai.errors import Forbidden, Internal, LeptonError, NotFound, RequestError, TooLarge
 from leptonai.monitoring.audit import AuditLine
+from leptonai.security.links import LINK_PREFIX
 
 MAX_HEADER_BYTES = 64 << 10
 MAX_QUERY_BYTES = 16 << 10
@@ -97,6 +98,8 @@ class Api:
         exchange.principal = principal
         route = self._route(request)
         exchange.route = route
+        if principal.role is Role.LINK and not route.linked:
+            raise Forbidden("a link is good for its object alone", hint="Send a token.")
         call = Call(self._world, principal, route, request)
         if route.scope is routing.Scope.WORKSPACE and call.workspace != principal.workspace:
             raise _no_workspace(call.workspace)
@@ -286,6 +289,10 @@ def _check_size(scope: Scope) -> None:
 
 
 def _bearer(request: Request) -> str:
+    """A link has its token in the query; no other token is read there."""
+    link = request.query_params.get("link", "")
+    if link.startswith(LINK_PREFIX):
+        return link
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 

@@ -13,6 +13,7 @@ from leptonai.monitoring.audit import AuditLog
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import Engine
 from leptonai.ports.store import Change, Store
+from leptonai.security.links import Links
 from leptonai.security.secrets import Sealer
 from leptonai.security.tokens import Authenticator
 from leptonai.spec.explanations import Explanation
@@ -81,6 +82,7 @@ class World:
     blobs: BlobStore
     sealer: Sealer
     authenticator: Authenticator
+    links: Links
     audit: AuditLog
     routes: RouteFeed
     traffic: TrafficLog

@@ -10,6 +10,7 @@ from leptonai.control.api.routing import JSON, Parameter, Route, Scope
 
 REFERENCES = "#/components/schemas/{name}"
 MERGE_PATCH = "application/merge-patch+json"
+_SPANNING = re.compile(":path}")  # of a part that may hold slashes
 _KINDS = {str: "string", int: "integer", bool: "boolean"}
 
 
@@ -30,7 +31,7 @@ def document(routes: Sequence[Route], *, version: str) -> bytes:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         operation = _operation(route, references, components)
-        paths.setdefault(route.full_path, {})[route.method.lower()] = operation
+        paths.setdefault(_SPANNING.sub("}", route.full_path), {})[route.method.lower()] = operation
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
@@ -55,7 +56,7 @@ def _operation(
         "parameters": [
             *(
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                for name in re.findall(r"{(\w+)}", route.full_path)
+                for name in re.findall(r"{(\w+)", route.full_path)
             ),
             *(_parameter(parameter) for parameter in route.query),
         ],

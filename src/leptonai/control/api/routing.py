@@ -74,6 +74,7 @@ class Route:
     status: int = 200
     ranges: bool = False  # it may be asked for a part, and then answers 206
     audited: bool = True  # if it changes something
+    linked: bool = False  # a link to an object is good here, too
     nothing: str = ""  # what it means where it answers 204 instead, if it may
     query: tuple[Parameter, ...] = ()
     scope: Scope = Scope.WORKSPACE

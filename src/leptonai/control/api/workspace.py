@@ -2,16 +2,33 @@
 
 import msgspec
 
+from leptonai.control.actions.photons import list_photons
 from leptonai.control.api.routing import Call, Route
 from leptonai.control.api.views import amounts_of
 from leptonai.core.access import Action, Resource
-from leptonai.core.records import Endpoint, Job, Node, Replica, Secret, Token
+from leptonai.core.records import (
+    Endpoint,
+    Job,
+    KeySpace,
+    MessageQueue,
+    Node,
+    Replica,
+    Secret,
+    Token,
+)
 from leptonai.core.resources import MIB, MILLIS
 from leptonai.core.shapes import shapes
 from leptonai.ports.store import Query
 from leptonai.security.permissions import may_read, require
 from leptonai.spec.jobs import JobState
-from leptonai.spec.workspace import QuotaAmount, ResourceQuota, Workloads, WorkspaceInfo
+from leptonai.spec.workspace import (
+    QuotaAmount,
+    ResourceQuota,
+    ServiceAmount,
+    ServiceQuota,
+    Workloads,
+    WorkspaceInfo,
+)
 
 TIER = "basic"
 NO_EXPIRY_MS = 253_402_300_799_000  # the year 9999: clients want a number
@@ -53,6 +70,13 @@ async def info(call: Call) -> WorkspaceInfo:
             num_pods=sum(bool(each.spec.is_pod) for each in endpoints),
             num_jobs=await store.count(Job, jobs),
             num_secrets=await store.count(Secret, here),
+            num_photons=len(await list_photons(world, call.principal, call.workspace)),
+        ),
+        service_quota=ServiceQuota(
+            used=ServiceAmount(
+                kv_store_num=await store.count(KeySpace, here),
+                queue_num=await store.count(MessageQueue, here),
+            )
         ),
         resource_quota=ResourceQuota(
             limit=QuotaAmount(

@@ -21,8 +21,10 @@ from leptonai.ports.engine import (
     Machine,
     Observation,
 )
+from leptonai.ports.messages import MessageStore
 from leptonai.ports.points import PointStore
 from leptonai.ports.store import Batch, Change, Fence, Query, R, Store
+from leptonai.ports.values import ValueStore
 from leptonai.testing.simulation.cluster import SimulatedCluster
 
 T = TypeVar("T")
@@ -133,6 +135,14 @@ class StoreHandle:
     @property
     def points(self) -> PointStore:
         return self._inner.points
+
+    @property
+    def values(self) -> ValueStore:
+        return self._inner.values
+
+    @property
+    def messages(self) -> MessageStore:
+        return self._inner.messages
 
     async def get(self, kind: type[R], workspace: str, id: str) -> R | None:
         return await self._life.call(

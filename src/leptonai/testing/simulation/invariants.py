@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 from leptonai.core.records import Event, Job, Node, OwnerKind, Phase, Quota, Record, Replica
 from leptonai.core.resources import Free
+from leptonai.ports.messages import MessageStore
 from leptonai.ports.points import PointStore
 from leptonai.ports.store import Batch, Change, Delete, Fence, Query, R, Store
+from leptonai.ports.values import ValueStore
 from leptonai.spec.jobs import JobState
 
 Key = tuple[str, str]  # workspace, id
@@ -33,6 +35,14 @@ class CheckedStore:
     @property
     def points(self) -> PointStore:
         return self._inner.points
+
+    @property
+    def values(self) -> ValueStore:
+        return self._inner.values
+
+    @property
+    def messages(self) -> MessageStore:
+        return self._inner.messages
 
     async def commit(self, *changes: Change, fence: Fence | None = None) -> tuple[Record, ...]:
         written = await self._inner.commit(*changes, fence=fence)
