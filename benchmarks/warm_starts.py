@@ -1,6 +1,6 @@
 """How long a further server takes from nothing to its first answer: as a copy, and started plainly.
 
-    python benchmarks/warm_starts.py [--rounds 7]
+    python benchmarks/warm_starts.py [--rounds 4]
 
 The server is that of a small CNN, as a model's endpoint has it. First the engine alone, without the
 platform: from the ask for an attempt until it answers. Then the whole platform: an endpoint that
@@ -38,7 +38,7 @@ class Clock:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=4)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as place:
         model = Path(place) / "model"
