@@ -182,7 +182,7 @@ class _Keeper:
     def _accept(self) -> bytes:
         """Wait for a request, for as long as the template lives."""
         while True:
-            seen, _, _ = select.select([self._listener, self._alive], [], [])
+            seen, _, _ = select.select([self._listener.fileno(), self._alive], [], [])
             if self._alive in seen:
                 os._exit(0)
             self._connection, _ = self._listener.accept()
