@@ -2,10 +2,8 @@
 
 ::
 
-    template ──fork──▶ keeper ──fork──▶ copy
-                        ▲ │ claims, records the end
-                request │ ▼ what became of it
-                  whoever starts
+    whoever starts ──request──▶ template ──fork──▶ keeper ──fork──▶ copy
+                   ◀── what became of it ────────────┘
 
 The keeper does for its copy what `wrapper.sh` does for a command: it claims the attempt, stays out
 of its cgroup, and records how it ended. It takes the same claim, so that of a copy and a start
@@ -38,7 +36,6 @@ ROOM_VARIABLE = "LEPTON_TEMPLATE_ROOM"  # takes the mark of a copy: see `_Enviro
 ROOM_BYTES = 512
 MAX_REQUEST_BYTES = 8 << 20  # an environment has at most 6 MiB
 MAX_WAITING = 64
-AGAIN_S = 1.0  # after a fork that failed
 REQUEST_TIMEOUT_S = 1.0  # for all of a request, once its sender has connected
 CLAIMED_BEFORE, BROKEN = 75, 70  # exit codes of a keeper, as of the wrapper's shell
 
@@ -97,106 +94,73 @@ class Template:
         Args:
             ready_within_s: how long a copy may take before the command is run instead.
         """
-        self.ready_within_s = ready_within_s
-        self.environment = _Environment()
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._ready_within_s = ready_within_s
+        self._environment = _Environment()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         os.chdir(folder)  # for the name of a socket may only have some hundred bytes
         before = os.umask(0o177)
         try:
-            self.listener.bind(SOCKET)
+            self._listener.bind(SOCKET)
         finally:
             os.umask(before)
-        self.listener.listen(MAX_WAITING)
+        self._listener.listen(MAX_WAITING)
 
     def copy(self) -> Copy:
-        """Have a keeper with its copy at hand, forked before anybody asks for them: a fork takes
-        milliseconds. Returns in copies alone, with the environment, directory and output of their
-        attempt."""
+        """Fork at every request. Returns in copies alone, with the environment, directory and
+        output of their attempt."""
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a keeper ended
-        sys.stdout.flush()
-        sys.stderr.flush()
-        alive, lives = os.pipe()  # its end is ours
         while True:
-            taken, takes = os.pipe()
-            try:
-                pid = os.fork()
-            except OSError:  # no room for a process: whoever asks meanwhile runs the command
-                pid = None
-            if pid == 0:
-                os.close(taken)
-                os.close(lives)
-                return _Keeper(self, alive, takes).copy()
-            os.close(takes)
-            if pid is None or not os.read(taken, 1):  # or it ended without a request
-                time.sleep(AGAIN_S)
-            os.close(taken)
+            connection, _ = self._listener.accept()
+            with connection:
+                request = _read(connection)
+                if request is None:
+                    continue
+                sys.stdout.flush()
+                sys.stderr.flush()
+                try:
+                    if os.fork():
+                        continue
+                except OSError:  # no room for a process: whoever asked runs the command
+                    continue
+                self._listener.close()
+                return _Keeper(request, connection, self._ready_within_s, self._environment).copy()
 
 
 class _Keeper:
-    def __init__(self, template: Template, alive: int, takes: int) -> None:
-        self._ready_within_s = template.ready_within_s
-        self._environment = template.environment
-        self._listener = template.listener
-        self._alive = alive
-        self._takes = takes
+    def __init__(
+        self,
+        request: Request,
+        connection: socket.socket,
+        ready_within_s: float,
+        environment: "_Environment",
+    ) -> None:
+        self._request = request
+        self._connection = connection
+        self._ready_within_s = ready_within_s
+        self._environment = environment
         self._signals = {number: signal.getsignal(number) for number in _KEPT_OFF}
 
     def copy(self) -> Copy:
         """Returns in the copy alone."""
-        os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        orders, gives = os.pipe()
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            for fd in (gives, reading, self._takes, self._alive):
-                os.close(fd)
-            self._listener.close()
-            with open(orders, "rb") as pipe:
-                told = pipe.read()
-            if not told:  # its keeper has nothing for it
-                os._exit(CLAIMED_BEFORE)
-            self._request = _decode(told)
-            try:
-                self._environment.take(self._request.mark)
-                os.chdir(self._request.folder)
-                self._redirect()
-                self._enter()
-            except BaseException:
-                traceback.print_exc()
-                os._exit(BROKEN)
-            return Copy(writing)
-        os.close(orders)
-        os.close(writing)
         try:
-            told = self._accept()
-            self._request = _decode(told)
             self._claim()
-            with suppress(OSError), open(gives, "wb") as pipe:  # it may have been killed
-                pipe.write(told)
+            reading, writing = os.pipe()
+            pid = os.fork()
         except BaseException:
             traceback.print_exc()
             os._exit(BROKEN)
-        return self._keep(pid, reading)
-
-    def _accept(self) -> bytes:
-        """Wait for a request, for as long as the template lives."""
-        while True:
-            seen, _, _ = select.select([self._listener.fileno(), self._alive], [], [])
-            if self._alive in seen:
-                os._exit(0)
-            self._connection, _ = self._listener.accept()
-            if told := _read(self._connection):
-                break
+        if pid == 0:
+            self._enter()
+            os.close(reading)
             self._connection.close()
-        os.write(self._takes, b"1")
-        os.close(self._takes)
-        os.close(self._alive)
-        self._listener.close()
-        return told
+            return Copy(writing)
+        os.close(writing)
+        return self._keep(pid, reading)
 
     def _claim(self) -> None:
         request = self._request
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number in _KEPT_OFF:
             signal.signal(number, _do_nothing)
         self._environment.take(request.mark)
@@ -215,17 +179,13 @@ class _Keeper:
             _rename("failed.claim")
             os._exit(BROKEN)
         os.close(claim)
-        self._redirect()
-        self._tell({"claimed": os.getpid()})
-
-    def _redirect(self) -> None:
-        """Into the log that lies there."""
         log = os.open("log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         null = os.open(os.devnull, os.O_RDWR)
         for fd, stream in ((null, 0), (log, 1), (log, 2)):
             os.dup2(fd, stream)
         os.close(log)
         os.close(null)
+        self._tell({"claimed": os.getpid()})
 
     def _enter(self) -> None:
         """In a child: become what the attempt is to be, in the order of the wrapper's."""
@@ -362,8 +322,8 @@ class _Environment:
             ctypes.memset(before[0], 0, before[1])
 
 
-def _read(connection: socket.socket) -> bytes | None:
-    """A request; None where it is none, or not ours."""
+def _read(connection: socket.socket) -> Request | None:
+    """What is asked; None where it is nobody, nothing or not ours."""
     if not peer_is_ours(connection):
         return None
     connection.settimeout(REQUEST_TIMEOUT_S)
@@ -371,17 +331,11 @@ def _read(connection: socket.socket) -> bytes | None:
         (size,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
         if size > MAX_REQUEST_BYTES:
             return None
-        told = _exactly(connection, size)
-        _decode(told)
-        return told
+        told = json.loads(_exactly(connection, size))
+        told["cgroups"], told["command"] = tuple(told["cgroups"]), tuple(told["command"])
+        return Request(**told)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _decode(told: bytes) -> Request:
-    request = json.loads(told)
-    request["cgroups"], request["command"] = tuple(request["cgroups"]), tuple(request["command"])
-    return Request(**request)
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:
