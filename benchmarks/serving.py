@@ -19,6 +19,7 @@ PARTS = {
     "gateway": "Through the gateway, with tokens and metrics",
     "replica": "A replica alone, 64 connections",
     "rollouts": "Changes of an endpoint of 2 replicas, called 1,000 times a second",
+    "warm": "A further replica of a small CNN, from nothing to its first answer",
 }
 
 
@@ -34,6 +35,7 @@ def main() -> int:
         "gateway": gateway,
         "replica": replica,
         "rollouts": rollouts,
+        "warm": warm,
     }
     for name in given.names or PARTS:
         print(f"{name} …", end=" ", flush=True, file=sys.stderr)
@@ -133,6 +135,22 @@ def rollouts() -> list[Row]:
         rows += [
             row(f"{what}: failed of {found['answered']:,} requests", str(found["failed"]), "0"),
             row("… p99", f"{found['p99_ms']} ms"),
+        ]
+    return rows
+
+
+def warm() -> list[Row]:
+    figures = run("warm_starts")
+    rows = []
+    for what, told in (
+        ("asked of the engine", "engine"),
+        ("a request that wakes an endpoint, through the whole platform", "held"),
+    ):
+        copy, plain = figures[f"{told}_copy_ms"], figures[f"{told}_plain_ms"]
+        rows += [
+            row(f"{what}: a copy of a template", f"{copy:.0f} ms", "≤ 100 ms"),
+            row("… started plainly", f"{plain:,.0f} ms"),
+            row("… the copy's part of that", f"{copy / plain:.3f} ×"),
         ]
     return rows
 

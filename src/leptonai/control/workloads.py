@@ -49,6 +49,8 @@ async def _end_attempts(engine: Engine, node: str, fence: Fence) -> int:
         assert isinstance(seen, Seen)
         running = [id for id, state in seen.attempts.items() if isinstance(state, Running)]
         ended = max(ended, len(running))
+        for key in seen.templates:
+            await engine.cool(node, key, epoch=fence.epoch)
         if not running:
             return ended
         if asyncio.get_running_loop().time() > give_up_at:

@@ -23,6 +23,17 @@ class Tree:
     at: str  # a plain directory name inside the attempt's folder: "workdir", "model"
 
 
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """Of an attempt whose program could be loaded once, and then be copied for each attempt.
+
+    What is loaded is a *template*. It gets the variables of the attempt but for those withheld.
+    """
+
+    key: str  # attempts of one key load the same, and may share what they loaded
+    withheld: frozenset[str] = frozenset()  # variables: secrets, and what differs between attempts
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeAt:
     """A directory of a volume that the attempt is to find somewhere."""
@@ -57,6 +68,7 @@ class Attempt:
     volumes: tuple[VolumeAt, ...] = ()  # what cannot be mounted is a link in its directory
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Texts that hold secrets, by the variables that tell where they lie: readable by its user."""
+    warm: Warm | None = None  # None: it is started as it is, always
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +87,35 @@ AttemptState = Running | Ended
 
 
 @dataclass(frozen=True, slots=True)
+class Loading:
+    """A template that cannot be copied yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A template that attempts of its key are copies of."""
+
+    memory_bytes: int  # that it takes; copies share what they do not change
+
+
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """There is no template of this key, nor will there be."""
+
+    because: str
+
+
+TemplateState = Loading | Loaded | Cold
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """Everything of a node at one instant. An attempt that is absent was never started there, or
     has been forgotten."""
 
     at_ms: int
     attempts: Mapping[AttemptId, AttemptState]
+    templates: Mapping[str, TemplateState] = field(default_factory=dict)  # by key
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +191,16 @@ class Engine(Protocol):
     async def start(self, attempt: Attempt, *, epoch: int) -> None:
         """Have the attempt run. Whatever keeps it from running is told by `observe`, as an Ended
         with NOT_STARTED; an attempt that ended or was stopped never starts again."""
+        ...
+
+    async def warm(self, attempt: Attempt, *, epoch: int) -> None:
+        """Have a template of the attempt's key loaded, and keep it for as long as others are not
+        used more. Whether it comes to that is told by `observe`; an engine that copies nothing does
+        nothing. It changes when an attempt starts, and nothing else of it."""
+        ...
+
+    async def cool(self, node: str, key: str, *, epoch: int) -> None:
+        """End the template of this key, and forget what became of it. Its copies run on."""
         ...
 
     async def stop(self, node: str, attempt: AttemptId, *, grace_ms: int, epoch: int) -> None:

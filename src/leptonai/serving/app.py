@@ -38,8 +38,9 @@ class App:
     under a test client, the first call waits for `init`.
     """
 
-    def __init__(self, photon: Photon) -> None:
+    def __init__(self, photon: Photon, *, initialised: bool = False) -> None:
         self._photon = photon
+        self._initialised = initialised  # its `init` has run
         self._routes: dict[tuple[str, str], Route] = {}
         self._patterns: list[Route] = []
         made = routes(photon)
@@ -180,7 +181,9 @@ class App:
         await asyncio.shield(self._init_run)
 
     async def _run_init(self) -> None:
-        await self._calls.threads.run(self._photon.init)
+        if not self._initialised:
+            await self._calls.threads.run(self._photon.init)
+        await self._calls.threads.run(self._photon.warm_up)
         for path, make in mounts(self._photon).items():
             made = await self._calls.threads.run(make)
             if isinstance(made, Photon):

@@ -30,7 +30,7 @@ from leptonai.serving.inference import Tensor, Tensors
 from leptonai.serving.inputs import Images, warm_up
 from leptonai.serving.kinds.opening import Opened, open_model
 from leptonai.serving.kinds.recognising import recognise
-from leptonai.serving.packing import is_packed, serve_packed
+from leptonai.serving.packing import is_packed, unpacked
 from leptonai.serving.photon import Photon
 from leptonai.serving.predictions import Prediction, answer_together
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from leptonai.training.models.signature import Signature
 
 
+PROGRAM = "leptonai.serving.model"
 MAX_CALLS = 128  # that go through the model together
 
 Inputs = list[Any] | dict[str, Any] | str
@@ -52,11 +53,11 @@ class ModelServer(Photon):
         self.directory = Path(directory)
 
     def init(self) -> None:
+        """Runs nothing of the model: a process that has may not be copied."""
         self._opened = self.opened()
         self.signature = self._opened.signature
         self._read = self._opened.read
         self._predict = self._opened.predict
-        self.warm_up()
 
     def warm_up(self) -> None:
         """The first pass is slow: nobody shall wait for it."""
@@ -172,20 +173,22 @@ def main() -> None:
     if not directory:
         sys.exit("error: LEPTON_MODEL_DIR is not set\nhint: set it to a saved model's directory")
     try:
-        if is_packed(Path(directory)):
-            serve_packed(Path(directory))
-        else:
-            served(Path(directory)).launch()
+        served(Path(directory), PROGRAM).launch()
     except LeptonError as error:
         sys.exit(f"error: {error.message}\nhint: {error.hint}")
 
 
-def served(directory: Path) -> Photon:
-    """What serves it, not yet initialised. Where an engine does that, this process becomes it.
+def served(directory: Path, program: str = PROGRAM) -> Photon:
+    """What is served from a saved model's directory, not yet initialised.
+
+    Where a photon is packed there that requires packages, this process becomes `program`, with the
+    interpreter of an environment that has them; where another engine serves the model, that.
 
     Raises:
         InvalidRequest: it is damaged, or not for the engine that was asked for.
     """
+    if is_packed(directory):
+        return unpacked(directory, program)
     engine = os.environ.get(engines.VARIABLE) or "auto"
     found = recognise(directory)
     if found is not None and found.kind == "transformers":
@@ -194,7 +197,10 @@ def served(directory: Path) -> Photon:
         os.environ.update(OFFLINE)
         task = task_of(directory)
         if task in ("generation", "embedding"):
-            engines.become(engine, directory, embeds=task == "embedding")
+            if program == PROGRAM:
+                engines.become(engine, directory, embeds=task == "embedding")
+            elif engine not in ("auto", "transformers"):
+                raise InvalidRequest(f"{engine} is a server of its own, and is not copied")
             from leptonai.serving.language.server import EmbeddingServer, WritingServer
 
             return (WritingServer if task == "generation" else EmbeddingServer)(directory)

@@ -86,24 +86,28 @@ def read_packed(directory: Path) -> Packed:
 
 
 def serve_packed(directory: Path, host: str | None = None, port: int | None = None) -> None:
-    """Serve it until SIGTERM, in an environment that has what it requires.
+    """Serve it until SIGTERM, in an environment that has what it requires."""
+    given = {"LEPTON_BIND": host, "PORT": None if port is None else str(port)}
+    os.environ.update({name: value for name, value in given.items() if value is not None})
+    os.environ["LEPTON_MODEL_DIR"] = str(directory)
+    unpacked(directory, "leptonai.serving.model").launch()
 
-    Where it requires packages this process becomes one of that environment.
+
+def unpacked(directory: Path, program: str) -> Photon:
+    """The photon that is packed there, not yet initialised.
+
+    Where it requires packages, this process becomes `program`, with the interpreter of an
+    environment that has them.
     """
     packed = read_packed(directory)
     if packed.requirement_dependency and _PREPARED not in os.environ:
         python = python_with(packed.requirement_dependency)
-        environ = {**os.environ, _PREPARED: "1", "LEPTON_MODEL_DIR": str(directory)}
-        if host is not None:
-            environ["LEPTON_BIND"] = host
-        if port is not None:
-            environ["PORT"] = str(port)
         sys.stdout.flush()
-        arguments = [str(python), "-m", "leptonai.serving.model"]
-        os.execve(python, arguments, environ)  # noqa: S606  # no shell is what we want
+        environ = {**os.environ, _PREPARED: "1"}
+        os.execve(python, [str(python), "-m", program], environ)  # noqa: S606  # no shell
     for name, value in template_variables(packed.deployment_template).items():
         os.environ.setdefault(name, value)
-    load(f"{directory / packed.file}:{packed.photon}")().launch(host, port)
+    return load(f"{directory / packed.file}:{packed.photon}")()
 
 
 def template_variables(template: Mapping[str, Any]) -> dict[str, str]:

@@ -3,19 +3,14 @@
 import asyncio
 import inspect
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, TypeVar, overload
 
-from leptonai.serving.handlers import Declaration, Method, declare, mounts
+from leptonai.serving.handlers import Declaration, Method, declare
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
-
-DEFAULT_PORT = 8080
-DRAIN_S = 30  # how long a stopping server waits for the calls it has accepted
-KEEP_ALIVE_S = 1_800  # longer than any client's pool keeps a connection, so that they close first
 
 
 class Photon:
@@ -47,6 +42,9 @@ class Photon:
     handler_max_concurrency: ClassVar[int] = 1  # sync handlers, or batches, that may run at once
     handler_timeout: ClassVar[float] = 600  # seconds; a call that takes longer is answered 504
 
+    # Whether replicas may be copies of a process in which `init` has run: see `warm_up`.
+    warm_start: ClassVar[bool] = True
+
     # What `leptonai photon` sets up where the photon is to run.
     requirement_dependency: ClassVar[Sequence[str]] = ()  # lines for pip
     system_dependency: ClassVar[Sequence[str]] = ()  # packages that its image, or node, must have
@@ -55,6 +53,14 @@ class Photon:
 
     def init(self) -> None:
         """Called once, before the first call; in no case by the constructor. Load models here."""
+
+    def warm_up(self) -> None:
+        """Called once after `init`, in each replica, before its first call.
+
+        A further replica may be a copy of a process in which `init` has run. So what copies must
+        not share belongs here: connections, threads, seeds, files to write to; and a first pass
+        through the model. Where `init` leaves connections or threads behind there are no copies.
+        """
 
     def add_background_task(
         self, function: Callable[..., Any], *arguments: Any, **named: Any
@@ -139,25 +145,9 @@ class Photon:
             host: the address to listen on: $LEPTON_BIND, or this machine only, unless given.
             port: $PORT, or 8080, unless given.
         """
-        import uvicorn
+        from leptonai.serving.launching import serve
 
-        from leptonai.serving.app import App
-        from leptonai.serving.connection import Connections
-
-        app = App(self)
-        uvicorn.run(
-            app,
-            host=host or os.environ.get("LEPTON_BIND") or "127.0.0.1",
-            port=int(os.environ.get("PORT") or DEFAULT_PORT) if port is None else port,
-            http=Connections(app, KEEP_ALIVE_S),  # type: ignore[arg-type]  # it calls it, and no more
-            loop="uvloop",
-            ws="auto" if mounts(self) else "none",
-            lifespan="on",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=DRAIN_S,
-        )
+        serve(self, host, port)
 
 
 _BACKGROUND = "_photon_background"

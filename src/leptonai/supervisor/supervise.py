@@ -18,7 +18,9 @@ from typing import Protocol
 
 from leptonai.supervisor import processes
 from leptonai.supervisor.cgroups import Cgroups, Group, Limits
+from leptonai.supervisor.copying import Copying, ask
 from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome, identity_text
+from leptonai.supervisor.template import Request
 
 ID_VARIABLE = "LEPTON_ATTEMPT_ID"
 WRAPPER = Path(__file__).with_name("wrapper.sh")
@@ -154,12 +156,10 @@ class Supervisor:
         """
         if self.knows(launch.id):
             return
-        folder = self.folder(launch.id)
-        if folder.read() is not None:
-            self._consider(launch.id, None)
+        prepared = self._prepare(launch)
+        if prepared is None:
             return
-        folder.prepare(work=not launch.directory)
-        group = self._cgroups.create(launch.id, launch.limits)
+        folder, group = prepared
         log = folder.open_log()
         try:
             child = subprocess.Popen(
@@ -174,11 +174,7 @@ class Supervisor:
                     *launch.command,
                 ],
                 cwd=folder.path,
-                env={
-                    **launch.env,
-                    ID_VARIABLE: launch.id,
-                    processes.MARK_VARIABLE: self.mark(launch.id),
-                },
+                env=self._environment(launch),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.DEVNULL,  # the wrapper's own; the command's goes to the log
@@ -199,6 +195,48 @@ class Supervisor:
         child.returncode = 0  # it is we who wait for it, by pidfd: Popen has done its part
         # Nobody else reaps our children, so this pid is still that of the wrapper.
         self._watch(watch, os.pidfd_open(child.pid))
+
+    async def start_copy(self, launch: Launch, template: str) -> Copying | None:
+        """Run it as a copy of the template of this folder, unless it was started or stopped before.
+        None: no copy has claimed it, and `start` may.
+
+        Raises:
+            OSError: as `start`.
+        """
+        prepared = self._prepare(launch)
+        if prepared is None:
+            return None
+        folder, group = prepared
+        os.close(folder.open_log())  # what cannot be made is known before there is a claim
+        request = Request(
+            folder=str(folder.path),
+            identity=identity_text(group.paths),
+            mark=self.mark(launch.id),
+            directory=launch.directory or folder.at("work"),
+            cgroups=group.paths,
+            command=launch.command,
+            env=self._environment(launch),
+        )
+        copying = await ask(template, request)
+        if copying is not None:
+            self._consider(launch.id, group)
+        return copying
+
+    def _prepare(self, launch: Launch) -> tuple[Folder, Group] | None:
+        """What a start needs; None if there has been one."""
+        folder = self.folder(launch.id)
+        if folder.read() is not None:
+            self._consider(launch.id, None)
+            return None
+        folder.prepare(work=not launch.directory)
+        return folder, self._cgroups.create(launch.id, launch.limits)
+
+    def _environment(self, launch: Launch) -> dict[str, str]:
+        return {
+            **launch.env,
+            ID_VARIABLE: launch.id,
+            processes.MARK_VARIABLE: self.mark(launch.id),
+        }
 
     def refuse(self, id: str, message: str) -> None:
         """It could not be started and never will be."""

@@ -14,7 +14,16 @@ import pytest
 
 from leptonai.core.records import EndReason
 from leptonai.errors import Conflict, StaleEpoch
-from leptonai.ports.engine import Attempt, AttemptState, Ended, Engine, Running, Seen, Unreachable
+from leptonai.ports.engine import (
+    Attempt,
+    AttemptState,
+    Ended,
+    Engine,
+    Running,
+    Seen,
+    Unreachable,
+    Warm,
+)
 
 PATIENCE_S = 20.0  # a busy machine is slow, never wrong
 FILE_CLOCK_TICK_MS = 10  # a file system may date what happens by the last tick
@@ -138,6 +147,25 @@ class EngineContract(ABC):
 
         self._with_engine(tmp_path, test)
 
+    def test_a_template_changes_nothing_of_how_an_attempt_ends(self, tmp_path: Path) -> None:
+        async def test(engine: Engine, node: str) -> None:
+            await engine.warm(Attempt(id="a.0", node=node, command=self.exits(0)), epoch=1)
+            await engine.cool(node, "never-there", epoch=1)
+            warm = Warm("key", frozenset({"PORT"}))
+            for id, command in (("a.0", self.exits(3)), ("a.1", self.prints("cold"))):
+                attempt = Attempt(id=id, node=node, command=command, warm=warm)
+                await engine.warm(attempt, epoch=1)
+                await engine.start(attempt, epoch=1)
+            assert (await ended(engine, node, "a.0")).how.exit_code == 3
+            assert (await ended(engine, node, "a.1")).how.exit_code == 0
+            assert await log_of(engine, node, "a.1") == b"cold\n"
+            await engine.cool(node, "key", epoch=1)
+            observation = await engine.observe(node)
+            assert isinstance(observation, Seen)
+            assert dict(observation.templates) == {}
+
+        self._with_engine(tmp_path, test)
+
     def test_a_stop_ends_it(self, tmp_path: Path) -> None:
         async def test(engine: Engine, node: str) -> None:
             await engine.start(Attempt(id="a.0", node=node, command=self.sleeps(600)), epoch=1)
@@ -204,6 +232,8 @@ class EngineContract(ABC):
             await ended(engine, node, "a.0")
             asks: list[Callable[[], Coroutine[Any, Any, object]]] = [
                 lambda: engine.start(attempt, epoch=6),
+                lambda: engine.warm(attempt, epoch=6),
+                lambda: engine.cool(node, "key", epoch=6),
                 lambda: engine.stop(node, "a.0", grace_ms=0, epoch=6),
                 lambda: engine.forget(node, "a.0", epoch=6),
                 lambda: engine.remove(node, "a.0", epoch=6),

@@ -16,7 +16,9 @@ from leptonai.ports.engine import (
     Attempt,
     AttemptId,
     AttemptState,
+    Cold,
     Ended,
+    Loaded,
     LogChunk,
     LogMark,
     LogMarks,
@@ -24,10 +26,12 @@ from leptonai.ports.engine import (
     Observation,
     Running,
     Seen,
+    TemplateState,
     Unreachable,
 )
 
 TERMINATED, KILLED, NOT_FOUND = 128 + 15, 128 + 9, 127
+TEMPLATE_BYTES = 64 << 20  # that each takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,7 @@ class _Node:
     ports_of_strangers: set[int] = field(default_factory=set)
     kept: dict[AttemptId, _Kept] = field(default_factory=dict)
     folders: dict[str, bytes] = field(default_factory=dict)  # what attempts share, by name
+    templates: dict[str, TemplateState] = field(default_factory=dict)  # by key
 
     @property
     def unreachable(self) -> bool:
@@ -186,6 +191,23 @@ class FakeEngine:
 
         await self._ask("start", attempt.node, attempt.id, effect)
 
+    async def warm(self, attempt: Attempt, *, epoch: int) -> None:
+        def effect(place: _Node) -> None:
+            self._admit(epoch)
+            if attempt.warm is not None and attempt.warm.key not in place.templates:
+                place.templates[attempt.warm.key] = _template_of(self._script_of(attempt))
+                self._note_change(attempt.node)
+
+        await self._ask("warm", attempt.node, attempt.id, effect)
+
+    async def cool(self, node: str, key: str, *, epoch: int) -> None:
+        def effect(place: _Node) -> None:
+            self._admit(epoch)
+            if place.templates.pop(key, None) is not None:
+                self._note_change(node)
+
+        await self._ask("cool", node, "", effect)
+
     async def stop(self, node: str, attempt: AttemptId, *, grace_ms: int, epoch: int) -> None:
         def effect(place: _Node) -> None:
             self._admit(epoch)
@@ -206,7 +228,7 @@ class FakeEngine:
             self._dirty.discard(node)
             if not self._dirty:
                 self._changed.clear()
-            seen.append(Seen(self._clock.now_ms(), states))
+            seen.append(Seen(self._clock.now_ms(), states, dict(place.templates)))
 
         try:
             await self._ask("observe", node, "", effect)
@@ -261,6 +283,7 @@ class FakeEngine:
             if place.kept[id].end is None:
                 place.kept[id].stop_asked = True
                 self._end(place, id, KILLED)
+        place.templates.clear()
         return True
 
     async def read_log(
@@ -292,6 +315,7 @@ class FakeEngine:
         if not place.unreachable:
             place.since_ms = self._clock.now_ms()
         place.dead = True
+        place.templates.clear()
         for id, kept in place.kept.items():
             if kept.end is None:
                 self._end(place, id, None)
@@ -461,6 +485,13 @@ class FakeEngine:
     def _note_change(self, node: str) -> None:
         self._dirty.add(node)
         self._changed.set()
+
+
+def _template_of(script: Script) -> TemplateState:
+    """At once: only what gets ready has something to load."""
+    if script.ready_after_s is None:
+        return Cold("it never gets ready")
+    return Loaded(TEMPLATE_BYTES)
 
 
 def _termination(

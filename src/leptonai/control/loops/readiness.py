@@ -13,7 +13,7 @@ from leptonai.errors import VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Fence, Put, Store
 
-QUICKEST_PROBE_MS = 20
+QUICKEST_PROBE_MS = 5  # a copy of a template takes some 50 ms
 PATIENCE = 10  # a server that took t to be ready is found so at most t / PATIENCE later …
 SLOWEST_PROBE_MS = 5_000  # … or this
 RECHECK_MS = 10_000  # of a replica that is ready

@@ -14,6 +14,7 @@ from leptonai.control.loops.loop import RETRY_AFTER_MS, retry_ms
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.control.owners import OwnerKey, Owners, owner_of
 from leptonai.control.traffic import TrafficLog
+from leptonai.control.warm_starts import WarmStarts
 from leptonai.core.access import Principal, Role
 from leptonai.core.attachments import (
     attached_files,
@@ -106,7 +107,7 @@ class ReplicasLoop:
         runs_images: bool = False,
         mounts_volumes: bool = True,
     ) -> None:
-        self.watch: Watch = mirror.watch(Replica, Node)
+        self.watch: Watch = mirror.watch(Replica, Node, Endpoint)
         self._mirror = mirror
         self._store = store
         self._engine = engine
@@ -126,6 +127,7 @@ class ReplicasLoop:
         ] = {}  # by node: attempts that were ours and are still there
         self.looked = asyncio.Event()  # set after every look at the nodes
         self._draining = Draining(mirror, traffic)
+        self._warm_starts = WarmStarts(mirror, store, engine, fence, clock, runs_images=runs_images)
         traffic.wake_when_idle(self.watch.news)
 
     async def step(self) -> int | None:
@@ -227,6 +229,7 @@ class ReplicasLoop:
                 )
         failed, *results = await asyncio.gather(self._write(news), *asks, return_exceptions=True)
         await self._bury([r for r in replicas if r.abandoned], reachable=True)
+        await self._warm_starts.tend(node, observation, replicas, self._attempt)
         for result in (failed, *results):
             if isinstance(result, BaseException):
                 raise result
@@ -362,6 +365,7 @@ class ReplicasLoop:
             image=program.image if self._runs_images and not program.pod else "",
             volumes=await self._volumes(replica, nodes[replica.node].group),
             files=await self._attached_files(replica),
+            warm=self._warm_starts.of(replica),
         )
 
     async def _volumes(self, replica: Replica, group: str) -> tuple[VolumeAt, ...]:

@@ -33,6 +33,7 @@ from leptonai.engines.local.epoch import EpochFile
 from leptonai.engines.local.gpus import GpuMeter
 from leptonai.engines.local.machine import Gpus, describe, find_gpus
 from leptonai.engines.local.rubbish import Rubbish
+from leptonai.engines.local.templates import COPY_OF, Templates
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, StorageFull
 from leptonai.home import replace_file
 from leptonai.ports.clock import Clock
@@ -51,6 +52,7 @@ from leptonai.ports.engine import (
     Unreachable,
 )
 from leptonai.supervisor import Cgroups, Ending, Folder, Launch, Limits, Supervisor
+from leptonai.supervisor.copying import Copying
 from leptonai.supervisor.folder import MODE, is_plain
 from leptonai.supervisor.supervise import ID_VARIABLE
 
@@ -112,10 +114,19 @@ class LocalEngine:
         )
         self._own_environment = dict(os.environ)
         self._base_environment = base_environment(os.environ)
+        self._templates = Templates(
+            home / "attempts" / "templates",
+            attempts=self._live,
+            rubbish=self._rubbish,
+            lay_out=self._lay_out,
+            now_ms=clock.now_ms,
+            on_change=self._changed.set,
+        )
         self._gpus = Gpus()
         self.mounts_volumes = False  # else they are links
         self._gpu_meter = GpuMeter()
         self._preparing: dict[AttemptId, asyncio.Task[None]] = {}
+        self._watching: set[asyncio.Task[None]] = set()  # copies, until they are ready
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._logs: dict[AttemptId, logs.Log] = {}
         self._ticker: asyncio.TimerHandle | None = None
@@ -150,6 +161,7 @@ class LocalEngine:
             else:
                 self._runtime = runtime
         await self._supervisor.adopt()
+        await self._templates.open()
 
     def forget_epochs(self) -> None:
         """Let any epoch in. For whoever holds the home's lock, and so knows that no earlier control
@@ -159,9 +171,11 @@ class LocalEngine:
     async def close(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
-        for task in self._preparing.values():
+        tasks = [*self._preparing.values(), *self._watching]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._preparing.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._templates.close()
         await self._rubbish.close()
         await self._supervisor.close()
 
@@ -188,7 +202,7 @@ class LocalEngine:
         }
         for id, ending in self._supervisor.ended.items():
             states[id] = Ended(_termination(id, ending))
-        return Seen(self._clock.now_ms(), states)
+        return Seen(self._clock.now_ms(), states, self._templates.states)
 
     async def changed(self) -> None:
         await self._changed.wait()
@@ -203,12 +217,28 @@ class LocalEngine:
             or (self._done / attempt.id).exists()
         ):
             return
-        if attempt.trees or attempt.volumes:
-            task = asyncio.create_task(self._prepare_and_launch(attempt))
+        template = None
+        # What mounts for a volume becomes the command, which a copy has not.
+        if attempt.warm is not None and not attempt.image and not attempt.volumes:
+            template = self._templates.find(attempt.warm.key)
+        if attempt.trees or attempt.volumes or template is not None:
+            task = asyncio.create_task(self._prepare_and_launch(attempt, template))
             self._preparing[attempt.id] = task
             task.add_done_callback(lambda _: self._preparing.pop(attempt.id, None))
         else:
-            self._launch(attempt)
+            self._launch(attempt, {})
+
+    async def warm(self, attempt: Attempt, *, epoch: int) -> None:
+        self._admit(attempt.node, attempt.id, epoch)
+        if attempt.warm is not None:
+            for name in (attempt.warm.key, *(tree.at for tree in attempt.trees)):
+                _check_name(name)
+            no_gpus = gpu_environment((), machine_has_gpus=self._gpus.count > 0)
+            self._templates.load(attempt, {**self._base_environment, **no_gpus})
+
+    async def cool(self, node: str, key: str, *, epoch: int) -> None:
+        self._admit(node, "", epoch)
+        self._templates.cool(key)
 
     async def stop(self, node: str, attempt: AttemptId, *, grace_ms: int, epoch: int) -> None:
         self._admit(node, attempt, epoch)
@@ -227,7 +257,8 @@ class LocalEngine:
         for task in list(self._preparing.values()):
             task.cancel()
         await asyncio.gather(*self._preparing.values(), return_exceptions=True)
-        return await self._supervisor.end_everything(FENCE_PATIENCE_S)
+        ended = await self._supervisor.end_everything(FENCE_PATIENCE_S)
+        return await self._templates.end_all(FENCE_PATIENCE_S) and ended
 
     async def forget(self, node: str, attempt: AttemptId, *, epoch: int) -> None:
         self._admit(node, attempt, epoch)
@@ -248,6 +279,7 @@ class LocalEngine:
             self._supervisor.forget(attempt)
             self._changed.set()
         self._logs.pop(attempt, None)
+        self._templates.sweep()
 
     async def remove(self, node: str, attempt: AttemptId, *, epoch: int) -> None:
         self._admit(node, attempt, epoch)
@@ -288,11 +320,14 @@ class LocalEngine:
 
     # --- starting --------------------------------------------------------------------------------
 
-    async def _prepare_and_launch(self, attempt: Attempt) -> None:
+    async def _prepare_and_launch(self, attempt: Attempt, template: Path | None) -> None:
         try:
+            if template is not None and await self._copy(attempt, template):
+                return
+            trees = {tree.at: self._tree_path(attempt.id, tree.at) for tree in attempt.trees}
             async with self._fetches:
                 for tree in attempt.trees:
-                    await self._lay_out(self._tree_path(attempt.id, tree.at), tree.digest)
+                    await self._lay_out(trees[tree.at], tree.digest)
             found = await asyncio.to_thread(mounts.find, attempt.volumes)
         except LeptonError as error:
             self._refuse(attempt.id, error.message)
@@ -301,7 +336,7 @@ class LocalEngine:
         except Exception as error:  # a fault of whoever fetches must not leave it waiting for ever
             self._refuse(attempt.id, f"its files could not be laid out: {error}")
         else:
-            self._launch(attempt, found)
+            self._launch(attempt, trees, found)
 
     async def _lay_out(self, target: Path, digest: str) -> None:
         if target.exists():
@@ -312,13 +347,37 @@ class LocalEngine:
         await self._fetch_tree(digest, draft)
         draft.rename(target)
 
-    def _launch(self, attempt: Attempt, found: Sequence[mounts.Found] = ()) -> None:
+    async def _copy(self, attempt: Attempt, template: Path) -> bool:
+        """Start it as a copy of a template; False if none has claimed it."""
+        if _taken_port(attempt.ports):
+            return False  # which is told by the usual way
+        folder = self._supervisor.folder(attempt.id)
+        folder.prepare()
+        # Before there is a copy: what it reads is not to be removed.
+        with suppress(FileExistsError):
+            Path(folder.at(COPY_OF)).symlink_to(template.name)
+        launch = self._launch_of(attempt, folder, self._templates.trees(template, attempt.trees))
+        copying = await self._supervisor.start_copy(launch, str(template))
+        if copying is not None:
+            task = asyncio.create_task(self._watch_copy(attempt, template, copying))
+            self._watching.add(task)
+            task.add_done_callback(self._watching.discard)
+        return self._supervisor.knows(attempt.id)
+
+    async def _watch_copy(self, attempt: Attempt, template: Path, copying: Copying) -> None:
+        trouble = await copying.trouble()
+        if trouble is not None and attempt.warm is not None:
+            self._templates.note_copy(attempt.warm.key, template, trouble)
+
+    def _launch(
+        self, attempt: Attempt, trees: Mapping[str, Path], found: Sequence[mounts.Found] = ()
+    ) -> None:
         if taken := _taken_port(attempt.ports):
             self._refuse(attempt.id, f"port {taken} is taken on {self._node}")
             return
         folder = self._supervisor.folder(attempt.id)
         try:
-            launch = self._launch_of(attempt, folder, found)
+            launch = self._launch_of(attempt, folder, trees, found)
             self._supervisor.start(launch)
         except LeptonError as error:
             self._refuse(attempt.id, error.message)
@@ -327,10 +386,17 @@ class LocalEngine:
         except ValueError as error:  # a zero byte in the command or in a variable
             self._refuse(attempt.id, f"it cannot be run: {error}")
 
-    def _launch_of(self, attempt: Attempt, folder: Folder, found: Sequence[mounts.Found]) -> Launch:
+    def _launch_of(
+        self,
+        attempt: Attempt,
+        folder: Folder,
+        laid_out: Mapping[str, Path],
+        found: Sequence[mounts.Found] = (),
+    ) -> Launch:
+        """`laid_out` says where its trees are, `found` where its volumes are."""
         if not attempt.command:
             raise InvalidRequest("the command is empty", hint="say what to run")
-        trees = {tree.at: str(self._tree_path(attempt.id, tree.at)) for tree in attempt.trees}
+        trees = {at: str(path) for at, path in laid_out.items()}
         kept = self._kept_folder(attempt)
         places = trees if kept is None else trees | {KEPT: str(kept)}
         if attempt.start_in and attempt.start_in not in places:
@@ -389,10 +455,7 @@ class LocalEngine:
     def _kept_folder(self, attempt: Attempt) -> Path | None:
         if not attempt.keeps:
             return None
-        if not _NAME.fullmatch(attempt.keeps):
-            raise InvalidRequest(
-                f"{attempt.keeps!r} is no name for a folder", hint="use letters and digits"
-            )
+        _check_name(attempt.keeps)
         folder = self._kept / attempt.keeps
         folder.mkdir(exist_ok=True, mode=0o700)
         return folder
@@ -401,10 +464,7 @@ class LocalEngine:
         self._supervisor.refuse(id, message)
 
     def _tree_path(self, id: AttemptId, at: str) -> Path:
-        if not _NAME.fullmatch(at):
-            raise InvalidRequest(
-                f"{at!r} is no name for a directory", hint="use letters and digits"
-            )
+        _check_name(at)
         return self._live / id / "trees" / at
 
     def _admit(self, node: str, attempt: AttemptId, epoch: int) -> None:
@@ -491,6 +551,11 @@ def _limits(attempt: Attempt) -> Limits:
         limit_cpu_millis=attempt.limit_cpu_millis,
         limit_memory_bytes=attempt.limit_memory_bytes,
     )
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(f"{name!r} is no name for a directory", hint="use letters and digits")
 
 
 def _taken_port(ports: tuple[int, ...]) -> int | None:

@@ -29,7 +29,6 @@ class WritingServer(Photon):
     def init(self) -> None:
         self.writer = Writer(self.directory)
         self.decoder = Decoder(self.writer.model)
-        self.warm_up()
 
     def warm_up(self) -> None:
         """The first passes are slow: nobody shall wait for them."""

@@ -208,6 +208,17 @@ class EngineHandle:
             lambda: self._cluster.start(attempt, epoch=epoch),
         )
 
+    async def warm(self, attempt: Attempt, *, epoch: int) -> None:
+        await self._life.call(
+            f"warm {attempt.id} on {attempt.node}",
+            lambda: self._cluster.warm(attempt, epoch=epoch),
+        )
+
+    async def cool(self, node: str, key: str, *, epoch: int) -> None:
+        await self._life.call(
+            f"cool {key} on {node}", lambda: self._cluster.cool(node, key, epoch=epoch)
+        )
+
     async def stop(self, node: str, attempt: AttemptId, *, grace_ms: int, epoch: int) -> None:
         await self._life.call(
             f"stop {attempt} on {node}",
