@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from leptonai.beneath import Beneath, parts_of
@@ -49,6 +49,7 @@ rules = st.lists(
 
 
 @given(rules, paths, paths)
+@example([rule("/", "ana@team.org"), rule("/a/b", "ben")], "/a", "/a")
 def test_who_may_use_a_directory_may_use_all_below_it(rules, path, below):
     if may_use(ANA, rules, path):
         assert may_use(ANA, rules, path + below)

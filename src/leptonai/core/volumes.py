@@ -29,11 +29,7 @@ def may_use(principal: Principal, rules: Sequence[StoragePermission], path: str)
     """
     if not rules or principal.role is Role.ADMIN:
         return True
-    here = max(
-        (rule for rule in rules if _below(path, rule.path_prefix)),
-        key=lambda rule: len(_normal(rule.path_prefix)),
-        default=None,
-    )
+    here = _of(rules, path)
     if here is None or not _allows(here, principal.name, path):
         return False
     deeper = (rule for rule in rules if rule is not here and _below(rule.path_prefix, path))
@@ -44,12 +40,24 @@ def may_pass(principal: Principal, rules: Sequence[StoragePermission], path: str
     """Whether the principal may see that a directory is there: it leads to what may be used."""
     if may_use(principal, rules, path):
         return True
+    here = _of(rules, path)
+    if here is not None and _allows(here, principal.name, path):
+        return True  # there is more in it than what is kept from them
     name = user_directory(principal.name)
     for rule in rules:
         own = f"{_normal(rule.path_prefix)}/{name}" if rule.subfolder_policy else rule.path_prefix
         if _below(own, path) and _allows(rule, principal.name, own):
             return True
     return False
+
+
+def _of(rules: Sequence[StoragePermission], path: str) -> StoragePermission | None:
+    """The rule that says most of it."""
+    return max(
+        (rule for rule in rules if _below(path, rule.path_prefix)),
+        key=lambda rule: len(_normal(rule.path_prefix)),
+        default=None,
+    )
 
 
 def user_directory(name: str) -> str:
