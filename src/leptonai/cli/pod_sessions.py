@@ -99,7 +99,11 @@ def ssh_config(ssh_key: str | None, name: str) -> None:
 
 
 @click.command(
-    "proxy", cls=Command, example="ssh -o ProxyCommand='leptonai pod proxy work' root@work"
+    "proxy",
+    cls=Command,
+    example="""\
+leptonai pod proxy work --port 8888
+ssh -o ProxyCommand='leptonai pod proxy work' root@work""",
 )
 @click.option("--port", default="ssh", help="Another port of the pod than that of SSH.")
 @click.argument("name")
