@@ -1022,7 +1022,8 @@ def test_what_runs_with_volumes_is_stopped_as_anything_is(tmp_path):
             end = (await ended(engine, "local", "a.0")).how
             assert how(end) == (EndReason.STOPPED, 5)
             chunk = await engine.read_log("local", "a.0", offset=0, limit=99)
-            assert chunk.data == b"ready\nsaved\n"
+            # A shell may say of the `sleep` that it waited for that it was terminated.
+            assert chunk.data.startswith(b"ready\n") and chunk.data.endswith(b"saved\n")
 
     asyncio.run(main())
 
