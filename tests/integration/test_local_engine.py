@@ -1007,6 +1007,23 @@ def test_a_volume_is_a_directory_at_its_place_that_nobody_else_sees(tmp_path):
     asyncio.run(main())
 
 
+def test_the_other_workers_of_a_gang_are_found_by_their_names(tmp_path):
+    async def main():
+        async with an_engine(tmp_path / "home") as engine:
+            if not engine.mounts_volumes:
+                pytest.skip("this machine lets its user mount nothing")
+            script = (
+                "import socket; print(socket.gethostbyname('job-1.job-svc'));"
+                "print(socket.gethostbyname('localhost'))"
+            )
+            hosts = {"job-1.job-svc": "127.0.0.7"}
+            end, log = await printed(engine, "python3", "-c", script, hosts=hosts)
+            assert (end, log) == ((EndReason.EXITED, 0), "127.0.0.7\n127.0.0.1\n")
+            assert "job-1.job-svc" not in Path("/etc/hosts").read_text()
+
+    asyncio.run(main())
+
+
 def test_what_runs_with_volumes_is_stopped_as_anything_is(tmp_path):
     async def main():
         async with an_engine(tmp_path / "home") as engine:

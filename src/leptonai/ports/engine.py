@@ -63,7 +63,7 @@ class Attempt:
     start_in: str = ""  # the tree it starts in, or KEPT; "" is an empty folder of its own
     keeps: str = ""  # names a folder that all attempts of this name on the node share
     image: str = ""
-    # Addresses by the host names that it should find; only a container has a place for them yet.
+    # Addresses by the host names that it should find, where the engine can give it a hosts file.
     hosts: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[VolumeAt, ...] = ()  # what cannot be mounted is a link in its directory
     files: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -1,4 +1,4 @@
-"""Run a command with directories mounted where it wants them, which nobody else sees.
+"""Run a command with directories, and files, mounted where it wants them, which nobody else sees.
 
     python -I -S mounting.py '{"staging": DIR, "binds": [[SOURCE, TARGET, READ_ONLY], …]}' COMMAND…
 
@@ -105,6 +105,8 @@ def _make_root(staging: str, missing: set[str]) -> str:
 
 
 def _make_target(staging: str, root: str, target: str) -> None:
+    if os.path.isfile(f"{root}{target}"):
+        return
     anchor = _anchor(f"{root}{target}")
     if anchor == f"{root}{target}":
         return

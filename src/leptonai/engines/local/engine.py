@@ -439,8 +439,9 @@ class LocalEngine:
                 directory=directory,  # no limits: the container has them, and its client needs none
             )
         command = attempt.command
-        if found and self.mounts_volumes:
-            command = mounts.mounting(folder, found, command)
+        if self.mounts_volumes and (found or attempt.hosts):
+            named = [mounts.hosts(folder, attempt.hosts)] if attempt.hosts else []
+            command = mounts.mounting(folder, [*found, *named], command)
         elif found:
             folder.prepare()
             mounts.link(Path(directory or folder.at("work")), found)

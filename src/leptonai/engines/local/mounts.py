@@ -14,6 +14,7 @@ from leptonai.ports.engine import VolumeAt
 from leptonai.supervisor import Folder
 
 PROGRAM = Path(__file__).parents[2] / "supervisor" / "mounting.py"
+HOSTS = Path("/etc/hosts")
 FILES = "files"  # of an attempt's folder
 PROBE_TIMEOUT_S = 5.0
 
@@ -81,6 +82,19 @@ def mounting(folder: Folder, found: Sequence[Found], command: Sequence[str]) -> 
     binds = [[str(each.source), each.at, each.read_only] for each in found]
     asked = json.dumps({"staging": staging, "binds": binds})
     return (sys.executable, "-I", "-S", str(PROGRAM), asked, *command)
+
+
+def hosts(folder: Folder, addresses: Mapping[str, str]) -> Found:
+    """A file that knows these hosts and all that the machine's knows, in the place of that."""
+    try:
+        known = HOSTS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        known = ""
+    path = Path(folder.at("hosts"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ours = "".join(f"{address}\t{host}\n" for host, address in addresses.items())
+    path.write_text(f"{known.rstrip()}\n{ours}", encoding="utf-8")
+    return Found(path, str(HOSTS), read_only=True)
 
 
 def link(directory: Path, found: Sequence[Found]) -> None:
