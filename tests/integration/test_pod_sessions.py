@@ -392,7 +392,7 @@ def test_who_knows_how_it_is_waits_until_it_is_otherwise(pod: RunningPod) -> Non
 def test_a_busy_program_is_seen(tmp_path: Path) -> None:
     # It ends by itself, should nobody see to it: no engine is behind this pod.
     plan = PodPlan(
-        ports=[2222, 18889], command=["timeout", "60", "sh", "-c", "while :; do :; done"]
+        ports=[2222, 18889], command=["timeout", "20", "sh", "-c", "while :; do :; done"]
     )
     with a_pod(tmp_path / "home", plan, LEPTON_ATTEMPT_MARK=f"test/{tmp_path}") as pod:
         pod.report("after=0&cpu=1")
