@@ -437,12 +437,12 @@ def test_ssh_sessions_end_with_the_pod_and_its_host_key_stays(
 
 # --- by the published client ----------------------------------------------------------------------
 
-LEP = os.environ.get("LEPTON_PUBLISHED_CLIENT") or shutil.which("lep")
+LEP = os.environ.get("LEPTON_LEP") or shutil.which("lep")
 
 
 @pytest.mark.lep
 @pytest.mark.skipif(LEP is None, reason="the published client is not installed: set its path in "
-                    "LEPTON_PUBLISHED_CLIENT")  # fmt: skip
+                    "LEPTON_LEP")  # fmt: skip
 def test_the_published_client_works_with_pods(
     platform: RunningPlatform, client: LeptonClient, tmp_path: Path, ssh_home: dict[str, str]
 ) -> None:
