@@ -400,6 +400,7 @@ def test_a_scrape_shows_requests_by_endpoint_and_code() -> None:
                 *("w", "n", {"": Traffic(), "3": traffic}),
                 shadows={"4": shadows},
                 refused={429: 3},
+                hedges={"sent": 2, "won": 1},
                 in_flight=4,
                 waiting=5,
             )
@@ -446,6 +447,8 @@ def test_a_scrape_shows_requests_by_endpoint_and_code() -> None:
                 ("not_compared", 1),
             ]
         ),
+        f'lepton_gateway_hedges_total{{{endpoint},outcome="sent"}} 2',
+        f'lepton_gateway_hedges_total{{{endpoint},outcome="won"}} 1',
         f"lepton_gateway_in_flight{{{endpoint}}} 4",
         f"lepton_gateway_waiting{{{endpoint}}} 5",
         f'lepton_gateway_denied_total{{{endpoint},code="429"}} 3',
