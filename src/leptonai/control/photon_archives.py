@@ -20,7 +20,6 @@ import msgspec
 from leptonai.errors import InvalidRequest, TooLarge
 from leptonai.spec.photons import METADATA_FILE, DeploymentTemplate, Packed
 
-MAX_ARCHIVE_BYTES = 1 << 30
 MAX_MEMBERS = 10_000
 MAX_UNPACKED_BYTES = 4 << 30
 MAX_METADATA_BYTES = 4 << 20

@@ -5,10 +5,8 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from leptonai.blobs.tree import pack
 from leptonai.control.actions.artifacts import find_artifact, register_artifact
 from leptonai.control.api.context import World
-from leptonai.control.photon_archives import MAX_ARCHIVE_BYTES, unpack_archive
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Model
 from leptonai.errors import NotFound, TooLarge
@@ -20,6 +18,7 @@ from leptonai.spec.names import check_name
 from leptonai.spec.photons import FORMAT
 
 ARCHIVE = "archive"  # the attribute that names the blob of the archive itself
+MAX_ARCHIVE_BYTES = 1 << 30
 CHUNK_BYTES = 1 << 20
 
 
@@ -27,6 +26,10 @@ async def register_photon(
     world: World, principal: Principal, workspace: str, archive: AsyncIterator[bytes]
 ) -> Model:
     """The next version of the photon's name. Nothing of the archive is run here."""
+    # What reads archives is loaded with the first one, and not to start.
+    from leptonai.blobs.tree import pack
+    from leptonai.control.photon_archives import unpack_archive
+
     require(principal, Action.CREATE, Resource(kind="model", workspace=workspace))
     with tempfile.TemporaryDirectory(prefix="leptonai-photon-") as scratch:
         file, directory = Path(scratch, "archive"), Path(scratch, "photon")

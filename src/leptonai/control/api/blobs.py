@@ -1,6 +1,7 @@
 """Files by their digest: what working directories, datasets and models are made of."""
 
 import re
+from dataclasses import replace
 
 import msgspec
 
@@ -32,24 +33,35 @@ async def put(call: Call) -> StoredBlob:
 
 
 async def head(call: Call) -> Answer:
-    return Answer(media=BYTES, headers=_headers(call, await _size(call)))
+    return about_blob(call.path["digest"], await _size(call))
 
 
 async def get(call: Call) -> Answer:
     """All of it, or the one range that is asked for. A blob never changes: `If-Range` holds."""
-    size, digest = await _size(call), call.path["digest"]
-    asked = byte_range(call.header("range"), size)
-    if asked is None:
-        stream = call.world.blobs.get(digest, 0, size)
-        return Answer(stream=stream, media=BYTES, headers=_headers(call, size))
-    start, end = asked
-    content_range = ("content-range", f"bytes {start}-{end - 1}/{size}")
-    return Answer(
-        status=206,
-        stream=call.world.blobs.get(digest, start, end),
-        media=BYTES,
-        headers=(*_headers(call, end - start), content_range),
+    return part_of_blob(call, call.path["digest"], await _size(call))
+
+
+def about_blob(digest: str, length: int) -> Answer:
+    """What is said of a blob, or of so many bytes of it, before its bytes."""
+    headers = (
+        ("content-length", str(length)),
+        ("etag", f'"{digest}"'),
+        ("accept-ranges", "bytes"),
     )
+    return Answer(media=BYTES, headers=headers)
+
+
+def part_of_blob(call: Call, digest: str, size: int) -> Answer:
+    """The blob, or the one range of it that the call asks for."""
+    asked = byte_range(call.header("range"), size)
+    start, end = asked or (0, size)
+    answer = replace(
+        about_blob(digest, end - start), stream=call.world.blobs.get(digest, start, end)
+    )
+    if asked is None:
+        return answer
+    content_range = ("content-range", f"bytes {start}-{end - 1}/{size}")
+    return replace(answer, status=206, headers=(*answer.headers, content_range))
 
 
 def byte_range(header: str, size: int) -> tuple[int, int] | None:
@@ -80,14 +92,6 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
 async def _size(call: Call) -> int:
     require(call.principal, Action.READ, Resource(kind="blob", workspace=call.workspace))
     return await call.world.blobs.size(call.path["digest"])
-
-
-def _headers(call: Call, length: int) -> tuple[tuple[str, str], ...]:
-    return (
-        ("content-length", str(length)),
-        ("etag", f'"{call.path["digest"]}"'),
-        ("accept-ranges", "bytes"),
-    )
 
 
 ROUTES = (

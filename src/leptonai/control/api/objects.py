@@ -15,7 +15,7 @@ from leptonai.control.actions.objects import (
     put_object,
     require_put,
 )
-from leptonai.control.api.blobs import byte_range
+from leptonai.control.api.blobs import about_blob, part_of_blob
 from leptonai.control.api.routing import BYTES, Answer, Call, Parameter, Route, json_answer
 from leptonai.errors import NotFound
 from leptonai.spec.values import ObjectFacts, ObjectLink, ObjectList
@@ -68,21 +68,13 @@ async def delete(call: Call) -> Answer:
 
 async def head(call: Call) -> Answer:
     found = await find_object(call.world, call.principal, _place(call, signed=False))
-    return Answer(media=BYTES, headers=_headers(found.digest, found.size_bytes))
+    return about_blob(found.digest, found.size_bytes)
 
 
 async def get(call: Call) -> Answer:
     """All of it, or the range that is asked for."""
     found = await find_object(call.world, call.principal, _place(call, signed=False))
-    size, blobs = found.size_bytes, call.world.blobs
-    asked = byte_range(call.header("range"), size)
-    start, end = asked or (0, size)
-    headers = _headers(found.digest, end - start)
-    stream = blobs.get(found.digest, start, end)
-    if asked is None:
-        return Answer(stream=stream, media=BYTES, headers=headers)
-    content_range = ("content-range", f"bytes {start}-{end - 1}/{size}")
-    return Answer(status=206, stream=stream, media=BYTES, headers=(*headers, content_range))
+    return part_of_blob(call, found.digest, found.size_bytes)
 
 
 async def put(call: Call) -> Answer:
@@ -117,14 +109,6 @@ def _redirect(call: Call, place: Place, *, writes: bool) -> Answer:
     url = f"{base}/objects/{place.bucket}/{quote(place.key)}?link={token}"
     answer = json_answer(ObjectLink(url=url), status=307)
     return Answer(status=307, body=answer.body, headers=(("location", url),))
-
-
-def _headers(digest: str, length: int) -> tuple[tuple[str, str], ...]:
-    return (
-        ("content-length", str(length)),
-        ("etag", f'"{digest}"'),
-        ("accept-ranges", "bytes"),
-    )
 
 
 _LINKED = "/object_storage/{bucket}/{key:path}"

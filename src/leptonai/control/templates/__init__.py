@@ -1,7 +1,6 @@
 """The public templates, which come with the platform: a JSON file each, and fine-tuning."""
 
 from functools import lru_cache
-from importlib.resources import files
 
 import msgspec
 
@@ -12,6 +11,8 @@ from leptonai.spec.templates import LeptonTemplate
 @lru_cache(maxsize=1)
 def public_templates() -> dict[str, LeptonTemplate]:
     """By id."""
+    from importlib.resources import files  # not needed to start
+
     found = sorted(
         (each for each in files(__name__).iterdir() if each.name.endswith(".json")),
         key=lambda each: each.name,
