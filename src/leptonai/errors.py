@@ -150,3 +150,8 @@ def from_wire(status: int, body: object) -> LeptonError:
 def _below(kind: type[LeptonError]) -> list[type[LeptonError]]:
     """All its subclasses, each before its own."""
     return [below for child in kind.__subclasses__() for below in (child, *_below(child))]
+
+
+def first_line(error: Exception) -> str:
+    """Of what another library says, which may be a page; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -395,24 +395,54 @@ class Node(Record, tag="node", tag_field="kind", frozen=True, kw_only=True):
 # --- what is kept --------------------------------------------------------------------------------
 
 
-class Secret(Record, tag="secret", tag_field="kind", frozen=True, kw_only=True):
-    """Addressed by name; a name that was removed may be given again, an id never."""
-
-    ciphertext: bytes
-
-    @property
-    def unique_key(self) -> str | None:
-        return self.name
+class Kept(Record, frozen=True, kw_only=True):
+    """What the loops have nothing to do with."""
 
     @property
     def live(self) -> bool:
         return False
 
 
-class Volume(Record, tag="volume", tag_field="kind", frozen=True, kw_only=True):
-    """A directory of the nodes of a group that what runs there may mount. Addressed by name."""
+class Named(Kept, frozen=True, kw_only=True):
+    """Addressed by its name. A name that was removed may be given again, an id never."""
+
+    @property
+    def unique_key(self) -> str | None:
+        return self.name
+
+
+class InGroup(Kept, frozen=True, kw_only=True):
+    """Of a node group, and addressed by its name."""
 
     group: str
+
+    @property
+    def unique_key(self) -> str | None:
+        return f"{self.group}/{self.name}"
+
+
+class Version(Kept, frozen=True, kw_only=True):
+    """Of a named artifact."""
+
+    spec: ArtifactSpec
+    number: int  # 1 is the first version
+    deleted: bool = False  # kept, so that its number never means something else
+    aliases: tuple[str, ...] = ()  # each names one version at a time
+
+    @property
+    def unique_key(self) -> str | None:
+        return f"{self.name}@{self.number}"
+
+
+class Secret(Named, tag="secret", tag_field="kind", frozen=True, kw_only=True):
+    """What a program gets as a variable, encrypted."""
+
+    ciphertext: bytes
+
+
+class Volume(InGroup, tag="volume", tag_field="kind", frozen=True, kw_only=True):
+    """A directory of the nodes of a group that what runs there may mount. Addressed by name."""
+
     source: Literal["local", "nfs"] = "local"
     path: str  # on the nodes
     size_in_gb: int = 0  # told, not enforced
@@ -420,28 +450,11 @@ class Volume(Record, tag="volume", tag_field="kind", frozen=True, kw_only=True):
     managed: bool = False  # by the platform: nobody removes it
     rules: tuple[StoragePermission, ...] = ()
 
-    @property
-    def unique_key(self) -> str | None:
-        return f"{self.group}/{self.name}"
 
-    @property
-    def live(self) -> bool:
-        return False
-
-
-class DataSource(Record, tag="datasource", tag_field="kind", frozen=True, kw_only=True):
+class DataSource(InGroup, tag="datasource", tag_field="kind", frozen=True, kw_only=True):
     """A bucket that what runs on the nodes of a group may be given credentials for."""
 
-    group: str
     spec: DataSourceSpec
-
-    @property
-    def unique_key(self) -> str | None:
-        return f"{self.group}/{self.name}"
-
-    @property
-    def live(self) -> bool:
-        return False
 
 
 class Token(Record, tag="token", tag_field="kind", frozen=True, kw_only=True):
@@ -472,34 +485,12 @@ class Quota(Record, tag="quota", tag_field="kind", frozen=True, kw_only=True):
         return f"{'project' if self.of_project else 'user'}:{self.name}"
 
 
-class Dataset(Record, tag="dataset", tag_field="kind", frozen=True, kw_only=True):
-    spec: ArtifactSpec
-    number: int  # 1 is the first version
-    deleted: bool = False  # kept, so that its number never means something else
-    aliases: tuple[str, ...] = ()  # each names one version at a time
-
-    @property
-    def unique_key(self) -> str | None:
-        return f"{self.name}@{self.number}"
-
-    @property
-    def live(self) -> bool:
-        return False
+class Dataset(Version, tag="dataset", tag_field="kind", frozen=True, kw_only=True):
+    """Of data."""
 
 
-class Model(Record, tag="model", tag_field="kind", frozen=True, kw_only=True):
-    spec: ArtifactSpec
-    number: int  # 1 is the first version
-    deleted: bool = False  # kept, so that its number never means something else
-    aliases: tuple[str, ...] = ()  # each names one version at a time
-
-    @property
-    def unique_key(self) -> str | None:
-        return f"{self.name}@{self.number}"
-
-    @property
-    def live(self) -> bool:
-        return False
+class Model(Version, tag="model", tag_field="kind", frozen=True, kw_only=True):
+    """Of what was trained, or of a photon."""
 
 
 class Run(Record, tag="run", tag_field="kind", frozen=True, kw_only=True):
@@ -528,18 +519,6 @@ class Run(Record, tag="run", tag_field="kind", frozen=True, kw_only=True):
 
 
 # --- what workloads share ------------------------------------------------------------------------
-
-
-class Named(Record, frozen=True, kw_only=True):
-    """Something small that users address by its name; nothing has to be done with it."""
-
-    @property
-    def unique_key(self) -> str | None:
-        return self.name
-
-    @property
-    def live(self) -> bool:
-        return False
 
 
 class KeySpace(Named, tag="keyspace", tag_field="kind", frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, first_line
 from leptonai.serving.kinds.opening import not_installed
 from leptonai.serving.kinds.recognising import CONFIG_FILE, read_json
 from leptonai.training.models import checks
@@ -148,10 +148,6 @@ def check_length(text: str, longest: int) -> None:
         raise InvalidRequest(
             f"a text has {len(text)} characters, and the model reads {longest} tokens at most"
         )
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _check_config(config: dict[str, Any], directory: Path) -> None:

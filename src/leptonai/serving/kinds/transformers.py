@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, first_line
 from leptonai.serving.inputs import Images, check_count, from_base64, reader_of
 from leptonai.serving.kinds.opening import Opened
 from leptonai.serving.kinds.pretrained import (
-    first_line,
     library,
     load,
     load_tokenizer,

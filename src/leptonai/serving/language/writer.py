@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, first_line
 from leptonai.serving.kinds.pretrained import (
     check_length,
-    first_line,
     load,
     load_tokenizer,
     longest_input,

@@ -7,7 +7,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from leptonai.errors import InvalidRequest, NotFound
+from leptonai.errors import InvalidRequest, NotFound, first_line
 from leptonai.spec.finetuning import TrainConfig
 from leptonai.training.finetuning.examples import Tokenise
 from leptonai.training.losses import cross_entropy
@@ -44,12 +44,12 @@ def load(source: str, config: TrainConfig) -> tuple[Learner, Any]:
     except OSError as error:
         raise NotFound(
             f"there is no language model with safetensors and a tokenizer at {source}: "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             hint="it needs config.json, model.safetensors and tokenizer.json",
         ) from error
     except (ValueError, KeyError, TypeError, ImportError) as error:
         raise InvalidRequest(
-            f"{source} is no causal language model: {_first_line(error)}",
+            f"{source} is no causal language model: {first_line(error)}",
             hint="models that bring code of their own are never run",
         ) from error
     if config.technique == "lora":
@@ -92,7 +92,7 @@ def tokenise_with(tokenizer: Any) -> Tokenise:
             )
         except Exception as wrong:  # whatever a template may raise
             raise InvalidRequest(
-                f"the chat template refuses these messages: {_first_line(wrong)}",
+                f"the chat template refuses these messages: {first_line(wrong)}",
                 hint="roles have to come as the model knows them",
             ) from None
         return encode(text)
@@ -130,7 +130,3 @@ def _needed(name: str) -> Any:
             f"fine-tuning needs the library {name}, which is not installed",
             hint='pip install "openlepton[finetune]"',
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, first_line
 from leptonai.training.keras.dealing import Nest
 
 MODEL, TASK, ARRAYS, CODE = "model.keras", "task.json", "arrays", "sources"
@@ -169,7 +169,7 @@ def ship_model(
         model.save(folder / MODEL)
     except Exception as error:  # what a layer's get_config raises can be anything
         raise InvalidRequest(
-            f"the model {model.name!r} cannot be shipped: {_first_line(error)}",
+            f"the model {model.name!r} cannot be shipped: {first_line(error)}",
             hint="each class of its own needs a get_config() that gives its arguments back",
         ) from error
     with zipfile.ZipFile(folder / MODEL) as archive:
@@ -284,7 +284,3 @@ def _is_installed(file: Path) -> bool:
 
 def _kind(value: Any) -> str:
     return f"{type(value).__module__.partition('.')[0]} {type(value).__name__}"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

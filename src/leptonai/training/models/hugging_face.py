@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from leptonai.errors import InvalidRequest, NotFound
+from leptonai.errors import InvalidRequest, NotFound, first_line
 from leptonai.training.feeding import moved
 from leptonai.training.models import checks
 from leptonai.training.models.base import Model
@@ -90,13 +90,13 @@ class HFModel(Model, format="hugging-face"):
                 )
         except OSError as error:  # what transformers raises where nothing is to be found
             raise NotFound(
-                f"there is no {task} model with safetensors at {source}: {_first_line(error)}",
+                f"there is no {task} model with safetensors at {source}: {first_line(error)}",
                 hint="give a name of huggingface.co, or a directory with config.json and "
                 "model.safetensors",
             ) from error
         except (ValueError, KeyError, TypeError, ImportError) as error:
             raise InvalidRequest(
-                f"{source or 'the architecture'} is no {task} model: {_first_line(error)}",
+                f"{source or 'the architecture'} is no {task} model: {first_line(error)}",
                 hint="models that bring code of their own are never run",
             ) from error
         self.source = None  # the weights are this model's own from now on
@@ -148,7 +148,7 @@ class HFModel(Model, format="hugging-face"):
                 )
             except (OSError, ValueError) as error:
                 raise NotFound(
-                    f"there is no tokenizer at {self.tokenizer}: {_first_line(error)}",
+                    f"there is no tokenizer at {self.tokenizer}: {first_line(error)}",
                     hint="make the model with tokenizer=NAME, or give it tokens",
                 ) from error
         longest = min(MAX_TOKENS, self._tokenise.model_max_length)
@@ -236,7 +236,3 @@ def _harmless(value: Any) -> Any:
             if name not in _NEVER and not str(name).startswith("_")
         }
     return [_harmless(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
