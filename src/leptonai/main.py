@@ -159,7 +159,7 @@ async def _run(
     from leptonai.engines.local import LocalEngine
     from leptonai.engines.local.trees import lay_out
     from leptonai.monitoring.audit import AuditLog
-    from leptonai.security.keys import PodKeys
+    from leptonai.security.keys import pod_keys, ray_tokens
     from leptonai.security.links import Links
     from leptonai.security.secrets import Sealer
     from leptonai.security.tokens import Authenticator, JobTokens
@@ -180,7 +180,8 @@ async def _run(
     engine.forget_epochs()
     await check_whose_store(store, engine)  # before anything is written to it
     key = await _key_of(home, store)
-    sealer, job_tokens, pod_keys, links = Sealer(key), JobTokens(key), PodKeys(key), Links(key)
+    sealer, job_tokens, links = Sealer(key), JobTokens(key), Links(key)
+    pod_key, ray_token = pod_keys(key).of, ray_tokens(key).of
     blobs, blobs_encrypted = await _open_blobs(home, before, settled, options, key)
     if settled != before:  # written now that it has proved good: what fails is not kept
         home.write_config(settled)
@@ -205,7 +206,8 @@ async def _run(
         unseal=lambda secret: sealer.open(secret.workspace, secret.name, secret.ciphertext),
         job_token=lambda job: job_tokens.of(job.workspace, job.id),
         run_token=lambda job: job_tokens.of_runs.of(job.workspace, job.id),
-        pod_key=pod_keys.of,
+        pod_key=pod_key,
+        ray_token=ray_token,
         pod_reader=HttpPodReader(),
         runs_images=engine.runs_images,
         mounts_volumes=engine.mounts_volumes,
@@ -230,7 +232,8 @@ async def _run(
             routes=plane.routes,
             traffic=plane.traffic,
             adviser=plane.adviser,
-            pod_key=pod_keys.of,
+            pod_key=pod_key,
+            ray_token=ray_token,
             notice=plane.mirror.notice,
             config=Config(
                 workspaces=settled.workspaces,

@@ -51,6 +51,11 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "pod get desk": dict,
     "pod events desk": list,
     "pod why desk": dict,
+    "raycluster list": list,
+    "raycluster get tune": dict,
+    "raycluster events tune": list,
+    "raycluster why tune": dict,
+    "raycluster resize tune 2": dict,
     "dataset list": list,
     "dataset get data": dict,
     "dataset versions data": list,
@@ -118,6 +123,20 @@ MISTAKES = [  # each fails, and says so in two lines
     "pod log nope",
     "pod why nope",
     "pod events nope",
+    "raycluster create Wrong_Name",
+    "raycluster create tune",
+    "raycluster create x -f /dev/null",
+    "raycluster create x -rs gpu.nothing",
+    "raycluster get nope",
+    "raycluster address nope",
+    "raycluster resize nope 2",
+    "raycluster resize tune gpu=2",
+    "raycluster stop nope",
+    "raycluster start nope",
+    "raycluster remove nope",
+    "raycluster events nope",
+    "raycluster why nope",
+    "raycluster log nope",
     "endpoint create -n x --model nope",
     "endpoint create -n x --photon nope",
     "endpoint create -n x --photon net",
@@ -237,6 +256,7 @@ def filled(platform, empty, tmp_path_factory):
     platform.cli("photon", "push", "-n", "hello")
     platform.cli("node", "reserve", "-n", "sprint", "--for", "1h")
     platform.cli("ingress", "create", "site.example.org", "files:1", "-n", "site")
+    platform.cli("raycluster", "create", "tune")
     platform.cli("quota", "set", "--user", "ann", "--gpus", "1")
     platform.cli("storage", "upload", str(photon), "kept/")
     platform.cli("storage", "permit", "default", "/", "--everybody")

@@ -31,6 +31,7 @@ root = LazyGroup(
         "endpoint": ("leptonai.cli.endpoint:endpoint", "Serve models and programs over HTTP."),
         "ingress": ("leptonai.cli.ingress:ingress", "Have domains lead to endpoints."),
         "template": ("leptonai.cli.template:template", "Fill in workloads with parameters."),
+        "raycluster": ("leptonai.cli.raycluster:raycluster", "Run Ray, and Ray jobs on it."),
         "pod": ("leptonai.cli.pod:pod", "Work on a machine: shell, SSH, JupyterLab, files."),
         "dataset": ("leptonai.cli.dataset:dataset", "Keep versions of data, and fetch them."),
         "model": ("leptonai.cli.model:model", "Register and fetch trained models."),

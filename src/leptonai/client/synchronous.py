@@ -56,6 +56,7 @@ from leptonai.spec.metadata import Metadata
 from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape, Volume
 from leptonai.spec.pods import PodLogin
 from leptonai.spec.quotas import Quota, QuotaSpec
+from leptonai.spec.rayclusters import LeptonRayCluster, RayClusterState
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
 from leptonai.spec.reservations import NodeReservation, ReservationSpec, Verdict
 from leptonai.spec.rollouts import Rollout, RolloutPlan
@@ -137,6 +138,7 @@ class LeptonClient:
         self.reservations = Reservations(self._calls)
         self.secrets = Secrets(self._calls)
         self.ingresses = Ingresses(self._calls)
+        self.rayclusters = RayClusters(self._calls)
         self.templates = Templates(self._calls)
         self.storage = Storage(self._calls)
         self.blobs = Blobs(self._calls)
@@ -671,6 +673,91 @@ class Ingresses:
 
     def remove(self, name: str) -> None:
         self._calls.ask(_delete("ingress", name))
+
+
+class RayClusters:
+    """Ray: a head, and groups of workers, on which Ray jobs run."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def create(self, cluster: LeptonRayCluster) -> LeptonRayCluster:
+        """`metadata.name` is its name. It is started at once; `wait` waits for it."""
+        return self._calls.read(_post("/rayclusters", cluster, key=""), LeptonRayCluster)
+
+    def list(self) -> Sequence[LeptonRayCluster]:
+        return self._calls.read(_get("rayclusters"), list[LeptonRayCluster])
+
+    def get(self, name: str) -> LeptonRayCluster:
+        return self._calls.read(_get("rayclusters", name), LeptonRayCluster)
+
+    def resize(self, name: str, workers: Mapping[str, int]) -> LeptonRayCluster:
+        """Args: workers: how many each group is to have, by its name; "" where there is one."""
+        groups = [
+            {"group_name": group or None, "min_replicas": many} for group, many in workers.items()
+        ]
+        patch = merge_patch(spec={"worker_group_specs": groups})
+        return self._calls.read(_patch(patch, "rayclusters", name), LeptonRayCluster)
+
+    def stop(self, name: str) -> LeptonRayCluster:
+        """End its head and workers, and what runs on them; the cluster is kept."""
+        patch = merge_patch(spec={"suspend": True})
+        return self._calls.read(_patch(patch, "rayclusters", name), LeptonRayCluster)
+
+    def start(self, name: str) -> LeptonRayCluster:
+        patch = merge_patch(spec={"suspend": False})
+        return self._calls.read(_patch(patch, "rayclusters", name), LeptonRayCluster)
+
+    def remove(self, name: str) -> None:
+        """Stop it, and forget it with its logs."""
+        self._calls.ask(_delete("rayclusters", name))
+
+    def replicas(self, name: str) -> Sequence[Replica]:
+        """Its nodes, the head first."""
+        return self._calls.read(_get("rayclusters", name, "replicas"), list[Replica])
+
+    def events(self, name: str) -> Sequence[LeptonEvent]:
+        return self._calls.read(_get("rayclusters", name, "events"), list[LeptonEvent])
+
+    def why(self, name: str) -> Explanation:
+        """Why it is in the state it is in, and what would change that."""
+        return self._calls.read(_get("rayclusters", name, "why"), Explanation)
+
+    def log(
+        self, name: str, replica_id: str, *, follow: bool = True, tail: int | None = None
+    ) -> Feed[str]:
+        """What Ray says on one node, as of `Jobs.log`; what Ray jobs print is in their own logs."""
+        request = _get(
+            *("rayclusters", name, "replicas", replica_id, "log"), follow=follow, tail=tail
+        )
+        return self._calls.lines(request)
+
+    def dashboard(self, name: str) -> str:
+        """The URL for `ray job submit --address`, or Ray's JobSubmissionClient; whoever asks there
+        sends a token of this workspace."""
+        return f"{self._calls.connection.url}{path_of('rayclusters', name, 'dashboard')}"
+
+    def wait(self, name: str, timeout_s: float | None = None) -> LeptonRayCluster:
+        """Return it once it is ready, or stopped.
+
+        Raises:
+            TryLater: it is neither in time.
+        """
+        give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        look_s = FIRST_LOOK_S
+        while True:
+            cluster = self.get(name)
+            status = cluster.status
+            if status and status.state in (RayClusterState.READY, RayClusterState.STOPPED):
+                return cluster
+            if give_up is not None and time.monotonic() + look_s > give_up:
+                said = f": {status.message}" if status and status.message else ""
+                raise TryLater(
+                    f"Ray cluster {name} is not ready after {timeout_s:g} s{said}",
+                    hint=f"see `leptonai raycluster why {name}`",
+                )
+            pause(look_s)
+            look_s = min(LONGEST_LOOK_S, look_s * 1.3)
 
 
 class Templates:

@@ -47,7 +47,7 @@ async def _at_once() -> None:
     return None
 
 
-def _no_key(workspace: str, pod: str) -> str:
+def _no_key(workspace: str, id: str) -> str:
     return ""
 
 
@@ -65,6 +65,7 @@ class ControlPlane:
         job_token: Callable[[Job], str],
         run_token: Callable[[Job], str],
         pod_key: PodKey = _no_key,
+        ray_token: PodKey = _no_key,
         pod_reader: PodReader | None = None,
         runs_images: bool = False,
         mounts_volumes: bool = True,
@@ -76,6 +77,7 @@ class ControlPlane:
         """
         Args:
             pod_key: what the pod of a workspace and an id believes us by.
+            ray_token: what the nodes of a Ray cluster know each other by.
             pod_reader: where given, pods are asked how they are.
             blobs: where given, those that nothing refers to are removed.
             before_placing: what the first placement waits for.
@@ -92,6 +94,7 @@ class ControlPlane:
         self._job_token = job_token
         self._run_token = run_token
         self._pod_key = pod_key
+        self._ray_token = ray_token
         self._pod_reader = pod_reader
         self._runs_images = runs_images
         self._mounts_volumes = mounts_volumes
@@ -131,6 +134,7 @@ class ControlPlane:
             job_token=self._job_token,
             run_token=self._run_token,
             pod_key=lambda replica: self._pod_key(replica.workspace, replica.owner_id),
+            ray_token=lambda replica: self._ray_token(replica.workspace, replica.owner_id),
             runs_images=self._runs_images,
             mounts_volumes=self._mounts_volumes,
         )

@@ -72,7 +72,7 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
     """
     if spec.trainer is not None:
         spec = trained(spec)
-    _check_command(spec.container, needed="a job runs a command, and this one has none")
+    check_command(spec.container, needed="a job runs a command, and this one has none")
     if spec.completions and spec.parallelism and spec.completions != spec.parallelism:
         raise InvalidRequest(
             f"spec.parallelism: {spec.parallelism} differs from completions, {spec.completions}",
@@ -101,14 +101,14 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
                 hint="Give estimated_seconds, too: how long it runs once it has started.",
             )
     _check_seconds("spec.estimated_seconds", spec.estimated_seconds, MAX_RUN_S)
-    _check_priority(spec.queue_config)
+    check_priority(spec.queue_config)
     await check_reservation(world, principal, workspace, spec.reservation_config)
-    await _check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
-    await _check_envs(world, principal, workspace, spec.envs or [])
+    await check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
+    await check_envs(world, principal, workspace, spec.envs or [])
     if spec.workdir is not None:
         await check_tree(world, spec.workdir, "spec.workdir")
     nodes = await world.store.find(Node, Query())
-    meant = gpu_type_of(spec.resource_shape, _gpu_types(nodes))
+    meant = gpu_type_of(spec.resource_shape, gpu_types(nodes))
     if meant is not None and spec.accelerator_type is None:
         spec = replace(spec, accelerator_type=meant)
     requested = requested_by(spec)
@@ -118,7 +118,7 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             f"spec.container.ports: {ports} of them", hint=f"Ask for at most {MAX_PORTS} a worker."
         )
     program = Program(command=(), needs=requested.needs, ports=(scheduler.ANY_PORT,) * ports)
-    _check_feasible(program, spec.min_workers or spec.workers, spec.affinity, nodes)
+    check_feasible(program, spec.min_workers or spec.workers, spec.affinity, nodes)
     return spec
 
 
@@ -131,15 +131,15 @@ async def checked_endpoint(
     if spec.is_pod:
         spec = checked_pod(spec)
         if spec.container.command:
-            _check_command(spec.container, needed="")
+            check_command(spec.container, needed="")
     elif spec.pod is not None:
         raise InvalidRequest("spec.pod: this is no pod", hint="Leave it out, or set is_pod.")
     elif spec.model is None:
-        _check_command(
+        check_command(
             spec.container, needed="an endpoint serves with a command or a model, and this has none"
         )
     elif spec.container.command:
-        _check_command(spec.container, needed="")
+        check_command(spec.container, needed="")
     wanted = spec.resource_requirement
     if wanted.max_replicas is not None and wanted.max_replicas < spec.replicas:
         raise InvalidRequest(
@@ -150,19 +150,19 @@ async def checked_endpoint(
     policy_of(spec)  # refuses what cannot be read, or has two targets
     _check_letting_in(spec)
     await _check_gateway(world, workspace, name, spec.gateway)
-    _check_priority(spec.queue_config)
+    check_priority(spec.queue_config)
     await check_reservation(world, principal, workspace, spec.reservation_config)
-    await _check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
+    await check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
     readiness = spec.health.readiness if spec.health else None
     if readiness and readiness.http and not re.fullmatch(r"/[!-~]{0,1000}", readiness.http.path):
         raise InvalidRequest(
             "spec.health.readiness.http.path: is no path", hint='Start it with "/".'
         )
-    await _check_envs(world, principal, workspace, spec.envs or [])
+    await check_envs(world, principal, workspace, spec.envs or [])
     if spec.workdir is not None:
         await check_tree(world, spec.workdir, "spec.workdir")
     nodes = await world.store.find(Node, Query())
-    meant = gpu_type_of(wanted.resource_shape, _gpu_types(nodes))
+    meant = gpu_type_of(wanted.resource_shape, gpu_types(nodes))
     if meant is not None and wanted.accelerator_type is None:
         wanted = replace(wanted, accelerator_type=meant)
         spec = replace(spec, resource_requirement=wanted)
@@ -170,7 +170,7 @@ async def checked_endpoint(
     first = spec.port or scheduler.ANY_PORT
     ports = (scheduler.ANY_PORT,) * (1 + len(spec.pod_ports)) if spec.is_pod else (first,)
     program = Program(command=(), needs=requested.needs, ports=ports)
-    _check_feasible(program, 1, wanted.affinity, nodes)
+    check_feasible(program, 1, wanted.affinity, nodes)
     return spec, await _model_digest(world, workspace, spec.model)
 
 
@@ -196,7 +196,7 @@ async def check_tree(world: World, digest: str, field: str) -> None:
         )
 
 
-def _check_command(container: Container, *, needed: str) -> None:
+def check_command(container: Container, *, needed: str) -> None:
     command = container.command or []
     if not command or not command[0]:
         raise InvalidRequest(
@@ -211,7 +211,7 @@ def _check_command(container: Container, *, needed: str) -> None:
         )
 
 
-async def _check_envs(
+async def check_envs(
     world: World, principal: Principal, workspace: str, envs: Sequence[EnvVar]
 ) -> None:
     if len(envs) > MAX_ENVS:
@@ -253,7 +253,7 @@ async def _check_envs(
         require(principal, Action.USE, resource_of("secret", known[name]))
 
 
-def _check_priority(queue: QueueConfig | None) -> None:
+def check_priority(queue: QueueConfig | None) -> None:
     name = queue.priority_class if queue else None
     if not name:
         return
@@ -270,7 +270,7 @@ def _check_priority(queue: QueueConfig | None) -> None:
         )
 
 
-async def _check_storage(
+async def check_storage(
     world: World,
     principal: Principal,
     workspace: str,
@@ -385,7 +385,7 @@ def _check_seconds(field: str, value: int | None, most: int) -> None:
         )
 
 
-def _check_feasible(
+def check_feasible(
     program: Program, workers: int, affinity: Affinity | None, nodes: Sequence[Node]
 ) -> None:
     allowed_nodes = (affinity.allowed_nodes_in_node_group or []) if affinity else []
@@ -431,7 +431,7 @@ def node_view(node: Node) -> NodeView:
     )
 
 
-def _gpu_types(nodes: Iterable[Node]) -> set[str]:
+def gpu_types(nodes: Iterable[Node]) -> set[str]:
     return {node.capacity.gpu_type for node in nodes if node.capacity.gpu_type}
 
 

@@ -411,10 +411,17 @@ def _node_words(node: Node) -> list[str]:
     return ["Ready"] if node.state is NodeState.READY else ["NotReady"]
 
 
+_WORKLOADS = {
+    OwnerKind.JOB: "job",
+    OwnerKind.ENDPOINT: "deployment",
+    OwnerKind.RAYCLUSTER: "raycluster",
+}
+
+
 def _workload(replica: Replica) -> wire_nodes.NodeWorkload:
     needs = replica.program.needs
     return wire_nodes.NodeWorkload(
-        type="job" if replica.owner_kind is OwnerKind.JOB else "deployment",
+        type=_WORKLOADS[replica.owner_kind],
         name=replica.owner_name,
         id=replica.owner_id,
         replica_id=replica.id,

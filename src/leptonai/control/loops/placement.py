@@ -12,6 +12,7 @@ from leptonai.control.mirror import Key, Mirror, Watch
 from leptonai.control.owners import Owners
 from leptonai.core import records, scheduler
 from leptonai.core.lifecycle.job import Seat, replica_id
+from leptonai.core.lifecycle.replica import asked_of
 from leptonai.core.records import (
     EndReason,
     Goal,
@@ -330,12 +331,12 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror, reserved: Reserved
     first = replicas[0]
     key = (first.workspace, first.owner_id)
     job = mirror.jobs.get(key) if first.owner_kind is OwnerKind.JOB else None
-    owner = job or mirror.endpoints.get(key)
-    queue = (owner.spec.queue_config if owner else None) or QueueConfig()
+    asked = asked_of(first, mirror.workload(first.owner_kind, key))
+    queue = (asked.queue_config if asked else None) or QueueConfig()
     deadline = job.spec.deadline if job else None
     estimate = job.spec.estimated_seconds if job else None
     affinity = reserved.affinity(
-        owner.spec.reservation_config if owner else None,
+        asked.reservation_config if asked else None,
         first.workspace,
         first.owner,
         frozenset(first.program.allowed_nodes),
@@ -359,7 +360,7 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror, reserved: Reserved
         may_preempt=queue.can_preempt is not False,
         deadline=Deadline(at_ms=1000 * deadline.at, hard=deadline.hard) if deadline else None,
         remaining_ms=None if estimate is None else 1000 * estimate,
-        lasting=first.owner_kind is OwnerKind.ENDPOINT,
+        lasting=first.owner_kind is not OwnerKind.JOB,
         attained_ms=job.attained_ms if job else 0,
     )
 
@@ -403,7 +404,7 @@ def running_of(
         rendezvous_port=first.rendezvous_port,
         started_at_ms=min(started, default=None),
         saved_at_ms=job.saved_at_ms if job else None,
-        lasting=first.owner_kind is OwnerKind.ENDPOINT,
+        lasting=first.owner_kind is not OwnerKind.JOB,
         leaving=frozenset(f"{r.workspace}/{r.id}" for r in leaving),
         leaving_since_ms=min((r.stop_asked_at_ms or 0 for r in leaving), default=0),
     )

@@ -1,4 +1,5 @@
-"""Whether servers answer: probes every running replica of an endpoint."""
+"""Whether servers answer: probes every running replica of an endpoint, and every node of a Ray
+cluster."""
 
 import asyncio
 from typing import Protocol
@@ -7,7 +8,7 @@ from msgspec.structs import replace
 
 from leptonai.control.loops.loop import wait_for_news
 from leptonai.control.mirror import Key, Mirror, Watch, serves
-from leptonai.core.records import Endpoint, Goal, OwnerKind, Phase, Replica
+from leptonai.core.records import Endpoint, Goal, Phase, Replica
 from leptonai.core.rollouts.asked import at_revision
 from leptonai.errors import VersionConflict
 from leptonai.ports.clock import Clock
@@ -69,10 +70,7 @@ class ReadinessLoop:
         servers = {
             ((r.workspace, r.id), r.attempt): r
             for r in self._mirror.replicas.values()
-            if r.owner_kind is OwnerKind.ENDPOINT
-            and r.phase is Phase.RUNNING
-            and r.goal is Goal.RUN
-            and r.ports
+            if serves(r) and r.phase is Phase.RUNNING and r.goal is Goal.RUN and r.ports
         }
         self._probes = {key: self._probes.get(key) or _Probe(now_ms) for key in servers}
         for key, probe in self._probes.items():
