@@ -66,8 +66,6 @@ def test_a_cluster_from_its_making_to_its_removal(lep: Lep, lep_platform, tmp_pa
     assert state_of(lep)["desiredWorkerReplicas"] == 0
     assert "stopped" in lep("raycluster", "stop", "-n", "tune")
     becomes(lep, "Stopped", STOPPED_WITHIN_S)
-    refused = lep("raycluster", "list-jobs", "-n", "tune", code=1)
-    assert "is stopped" in refused
     assert "started" in lep("raycluster", "start", "-n", "tune")
     becomes(lep, "Ready", READY_WITHIN_S)
     assert "No Ray jobs found" in lep("raycluster", "list-jobs", "-n", "tune")

@@ -22,7 +22,6 @@ class BoundedConnection(HttpToolsProtocol):
     _fruitless = 0  # bytes read since the last that were the end of a head, or of a body
     _in_head = True
     _head_timer: asyncio.TimerHandle | None = None
-    _paused_for_upgrade = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -43,9 +42,9 @@ class BoundedConnection(HttpToolsProtocol):
             self.transport.close()
 
     def take_over(self) -> Streams:
-        """The bytes of a connection whose request asked for an upgrade, from here on. HTTP is over
-        on it: nobody else reads, writes, counts or closes it any more."""
-        assert self._paused_for_upgrade, "only what waits for an upgrade"
+        """The bytes of a connection whose request asked for a WebSocket, from here on: who did
+        sends nothing before the answer. HTTP is over on it: nobody else reads, writes, counts or
+        closes it any more."""
         self.connections.discard(self)
         self._unset_keepalive_if_required()
         self.cycle.disconnected = True  # nothing more is to be sent as an answer
@@ -72,10 +71,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
         if self._get_upgrade() == b"websocket":
-            # What follows is no HTTP: it waits until somebody takes over, or the answer was no.
             self.scope["extensions"] = {UPGRADE: {"take_over": self.take_over}}
-            self._paused_for_upgrade = True
-            self.flow.pause_reading()
 
     def _unsupported_upgrade_warning(self) -> None:
         """It is answered as the request that it is, or taken over."""
