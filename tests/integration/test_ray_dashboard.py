@@ -5,6 +5,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import os
 import socket
 
 import httpx
@@ -314,6 +315,30 @@ async def test_a_client_that_stalls_is_let_go(running):
         writer.close()
 
 
+@served
+async def test_who_takes_nothing_of_an_answer_holds_nothing_up(running):
+    running.dashboard.answer = b"HTTP/1.1 200 OK\r\ncontent-length: 90000000\r\n\r\n" + bytes(
+        90_000_000
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relays, "QUIET_S", 0.3)
+        raw = f"GET {AT}/logs HTTP/1.1\r\nhost: x\r\n"
+        raw += f"authorization: {running.bearer()['authorization']}\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=1)
+        writer.write(raw.encode())
+        await reader.read(1)
+        writer.transport.pause_reading()
+        assert await running.idle()
+        writer.transport.abort()
+
+
+@served
+async def test_an_upgrade_that_nobody_asked_for_is_no_answer(running):
+    running.dashboard.answer = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n"
+    answer = await running.http.get(f"{AT}/api/version")
+    assert answer.status_code == 503
+
+
 # --- WebSockets ----------------------------------------------------------------------------------
 
 
@@ -345,7 +370,7 @@ async def echo(connection) -> None:
 @served
 async def test_a_websocket_passes_both_ways_until_either_side_ends(running):
     async def lines(connection) -> None:
-        for message in ("one", b"\x00" * 2_000_000, await connection.recv()):
+        for message in ("one", os.urandom(2_000_000), await connection.recv()):
             await connection.send(message)
         await connection.close(1000, "the job has ended")
 
@@ -379,6 +404,25 @@ async def test_a_client_that_leaves_takes_its_connection_along(running):
             socket.transport.abort()
         await asyncio.wait_for(left.wait(), 10)
         assert await running.idle()
+
+
+@served
+async def test_a_client_that_takes_nothing_from_its_websocket_is_let_go(running):
+    async def flood(connection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await connection.send(os.urandom(1_000_000))  # which nothing makes smaller
+                await asyncio.sleep(0)  # to hear that the other side has gone
+
+    async with contextlib.AsyncExitStack() as stack:
+        await ray_tails(running, stack, flood)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(relays, "QUIET_S", 0.3)
+            patch.setattr(relays, "LINGER_S", 0.1)
+            socket = await tail(running)
+            socket.transport.pause_reading()
+            assert await running.idle()
+            socket.transport.abort()
 
 
 @served

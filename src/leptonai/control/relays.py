@@ -19,7 +19,8 @@ from leptonai.errors import LeptonError, RequestError, TooManyRequests, Unavaila
 MAX_AT_ONCE = 200  # requests and connections
 CONNECT_S = 10.0
 ANSWER_S = 120.0  # from the request's end to the answer's head
-QUIET_S = 120.0  # of a body that is being sent, either way
+QUIET_S = 120.0  # of whoever is to send, or to take, what is under way
+LINGER_S = 10.0  # of what was written last, before a connection is broken off
 LONGEST_S = 86_400.0  # of a connection
 MAX_HEAD_BYTES = 64 << 10
 PIECE_BYTES = 64 << 10
@@ -111,6 +112,7 @@ class Relay:
         self._writer: asyncio.StreamWriter | None = None
         self._answer = _Answer()
         self._method = ""
+        self._waits: asyncio.TimerHandle | None = None  # for who takes what was read
 
     @property
     def status(self) -> int:
@@ -147,6 +149,8 @@ class Relay:
                     async with asyncio.timeout(ANSWER_S):
                         await answering
                 answering.result()
+                if self.upgraded and not asked.upgrades:
+                    raise EOFError("it speaks of an upgrade that nobody asked for")
             finally:
                 for task in (sending, answering):
                     task.cancel()
@@ -160,7 +164,9 @@ class Relay:
         return self
 
     async def __anext__(self) -> bytes:
-        """The answer's body, as it comes. One that ends too early raises."""
+        """The answer's body, as it comes. One that ends too early raises, and one that nobody
+        takes is given up."""
+        self._stop_waiting()
         answer = self._answer
         while not answer.pieces:
             if answer.complete or self._method == "HEAD":
@@ -174,6 +180,7 @@ class Relay:
                 raise self._unavailable(error) from error
             if not more:
                 raise StopAsyncIteration
+        self._waits = asyncio.get_running_loop().call_later(QUIET_S, self.close)
         return answer.pieces.pop(0)
 
     async def aclose(self) -> None:
@@ -196,15 +203,21 @@ class Relay:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
         finally:
-            writer.close()
+            _let_go(writer)
             self.close()
 
     def close(self) -> None:
+        self._stop_waiting()
         if self._writer is not None:
-            self._writer.close()
+            _let_go(self._writer)
         if self._over is not None:
             self._over()
             self._over = None
+
+    def _stop_waiting(self) -> None:
+        if self._waits is not None:
+            self._waits.cancel()
+            self._waits = None
 
     def _switching(self) -> bytes:
         lines = [b"HTTP/1.1 101 Switching Protocols", b"connection: upgrade", b"upgrade: websocket"]
@@ -301,7 +314,15 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     with contextlib.suppress(OSError):
         while data := await reader.read(PIECE_BYTES):
             writer.write(data)
-            await writer.drain()
+            async with asyncio.timeout(QUIET_S):
+                await writer.drain()
+
+
+def _let_go(writer: asyncio.StreamWriter) -> None:
+    """Close it, even if the other side takes nothing any more."""
+    if not writer.is_closing():
+        writer.close()
+        asyncio.get_running_loop().call_later(LINGER_S, writer.transport.abort)
 
 
 class _Answer:
