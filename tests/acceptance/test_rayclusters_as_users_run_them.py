@@ -134,6 +134,8 @@ def test_a_cluster_waits_for_ray_and_outlives_what_happens_to_it(platform, progr
     becomes(platform, "Stopped")
     assert nodes_of(platform) == {}
     assert [*Path("/tmp").glob(f"ray-{head[-5:]}.*")] == []
-    platform.cli("raycluster", "start", "tune", "--wait")
+    done = platform.cli("raycluster", "start", "tune", "--wait")
+    assert "starting tune" in done.stdout
+    assert "Traceback" not in done.stderr
     platform.cli("raycluster", "remove", "tune")
     eventually(lambda: nodes_of(platform), lambda now: now == {})

@@ -21,13 +21,15 @@ from leptonai.cli.session import (
     variables,
 )
 from leptonai.cli.views import print_events, print_explanation, print_replicas, resources_text
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, TryLater, Unavailable
 from leptonai.spec.quantities import memory_mib
 
 if TYPE_CHECKING:
+    from leptonai.client import LeptonClient
     from leptonai.spec.rayclusters import LeptonRayCluster, RayClusterSpec
 
 MAX_SPEC_BYTES = 1 << 20
+TELL_EVERY_S = 2.0  # what is waited for, if it is something else by then
 
 raycluster = Group(
     name="raycluster",
@@ -146,8 +148,7 @@ def create(
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         made = client.rayclusters.create(asked)
         if wait:
-            say(f"created {name}; waiting until it is ready")
-            made = client.rayclusters.wait(name)
+            made = _ready(client, name)
         address = client.rayclusters.dashboard(name)
     if output == "json":
         print_json(made)
@@ -192,10 +193,10 @@ def get(output: str, name: str) -> None:
 
 @raycluster.does(
     "address",
-    example=r"""
-RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(leptonai token show) \
-  ray job submit --address $(leptonai raycluster address tune) --working-dir . -- python train.py
-""".strip(),
+    example="""\
+leptonai raycluster address tune
+RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(leptonai token show) \\
+  ray job submit --address $(leptonai raycluster address tune) --working-dir . -- python x.py""",
 )
 @click.argument("name")
 def address(name: str) -> None:
@@ -221,7 +222,7 @@ def resize(wait: bool, output: str, name: str, sizes: tuple[str, ...]) -> None:
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         made = client.rayclusters.resize(name, _sizes(sizes))
         if wait:
-            made = client.rayclusters.wait(name)
+            made = _ready(client, name)
     print_json(made) if output == "json" else click.echo(f"resizing {name}")
 
 
@@ -247,7 +248,7 @@ def start(wait: bool, output: str, name: str) -> None:
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         made = client.rayclusters.start(name)
         if wait:
-            made = client.rayclusters.wait(name)
+            made = _ready(client, name)
     print_json(made) if output == "json" else click.echo(f"starting {name}")
 
 
@@ -298,6 +299,21 @@ def log(follow: bool, name: str) -> None:
             for each in found
         }
         follow_all(logs)
+
+
+def _ready(client: LeptonClient, name: str) -> LeptonRayCluster:
+    """It, once it is ready; what it waits for is told whenever that changes. It may be something
+    to be done by whoever waits: to install Ray."""
+    told = ""
+    while True:
+        try:
+            return client.rayclusters.wait_ready(name, timeout_s=TELL_EVERY_S)
+        except Unavailable:
+            raise  # nobody answers
+        except TryLater as error:
+            if error.message != told:
+                told = error.message
+                say(told)
 
 
 def _read(file: Path) -> RayClusterSpec:

@@ -683,7 +683,7 @@ class AsyncRayClusters:
         self._calls = calls
 
     async def create(self, cluster: LeptonRayCluster) -> LeptonRayCluster:
-        """`metadata.name` is its name. It is started at once; `wait` waits for it."""
+        """`metadata.name` is its name. It is started at once; `wait_ready` waits for it."""
         return await self._calls.read(_post("/rayclusters", cluster, key=""), LeptonRayCluster)
 
     async def list(self) -> Sequence[LeptonRayCluster]:
@@ -738,23 +738,29 @@ class AsyncRayClusters:
         sends a token of this workspace."""
         return f"{self._calls.connection.url}{path_of('rayclusters', name, 'dashboard')}"
 
-    async def wait(self, name: str, timeout_s: float | None = None) -> LeptonRayCluster:
-        """Return it once it is ready, or stopped.
+    async def wait_ready(self, name: str, timeout_s: float | None = None) -> LeptonRayCluster:
+        """Return it when its head and all its workers are ready.
 
         Raises:
-            TryLater: it is neither in time.
+            Conflict: it was stopped.
+            TryLater: not in time; the message says how far it is.
         """
         give_up = None if timeout_s is None else time.monotonic() + timeout_s
         look_s = FIRST_LOOK_S
         while True:
             cluster = await self.get(name)
-            status = cluster.status
-            if status and status.state in (RayClusterState.READY, RayClusterState.STOPPED):
+            state = cluster.status.state if cluster.status else RayClusterState.STARTING
+            if state is RayClusterState.READY:
                 return cluster
+            if state in (RayClusterState.STOPPING, RayClusterState.STOPPED):
+                raise Conflict(
+                    f"Ray cluster {name} is {state}",
+                    hint=f"start it: `leptonai raycluster start {name}`",
+                )
             if give_up is not None and time.monotonic() + look_s > give_up:
-                said = f": {status.message}" if status and status.message else ""
+                told = cluster.status.message if cluster.status else None
                 raise TryLater(
-                    f"Ray cluster {name} is not ready after {timeout_s:g} s{said}",
+                    f"Ray cluster {name} is still {state}" + (f": {told}" if told else ""),
                     hint=f"see `leptonai raycluster why {name}`",
                 )
             await pause(look_s)
