@@ -19,7 +19,7 @@ TOLD_BY_EXIT = {
 }
 LEAST_STORE_BYTES = 80 << 20  # that Ray accepts for its objects
 STORE_SHARE = 0.3  # of a node's memory, as Ray's own default
-PATIENCE_S = 6  # with Ray's own end, before its processes are killed: less than the engine's grace
+PATIENCE_S = 3  # with Ray's own end, before it is killed: less than any grace that it gets
 
 # Arguments: those of `ray start`, then "--" and the user's command, which runs before it.
 # `python` then means the one that has Ray, to the user's command and to Ray jobs.
