@@ -407,6 +407,32 @@ async def test_a_client_that_leaves_takes_its_connection_along(running):
 
 
 @served
+async def test_a_client_that_left_before_the_answer_came_is_not_waited_for(running):
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def late(reader, writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await left.wait()
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n")
+        writer.write(b"connection: upgrade\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(late, "127.0.0.1", 0) as server:
+        await running.lead_to(server.sockets[0].getsockname()[1])
+        raw = f"GET {AT}/tail HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket"
+        raw += f"\r\nauthorization: {running.bearer()['authorization']}\r\n\r\n"
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(raw.encode())
+        await asyncio.wait_for(asked.wait(), 10)
+        writer.transport.abort()
+        await asyncio.sleep(0.1)
+        left.set()
+        assert await running.idle()
+
+
+@served
 async def test_a_client_that_takes_nothing_from_its_websocket_is_let_go(running):
     async def flood(connection) -> None:
         with contextlib.suppress(ConnectionClosed):

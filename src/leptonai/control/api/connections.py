@@ -52,7 +52,8 @@ class BoundedConnection(HttpToolsProtocol):
         protocol = asyncio.StreamReaderProtocol(reader, loop=self.loop)
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)
-        self.transport.resume_reading()
+        if self.transport.is_closing():  # which was told to us alone
+            protocol.connection_lost(None)
         return reader, asyncio.StreamWriter(self.transport, protocol, reader, self.loop)
 
     def on_message_begin(self) -> None:

@@ -103,7 +103,7 @@ def advance(cluster: RayCluster, replicas: Iterable[Replica], now_ms: int) -> Ra
     living = [r for r in after if r.phase is not Phase.DONE]
     changed = _judged(changed, living, now_ms)
     if changed.state is not cluster.state:
-        told = changed.message or f"the head and {changed.ready_workers} workers are ready"
+        told = changed.message or "the head and all workers are ready"
         events.append(event_of(cluster, changed.state.value.replace(" ", ""), told))
     old = {r.id: r for r in before}
     late = [at for r in living if (at := _late_at_ms(r)) is not None and at > now_ms]
