@@ -28,7 +28,7 @@ from leptonai import __version__
 from leptonai.envoy_process import EnvoyProcess
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, Locked, NotFound, Unavailable
 from leptonai.gateway_process import GatewayProcess, end_gateway
-from leptonai.home import Home, PlatformState, Settled, replace_file
+from leptonai.home import OPTIONS_VARIABLE, Home, PlatformState, Settled, replace_file
 from leptonai.listening import bind, url_of
 from leptonai.log_files import keep_bounded
 from leptonai.processes import Process
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from leptonai.blobs import BlobStore
     from leptonai.ports.store import Store
 
-OPTIONS_VARIABLE = "LEPTON_PLATFORM_OPTIONS"  # JSON of Options
 GC_THRESHOLD = 20_000  # new objects between collections: records are values, and rarely in cycles
 DRAIN_S = 2  # for requests under way when the platform stops
 ENDS_WITHIN_S = 15.0  # a platform that was asked to

@@ -17,7 +17,7 @@ import click
 
 from leptonai import errors
 from leptonai.cli.output import print_facts, print_json, print_table, say
-from leptonai.home import Home, PlatformState
+from leptonai.home import OPTIONS_VARIABLE, Home, PlatformState
 from leptonai.otlp import check_url
 
 READY_WITHIN_S = 60.0
@@ -255,7 +255,6 @@ def _control_process(
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The control plane as a process of its own, and where it says whether it is ready."""
     from leptonai.log_files import open_log
-    from leptonai.main import OPTIONS_VARIABLE
 
     answers, telling = os.pipe()
     try:
