@@ -85,6 +85,21 @@ def test_calls_that_came_together_make_a_crowd_until_one_comes_alone() -> None:
     assert crowded == [False, True, True, False]
 
 
+@given(st.lists(st.integers(0, 3), max_size=5), st.integers(1, 3), st.sampled_from([0.0, 2.0]))
+def test_only_what_would_be_a_batch_by_itself_at_once_is_let_pass(
+    crowds: list[int], size: int, wait_s: float
+) -> None:
+    queue: BatchQueue[str] = BatchQueue(size, wait_s, capacity=100)
+    for crowd in crowds:
+        for _ in range(crowd):
+            queue.put("earlier", "ann", "", 0)
+        queue.take(wait_s)
+    let_pass = queue.lets_pass
+    assert let_pass == (not wait_s and not queue.crowded and len(queue) == 0)
+    queue.put("this", "ann", "", wait_s)
+    assert not let_pass or (queue.take(wait_s), queue.crowded) == (["this"], False)
+
+
 CALLS = st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from("xy")), max_size=40)
 
 

@@ -69,11 +69,15 @@ class Batcher:
         Raises:
             TooManyRequests: as many wait as may.
         """
+        is_free = self._running < self._concurrency
+        if is_free and self._queue.lets_pass:
+            self._begin([call])
+            return
         if self._queue.full:
             raise TooManyRequests(f"{len(self._queue)} calls wait already; try again in a second")
         loop = asyncio.get_running_loop()
         call.waiting = self._queue.put(call, client, _shapes(call.arguments), loop.time())
-        if self._asked_to_start or self._running >= self._concurrency:
+        if self._asked_to_start or not is_free:
             return
         if self._queue.crowded:
             self._asked_to_start = True
@@ -83,7 +87,8 @@ class Batcher:
 
     def discard(self, call: Call) -> None:
         """Let it go from the queue, if it waits there."""
-        self._queue.discard(call.waiting)
+        if call.waiting is not None:
+            self._queue.discard(call.waiting)
 
     def _start(self) -> None:
         self._asked_to_start = False
@@ -93,7 +98,6 @@ class Batcher:
             if not batch:
                 self._start_when_due(loop)
                 return
-            self._running += 1
             self._begin(batch)
 
     def _start_when_due(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -105,6 +109,7 @@ class Batcher:
             self._timer = loop.call_at(due_s, self._start)
 
     def _begin(self, batch: list[Call]) -> None:
+        self._running += 1
         if not (self._streams or self._is_async):
             self._threads.submit(_Batch(self._handler, batch, self._ended))
             return
@@ -123,7 +128,8 @@ class Batcher:
 
     def _ended(self, batch: list[Call], results: Any, error: BaseException | None = None) -> None:
         self._running -= 1
-        self._start()  # the model shall not wait until the answers are written
+        if self._queue:
+            self._start()  # the model shall not wait until the answers are written
         if error is not None:
             for call in batch:
                 if call.pieces is not None:

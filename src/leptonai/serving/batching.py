@@ -55,6 +55,12 @@ class BatchQueue(Generic[Item]):
         """The last batch was of several calls: another that comes will hardly be alone."""
         return self._last_size > 1
 
+    @property
+    def lets_pass(self) -> bool:
+        """A call that finds the model free is a batch by itself now: `put` and `take` would say so,
+        and cost a small model's call a part of its time."""
+        return not (self._length or self._max_wait_s or self.crowded)
+
     def put(self, item: Item, client: Hashable, bucket: Hashable, now_s: float) -> Waiting[Item]:
         assert not self.full
         waiting = Waiting(item, client, bucket, now_s)
