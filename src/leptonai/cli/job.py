@@ -74,6 +74,11 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
 @environment_options
 @storage_options
 @gang_options
+@click.option(
+    "--segment-count",
+    type=click.IntRange(min=1),
+    help="Segments of workers, each behind one switch, say in one NVLink domain.",
+)
 @click.option("--max-failure-retry", type=click.IntRange(min=0), help="Of each worker.")
 @click.option("--max-job-failure-retry", type=click.IntRange(min=0), help="Of all the workers.")
 @click.option(
@@ -117,6 +122,7 @@ def create(
     name: str | None,
     num_workers: int | None,
     min_workers: int | None,
+    segment_count: int | None,
     resource_shape: str | None,
     cpu: float | None,
     memory: int | None,
@@ -152,7 +158,7 @@ def create(
 
     What follows the two dashes is the command, exactly as typed: no shell comes between.
     """
-    from leptonai.cli.requested import job_of, read_job
+    from leptonai.cli.requested import job_of, read_job, segments
     from leptonai.spec.jobs import Deadline, TimeSchedule
 
     if follow and output == "json":
@@ -182,6 +188,7 @@ def create(
             mounts=mounts_of(mounts),
             storage_attachments=attachments_of(buckets),
             min_workers=min_workers,
+            segment_config=segments(segment_count, num_workers),
             max_failure_retry=max_failure_retry,
             max_job_failure_retry=max_job_failure_retry,
             final_exit_codes=[*final_exit_codes] or None,

@@ -267,5 +267,6 @@ def _node_of(machine: Machine, before: Node | None, workspace: str, now_ms: int)
         address=machine.address,
         provider_id=machine.provider_id,
         limits=machine.limits,
+        switch=machine.switch,
         facts=dict(machine.facts),
     )

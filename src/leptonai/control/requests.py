@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from leptonai.control.api.context import World
 from leptonai.control.domains import check_domain
+from leptonai.control.nodes import view_of
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.attachments import check_attachments
@@ -18,14 +19,13 @@ from leptonai.core.records import (
     DataSource,
     Model,
     Node,
-    NodeState,
     Program,
     Reservation,
     Secret,
     Volume,
 )
 from leptonai.core.reservations import may_use, phase_of
-from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
+from leptonai.core.scheduler.values import Gang, WaitCode, Worker
 from leptonai.core.shapes import gpu_type_of, requested_by
 from leptonai.core.volumes import check_mounts
 from leptonai.errors import Forbidden, InvalidRequest, NotFound, Unsatisfiable
@@ -83,13 +83,7 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             f"spec.min_workers: {spec.min_workers} is more than completions, {spec.workers}",
             hint="Raise completions, or lower min_workers.",
         )
-    segment = spec.segment_config.count_per_segment if spec.segment_config else 1
-    if segment < 1 or spec.workers % segment:
-        raise InvalidRequest(
-            f"spec.segment_config.count_per_segment: {segment} does not divide "
-            f"{spec.workers} workers",
-            hint="Every segment has the same number of workers.",
-        )
+    _check_segments(spec)
     _check_seconds("spec.ttl_seconds_after_finished", spec.ttl_seconds_after_finished, MAX_TTL_S)
     if spec.time_schedule:
         _check_seconds("spec.time_schedule.start_at", spec.time_schedule.start_at, LATEST_TIME_S)
@@ -118,7 +112,8 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             f"spec.container.ports: {ports} of them", hint=f"Ask for at most {MAX_PORTS} a worker."
         )
     program = Program(command=(), needs=requested.needs, ports=(scheduler.ANY_PORT,) * ports)
-    _check_feasible(program, spec.min_workers or spec.workers, spec.affinity, nodes)
+    workers = spec.min_workers or spec.workers
+    _check_feasible(program, workers, spec.affinity, nodes, segment=spec.segment)
     return spec
 
 
@@ -385,8 +380,28 @@ def _check_seconds(field: str, value: int | None, most: int) -> None:
         )
 
 
+def _check_segments(spec: JobSpec) -> None:
+    segment = spec.segment_config.count_per_segment if spec.segment_config else 1
+    if segment < 1 or spec.workers % segment:
+        raise InvalidRequest(
+            f"spec.segment_config.count_per_segment: {segment} does not divide "
+            f"{spec.workers} workers",
+            hint="Every segment has the same number of workers.",
+        )
+    if spec.segment and spec.min_workers:
+        raise InvalidRequest(
+            "spec.segment_config: an elastic job has no segments",
+            hint="Leave out min_workers or segment_config: it gains and loses single workers.",
+        )
+
+
 def _check_feasible(
-    program: Program, workers: int, affinity: Affinity | None, nodes: Sequence[Node]
+    program: Program,
+    workers: int,
+    affinity: Affinity | None,
+    nodes: Sequence[Node],
+    *,
+    segment: int = 0,
 ) -> None:
     allowed_nodes = (affinity.allowed_nodes_in_node_group or []) if affinity else []
     allowed_groups = (affinity.allowed_dedicated_node_groups or []) if affinity else []
@@ -403,8 +418,9 @@ def _check_feasible(
         ),
         allowed_nodes=frozenset(allowed_nodes),
         allowed_groups=frozenset(allowed_groups),
+        segment=segment,
     )
-    reason = scheduler.feasible(gang, [node_view(node) for node in nodes])
+    reason = scheduler.feasible(gang, [view_of(node) for node in nodes])
     if reason is not None and reason.code is WaitCode.NO_NODE:
         raise Unsatisfiable(
             f"this could never run here: {reason.text}",
@@ -419,16 +435,6 @@ def _check_known(what: str, named: Iterable[str], known: set[str]) -> None:
                 f"affinity: there is no {what} {name[:60]!r}",
                 hint=suggestion(name, sorted(known)),
             )
-
-
-def node_view(node: Node) -> NodeView:
-    return NodeView(
-        id=node.id,
-        group=node.group,
-        capacity=node.capacity,
-        labels=node.labels,
-        schedulable=node.state is NodeState.READY and not node.unschedulable,
-    )
 
 
 def _gpu_types(nodes: Iterable[Node]) -> set[str]:

@@ -169,6 +169,8 @@ def _change(found: Alternative, asked: Gang) -> tuple[str, dict[str, Any]]:
                 f"ask for {after.gpu_type} GPUs instead of {before.gpu_type}",
                 {"accelerator_type": after.gpu_type},
             )
+        case AlternativeKind.SEGMENTS:
+            return "let its workers be behind different switches", {"segment_config": None}
         case AlternativeKind.SIZE:
             return _smaller(before, after)
         case AlternativeKind.WORKERS:

@@ -383,6 +383,7 @@ class Node(Record, tag="node", tag_field="kind", frozen=True, kw_only=True):
     address: str = "127.0.0.1"
     provider_id: str = ""
     limits: str = "none"  # how limits are enforced: cgroup-v2, cgroup-v1, none
+    switch: str = ""  # nodes behind one reach each other faster; "" is not known
     facts: dict[str, str] = field(default_factory=dict)  # os, kernel, cpu type, … for people
     seen_at_ms: int = 0
     unreachable_since_ms: int | None = None

@@ -139,6 +139,7 @@ class Machine:
     address: str = "127.0.0.1"
     provider_id: str = ""
     limits: str = "none"  # cgroup-v2, cgroup-v1, none
+    switch: str = ""  # machines behind one reach each other faster; "" is not known
     facts: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -347,6 +347,7 @@ def node_view(node: Node, held: Iterable[Replica], shown: str) -> wire_nodes.Nod
             hostname=node.facts.get("hostname", node.name),
             local_ip=node.address,
             provider=node.provider_id or None,
+            gpu_clique_id=node.switch or None,
             limits=node.limits,
             resource=wire_nodes.NodeResource(
                 cpu=wire_nodes.CpuUse(

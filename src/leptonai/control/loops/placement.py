@@ -9,6 +9,7 @@ from typing import TypedDict
 from msgspec.structs import replace
 
 from leptonai.control.mirror import Key, Mirror, Watch
+from leptonai.control.nodes import view_of
 from leptonai.control.owners import Owners
 from leptonai.core import records, scheduler
 from leptonai.core.lifecycle.job import Seat, replica_id
@@ -17,7 +18,6 @@ from leptonai.core.records import (
     Goal,
     Job,
     Node,
-    NodeState,
     OwnerKind,
     Phase,
     Record,
@@ -228,7 +228,7 @@ class PlacementLoop:
                     if not members:
                         del self._gangs[gang]
             elif isinstance(record, Node):
-                nodes[record.id] = _node(record)
+                nodes[record.id] = view_of(record)
             elif isinstance(record, records.Quota):
                 quotas = True
             elif isinstance(record, Job):
@@ -355,6 +355,8 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror, reserved: Reserved
         allowed_nodes=affinity.allowed,
         allowed_groups=frozenset(first.program.allowed_groups),
         avoided_nodes=affinity.avoided,
+        # Of those that are left of a gang no segment is asked for any more.
+        segment=job.spec.segment if job and len(replicas) == first.gang_size else 0,
         preemptible=job is not None and queue.can_be_preempted is True,
         may_preempt=queue.can_preempt is not False,
         deadline=Deadline(at_ms=1000 * deadline.at, hard=deadline.hard) if deadline else None,
@@ -423,14 +425,4 @@ def quota_of(record: records.Quota) -> Quota:
         gpus=record.gpus,
         cpu_millis=record.cpu_millis,
         borrow=record.borrow,
-    )
-
-
-def _node(node: Node) -> NodeView:
-    return NodeView(
-        id=node.id,
-        group=node.group,
-        capacity=node.capacity,
-        labels=node.labels,
-        schedulable=node.state is NodeState.READY and not node.unschedulable,
     )

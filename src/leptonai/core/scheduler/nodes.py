@@ -8,6 +8,8 @@ changed, not the size of the cluster.
 
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -18,6 +20,8 @@ from leptonai.core.scheduler.values import ANY_PORT, Assignment, NodeView, Power
 
 UNBOUNDED = 1 << 30  # workers that need nothing fit without end
 MAX_LOG = 100_000  # changes of nodes that rows may lag behind before they are computed anew
+
+Name = TypeVar("Name", str, tuple[str, str])
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -232,6 +236,11 @@ class Nodes:
 
     def __len__(self) -> int:
         return len(self.views)
+
+    @cached_property
+    def domain(self) -> Ints:
+        """Of each node: a number for its domain."""
+        return _coded(view.domain for view in self.views)[1]
 
     def replaced(self, views: Iterable[NodeView]) -> "Nodes":
         """Other nodes, of which nothing is taken, that are scored the same way."""
@@ -545,7 +554,7 @@ def _devices(gpus: Sequence[int]) -> Ints:
     return np.where(there, MILLIS, 0).astype(np.int64)
 
 
-def _coded(names: Iterable[str]) -> tuple[list[str], Ints]:
+def _coded(names: Iterable[Name]) -> tuple[list[Name], Ints]:
     names = list(names)
     codes = {name: code for code, name in enumerate(sorted(set(names)))}
     return list(codes), _column(codes[name] for name in names)
