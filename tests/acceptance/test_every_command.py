@@ -35,6 +35,14 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "storage ls": list,
     "storage du": dict,
     "storage permission": list,
+    "storage source list": list,
+    "storage source get maps": dict,
+    "kv list": list,
+    "kv keys results": list,
+    "queue list": list,
+    "queue length work": dict,
+    "object list": list,
+    "object link kept": dict,
     "secret list": list,
     "job list": list,
     "job get hello": dict,
@@ -156,6 +164,34 @@ MISTAKES = [  # each fails, and says so in two lines
     "storage remove default",
     "storage permit default relative --everybody",
     "storage forbid default /nope",
+    "storage upload /dev/null ../../x",
+    "storage download ../../etc/passwd",
+    "storage ls a/../../b",
+    "storage source get nope",
+    "storage source add pets --bucket pets --provider aws --region x --access-key n --secret-key n",
+    "storage source permit nope --everybody",
+    "storage source remove nope",
+    "kv create Wrong_Name",
+    "kv create results",
+    "kv keys nope",
+    "kv get results nope",
+    "kv get nope x",
+    "kv put nope x y",
+    "kv put results .. y",
+    "kv put results big --file /dev/zero",
+    "kv delete nope x",
+    "kv remove nope",
+    "queue create Wrong_Name",
+    "queue length nope",
+    "queue send nope hello",
+    "queue receive nope",
+    "queue receive idle",
+    "queue remove nope",
+    "object get nope",
+    "object put /nonexistent",
+    "object put /dev/null a/../b",
+    "object link nope",
+    "object remove a//b",
     "secret remove nope",
     "secret create hello",
     "dataset get nope",
@@ -240,6 +276,14 @@ def filled(platform, empty, tmp_path_factory):
     platform.cli("quota", "set", "--user", "ann", "--gpus", "1")
     platform.cli("storage", "upload", str(photon), "kept/")
     platform.cli("storage", "permit", "default", "/", "--everybody")
+    bucket = ("--bucket", "maps", "--provider", "gcs", "--gcs-project", "atlas")
+    platform.cli("storage", "source", "add", "maps", *bucket)
+    platform.cli("kv", "create", "results")
+    platform.cli("kv", "put", "results", "job-7", "done")
+    for queue in ("work", "idle"):
+        platform.cli("queue", "create", queue)
+    platform.cli("queue", "send", "work", "resize 17.jpg")
+    platform.cli("object", "put", str(photon), "kept")
     with platform.client() as client, run.start("cats", client=client, directory=folder / "runs"):
         run.log(loss=0.5)
     platform.cli("secret", "create", "KEY", stdin="value")

@@ -421,6 +421,14 @@ def test_something_else_than_a_workspace_is_recognised(client, server, monkeypat
     assert "is this the URL of a Lepton workspace" in caught.value.hint
 
 
+@pytest.mark.parametrize("path", ["../../etc/passwd", "data/../../x", ".."])
+def test_a_path_that_leads_out_of_its_volume_is_told_so_before_anything_is_sent(client, path):
+    with pytest.raises(InvalidRequest) as told:
+        client.storage.entry("default", path)
+    assert told.value.message == f"{path} leads out of the volume"
+    assert told.value.hint == "name it from the volume's root, without '..'"
+
+
 def test_names_that_are_no_path_segments_are_refused_or_quoted(client, server):
     for name in ("", ".", ".."):
         with pytest.raises(InvalidRequest):

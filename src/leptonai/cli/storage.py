@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from leptonai.cli.data_sources import source
 from leptonai.cli.groups import Group
 from leptonai.cli.output import print_json, print_table
 from leptonai.cli.progress import Progress
@@ -30,6 +31,9 @@ leptonai storage ls data
 leptonai storage download data/images/cat.png .
 leptonai job create -n train --mount data:/mnt/data -- ls /mnt/data""",
 )
+
+
+storage.add_command(source)
 
 
 @storage.does("list", example="leptonai storage list")
