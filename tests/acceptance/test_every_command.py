@@ -13,11 +13,13 @@ from leptonai.testing.platform import RunningPlatform
 AT_ONCE = 3
 # Those that change the platform itself are tested where their effects are.
 ELSEWHERE = {"up", "down"}
-NEVER_EMPTY = {"node list", "storage list", "template list"}
+NEVER_EMPTY = {"token list", "node list", "storage list", "template list"}
 ANSWERS = {  # what each answers with -o json, once there is one of everything
     "status": dict,
     "doctor": list,
     "token show": dict,
+    "token list": list,
+    "token create ann --expires 90d": dict,
     "workspace current": dict,
     "node list": list,
     "node shapes": list,
@@ -164,6 +166,10 @@ MISTAKES = [  # each fails, and says so in two lines
     "storage remove default",
     "storage permit default relative --everybody",
     "storage forbid default /nope",
+    "token create a,b",
+    "token create ../x",
+    "token create gateway",
+    "token remove nope",
     "storage upload /dev/null ../../x",
     "storage download ../../etc/passwd",
     "storage ls a/../../b",

@@ -47,7 +47,7 @@ root = LazyGroup(
             "leptonai.cli.simulate:simulate",
             "Ask what a policy would do with a workload.",
         ),
-        "token": ("leptonai.cli.workspace:token", "Show the token that this machine uses."),
+        "token": ("leptonai.cli.tokens:token", "Give people tokens, and take them back."),
         "workspace": ("leptonai.cli.workspace:workspace", "Show the workspace that is used."),
     },
     example="""\

@@ -81,6 +81,7 @@ from leptonai.spec.storage import (
     UploadState,
 )
 from leptonai.spec.templates import LeptonTemplate, RenderedTemplate, TemplateSpec
+from leptonai.spec.tokens import IssuedToken, NewToken, TokenInfo
 from leptonai.spec.values import (
     MAX_KEY_BYTES,
     KeyList,
@@ -152,6 +153,7 @@ class AsyncLeptonClient:
         self.quotas = AsyncQuotas(self._calls)
         self.reservations = AsyncReservations(self._calls)
         self.secrets = AsyncSecrets(self._calls)
+        self.tokens = AsyncTokens(self._calls)
         self.ingresses = AsyncIngresses(self._calls)
         self.templates = AsyncTemplates(self._calls)
         self.storage = AsyncStorage(self._calls)
@@ -753,6 +755,32 @@ class AsyncSecrets:
     async def list(self) -> Sequence[SecretItem]:
         """Their names, never their values."""
         return await self._calls.read(_get("usersecrets"), list[SecretItem])
+
+
+class AsyncTokens:
+    """What lets people in."""
+
+    def __init__(self, calls: "_AsyncCalls") -> None:
+        self._calls = calls
+
+    async def create(
+        self,
+        name: str,
+        role: Literal["member", "admin"] = "member",
+        *,
+        expires_at_ms: int | None = None,
+    ) -> IssuedToken:
+        """A token for a person, by their name. Its `value` is told this once. For admins."""
+        asked = NewToken(name=name, role=role, expires_at=expires_at_ms)
+        return await self._calls.read(_post("/tokens", asked, key=""), IssuedToken)
+
+    async def list(self) -> Sequence[TokenInfo]:
+        """One's own, and all of them for an admin; masked."""
+        return await self._calls.read(_get("tokens"), list[TokenInfo])
+
+    async def remove(self, id: str) -> None:
+        """Who has it is not let in any more. One's own; for admins any."""
+        await self._calls.ask(_delete("tokens", id))
 
 
 class AsyncStorage:

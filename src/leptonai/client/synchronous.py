@@ -80,6 +80,7 @@ from leptonai.spec.storage import (
     UploadState,
 )
 from leptonai.spec.templates import LeptonTemplate, RenderedTemplate, TemplateSpec
+from leptonai.spec.tokens import IssuedToken, NewToken, TokenInfo
 from leptonai.spec.values import (
     MAX_KEY_BYTES,
     KeyList,
@@ -151,6 +152,7 @@ class LeptonClient:
         self.quotas = Quotas(self._calls)
         self.reservations = Reservations(self._calls)
         self.secrets = Secrets(self._calls)
+        self.tokens = Tokens(self._calls)
         self.ingresses = Ingresses(self._calls)
         self.templates = Templates(self._calls)
         self.storage = Storage(self._calls)
@@ -754,6 +756,32 @@ class Secrets:
         return self._calls.read(_get("usersecrets"), list[SecretItem])
 
 
+class Tokens:
+    """What lets people in."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def create(
+        self,
+        name: str,
+        role: Literal["member", "admin"] = "member",
+        *,
+        expires_at_ms: int | None = None,
+    ) -> IssuedToken:
+        """A token for a person, by their name. Its `value` is told this once. For admins."""
+        asked = NewToken(name=name, role=role, expires_at=expires_at_ms)
+        return self._calls.read(_post("/tokens", asked, key=""), IssuedToken)
+
+    def list(self) -> Sequence[TokenInfo]:
+        """One's own, and all of them for an admin; masked."""
+        return self._calls.read(_get("tokens"), list[TokenInfo])
+
+    def remove(self, id: str) -> None:
+        """Who has it is not let in any more. One's own; for admins any."""
+        self._calls.ask(_delete("tokens", id))
+
+
 class Storage:
     """Volumes and their files. A path is that in its volume."""
 
@@ -1053,9 +1081,7 @@ class Objects:
         path = path_of("objects", bucket, *_key_parts(key))
         self._calls.ask(Request(method="PUT", path=path, body=file, told=told))
 
-    def get(
-        self, bucket: str, key: str, to: Path, progress: Progress | None = None
-    ) -> None:
+    def get(self, bucket: str, key: str, to: Path, progress: Progress | None = None) -> None:
         """Fetch one into a file. What has come of it is kept beside its place, for the next try.
 
         Raises:
