@@ -434,6 +434,11 @@ class Version(Kept, frozen=True, kw_only=True):
     def unique_key(self) -> str | None:
         return f"{self.name}@{self.number}"
 
+    @property
+    def state_name(self) -> str:
+        """The format of what is there: so photons can be counted."""
+        return "" if self.deleted else self.spec.format
+
 
 class Secret(Named, tag="secret", tag_field="kind", frozen=True, kw_only=True):
     """What a program gets as a variable, encrypted."""

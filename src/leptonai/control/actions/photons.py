@@ -64,14 +64,15 @@ async def find_photon(world: World, principal: Principal, workspace: str, id: st
     return found
 
 
+async def count_photons(world: World, workspace: str) -> int:
+    return await world.store.count(Model, Query(workspace=workspace, states=(FORMAT,)))
+
+
 async def list_photons(world: World, principal: Principal, workspace: str) -> list[Model]:
     """Newest first."""
-    found = await world.store.find(Model, Query(workspace=workspace, newest_first=True))
-    return [
-        each
-        for each in found
-        if each.spec.format == FORMAT and not each.deleted and may_read(principal, "model", each)
-    ]
+    query = Query(workspace=workspace, states=(FORMAT,), newest_first=True)
+    found = await world.store.find(Model, query)
+    return [each for each in found if may_read(principal, "model", each)]
 
 
 async def _receive(stream: AsyncIterator[bytes], file: Path) -> None:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from leptonai.control.actions.photons import list_photons
+from leptonai.control.actions.photons import count_photons
 from leptonai.control.actions.settings import features_of, patch_features
 from leptonai.control.api.routing import Call, Route
 from leptonai.control.api.views import amounts_of
@@ -66,7 +66,7 @@ async def info(call: Call) -> WorkspaceInfo:
             num_pods=sum(bool(each.spec.is_pod) for each in endpoints),
             num_jobs=await store.count(Job, jobs),
             num_secrets=await store.count(Secret, here),
-            num_photons=len(await list_photons(world, call.principal, call.workspace)),
+            num_photons=await count_photons(world, call.workspace),
         ),
         service_quota=ServiceQuota(
             used=ServiceAmount(
