@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from leptonai import __version__
 from leptonai.envoy_process import EnvoyProcess
@@ -153,6 +154,7 @@ async def _run(
     from leptonai.control.api.app import make_app
     from leptonai.control.api.context import Config, World
     from leptonai.control.clock import SystemClock
+    from leptonai.control.dns import DomainLookups
     from leptonai.control.plane import ControlPlane, check_whose_store
     from leptonai.control.pod_reader import HttpPodReader
     from leptonai.control.prober import TcpProber
@@ -225,6 +227,7 @@ async def _run(
             blobs=blobs,
             sealer=sealer,
             authenticator=Authenticator(store, clock, job_tokens, links),
+            domains=DomainLookups(clock, urlsplit(gateway.url).hostname or ""),
             links=links,
             audit=AuditLog(home.audit_log),
             routes=plane.routes,

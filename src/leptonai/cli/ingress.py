@@ -11,7 +11,7 @@ from leptonai.cli.output import age, print_facts, print_json, print_table, say
 from leptonai.cli.session import connect, output_option
 
 if TYPE_CHECKING:
-    from leptonai.spec.ingress import LeptonIngress
+    from leptonai.spec.ingress import DomainRecord, LeptonIngress
 
 ingress = Group(
     name="ingress",
@@ -75,7 +75,8 @@ def get(name: str, output: str) -> None:
             ("state", status.validation_status if status else ""),
             ("", status.message if status else ""),
             ("shares", _shown(found)),
-            ("cname", status.expected_cname_target if status else ""),
+            ("record", status.dns.record if status and status.dns else ""),
+            ("dns", _dns(status.dns) if status and status.dns else ""),
             ("owner", found.metadata.owner or ""),
         )
     )
@@ -123,6 +124,13 @@ def _tell(made: LeptonIngress, output: str, done: str) -> None:
         return
     message = made.status.message if made.status else ""
     click.echo(f"{done} {made.metadata.name}: {made.spec.domain_name} {message}")
+
+
+def _dns(found: DomainRecord) -> str:
+    if found.leads_here is None:
+        return "is looked up: ask again"
+    where = ", ".join(found.addresses) or "no address"
+    return f"{where}: {'leads here' if found.leads_here else 'does not lead here'}"
 
 
 def _shown(each: LeptonIngress) -> str:

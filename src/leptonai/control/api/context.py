@@ -7,6 +7,7 @@ from typing import Protocol
 
 from leptonai.blobs import BlobStore
 from leptonai.control.api.measures import Measures
+from leptonai.control.dns import DomainLookups
 from leptonai.control.log_following import LogTails
 from leptonai.control.traffic import TrafficLog
 from leptonai.core.records import Endpoint, Job, Record, Replica
@@ -89,6 +90,7 @@ class World:
     blobs: BlobStore
     sealer: Sealer
     authenticator: Authenticator
+    domains: DomainLookups
     links: Links
     audit: AuditLog
     routes: RouteFeed
