@@ -225,7 +225,10 @@ def _told(path: str) -> Iterator[None]:
             case errno.ENOENT:
                 told: LeptonError = NotFound(f"there is no {shown}", hint="List what there is.")
             case errno.EXDEV | errno.ELOOP:
-                told = Forbidden(f"{shown} leads out of the volume", hint="Follow no such links.")
+                told = Forbidden(
+                    f"a link leads {shown} out of the volume",
+                    hint="Name what is in the volume itself, or put a copy in the link's place.",
+                )
             case errno.ENOTDIR:
                 told = Conflict(f"{shown} is no directory", hint="List what there is.")
             case errno.EISDIR:
