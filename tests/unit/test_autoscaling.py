@@ -405,6 +405,17 @@ def test_a_step_turns_the_number_around_once_at_most_in_a_cold_start(
     assert all(later - turn >= COLD_START_S for turn, later in pairwise(turns))
 
 
+def test_what_overloaded_gpus_get_done_is_not_taken_for_what_requests_need():
+    endpoint = Endpoint(a_policy(Utilisation(0.7)), ready=40)
+    endpoint.gets(*[7] * 150)
+    known = endpoint.state.gpu.value
+    assert known == pytest.approx(0.25)
+    endpoint.gets(*[35] * 20)  # 3 replicas, for what 9 could do
+    assert endpoint.state.gpu.value == known
+    endpoint.gets(*[35] * 180)
+    assert set(endpoint.desired[-100:]) == {13}
+
+
 @given(loads, targets, forecasts, st.integers(0, 39))
 def test_the_state_can_be_stored_and_gone_on_with(load, target, forecast, killed_at):
     one, other = (Endpoint(a_policy(target), forecast=forecast) for _ in range(2))
