@@ -19,6 +19,7 @@ from leptonai.core.records import (
     RESERVATION_KEPT_S,
     SERVER_KEPT_S,
     Endpoint,
+    Event,
     Job,
     Phase,
     Quota,
@@ -118,6 +119,9 @@ class World:
 
     async def replicas(self) -> list[Replica]:
         return await self.store.find(Replica, Query())
+
+    async def events(self) -> list[Event]:
+        return await self.store.events("default")
 
     async def later(self, seconds: int) -> None:
         """Quicker than to live through them."""
@@ -350,6 +354,31 @@ def test_a_server_that_keeps_its_probe_waiting_delays_no_other():
         world.hanging.clear()
         await asyncio.sleep(MINUTE_S)
         assert await ready() == {"hanging": True, "quick": True}
+
+    in_world(story)
+
+
+def test_a_stranger_that_answers_on_a_servers_port_does_not_make_it_ready():
+    async def story(world: World) -> None:
+        world.hanging = set(range(1 << 16))
+        await world.serve("server", "serve", "0")
+        await asyncio.sleep(1)
+        (replica,) = await world.replicas()
+        (port,) = replica.ports
+        world.engine.take_port("n1", port)
+        world.hanging.clear()
+        await asyncio.sleep(MINUTE_S)
+        (replica,) = await world.replicas()
+        assert not replica.ready
+        told = [event.message for event in await world.events() if event.reason == "PortTaken"]
+        assert told == [
+            f"on n1 port {port} of replica {replica.id} is answered by a process that the replica "
+            "has not started: it counts as ready when it listens there itself"
+        ]
+        world.engine.free_port("n1", port)
+        await asyncio.sleep(MINUTE_S)
+        (replica,) = await world.replicas()
+        assert replica.ready
 
     in_world(story)
 

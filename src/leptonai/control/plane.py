@@ -153,7 +153,7 @@ class ControlPlane:
         loops: list[Loop] = [
             OwnersLoop(mirror, owners, clock),
             replicas,
-            ReadinessLoop(mirror, store, fence, clock, self._prober),
+            ReadinessLoop(mirror, store, self._engine, fence, clock, self._prober),
             scaling,
             forecasts,
             self.routes,

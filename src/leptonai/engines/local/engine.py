@@ -204,6 +204,9 @@ class LocalEngine:
             states[id] = Ended(_termination(id, ending))
         return Seen(self._clock.now_ms(), states, self._templates.states)
 
+    async def listens(self, node: str, attempt: AttemptId, port: int) -> bool | None:
+        return node == self._node and await self._supervisor.listens(attempt, port)
+
     async def changed(self) -> None:
         await self._changed.wait()
 
