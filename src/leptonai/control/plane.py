@@ -26,6 +26,7 @@ from leptonai.control.loops.runs import RunsLoop
 from leptonai.control.loops.scaling import ScalingLoop
 from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
+from leptonai.control.template_memory import TemplateMemory
 from leptonai.control.traffic import TrafficLog
 from leptonai.core.records import Job, Node, NodeState, Secret
 from leptonai.core.scheduler.policy import DEFAULT, Policy
@@ -116,7 +117,8 @@ class ControlPlane:
         await self._register(self.fence)
         mirror, store, clock, fence = self.mirror, self._store, self._clock, self.fence
         owners = Owners(mirror, store, fence, clock, self.traffic)
-        self.placement = PlacementLoop(mirror, store, owners, fence, clock, self._policy)
+        templates = TemplateMemory(mirror, self._engine, fence)
+        self.placement = PlacementLoop(mirror, store, owners, fence, clock, templates, self._policy)
         self.routes = RoutesLoop(mirror, clock, lambda pod: self._pod_key(pod.workspace, pod.id))
         replicas = ReplicasLoop(
             mirror,
@@ -124,6 +126,7 @@ class ControlPlane:
             self._engine,
             owners,
             self.traffic,
+            templates,
             fence,
             clock,
             workspace_url=self._workspace_url,

@@ -13,6 +13,7 @@ from leptonai.control.draining import Draining
 from leptonai.control.loops.loop import RETRY_AFTER_MS, retry_ms
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.control.owners import OwnerKey, Owners, owner_of
+from leptonai.control.template_memory import TemplateMemory
 from leptonai.control.traffic import TrafficLog
 from leptonai.control.warm_starts import WarmStarts
 from leptonai.core.access import Principal, Role
@@ -96,6 +97,7 @@ class ReplicasLoop:
         engine: Engine,
         owners: Owners,
         traffic: TrafficLog,
+        templates: TemplateMemory,
         fence: Fence,
         clock: Clock,
         *,
@@ -127,7 +129,9 @@ class ReplicasLoop:
         ] = {}  # by node: attempts that were ours and are still there
         self.looked = asyncio.Event()  # set after every look at the nodes
         self._draining = Draining(mirror, traffic)
-        self._warm_starts = WarmStarts(mirror, store, engine, fence, clock, runs_images=runs_images)
+        self._warm_starts = WarmStarts(
+            mirror, store, engine, templates, fence, clock, runs_images=runs_images
+        )
         traffic.wake_when_idle(self.watch.news)
 
     async def step(self) -> int | None:

@@ -211,6 +211,9 @@ class Nodes:
         self._free = self.total.of(self._all)  # a copy
         self._ending = self.total.of(self._all)  # held by what ends by itself
         self._ending.clear()
+        spare = _column(view.spare_bytes for view in self.views)
+        self._free.memory -= spare
+        self._ending.memory += spare
         self.gpu_types, self.gpu_type = _coded(capacity.gpu_type for capacity in capacities)
         switches, self.switch = _coded(view.switch for view in self.views)
         self.switches = len(switches)

@@ -29,9 +29,20 @@ class NodeView:
     capacity: Capacity
     labels: Mapping[str, str] = field(default_factory=dict)
     schedulable: bool = True
+    spare_bytes: int = 0  # of its memory: taken by what ends when somebody waits for it
     power: Power | None = None
     ports_from: int = 20_000  # replicas' ports are given from this range …
     ports_to: int = 30_000  # … up to, but not including
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """Memory of a node that a template takes, which ends when somebody waits for it."""
+
+    node: str
+    key: str
+    memory_bytes: int
+    wanted_at_ms: int  # when a server that could be its copy was last asked for
 
 
 # --- the work ------------------------------------------------------------------------------------
