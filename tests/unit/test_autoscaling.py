@@ -134,6 +134,10 @@ def test_published_policies_divide_what_comes_by_what_a_replica_is_to_get(target
 
 
 def test_without_a_target_there_are_the_least_ones_or_none():
+    wider = Endpoint(Policy(min_replicas=2, max_replicas=5, idle_timeout_s=60))
+    assert wider.gets(5) == Scale(
+        2, "2 while there are requests; without a target nothing asks for the 5 it may have"
+    )
     endpoint = Endpoint(Policy(min_replicas=2, max_replicas=2, idle_timeout_s=60))
     assert endpoint.gets(5).desired == 2
     assert endpoint.gets(*[0] * 59).desired == 2

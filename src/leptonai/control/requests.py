@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from leptonai.control.api.context import World
 from leptonai.control.domains import check_domain
+from leptonai.control.grpc_endpoints import check_grpc
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.attachments import check_attachments
@@ -148,6 +149,7 @@ async def checked_endpoint(
             hint="Raise one or lower the other.",
         )
     policy_of(spec)  # refuses what cannot be read, or has two targets
+    check_grpc(spec)
     _check_letting_in(spec)
     await _check_gateway(world, workspace, name, spec.gateway)
     _check_priority(spec.queue_config)

@@ -14,6 +14,7 @@ from leptonai.control.actions.committing import (
     told,
 )
 from leptonai.control.api.context import World
+from leptonai.control.grpc_endpoints import check_grpc_rollout
 from leptonai.control.requests import check_labels, checked_endpoint
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
@@ -136,6 +137,7 @@ async def patch_endpoint(
                 "a pod and an endpoint do not become each other, and pods are not rolled out",
                 hint="Create a new one; leave rollout out for a pod.",
             )
+        check_grpc_rollout(spec, plan)
         spec, token_hashes = _without_literal_tokens(spec, before.token_hashes, known)
         now_ms = world.clock.now_ms()
         changed = replace(
