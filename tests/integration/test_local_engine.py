@@ -1101,6 +1101,8 @@ def test_files_with_secrets_are_their_users_alone(tmp_path):
             await engine.forget("local", "a.0", epoch=EPOCH)
             assert [*(tmp_path / "home").rglob("the_file")] == [], "and go with it"
 
+    asyncio.run(main())
+
 
 def test_one_that_starts_in_what_it_keeps_finds_what_others_of_its_name_left(tmp_path):
     async def main():
