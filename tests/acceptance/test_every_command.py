@@ -1,16 +1,18 @@
 """Every command there is, against a platform that runs and against none."""
 
+import io
 import json
-from concurrent.futures import ThreadPoolExecutor
+import os
+import shlex
 
 import click
 import pytest
 
 from leptonai import run
 from leptonai.cli.__main__ import root
+from leptonai.cli.__main__ import run as run_command
 from leptonai.testing.platform import RunningPlatform
 
-AT_ONCE = 3
 # Those that change the platform itself are tested where their effects are.
 ELSEWHERE = {"up", "down"}
 NEVER_EMPTY = {"node list", "storage list", "template list"}
@@ -216,8 +218,7 @@ def platform(home):
 def empty(platform) -> dict[str, str]:
     """What the lists of a new platform print."""
     lists = [words for words in ANSWERS if words.endswith(" list") and words not in NEVER_EMPTY]
-    done = all_of(platform, [f"{words} -o json" for words in lists])
-    return {words: each.stdout for words, each in done.items()}
+    return {words: platform.cli(*words.split(), "-o", "json").stdout for words in lists}
 
 
 @pytest.fixture(scope="module")
@@ -246,10 +247,20 @@ def filled(platform, empty, tmp_path_factory):
     return platform
 
 
-def all_of(platform, lines: list[str]):
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        done = pool.map(lambda line: platform.cli(*line.split(), check=False), lines)
-        return dict(zip(lines, done, strict=True))
+@pytest.fixture
+def lepton(capfd, monkeypatch):
+    """Runs one command line, in this process: there are hundreds. Answers (exit code, out, err)."""
+    for name in os.environ:
+        if name.startswith("LEPTON_"):
+            monkeypatch.delenv(name)
+
+    def call(home, line: str) -> tuple[int, str, str]:
+        monkeypatch.setenv("LEPTON_HOME", str(home))
+        monkeypatch.setattr("sys.stdin", io.StringIO())
+        code = run_command(shlex.split(line))
+        return code, *capfd.readouterr()
+
+    return call
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[str]:
@@ -280,35 +291,37 @@ def test_the_lists_of_a_new_platform_are_empty_json(empty):
     }
 
 
-def test_with_output_json_stdout_is_json_alone(filled):
-    done = all_of(filled, [f"{words} -o json" for words in ANSWERS])
-    assert {line: each.stderr for line, each in done.items() if each.returncode} == {}
-    answers = {
-        line.removesuffix(" -o json"): json.loads(each.stdout) for line, each in done.items()
-    }
-    assert {words: type(answer) for words, answer in answers.items()} == ANSWERS
-    assert [words for words, answer in answers.items() if not answer] == []
+def test_with_output_json_stdout_is_json_alone(filled, home, lepton):
+    for words, kind in ANSWERS.items():
+        code, out, err = lepton(home, f"{words} -o json")
+        assert (code, err) == (0, ""), words
+        answer = json.loads(out)
+        assert type(answer) is kind, words
+        assert answer, words
 
 
-def test_a_table_is_for_people_and_has_no_colours_off_a_terminal(filled):
-    done = all_of(filled, list(ANSWERS))
-    assert [line for line, each in done.items() if each.returncode] == []
-    assert [line for line, each in done.items() if "\x1b" in each.stdout + each.stderr] == []
+def test_a_table_is_for_people_and_has_no_colours_off_a_terminal(filled, home, lepton):
+    for words in ANSWERS:
+        code, out, err = lepton(home, words)
+        assert code == 0, words
+        assert "\x1b" not in out + err, words
 
 
-def test_every_mistake_is_told_in_two_lines_and_with_an_exit_code(filled):
-    for line, done in all_of(filled, MISTAKES).items():
-        assert (done.returncode, done.stdout) == (1, ""), line
-        error, hint = done.stderr.splitlines()
+def test_every_mistake_is_told_in_two_lines_and_with_an_exit_code(filled, home, lepton):
+    for line in MISTAKES:
+        code, out, err = lepton(home, line)
+        assert (code, out) == (1, ""), line
+        error, hint = err.splitlines()
         assert error.startswith("error: "), line
         assert hint.startswith("hint: "), line
 
 
-def test_without_a_platform_every_command_says_how_to_start_one(tmp_path):
-    nowhere = RunningPlatform(tmp_path / "nowhere")
-    lines = [words for words in ANSWERS if words not in ("doctor", "dataset cache")]
-    for line, done in all_of(nowhere, lines).items():
-        assert (done.returncode, done.stdout) == (1, ""), line
-        error, hint = done.stderr.splitlines()
-        assert error.startswith("error: "), line
-        assert "leptonai up" in hint, line
+def test_without_a_platform_every_command_says_how_to_start_one(tmp_path, lepton):
+    for words in ANSWERS:
+        if words in ("doctor", "dataset cache"):
+            continue
+        code, out, err = lepton(tmp_path / "nowhere", words)
+        assert (code, out) == (1, ""), words
+        error, hint = err.splitlines()
+        assert error.startswith("error: "), words
+        assert "leptonai up" in hint, words

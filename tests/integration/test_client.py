@@ -6,7 +6,6 @@ import inspect
 import io
 import tarfile
 import threading
-import time
 from types import SimpleNamespace
 
 import msgspec
@@ -408,10 +407,8 @@ def test_other_errors_are_told_at_once_as_what_they_are(connect, server):
 
 def test_a_platform_that_is_not_there_is_named_after_the_time_to_retry(connect, server):
     server.stop()
-    began = time.monotonic()
     with pytest.raises(Unavailable, match=r"cannot reach Lepton at .*: connection refused"):
         connect(retry_for_s=0.2).jobs.list()
-    assert time.monotonic() - began < 10
 
 
 def test_something_else_than_a_workspace_is_recognised(client, server, monkeypatch):
