@@ -29,8 +29,10 @@ test: install-test  ## run the tests
 test-slow: install-test  ## run the tests that take minutes, too
 	@$(BIN)/python -m pytest -m slow
 
-test-random: install-test  ## try new examples of all properties, as CI does not
+test-random: install-test  ## try new examples of all properties and new worlds in the simulator
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "hypothesis and not lep" --hypothesis-profile random
+	@LEPTON_SIM_FIRST_SEED=$$(date +%y%m%d000) LEPTON_SIM_SEEDS=1000 \
+		$(BIN)/python -m pytest -n auto --maxprocesses 4 tests/simulation
 
 test-lep: install-test  ## run the tests that drive the published client, which is installed beside ours
 	@[ -x $(LEP) ] || { $(PYTHON) -m venv .venv-lep && .venv-lep/bin/pip install --quiet leptonai==0.47.1; }
