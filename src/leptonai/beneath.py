@@ -231,7 +231,10 @@ def _told(path: str) -> Iterator[None]:
             case errno.EISDIR:
                 told = Conflict(f"{shown} is a directory", hint="Name a file in it.")
             case errno.ENOTEMPTY:
-                told = Conflict(f"{shown} is not empty", hint="Remove it with all that is in it.")
+                told = Conflict(
+                    f"{shown} is not empty",
+                    hint="Remove it with all that is in it: `leptonai storage rm -r`.",
+                )
             case errno.EACCES | errno.EPERM | errno.EROFS:
                 told = Forbidden(
                     f"{shown}: {error.strerror}", hint="Ask whoever runs the platform."

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 import click
 import pytest
 
+import leptonai
 from leptonai.cli.__main__ import root, run
 from leptonai.cli.output import age, span, table
 from leptonai.testing.workspace_server import TOKEN, WorkspaceServer
@@ -94,6 +95,13 @@ def test_a_usage_error_is_told_in_the_same_way_with_exit_code_2(lepton):
     code, out, err = lepton("job", "list", "--nope")
     assert (code, out) == (2, "")
     assert err == "error: No such option '--nope'.\nhint: see `leptonai job list --help`\n"
+
+
+def test_a_mistyped_command_is_answered_with_the_one_that_was_meant(lepton):
+    assert lepton("jobs", "list")[2].splitlines()[0] == (
+        "error: No such command 'jobs'. Did you mean 'job'?"
+    )
+    assert lepton("--version") == (0, f"leptonai {leptonai.__version__}\n", "")
 
 
 @pytest.mark.parametrize(
@@ -182,6 +190,15 @@ def test_a_job_is_created_as_typed_and_its_id_printed(lepton, server):
     assert server.jobs[job_id]["spec"] == {
         "container": {"command": ["echo", "-n", "--", "a  b", "$HOME"]}
     }
+
+
+def test_a_file_that_a_command_names_and_nobody_ships_is_told(lepton, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").touch()
+    words_after = ("--", "python", "train.py", "x" * 5_000 + ".y")
+    note = "note: train.py stays here; --workdir . ships this directory"
+    assert lepton("job", "create", "-n", "a", *words_after)[2].splitlines()[0] == note
+    assert note not in lepton("job", "create", "-n", "b", "--workdir", ".", *words_after)[2]
 
 
 def test_the_flags_of_a_job_arrive_on_the_wire(lepton, server):
@@ -323,6 +340,9 @@ def test_a_log_is_printed_with_the_numbers_of_several_workers(lepton, server):
     code, _, err = lepton("job", "log", "ddp", "--replica", "nobody")
     assert (code, err.splitlines()[0]) == (1, f"error: job {job_id} has no replica 'nobody'")
     assert f"{job_id}-0-old00" in err.splitlines()[1]
+    assert lepton("job", "log", "ddp", "--worker", "2")[2] == (
+        f"error: job {job_id} has no worker 2\nhint: its workers are 0 to 1\n"
+    )
     code, out, err = lepton("job", "log", "-f", "ddp")
     assert (code, sorted(out.splitlines()), err) == (
         0,

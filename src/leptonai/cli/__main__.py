@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from leptonai import __version__
 from leptonai.cli.groups import LazyGroup
 from leptonai.errors import LeptonError
 
@@ -17,8 +18,25 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 TRACEBACK_VARIABLE = "LEPTON_TRACEBACK"
 
+
+def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        click.echo(f"leptonai {__version__}")
+        context.exit()
+
+
 root = LazyGroup(
     name="leptonai",
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_version,
+            help="Show the version and exit.",
+        )
+    ],
     help="An open AI cloud that you run yourself: jobs, endpoints, datasets and models.",
     lazy={
         "up": ("leptonai.cli.platform:up", "Start the platform on this machine."),

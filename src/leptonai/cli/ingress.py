@@ -29,8 +29,8 @@ shares_argument = click.argument("shares", nargs=-1, metavar="[ENDPOINT:WEIGHT].
     "create",
     example="""\
 leptonai ingress create models.example.org stable:80 canary:20
-curl -H "Host: models.example.org" -H "Authorization: Bearer $(leptonai token show)" \
-  http://127.0.0.1:8421/""",
+curl -H "Host: models.example.org" -H "Authorization: Bearer $(leptonai token show)" \\
+    http://127.0.0.1:8421/""",
 )
 @click.argument("domain")
 @shares_argument

@@ -59,6 +59,13 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo(_paint(line, row) if coloured else line, color=coloured)
 
 
+def fits_terminal(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a table needs no cutting; off a terminal any does."""
+    if not sys.stdout.isatty():
+        return True
+    return len(max(table(rows, width=None), key=len)) <= shutil.get_terminal_size().columns
+
+
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """One fact a line, those without a value left out."""
     shown = [(name, value) for name, value in facts if value]

@@ -148,7 +148,11 @@ def down(keep: bool, output: str) -> None:
     elif not (ended.platform or ended.gateway or ended.workloads):
         click.echo("nothing was running")
     else:
-        rest = "what it ran goes on" if keep else f"{ended.workloads} running replicas ended"
+        rest = (
+            "what it ran goes on"
+            if keep
+            else f"{ended.workloads} running replica{'' if ended.workloads == 1 else 's'} ended"
+        )
         click.echo(f"stopped; {rest}")
 
 
@@ -171,7 +175,13 @@ def status(output: str) -> None:
     if output == "json":
         print_json(state.shown)
     else:
-        print_facts([(name.replace("_", " "), str(value)) for name, value in state.shown.items()])
+        words = {True: "yes", False: "no"}
+        print_facts(
+            [
+                (name.replace("_", " "), words[value] if isinstance(value, bool) else str(value))
+                for name, value in state.shown.items()
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True)

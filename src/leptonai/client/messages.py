@@ -144,7 +144,12 @@ def path_of(*parts: str, **query: Parameter) -> str:
     """
     for part in parts:
         if part in ("", ".", ".."):
-            raise InvalidRequest(f"{part!r} is not a name or an id", hint="see the list for names")
+            raise InvalidRequest(
+                f"{part!r} is not a name or an id",
+                hint="a path goes down from its root, without '..'"
+                if part
+                else "see the list for names",
+            )
     path = "".join("/" + quote(part, safe="@:", errors="replace") for part in parts)
     given = {key: _parameter(value) for key, value in query.items() if value is not None}
     return f"{path}?{urlencode(given, doseq=True, errors='replace')}" if given else path

@@ -100,7 +100,7 @@ async def _new_endpoint(
 
 def _name_is_taken(name: str, existing_id: str = "") -> AlreadyExists:
     return AlreadyExists(
-        f"there is an endpoint {name!r} already",
+        f"there is an endpoint or a pod {name!r} already",
         hint="Update or remove it, or choose another name.",
         existing_id=existing_id,
     )
@@ -232,8 +232,8 @@ async def find_endpoint(world: World, principal: Principal, workspace: str, name
     found = await world.store.find(Endpoint, Query(workspace=workspace, unique_key=name, limit=1))
     if not found or not may_read(principal, "endpoint", found[0]):
         raise NotFound(
-            f"there is no endpoint {name[:100]!r}",
-            hint="`leptonai endpoint list` shows the endpoints.",
+            f"there is no endpoint or pod {name[:100]!r}",
+            hint="`leptonai endpoint list` and `leptonai pod list` show what there is.",
         )
     return found[0]
 
