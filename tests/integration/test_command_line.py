@@ -289,6 +289,13 @@ def test_a_job_from_a_file_is_overridden_by_flags_and_may_be_what_get_printed(
     }
 
 
+def test_a_fine_tuning_needs_no_command(lepton, server, tmp_path):
+    file = tmp_path / "tune.json"
+    file.write_text('{"trainer": {"train_config": {"model_uri": "tiny"}}}')
+    code, out, _ = lepton(*words("job create -n tune -o json -f"), str(file))
+    assert (code, json.loads(out)["spec"]["trainer"]["train_config"]) == (0, {"model_uri": "tiny"})
+
+
 def test_waiting_for_a_job_fails_if_the_job_fails(lepton, server):
     def finish(state):
         while not any(job["status"]["state"] == "Queueing" for job in server.jobs.values()):
@@ -510,6 +517,16 @@ def test_logs_of_several_replicas_of_an_endpoint_are_told_apart(lepton, server):
         "[aaaaa] one",
         "[bbbbb] two",
     ]
+
+
+def test_what_keeps_ending_shows_what_it_wrote(lepton, server):
+    server.why["because"] = "it keeps ending"
+    server.endpoints["app"] = {"metadata": {"id": "app", "name": "app"}, "spec": {}, "status": None}
+    server.add_replica("app", "app-aaaaa", b"no such model\n", state="Placed")
+    assert lepton("endpoint", "log", "app") == (0, "no such model\n", "it keeps ending\n")
+    job_id = server.add_job("again", "Running")
+    server.add_replica(job_id, f"{job_id}-0-abcde", b"no such file\n", state="Placed")
+    assert lepton("job", "log", "again") == (0, "no such file\n", "")
 
 
 def test_a_secret_comes_from_a_file_a_pipe_or_with_a_warning_the_command_line(

@@ -154,7 +154,10 @@ def test_what_only_we_may_say_is_not_believed_of_a_client(cloud: Cloud) -> None:
     digest = f"X-Lepton-Digest: {sha256(WORKSPACE_TOKEN)}"
     assert cloud.gateway.ask(PATH, None, digest)[0] == 401
     assert cloud.gateway.ask(PATH, "wrong", digest)[0] == 401
-    forged = ("X-Lepton-Envoy-Key: guess", "X-Lepton-Address: 10.0.0.1", "X-Real-IP: 10.0.0.1")
+    forged = (
+        *("X-Lepton-Envoy-Key: guess", "X-Lepton-Address: 10.0.0.1", "X-Real-IP: 10.0.0.1"),
+        *("X_Forwarded_For: 10.0.0.1", "X-Forwarded_For: 10.0.0.1", "X_Lepton_Client: x"),
+    )
     status, _, body = cloud.gateway.ask(
         PATH, WORKSPACE_TOKEN, *forged, digest, "X-Forwarded-For: 10.0.0.1", "Forwarded: for=x"
     )
@@ -163,6 +166,7 @@ def test_what_only_we_may_say_is_not_believed_of_a_client(cloud: Cloud) -> None:
     if cloud.gateway.envoy is not None:
         assert not {name for name in seen if name.startswith(("x-lepton-", "x-envoy-"))}
     assert not seen.keys() & {"forwarded", "x-real-ip"}
+    assert not [name for name in seen if "_" in name]
     pair(cloud, ip_allowlist=["10.0.0.0/8"])
     assert cloud.gateway.ask(PATH, WORKSPACE_TOKEN, *forged)[0] == 403
     pair(cloud, ip_allowlist=["127.0.0.0/8"])

@@ -289,20 +289,25 @@ def log(follow: bool, replica: str | None, output: str, name: str, **lines: Any)
                 ]
             )
             return
-        if not chosen:
-            say(f"no log yet: {client.endpoints.why(name).because}")
         logs = {
             _prefix(each, chosen): client.endpoints.log(
                 name, each.id, follow=follow, tail=wanted.tail
             )
             for each in chosen
         }
+        idle = not any(_runs(each) for each in chosen)
         if follow and logs:
+            if idle:
+                say(client.endpoints.why(name).because)
             follow_all(logs, wanted.grep)
             return
+        told = False
         for prefix, text in logs.items():
             for line in text:
+                told = True
                 click.echo(prefix + line)
+        if idle:  # what a server wrote that keeps ending is what one looks for
+            say(("" if told else "no log yet: ") + client.endpoints.why(name).because)
 
 
 @endpoint.does(
@@ -475,7 +480,11 @@ def _chosen(replicas: Sequence[Replica], name: str, replica: str | None) -> list
                 f"endpoint {name} has no replica {replica}", hint=f"see `endpoint get {name}`"
             )
         return named
-    return [each for each in replicas if each.status is None or each.status.state == "Running"]
+    return [each for each in replicas if _runs(each)] or [*replicas]
+
+
+def _runs(replica: Replica) -> bool:
+    return replica.status is None or replica.status.state == "Running"
 
 
 def _prefix(replica: Replica, among: Sequence[Replica]) -> str:

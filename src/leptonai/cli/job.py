@@ -334,6 +334,8 @@ def log(
 
     Lines of several workers begin with the worker's number.
     """
+    from leptonai.client.synchronous import FINISHED
+
     wanted = Wanted(**lines)
     if follow and output == "json":
         raise click.UsageError("a log that goes on is no JSON: leave out -f or -o json")
@@ -354,7 +356,10 @@ def log(
             )
             say_if_failed(client.jobs.get(job_id))
             return
-        chosen = chosen_of(replicas_of(client, job_id, replica), job_id, workers, replica)
+        known = replicas_of(client, job_id, replica)
+        chosen = chosen_of(known, job_id, workers, replica) or chosen_of(
+            known, job_id, workers, replica, waiting=True
+        )
         if not wanted.everything:
             between_ns = wanted.between_ns()
             logs = {
@@ -374,13 +379,18 @@ def log(
                 ]
             )
             return
-        if not chosen:
-            say(f"no log yet: {waiting_because(client, found)}")
+        told = False
         for index, each in chosen:
             prefix = f"[{index}] " if len(chosen) > 1 else ""
             for line in client.jobs.log(job_id, each.id, follow=False):
+                told = True
                 click.echo(prefix + line)
-        say_if_failed(found)
+        if told:
+            say_if_failed(found)
+        else:
+            ended = found.status is not None and found.status.state in FINISHED
+            words = "nothing was written" if ended else "no log yet"
+            say(f"{words}: {waiting_because(client, found)}")
 
 
 @job.does("events", example="leptonai job events hello")

@@ -96,9 +96,8 @@ def say_if_failed(found: LeptonJob) -> None:
 
 def waiting_because(client: LeptonClient, found: LeptonJob) -> str:
     job_id = found.metadata.id or ""
-    state = found.status.state if found.status else ""
-    because = client.jobs.why(job_id).because
-    return f"{job_id} is {state}" + (f": {because}" if because else "")
+    told = client.jobs.why(job_id)
+    return f"{job_id} is {told.state}" + (f": {told.because}" if told.because else "")
 
 
 def replicas_of(client: LeptonClient, job_id: str, named: str | None) -> Sequence[Replica]:
@@ -120,16 +119,25 @@ def replicas_of(client: LeptonClient, job_id: str, named: str | None) -> Sequenc
 
 
 def chosen_of(
-    replicas: Sequence[Replica], job_id: str, workers: Sequence[int], replica: str | None
+    replicas: Sequence[Replica],
+    job_id: str,
+    workers: Sequence[int],
+    replica: str | None,
+    *,
+    waiting: bool = False,
 ) -> list[tuple[int, Replica]]:
-    """Each worker with its newest replica that has started, unless one is named."""
+    """Each worker with its newest replica that runs or has ended, unless one is named.
+
+    Args:
+        waiting: or waits to start: again, maybe, and then it has a log.
+    """
     newest: dict[int, Replica] = {}
     for each in sorted(replicas, key=lambda each: each.metadata.created_at or 0):
         index = _worker_index(job_id, each.id)
         if replica is not None:
             if each.id == replica:
                 return [(index, each)]
-        elif (not workers or index in workers) and _has_log(each):
+        elif (not workers or index in workers) and (waiting or _has_log(each)):
             newest[index] = each
     return sorted(newest.items())
 

@@ -89,7 +89,7 @@ def job_of(
         image=image or spec.container.image,
         ports=[*ports] or spec.container.ports,
     )
-    if not container.command:
+    if not container.command and spec.trainer is None:  # a trainer says what it is
         raise InvalidRequest(
             "the job has no command", hint="give it after two dashes: -- python train.py"
         )

@@ -56,7 +56,7 @@ def create(value: str | None, value_file: Path | None, output: str, name: str) -
         print_json({"name": name})
     else:
         click.echo(f"created {name}")
-        say(f"next: leptonai job create -n hello -s {name} -- env")
+        say(f"next: leptonai job create -n train -s {name} --workdir . -- python train.py")
 
 
 @secret.does("list", example="leptonai secret list")

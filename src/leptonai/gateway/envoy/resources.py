@@ -296,7 +296,12 @@ def _listener(host: str, port: int, lua: str) -> Json:
         "stream_idle_timeout": "0s",  # routes have their own
         "request_headers_timeout": "10s",
         "max_request_headers_kb": MAX_HEAD_BYTES // 1024,
-        "common_http_protocol_options": {"idle_timeout": "75s", "max_headers_count": MAX_HEADERS},
+        "common_http_protocol_options": {
+            "idle_timeout": "75s",
+            "max_headers_count": MAX_HEADERS,
+            # To CGI and WSGI an underscore is a dash: `X_Forwarded_For` would be believed there.
+            "headers_with_underscores_action": "DROP_HEADER",
+        },
         "http_protocol_options": {"accept_http_10": True},
         "upgrade_configs": [{"upgrade_type": "websocket", "enabled": False}],
         "local_reply_config": {
