@@ -501,7 +501,7 @@ def test_a_secret_comes_from_a_file_a_pipe_or_with_a_warning_the_command_line(
         "warning: a value on the command line" in lepton("secret", "create", "B", "--value", "x")[2]
     )
     piped = subprocess.run(
-        [sys.executable, "-m", "leptonai.cli", "secret", "create", "C", "-o", "json"],
+        [sys.executable, "-m", "leptonai", "secret", "create", "C", "-o", "json"],
         input=b"piped\n\n",
         capture_output=True,
         env=environment(server),
