@@ -92,9 +92,9 @@ def measure(platform: RunningPlatform, place: Path) -> dict[str, float]:
     )
     figures["nothing_s"] = seconds(lambda: run(*leptonai, "exec", "work", "--", "true"))
     figures["ssh_nothing_s"] = seconds(lambda: run(*ssh, alias, "true"))
-    home = place / "home" / "attempts" / "kept"
+    kept = place / "home" / "attempts" / "kept"
     for folder in ("synced", "copied", *(["rsynced"] if "rsync" in ways else [])):
-        (there,) = home.glob(f"*/{folder}") or home.glob(f"**/{folder}")
+        (there,) = kept.glob(f"*/{folder}")
         arrived = sum(1 for file in there.rglob("f*") if file.is_file())
         assert arrived == FILES, f"{folder} has {arrived} of {FILES} files"
     return figures
