@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_facts, print_json, print_table, say
+from leptonai.cli.output import age, print_facts, print_json, print_list
 from leptonai.cli.session import connect, output_option
 
 if TYPE_CHECKING:
@@ -49,12 +49,9 @@ def list_(output: str) -> None:
     """List the domains, and where they lead."""
     with connect() as client:
         found = client.ingresses.list()
-    if output == "json":
-        print_json(found)
-    elif found:
-        print_table(("NAME", "DOMAIN", "STATE", "LEADS TO", "AGE"), [_row(each) for each in found])
-    else:
-        say("no ingresses; `leptonai ingress create DOMAIN ENDPOINT` makes one")
+    headers = ("NAME", "DOMAIN", "STATE", "LEADS TO", "AGE")
+    none = "no ingresses; `leptonai ingress create DOMAIN ENDPOINT` makes one"
+    print_list(found, output, headers, _row, none=none)
 
 
 @ingress.does("get", example="leptonai ingress get models-example-org-1f3c")

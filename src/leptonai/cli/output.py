@@ -4,10 +4,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import click
 
+T = TypeVar("T")
 MIN_COLUMN_CHARS = 12  # a column is not cut below
 GAP = "  "
 _GREEN, _YELLOW, _RED, _GREY = "32", "33", "31", "90"
@@ -65,6 +67,23 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     widest = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         click.echo(f"{name:<{widest}}{GAP}{printable(value)}")
+
+
+def print_list(
+    found: Sequence[T],
+    output: str,
+    headers: Sequence[str],
+    row: Callable[[T], Sequence[str]],
+    *,
+    none: str,
+) -> None:
+    """What `list` commands answer; `none` is said beside an empty answer."""
+    if output == "json":
+        print_json(found)
+    elif found:
+        print_table(headers, [row(each) for each in found])
+    else:
+        say(none)
 
 
 def say(text: str) -> None:
