@@ -61,10 +61,6 @@ class Columns:
         return self._nodes.total.cpu[self.at]
 
     @property
-    def memory_total(self) -> Ints:
-        return self._nodes.total.memory[self.at]
-
-    @property
     def gpus_total(self) -> Ints:
         return self._nodes.gpus_total[self.at]
 
