@@ -296,11 +296,11 @@ def test_what_a_pod_tells_becomes_an_event_once() -> None:
     pod = a_life().endpoint
     notes = [PodNote(number=n, reason="R", message=f"m{n}\x1b[1m") for n in (1, 2)]
     report = PodReport(version=2, activity=PodActivity(), jupyter="running", notes=notes[:1])
-    seen, events = told(pod, "p.0", report, 1)
+    seen, events = told(pod, "p.0", report)
     assert [event.message for event in events] == ["m1[1m"]
     pod = replace(pod, pod=seen)
-    seen, events = told(pod, "p.0", msgspec.structs.replace(report, notes=notes), 1)
+    seen, events = told(pod, "p.0", msgspec.structs.replace(report, notes=notes))
     assert [event.message for event in events] == ["m2[1m"]
     # Another attempt counts anew.
-    _, events = told(replace(pod, pod=seen), "p.1", report, 1)
+    _, events = told(replace(pod, pod=seen), "p.1", report)
     assert len(events) == 1

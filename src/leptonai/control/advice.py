@@ -51,7 +51,6 @@ class Advice:
         Args:
             may_see: whether who asks may be told of another workload.
         """
-        now_ms = self._clock.now_ms()
         replicas = self._replicas(workload)
         waiting = [r for r in replicas if r.goal is Goal.RUN and r.phase is Phase.WAITING]
         snapshot = self._placement.snapshot()
@@ -61,7 +60,7 @@ class Advice:
             outlook = await self._look_ahead(snapshot, gang_id)
             if outlook.reason is not None:
                 plain = self._plain(workload, replicas, outlook.reason)
-                return explained(plain, outlook, queued[gang_id], self._names(may_see), now_ms)
+                return explained(plain, outlook, queued[gang_id], self._names(may_see))
             about_to = about_to or self._placement.why(gang_id)
         return self._plain(workload, replicas, about_to)
 
@@ -90,7 +89,7 @@ class Advice:
             return plain
         gang = self._gang_of(workload, replicas)
         outlook = await self._look_ahead(self._snapshot_with(gang), gang.id)
-        return explained(plain, outlook, gang, self._names(may_see), self._clock.now_ms())
+        return explained(plain, outlook, gang, self._names(may_see))
 
     async def admit(self, job: Job, replicas: Sequence[Replica]) -> None:
         """
