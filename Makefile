@@ -2,7 +2,7 @@
 # Needs Python >= 3.11 with venv. Another interpreter: make PYTHON=/path/to/python3 …
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stop test test-slow test-lep check format bench bench-data bench-autoscale bench-scheduler bench-serve bench-train clean install install-test install-all
+.PHONY: help demo stop test test-slow test-random test-lep check format bench bench-data bench-autoscale bench-scheduler bench-serve bench-train clean install install-test install-all
 
 # The first interpreter that is new enough and can make environments.
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -28,6 +28,11 @@ test: install-test  ## run the tests
 
 test-slow: install-test  ## run the tests that take minutes, too
 	@$(BIN)/python -m pytest -m slow
+
+test-random: install-test  ## try new examples of all properties and new worlds in the simulator
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "hypothesis and not lep" --hypothesis-profile random
+	@LEPTON_SIM_FIRST_SEED=$$(date +%y%m%d000) LEPTON_SIM_SEEDS=1000 \
+		$(BIN)/python -m pytest -n auto --maxprocesses 4 tests/simulation
 
 test-lep: install-test  ## run the tests that drive the published client, which is installed beside ours
 	@[ -x $(LEP) ] || { $(PYTHON) -m venv .venv-lep && .venv-lep/bin/pip install --quiet leptonai==0.47.1; }

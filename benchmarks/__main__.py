@@ -5,16 +5,12 @@
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
-TIMEOUT_S = 900
+from benchmarks.parts import parse, run_script
+from benchmarks.tables import RESULTS, machine
 
 
 class Row(NamedTuple):
@@ -116,39 +112,19 @@ ROWS = (
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     scripts = list(dict.fromkeys(row.script for row in ROWS))
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(scripts)}; default: all")
-    given = parser.parse_args()
-    unknown = set(given.names) - set(scripts)
-    if unknown:
-        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    names = parse(parser, scripts).names
     file = RESULTS / "first-light.json"
-    figures = json.loads(file.read_text()) if file.exists() and given.names else {}
-    for script in given.names or scripts:
+    figures = json.loads(file.read_text()) if file.exists() and names != scripts else {}
+    for script in names:
         print(f"{script} …", end=" ", flush=True)
         began = time.perf_counter()
-        figures[script] = run(script)
+        figures[script] = run_script(script)
         print(f"{time.perf_counter() - began:.0f} s", flush=True)
-    figures["machine"] = machine()
-    RESULTS.mkdir(exist_ok=True)
+    figures["machine"] = {"text": machine()}
     file.write_text(json.dumps(figures, indent=2) + "\n")
     (RESULTS / "first-light.md").write_text(table(figures))
     print(table(figures))
     return 0
-
-
-def run(script: str, *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{script}", *arguments],
-        cwd=HERE.parent,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"benchmarks/{script}.py failed:\n{done.stderr[-4000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:
@@ -169,17 +145,6 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
             goal = f"{row.goal} {row.unit}" if row.goal else ""
             lines.append(f"| {row.what} | {_number(value)} {row.unit} | {goal} |")
     return "\n".join(lines) + "\n"
-
-
-def machine() -> dict[str, str]:
-    import os
-
-    model = platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return {"text": f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}"}
 
 
 def _number(value: float) -> str:

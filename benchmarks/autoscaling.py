@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.tables import RESULTS
 from benchmarks.traces import NoTraces, trace_folder
 from leptonai.testing.simulator.autoscale import Autoscaler, simulate_autoscale
 from leptonai.testing.simulator.ours import Ours, enough
 from leptonai.testing.simulator.published import Hpa, Kpa
 from leptonai.testing.simulator.traffic import Traffic, draw_traffic, read_rates, read_services
 
-RESULTS = Path(__file__).parent / "results"
 SLOTS, LIMIT_S, MEAN_RATE, BIN_S, SEED = 2, 2.0, 4.0, 300, 0
 CERTAINTIES = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 TARGETS = (0.4, 0.5, 0.6, 0.7, 0.8)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.data_tables [--gigabytes 1] [--memory-limit 1GiB]
 
-Prints JSON: rows of what, goal and measured. Both sides learn from 80 % of the rows, use
+Prints JSON: rows of what, goal and measured. All sides learn from 80 % of the rows, use
 the same exact quartiles, and write the whole as Parquet into a folder for each part. Each runs in a
 process of its own, in turns; the best turn of each counts. Peak memory is the kernel's VmHWM, with
 mapped files.
@@ -24,6 +24,7 @@ BLOCK_ROWS = 200_000
 TURNS = 3
 SHARE = 0.8
 NUMBERS = tuple(f"n{at}" for at in range(8))
+COMPARED = ("ours", "polars", "polars in less memory")
 TEXTS = ("city", "kind", "plan", "device")
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--memory-limit", default="1GiB")
     parser.add_argument("--turns", type=int, default=TURNS)
-    parser.add_argument("--one", choices=("ours", "polars", "create"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=(*COMPARED, "create"), help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -43,7 +44,7 @@ def main() -> None:
         make_csv(source, int(given.gigabytes * 1e9))
         best: dict[str, dict[str, float]] = {}
         for _ in range(given.turns):
-            for one in ("ours", "polars"):
+            for one in COMPARED:
                 made = turn(one, source, given.memory_limit)
                 kept = best.setdefault(one, made)
                 best[one] = {
@@ -52,14 +53,16 @@ def main() -> None:
                     "peak_mib": max(kept["peak_mib"], made["peak_mib"]),
                 }
         created = turn("create", source, given.memory_limit)
-    ours, theirs = best["ours"], best["polars"]
+    ours, theirs, less = (best[one] for one in COMPARED)
     rows = [
         row("1 GB CSV, time, ours", "", f"{ours['wall_s']:.1f} s"),
         row("1 GB CSV, time, the hand-written query", "", f"{theirs['wall_s']:.1f} s"),
         row("time, × the query", "≤ 1.3", f"{ours['wall_s'] / theirs['wall_s']:.2f}"),
         row("CPU, × the query", "≤ 1.3", f"{ours['cpu_s'] / theirs['cpu_s']:.2f}"),
+        row("CPU, × the query in less memory", "", f"{ours['cpu_s'] / less['cpu_s']:.2f}"),
         row("peak memory, ours", f"≤ {given.memory_limit}", f"{ours['peak_mib']:.0f} MiB"),
         row("peak memory, the query", "", f"{theirs['peak_mib']:.0f} MiB"),
+        row("peak memory, the query in less memory", "", f"{less['peak_mib']:.0f} MiB"),
         row("peak memory of committing it", "≤ 512 MiB", f"{created['peak_mib']:.0f} MiB"),
         *row_latency(),
     ]
@@ -88,7 +91,7 @@ def measure_one(one: str, source: Path, memory_limit: str) -> None:
         elif one == "create":
             create(source, Path(out))
         else:
-            by_hand(source, Path(out))
+            by_hand(source, Path(out), in_memory=one == "polars")
         wall_s = time.perf_counter() - began
         written = sum(path.stat().st_size for path in Path(out).rglob("*.parquet"))
     status = Path("/proc/self/status").read_text()
@@ -116,9 +119,14 @@ def create(source: Path, shelf: Path) -> None:
     commit(LocalSource(source), Shelf(shelf))
 
 
-def by_hand(source: Path, out: Path) -> None:
-    """What a person who knows polars writes, who may use all the memory there is: the text is
-    parsed once, and kept; then a query for each statistic that needs the one before it."""
+def by_hand(source: Path, out: Path, *, in_memory: bool) -> None:
+    """What a person who knows polars writes: the text is parsed once, and kept; then a query for
+    each statistic that needs the one before it.
+
+    Args:
+        in_memory: who may use all the memory there is; else what was parsed is kept in a file, and
+            each query streams. What exact quartiles hold is up to polars.
+    """
     import polars as pl
 
     texts = [
@@ -127,16 +135,20 @@ def by_hand(source: Path, out: Path) -> None:
         .alias(n)
         for n in TEXTS
     ]
-    data = (
+    parsed = (
         pl.scan_csv(source, null_values=["", "NA"])
         .with_columns(texts)
         .with_row_index("row")
         .with_columns((pl.col("row").hash(7) % 1000 < 1000 * SHARE).alias("is_train"))
         .drop("row")
-        .collect(engine="streaming")
     )
     numbers = [pl.col(n) for n in NUMBERS]
-    lazy = data.lazy()
+    if in_memory:
+        lazy = parsed.collect(engine="streaming").lazy()
+    else:
+        pl.Config.set_engine_affinity("streaming")
+        parsed.sink_parquet(out / "parsed", compression="lz4", statistics=False)
+        lazy = pl.scan_parquet(out / "parsed")
     train = lazy.filter("is_train")
     means = train.select(n.mean() for n in numbers).collect().row(0, named=True)
     modes = {n: train.select(pl.col(n).drop_nulls().mode().first()).collect().item() for n in TEXTS}

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.processes import cpu_s, pss_mb
 from leptonai.client import LeptonClient
 from leptonai.spec.containers import Container
 from leptonai.spec.jobs import JobSpec, JobState, LeptonJob
@@ -27,7 +28,6 @@ JOBS = 1_000
 SUBMITTERS = 4
 IDLE_S = 15
 READY_RUNS = 3
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -149,22 +149,10 @@ def gateway_pid(platform: RunningPlatform) -> int:
     return int(json.loads((platform.home.gateway / "process.json").read_text())["pid"])
 
 
-def pss_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("the kernel does not tell the proportional set size")
-
-
 def idle_cpu(pids: list[int]) -> float:
     before = sum(cpu_s(pid) for pid in pids)
     time.sleep(IDLE_S)
     return 100 * (sum(cpu_s(pid) for pid in pids) - before) / IDLE_S
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 if __name__ == "__main__":

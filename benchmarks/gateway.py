@@ -1,14 +1,12 @@
 """What the gateway's hop costs: the same server, asked directly and through the gateway.
 
-    python benchmarks/gateway.py [--seconds 5] [--connections 64] [--routes 1000] [--idle 10000]
+    python -m benchmarks.gateway [--seconds 5] [--connections 64] [--routes 1000] [--idle 10000]
                                  [--server tiny|asgi|photon]
 
 The server is the least that can answer, a bare ASGI application on uvicorn, or a photon's handler
 that does nothing. --idle also measures the memory of so many idle connections.
 
-Prints one JSON object. CPU is read from /proc/PID/stat of each process, so it holds on a busy
-machine too, where requests a second do not. The load comes from `wrk` if it is on the PATH, else
-from a small generator in a process of its own.
+Prints one JSON object. CPU holds on a busy machine too, where requests a second do not.
 """
 
 import argparse
@@ -16,9 +14,7 @@ import asyncio
 import hashlib
 import json
 import os
-import re
 import resource
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,10 +22,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.load import Request, generator, load
+from benchmarks.processes import cpu_s, pss_mb
+
 TOKEN = "benchmark-token"
+ALLOWED = {"authorization": f"Bearer {TOKEN}"}
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 3\r\n\r\nok\n"
 HARD_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-SOURCE = Path(__file__).resolve().parents[1] / "src"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -41,47 +41,47 @@ def main() -> None:
     parser.add_argument("--idle", type=int, default=0, help="connections to hold open at the end")
     parser.add_argument("--builtin-load", action="store_true", help="even where wrk is installed")
     given = parser.parse_args()
-    wrk = None if given.builtin_load else shutil.which("wrk")
-    load = wrk_load if wrk else builtin_load
+    by = generator(given.builtin_load)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         server_socket, gateway_socket = listening(), listening()
         server_port = server_socket.getsockname()[1]
         gateway_port = gateway_socket.getsockname()[1]
         write_table(home, server_port, given.routes)
-        serve = [sys.executable, __file__, f"serve-{given.server}", str(server_socket.fileno())]
+        serve = ("benchmarks.gateway", f"serve-{given.server}", str(server_socket.fileno()))
         server = start(serve, server_socket)
         started_at = time.monotonic()
         gateway = start(
-            [
-                *(sys.executable, "-m", "leptonai.gateway", "--home", folder),
-                *("--control-url", "http://127.0.0.1:9", "--token-file", str(home / "token")),
-                *("--fd", str(gateway_socket.fileno())),
-            ],
+            (
+                *("leptonai.gateway", "--home", folder, "--control-url", "http://127.0.0.1:9"),
+                *("--token-file", str(home / "token"), "--fd", str(gateway_socket.fileno())),
+            ),
             gateway_socket,
         )
         processes = {"server": server, "gateway": gateway}
         try:
-            direct = f"http://127.0.0.1:{server_port}/"
-            through = f"http://127.0.0.1:{gateway_port}/e/default/echo0/"
+            requests = {
+                "direct": Request(f"http://127.0.0.1:{server_port}/", ALLOWED),
+                "gateway": Request(f"http://127.0.0.1:{gateway_port}/e/default/echo0/", ALLOWED),
+            }
             first = ask(gateway_port, "/e/default/echo0/")
             ready_s = time.monotonic() - started_at
             assert b" 200 " in first, first
             results = {
-                "load": "wrk" if wrk else "builtin",
+                "load": by,
                 "connections": given.connections,
                 "routes": given.routes,
                 "gateway_start_to_first_answer_s": round(ready_s, 3),
-                "gateway_idle_pss_mb": pss_mb(gateway.pid),
+                "gateway_idle_pss_mb": memory_mb(gateway),
             }
-            for name, url in (("direct", direct), ("gateway", through)):
-                load(url, given.connections, 0.5)  # warm
-                results[name] = measure(load, url, given.connections, given.seconds, processes)
+            for name, request in requests.items():
+                load(request, given.connections, 0.5, by=by)  # warm
+                results[name] = measure(request, given.connections, given.seconds, by, processes)
             results["one_connection"] = {
-                name: measure(load, url, 1, max(1.0, given.seconds / 3), processes)
-                for name, url in (("direct", direct), ("gateway", through))
+                name: measure(request, 1, max(1.0, given.seconds / 3), by, processes)
+                for name, request in requests.items()
             }
-            results["gateway_loaded_pss_mb"] = pss_mb(gateway.pid)
+            results["gateway_loaded_pss_mb"] = memory_mb(gateway)
             results["of_direct"] = round(
                 results["gateway"]["per_second"] / results["direct"]["per_second"], 3
             )
@@ -106,106 +106,23 @@ def idle(gateway: subprocess.Popen, port: int, count: int) -> float:
         connection.sendall(request)
         assert b" 200 " in connection.recv(4096)
         opened.append(connection)
-    took = pss_mb(gateway.pid)
+    took = memory_mb(gateway)
     for connection in opened:
         connection.close()
     return took
 
 
-def measure(load, url, connections, seconds, processes):
+def memory_mb(process: subprocess.Popen) -> float:
+    return round(pss_mb(process.pid), 1)
+
+
+def measure(request, connections, seconds, by, processes):
     before = {name: cpu_s(process.pid) for name, process in processes.items()}
-    figures = load(url, connections, seconds)
+    figures = load(request, connections, seconds, by=by)._asdict()
     for name, process in processes.items():
         spent = cpu_s(process.pid) - before[name]
         figures[f"{name}_cpu_us_per_request"] = round(1e6 * spent / figures["requests"], 1)
     return figures
-
-
-def wrk_load(url, connections, seconds):
-    whole_seconds = max(1, round(seconds))  # wrk takes no fractions
-    done = subprocess.run(
-        [
-            *("wrk", "-t1", f"-c{connections}", f"-d{whole_seconds}s", "--latency"),
-            *("-H", f"Authorization: Bearer {TOKEN}", url),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    said = done.stdout
-    assert "Non-2xx" not in said and "Socket errors" not in said, said
-    requests = int(re.search(r"(\d+) requests in", said)[1])
-    return {
-        "requests": requests,
-        "per_second": round(float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])),
-        "p50_ms": wrk_ms(re.search(r"(?m)^\s+50%\s+(\S+)", said)[1]),
-        "p99_ms": wrk_ms(re.search(r"(?m)^\s+99%\s+(\S+)", said)[1]),
-    }
-
-
-def wrk_ms(text):
-    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()
-    return round(float(number) * {"us": 0.001, "ms": 1, "s": 1000}[unit], 3)
-
-
-def builtin_load(url, connections, seconds):
-    command = [sys.executable, __file__, "load", url, str(connections), str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
-
-
-class Caller(asyncio.Protocol):
-    """Asks again as soon as it is answered."""
-
-    def __init__(self, request: bytes, latencies: list[float]) -> None:
-        self.request = request
-        self.latencies = latencies
-        self.missing = 0
-
-    def connection_made(self, transport):
-        self.transport = transport
-        self.ask()
-
-    def ask(self):
-        self.asked_at = time.perf_counter()
-        self.transport.write(self.request)
-
-    def data_received(self, data):
-        if not self.missing:
-            head, _, rest = data.partition(b"\r\n\r\n")
-            assert b" 200 " in head, data
-            length = int(re.search(rb"content-length: (\d+)", head)[1])
-            self.missing = length - len(rest)
-        else:
-            self.missing -= len(data)
-        if self.missing == 0:
-            self.latencies.append(time.perf_counter() - self.asked_at)
-            self.ask()
-
-
-async def generate(url: str, connections: int, seconds: float) -> None:
-    host, port, path = re.fullmatch(r"http://([^:]+):(\d+)(/.*)", url).groups()
-    request = (
-        f"GET {path} HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {TOKEN}\r\n\r\n"
-    ).encode()
-    latencies: list[float] = []
-    loop = asyncio.get_running_loop()
-    began = time.perf_counter()
-    for _ in range(connections):
-        await loop.create_connection(lambda: Caller(request, latencies), host, int(port))
-    await asyncio.sleep(seconds)
-    took = time.perf_counter() - began
-    ordered = sorted(latencies)
-    print(
-        json.dumps(
-            {
-                "requests": len(ordered),
-                "per_second": round(len(ordered) / took),
-                "p50_ms": round(1000 * ordered[len(ordered) // 2], 3),
-                "p99_ms": round(1000 * ordered[int(len(ordered) * 0.99)], 3),
-            }
-        )
-    )
 
 
 class TinyServer(asyncio.Protocol):
@@ -257,11 +174,12 @@ def listening() -> socket.socket:
     return listener
 
 
-def start(command, inherited: socket.socket) -> subprocess.Popen:
+def start(module, inherited: socket.socket) -> subprocess.Popen:
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", *module],
+        cwd=ROOT,
         pass_fds=[inherited.fileno()],
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         stderr=subprocess.DEVNULL,
     )
     inherited.close()
@@ -295,16 +213,6 @@ def ask(port: int, path: str) -> bytes:
         return s.recv(65536)
 
 
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def pss_mb(pid: int) -> float:
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return round(int(re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)[1]) / 1024, 1)
-
-
 def run(coroutine) -> None:
     import uvloop
 
@@ -322,7 +230,5 @@ if __name__ == "__main__":
 
         app = no_op()
         run(serve_on_uvicorn(app, int(sys.argv[2]), Connections(app, keep_alive_s=60)))
-    elif sys.argv[1:2] == ["load"]:
-        run(generate(sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
     else:
         main()

@@ -18,13 +18,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-from benchmarks.__main__ import RESULTS, machine
+from benchmarks.processes import cpu_s, rss_mb
+from benchmarks.tables import Row, write_figures
 from leptonai.client import LeptonClient
 from leptonai.spec.containers import Container
 from leptonai.spec.jobs import JobSpec, LeptonJob
 from leptonai.spec.metadata import Metadata
 from leptonai.testing.platform import RunningPlatform, eventually
 
+COMMAND = "python -m benchmarks.logs --table --lep lep"
 LINES = 1_000_000
 LONG = ("seq", "-f", "line %09.0f of a log that is long", str(LINES))
 FOLLOWERS = 1_000
@@ -41,26 +43,20 @@ while time.time() < end:
     n += 1
     time.sleep(0.05)
 """
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 TABLE = (
-    ("`/logs` of 1,000,000 lines in pages of 10,000, through the SDK", "history_s", "s", ""),
-    ("… the server's part", "history_server_cpu_s", "CPU s", ""),
-    ("… what the server's memory grew by", "history_grew_mb", "MB", "< 32"),
-    ("the same by the published client: `lep log get --path`", "lep_s", "s", ""),
-    ("… the server's part", "lep_server_cpu_s", "CPU s", ""),
-    ("… lines missing, or not in order", "lep_wrong_lines", "", "0"),
-    (
-        "1,000 followers of a live log of 20 lines/s: a line is late by, p50",
-        "late_ms_p50",
-        "ms",
-        "",
-    ),
-    ("… p99", "late_ms_p99", "ms", ""),
-    ("… lines missing", "lines_missing", "", "0"),
-    ("… CPU of the server", "followers_server_cpu", "cores", "< 1"),
-    ("… memory of the server for each, 50 more not reading", "follower_kb", "KB", "< 100"),
-    ("… what it grew by from a third of the time to the end", "followers_grew_mb", "MB", "< 8"),
+    Row("`/logs` of 1,000,000 lines in pages of 10,000, through the SDK", "history_s", "s"),
+    Row("… the server's part", "history_server_cpu_s", "CPU s"),
+    Row("… what the server's memory grew by", "history_grew_mb", "MB", "< 32"),
+    Row("the same by the published client: `lep log get --path`", "lep_s", "s"),
+    Row("… the server's part", "lep_server_cpu_s", "CPU s"),
+    Row("… lines missing, or not in order", "lep_wrong_lines", "", "0"),
+    Row("1,000 followers of a live log of 20 lines/s: a line is late by, p50", "late_ms_p50", "ms"),
+    Row("… p99", "late_ms_p99", "ms"),
+    Row("… lines missing", "lines_missing", "", "0"),
+    Row("… CPU of the server", "followers_server_cpu", "cores", "< 1"),
+    Row("… memory of the server for each, 50 more not reading", "follower_kb", "KB", "< 100"),
+    Row("… what it grew by from a third of the time to the end", "followers_grew_mb", "MB", "< 8"),
 )
 
 
@@ -80,31 +76,15 @@ def main() -> None:
                 figures |= published_client(platform, client, asked.lep, where)
     print(json.dumps(figures, indent=2))
     if asked.table:
-        (RESULTS / "logs.md").write_text(table(figures))
-
-
-def table(figures: dict[str, float]) -> str:
-    lines = [
-        "# Logs",
-        "",
-        f"Measured by `python -m benchmarks.logs --table --lep lep` on {machine()['text']}.",
-        "Compare within it only.",
-        "",
-        "| what | measured | goal |",
-        "| --- | ---: | ---: |",
-    ]
-    for what, figure, unit, goal in TABLE:
-        if figure in figures:
-            lines.append(f"| {what} | {figures[figure]:,g} {unit} | {goal} {unit * bool(goal)} |")
-    return "\n".join(lines) + "\n"
+        write_figures("logs", "Logs", COMMAND, TABLE, figures)
 
 
 def long_log(platform: RunningPlatform, client: LeptonClient) -> dict[str, float]:
     job = client.jobs.create(_job("long", *LONG))
     ended = client.jobs.wait(job.metadata.id or "")
     assert ended.status is not None
-    server, before_mb = platform.state.pid, _memory_mb(platform.state.pid)
-    cpu_s, began = _cpu_s(server), time.perf_counter()
+    server, before_mb = platform.state.pid, rss_mb(platform.state.pid)
+    before_s, began = cpu_s(server), time.perf_counter()
     created_ms, completed_ms = ended.status.creation_time, ended.status.completion_time
     assert created_ms is not None
     assert completed_ms is not None
@@ -118,8 +98,8 @@ def long_log(platform: RunningPlatform, client: LeptonClient) -> dict[str, float
     assert number == LINES
     return {
         "history_s": round(time.perf_counter() - began, 2),
-        "history_server_cpu_s": round(_cpu_s(server) - cpu_s, 2),
-        "history_grew_mb": round(_memory_mb(server) - before_mb, 1),
+        "history_server_cpu_s": round(cpu_s(server) - before_s, 2),
+        "history_grew_mb": round(rss_mb(server) - before_mb, 1),
     }
 
 
@@ -136,7 +116,7 @@ def published_client(
     }
     (where / "cache").mkdir()
     (where / "cache/latest_version_check").write_text(str(int(time.time())))
-    cpu_s, began = _cpu_s(state.pid), time.perf_counter()
+    before_s, began = cpu_s(state.pid), time.perf_counter()
     out = where / "out.txt"
     done = subprocess.run(
         [lep, "log", "get", "-j", str(job), "--path", str(out), "--without-timestamp"],
@@ -146,7 +126,7 @@ def published_client(
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    took_s, used_s = time.perf_counter() - began, _cpu_s(state.pid) - cpu_s
+    took_s, used_s = time.perf_counter() - began, cpu_s(state.pid) - before_s
     numbers = [
         int(line.split()[1]) for line in out.read_text().splitlines() if line.startswith("line ")
     ]
@@ -162,7 +142,7 @@ async def followed(platform: RunningPlatform, client: LeptonClient) -> dict[str,
     id = client.jobs.create(_job("steady", "python3", "-c", STEADY)).metadata.id or ""
     replicas = eventually(lambda: client.jobs.replicas(id))
     server = platform.state.pid
-    before_mb = _memory_mb(server)
+    before_mb = rss_mb(server)
     path = f"/api/v2/workspaces/{platform.state.workspace}/jobs/{id}/replicas/{replicas[0].id}/log"
     late_ms: list[float] = []
     stalled = [await _connect(platform, path) for _ in range(STALLED)]
@@ -177,10 +157,10 @@ async def followed(platform: RunningPlatform, client: LeptonClient) -> dict[str,
 
     following = [asyncio.create_task(one()) for _ in range(FOLLOWERS)]
     await asyncio.sleep(8 + FOLLOWED_S / 3)
-    third_mb, cpu_s, began = _memory_mb(server), _cpu_s(server), time.perf_counter()
+    third_mb, before_s, began = rss_mb(server), cpu_s(server), time.perf_counter()
     await asyncio.sleep(FOLLOWED_S / 2)
-    used = (_cpu_s(server) - cpu_s) / (time.perf_counter() - began)
-    end_mb = _memory_mb(server)
+    used = (cpu_s(server) - before_s) / (time.perf_counter() - began)
+    end_mb = rss_mb(server)
     counts = await asyncio.gather(*following)
     for _, writer in stalled:
         writer.close()
@@ -224,16 +204,6 @@ async def _lines(reader: asyncio.StreamReader, late_ms: list[float]) -> int:
 def _job(name: str, *command: str) -> LeptonJob:
     spec = JobSpec(container=Container(command=[*command]))
     return LeptonJob(metadata=Metadata(id=name), spec=spec)
-
-
-def _memory_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 if __name__ == "__main__":

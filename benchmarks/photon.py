@@ -1,11 +1,16 @@
 """CPU time of one request to a Photon, beside a bare ASGI application; and what batching does.
 
-    python benchmarks/photon.py [--seconds 2] [--rounds 3]
+    python benchmarks/photon.py [--seconds 1] [--rounds 5]
 
-Every server is a process of its own, under uvicorn with the same settings, and they are asked in
-turns over kept-open connections: so whatever else the machine does falls on all of them, and their
-ratios hold where no figure does. The load comes from `wrk` if it is on the PATH, else from a small
-generator in a process of its own. Prints one JSON object of medians.
+Every server is a process of its own, under uvicorn with the same settings, and with one thread for
+numbers. They are asked in turns over kept-open connections, for a short time, and every second
+round in the opposite order: so whatever else the machine does falls on all of them, and a ratio,
+which is taken within each round, holds where no figure does. What batching adds to a call that
+comes alone is less than what changes from second to second: there the two are asked in turns call
+by call, over one connection to one process, of which the same thread computes. The load comes from
+`wrk` if it is on the PATH, else from a small generator in a process of its own.
+
+Prints one JSON object of medians, and the quartiles of each.
 """
 
 import argparse
@@ -96,13 +101,15 @@ TARGETS = {
     "mlp_alone": Target(MODEL, "/alone", DIGIT),
 }
 
+ALONE_AND_BATCHED = ("mlp_alone", "mlp_batched")
+
 Load = Callable[[str, bytes, int, float], tuple[int, float]]  # requests, and their p50 in ms
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2, help="of one measurement")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1, help="of one measurement")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--builtin-load", action="store_true", help="even where wrk is installed")
     given = parser.parse_args()
     wrk = None if given.builtin_load else shutil.which("wrk")
@@ -113,11 +120,11 @@ def main() -> None:
         samples: dict[str, list[float]] = {}
         try:
             for round in range(given.rounds + 1):
-                for connections in CONNECTIONS:
-                    for name, target in TARGETS.items():
+                seconds = given.seconds if round else 0.5  # first: warm
+                for connections in CONNECTIONS if round else CONNECTIONS[-1:]:
+                    for name, target in list(TARGETS.items())[:: 1 if round % 2 else -1]:
                         process, port = servers[target.source]
                         url = f"http://127.0.0.1:{port}{target.path}"
-                        seconds = given.seconds if round else 0.5  # first: warm
                         before = cpu_seconds(process.pid)
                         requests, p50_ms = load(url, target.body, connections, seconds)
                         cpu_us = 1e6 * (cpu_seconds(process.pid) - before) / requests
@@ -126,27 +133,23 @@ def main() -> None:
                             samples.setdefault(f"{of}_cpu_us", []).append(cpu_us)
                             samples.setdefault(f"{of}_p50_ms", []).append(p50_ms)
                             samples.setdefault(f"{of}_per_s", []).append(requests / seconds)
+                if round:
+                    _, port = servers[MODEL]
+                    for name, p50_ms in in_turns(port, ALONE_AND_BATCHED, seconds).items():
+                        samples.setdefault(f"{name}_in_turns_p50_ms", []).append(p50_ms)
         finally:
             for process, _ in servers.values():
                 process.kill()
                 process.wait()
+    alone, batched = (f"{name}_in_turns_p50_ms" for name in ALONE_AND_BATCHED)
+    samples["batching_p50_ratio_1"] = ratios(samples, batched, alone)
+    for connections in CONNECTIONS:
+        bare = f"bare_{connections}_cpu_us"
+        for name in TARGETS:
+            if name != "bare":
+                of = f"{name}_{connections}_cpu"
+                samples[f"{of}_to_bare"] = ratios(samples, f"{of}_us", bare)
     figures = {name: round_to(statistics.median(found)) for name, found in samples.items()}
-    ratios = {
-        f"{name}_{connections}_cpu_to_bare": round_to(
-            statistics.median(
-                mine / bare
-                for mine, bare in zip(
-                    samples[f"{name}_{connections}_cpu_us"],
-                    samples[f"bare_{connections}_cpu_us"],
-                    strict=True,
-                )
-            )
-        )
-        for name in TARGETS
-        for connections in CONNECTIONS
-        if name != "bare"
-    }
-    lone = zip(samples["mlp_batched_1_p50_ms"], samples["mlp_alone_1_p50_ms"], strict=True)
     print(
         json.dumps(
             {
@@ -155,13 +158,25 @@ def main() -> None:
                 "async_handler_cpu_us": figures["async_handler_64_cpu_us"],
                 "sync_handler_cpu_us": figures["sync_handler_64_cpu_us"],
                 "mlp_cpu_us": figures["mlp_batched_64_cpu_us"],
-                "batching_p50_ratio_1": round_to(statistics.median(b / a for b, a in lone)),
-                **ratios,
                 **figures,
+                "quartiles": {name: quartiles(found) for name, found in samples.items()},
             },
             indent=1,
         )
     )
+
+
+def ratios(samples: dict[str, list[float]], of: str, to: str) -> list[float]:
+    """Round by round."""
+    return [mine / other for mine, other in zip(samples[of], samples[to], strict=True)]
+
+
+def quartiles(found: list[float]) -> tuple[float, float]:
+    """Half of all lie between them."""
+    if len(found) == 1:
+        return found[0], found[0]
+    low, _, high = statistics.quantiles(found, n=4, method="inclusive")
+    return round_to(low), round_to(high)
 
 
 def round_to(value: float) -> float:
@@ -198,6 +213,31 @@ def start(source: str, model: str) -> "tuple[subprocess.Popen[bytes], int]":
             time.sleep(0.02)
         else:
             return process, port
+
+
+def in_turns(port: int, names: tuple[str, ...], seconds: float) -> dict[str, float]:
+    """The p50 of each in ms, of calls over one connection, one of each after the other."""
+    taken_s: dict[str, list[float]] = {name: [] for name in names}
+    asked = {name: request_of(TARGETS[name].path, TARGETS[name].body) for name in names}
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        end_s = time.perf_counter() + seconds
+        while time.perf_counter() < end_s:
+            for name in names:
+                began_s = time.perf_counter()
+                connection.sendall(asked[name])
+                answer = connection.recv(65536)  # small: it comes at once
+                taken_s[name].append(time.perf_counter() - began_s)
+                assert b" 200 " in answer[:16], answer
+    return {name: 1000 * statistics.median(found) for name, found in taken_s.items()}
+
+
+def request_of(path: str, body: bytes) -> bytes:
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: photon\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def cpu_seconds(pid: int) -> float:
@@ -264,10 +304,7 @@ async def generate(url: str, body: bytes, connections: int, seconds: float) -> N
     found = re.fullmatch(r"http://([^:]+):(\d+)(/.*)", url)
     assert found, url
     host, port, path = found.groups()
-    request = (
-        f"POST {path} HTTP/1.1\r\nhost: photon\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\n\r\n"
-    ).encode() + body
+    request = request_of(path, body)
     latencies_s: list[float] = []
     loop = asyncio.get_running_loop()
     for _ in range(connections):

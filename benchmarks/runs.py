@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.__main__ import RESULTS, machine
+from benchmarks.processes import cpu_s
+from benchmarks.tables import Row, write_figures
 from leptonai.blobs.points import Batch, Series, encode_batch
 from leptonai.client import LeptonClient
 from leptonai.spec.metadata import Metadata
@@ -39,37 +40,36 @@ BATCH = 40_000
 RUNS = 1_000
 KEYS = 20
 
-
-# what, figure, unit, goal
 TABLE = (
-    (
+    Row(
         "points logged and stored by one process, sustained for 10 s",
         "points_per_s",
         "/s",
         "≥ 50,000",
     ),
-    ("… lost", "points_dropped", "", "0"),
-    ("… CPU of the logging thread for one", "log_cpu_us_1_keys", "µs", "≤ 2"),
-    ("… with ten keys in a call", "log_cpu_us_10_keys", "µs", ""),
-    (
+    Row("… lost", "points_dropped", "", "0"),
+    Row("… CPU of the logging thread for one", "log_cpu_us_1_keys", "µs", "≤ 2"),
+    Row("… with ten keys in a call", "log_cpu_us_10_keys", "µs"),
+    Row(
         "… CPU of the process for one, TensorBoard's files written",
         "process_cpu_us_per_point",
         "µs",
-        "",
     ),
-    ("… CPU of the server for one", "server_cpu_us_per_point", "µs", ""),
-    (
+    Row("… CPU of the server for one", "server_cpu_us_per_point", "µs"),
+    Row(
         "a curve of 1,000,000 points reduced to 1,000 by minmax, p50",
         "curve_minmax_ms_p50",
         "ms",
         "< 100",
     ),
-    ("… the server's part", "curve_minmax_server_cpu_ms", "CPU ms", ""),
-    ("… by lttb, p50", "curve_lttb_ms_p50", "ms", "< 100"),
-    ("… the server's part", "curve_lttb_server_cpu_ms", "CPU ms", ""),
-    ("comparing 1,000 runs of 20 metrics and 10 parameters, p50", "compare_ms_p50", "ms", "< 300"),
-    ("… the server's part", "compare_server_cpu_ms", "CPU ms", ""),
-    ("… through the SDK, decoded, p50", "compare_sdk_ms_p50", "ms", ""),
+    Row("… the server's part", "curve_minmax_server_cpu_ms", "CPU ms"),
+    Row("… by lttb, p50", "curve_lttb_ms_p50", "ms", "< 100"),
+    Row("… the server's part", "curve_lttb_server_cpu_ms", "CPU ms"),
+    Row(
+        "comparing 1,000 runs of 20 metrics and 10 parameters, p50", "compare_ms_p50", "ms", "< 300"
+    ),
+    Row("… the server's part", "compare_server_cpu_ms", "CPU ms"),
+    Row("… through the SDK, decoded, p50", "compare_sdk_ms_p50", "ms"),
 )
 
 
@@ -87,23 +87,7 @@ def main() -> None:
             figures |= many_runs(client, platform.state.pid)
     print(json.dumps(figures, indent=2))
     if write_table:
-        (RESULTS / "runs.md").write_text(table(figures))
-
-
-def table(figures: dict[str, float]) -> str:
-    """In Markdown. Waits depend upon what else runs on the machine; CPU hardly does."""
-    lines = [
-        "# Runs",
-        "",
-        f"Measured by `python -m benchmarks.runs --table` on {machine()['text']}, while",
-        f"{os.getloadavg()[0]:.0f} processes wanted to run at a time. Compare within it only.",
-        "",
-        "| what | measured | goal |",
-        "| --- | ---: | ---: |",
-    ]
-    for what, figure, unit, goal in TABLE:
-        lines.append(f"| {what} | {figures[figure]:,g} {unit} | {goal} {unit if goal else ''} |")
-    return "\n".join(lines) + "\n"
+        write_figures("runs", "Runs", "python -m benchmarks.runs --table", TABLE, figures)
 
 
 def log_cost(where: Path) -> dict[str, float]:
@@ -127,7 +111,7 @@ def steady_pace(where: Path, client: LeptonClient, server: int) -> dict[str, flo
     run = _begin(where, client)
     run.flush()
     each = round(PACE_PER_S * TICK_S)
-    own_s, server_s, began, step = time.process_time(), _cpu_s(server), time.perf_counter(), 0
+    own_s, server_s, began, step = time.process_time(), cpu_s(server), time.perf_counter(), 0
     while time.perf_counter() - began < PACE_FOR_S:
         due_s = began + TICK_S * (step // each + 1)
         for _ in range(each):
@@ -137,7 +121,7 @@ def steady_pace(where: Path, client: LeptonClient, server: int) -> dict[str, flo
     logged_s = time.perf_counter() - began
     safe = run.flush()
     took_s = time.perf_counter() - began
-    used_s, server_used_s = time.process_time() - own_s, _cpu_s(server) - server_s
+    used_s, server_used_s = time.process_time() - own_s, cpu_s(server) - server_s
     run.finish()
     stored = client.runs.get(run.id).status
     assert safe and stored is not None
@@ -210,7 +194,7 @@ def _milliseconds(name: str, ask: Callable[[], object], server: int) -> dict[str
     """What the asker waits for, and what it costs the server: the latter does not depend upon what
     else runs on the machine."""
     ask()
-    took, before_s = [], _cpu_s(server)
+    took, before_s = [], cpu_s(server)
     for _ in range(ROUNDS):
         began = time.perf_counter()
         ask()
@@ -218,13 +202,8 @@ def _milliseconds(name: str, ask: Callable[[], object], server: int) -> dict[str
     return {
         f"{name}_ms_best": round(min(took), 1),
         f"{name}_ms_p50": round(statistics.median(took), 1),
-        f"{name}_server_cpu_ms": round(1e3 * (_cpu_s(server) - before_s) / ROUNDS, 1),
+        f"{name}_server_cpu_ms": round(1e3 * (cpu_s(server) - before_s) / ROUNDS, 1),
     }
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

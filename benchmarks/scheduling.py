@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from benchmarks import deadlines, heterogeneity, packing, queueing, scheduler, shockwave
-from benchmarks.__main__ import RESULTS, machine
+from benchmarks.parts import parse
+from benchmarks.tables import RESULTS, machine
 from benchmarks.traces import trace_folder
 from leptonai.core.scheduler.optimize import energy as models
 
@@ -68,19 +69,15 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scheduling", description=__doc__)
     parser.add_argument("--full", action="store_true", help="all lists and seeds of packing")
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
-    given = parser.parse_args()
-    unknown = set(given.names) - set(PARTS)
-    if unknown:
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    given = parse(parser, PARTS)
     file = RESULTS / "scheduler.json"
     measured: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    for name in given.names or PARTS:
+    for name in given.names:
         part = packing.full if given.full and name == "packing" else PARTS[name]
         print(f"{name} …", end=" ", flush=True, file=sys.stderr)
         began = time.perf_counter()
         measured[name] = [dict(row) for row in part()]
-        measured["machine"] = machine()
+        measured["machine"] = {"text": machine()}
         file.write_text(json.dumps(measured, indent=2) + "\n")  # each part is kept at once
         (RESULTS / "scheduler.md").write_text(table(measured))
         print(f"{time.perf_counter() - began:.0f} s", flush=True, file=sys.stderr)

@@ -5,56 +5,31 @@ are not named keep what was measured before.
 """
 
 import argparse
-import json
-import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
-from benchmarks.__main__ import RESULTS, machine, run
-from benchmarks.parts import parts_table
+from benchmarks.parts import Benchmark, measure_parts, parse, run_script
 
 Row = dict[str, str]
-PARTS = {
-    "gateway": "Through the gateway, with tokens and metrics",
-    "replica": "A replica alone, 64 connections",
-    "rollouts": "Changes of an endpoint of 2 replicas, called 1,000 times a second",
-    "warm": "A further replica of a small CNN, from nothing to its first answer",
-}
+PARTS = Benchmark(
+    "serving",
+    "Serving",
+    "make bench-serve",
+    {
+        "gateway": "Through the gateway, with tokens and metrics",
+        "replica": "A replica alone, 64 connections: medians (and the middle half of the rounds)",
+        "rollouts": "Changes of an endpoint of 2 replicas, called 1,000 times a second",
+        "warm": "A further replica of a small CNN, from nothing to its first answer",
+    },
+)
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
-    given = parser.parse_args()
-    if unknown := set(given.names) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
-    file = RESULTS / "serving.json"
-    measured: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    measures: dict[str, Callable[[], list[Row]]] = {
-        "gateway": gateway,
-        "replica": replica,
-        "rollouts": rollouts,
-        "warm": warm,
-    }
-    for name in given.names or PARTS:
-        print(f"{name} …", end=" ", flush=True, file=sys.stderr)
-        began = time.perf_counter()
-        measured[name] = {"machine": machine()["text"], "rows": measures[name]()}
-        RESULTS.mkdir(exist_ok=True)
-        file.write_text(json.dumps(measured, indent=2, ensure_ascii=False) + "\n")
-        (RESULTS / "serving.md").write_text(table(measured))
-        print(f"{time.perf_counter() - began:.0f} s", flush=True, file=sys.stderr)
-    print(table(measured))
-    return 0
-
-
-def table(measured: dict[str, Any]) -> str:
-    return parts_table("Serving", "make bench-serve", PARTS, measured)
+    measures = {"gateway": gateway, "replica": replica, "rollouts": rollouts, "warm": warm}
+    measure_parts(PARTS, parse(parser, PARTS.parts).names, lambda name: measures[name]())
 
 
 def gateway() -> list[Row]:
-    few = run("gateway", "--server", "asgi", "--connections", "16", "--seconds", "4")
+    few = run_script("gateway", "--server", "asgi", "--connections", "16", "--seconds", "4")
     bare = few["direct"]
     rows = [
         row("bare ASGI, asked directly, 16 connections", f"{bare['per_second']:,} /s"),
@@ -62,7 +37,7 @@ def gateway() -> list[Row]:
     ]
     for connections in (16, 64):
         given = ("--server", "photon", "--connections", str(connections), "--seconds", "4")
-        whole = run("gateway", *given)
+        whole = run_script("gateway", *given)
         through = whole["gateway"]
         hop, end = through["gateway_cpu_us_per_request"], through["server_cpu_us_per_request"]
         what = f"gateway and a photon that does nothing, {connections} connections"
@@ -80,10 +55,14 @@ def gateway() -> list[Row]:
         added = alone["gateway"]["p50_ms"] - alone["direct"]["p50_ms"]
         rows.append(row("… added p50 at 1 connection", f"{added:.2f} ms", "≤ 0.3 ms"))
     few, many = (
-        run("gateway", "--routes", count, "--seconds", "3")["gateway"]["gateway_cpu_us_per_request"]
+        run_script("gateway", "--routes", count, "--seconds", "3")["gateway"][
+            "gateway_cpu_us_per_request"
+        ]
         for count in ("1", "1000")
     )
-    idle = run("gateway", "--idle", "10000", "--seconds", "1")["gateway_idle_connections_pss_mb"]
+    idle = run_script("gateway", "--idle", "10000", "--seconds", "1")[
+        "gateway_idle_connections_pss_mb"
+    ]
     return [
         *rows,
         row("the hop's CPU, 1 endpoint in the table", f"{few:.0f} µs"),
@@ -93,32 +72,34 @@ def gateway() -> list[Row]:
 
 
 def replica() -> list[Row]:
-    figures = run("photon")
+    figures = run_script("photon")
+
+    def found(name: str, form: str) -> str:
+        low, high = figures["quartiles"][name]
+        return form.format(f"{figures[name]:.3g} ({low:.3g}–{high:.3g})")
 
     def cost(name: str) -> str:
-        return f"{figures[f'{name}_64_cpu_us']:.0f} µs"
+        return found(f"{name}_64_cpu_us", "{} µs")
 
     def beside(name: str) -> str:
-        return f"{figures[f'{name}_64_cpu_to_bare']:.2f} ×"
+        return found(f"{name}_64_cpu_to_bare", "{} ×")
 
     return [
         row("bare ASGI: CPU of a request", cost("bare")),
         row("handler that does nothing, async", cost("async_handler"), "≤ 40 µs"),
         row("… of bare ASGI", beside("async_handler")),
         row("… in a thread", cost("sync_handler"), "≤ 40 µs"),
+        row("… of bare ASGI", beside("sync_handler")),
         row("… batched", cost("batched_handler")),
         row("perceptron on digits, batched", cost("mlp_batched"), "≤ 90 µs"),
         row("… one by one", cost("mlp_alone")),
-        row(
-            "… p50 at 1 connection, by that without batching",
-            f"{figures['batching_p50_ratio_1']:.2f} ×",
-            "≤ 1.05 ×",
-        ),
+        row("… batched, p50 at 1 connection", found("mlp_batched_in_turns_p50_ms", "{} ms")),
+        row("… by that without batching", found("batching_p50_ratio_1", "{} ×"), "≤ 1.05 ×"),
     ]
 
 
 def rollouts() -> list[Row]:
-    figures = run("rollouts")
+    figures = run_script("rollouts")
     rows = [
         row(
             "a change of a route, from the API's answer to the gateway's, p50",
@@ -140,7 +121,7 @@ def rollouts() -> list[Row]:
 
 
 def warm() -> list[Row]:
-    figures = run("warm_starts")
+    figures = run_script("warm_starts")
     rows = []
     for what, told in (
         ("asked of the engine", "engine"),
@@ -160,4 +141,4 @@ def row(what: str, measured: str, goal: str = "") -> Row:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("--output", metavar="DIRECTORY", help="save the model there")
     parser.add_argument("--epochs", type=int, default=12)
     arguments = parser.parse_args()
+    if not arguments.dataset:
+        parser.error("name the data: --dataset, here or with `leptonai train --dataset`")
 
     dataset = l.Dataset.from_local(arguments.dataset)
     train, held_out = dataset.split(train=0.8, test=0.2, stratify=True).values()

@@ -9,6 +9,7 @@ opened directory and a name in it, which another process cannot exchange in betw
 import ctypes
 import errno
 import os
+import secrets
 import stat
 import struct
 import time
@@ -22,7 +23,8 @@ from leptonai.errors import Conflict, Forbidden, InvalidRequest, LeptonError, No
 MAX_PATH_BYTES = 4_096
 MAX_NAME_BYTES = 255
 MAX_ENTRIES = 100_000  # of a directory that is listed
-MAX_DEPTH = 512  # of what is removed or counted
+MAX_DEPTH = 512  # of what is counted
+MAX_OPEN = 64  # directories in each other, while they are removed
 HIDDEN = ".lepton-upload-"  # how files begin that are not complete
 STALE_S = 7 * 86_400  # then nobody goes on with an upload
 
@@ -30,6 +32,7 @@ _OPENAT2 = 437  # the number of the system call on every architecture
 _RESOLVE_BENEATH, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS = 0x08, 0x02, 0x04
 _TRIES = 8  # while others rename what is on the way
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+_OWN_DIRECTORY = _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # none that a link leads to
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ class Beneath:
             if not stat.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode):
                 os.unlink(name, dir_fd=fd)
             elif recursive:
-                _remove_tree(fd, name, 0)
+                _remove_tree(fd, name)
             else:
                 os.rmdir(name, dir_fd=fd)
 
@@ -146,7 +149,7 @@ class Beneath:
         """Remove all that is in it."""
         with self._opened("", _DIRECTORY) as fd, _told(""):
             for name in os.listdir(fd):  # noqa: PTH208 - of what is opened
-                _remove(fd, name, 0)
+                _remove(fd, name)
 
     def move(self, path: str, to: str) -> None:
         """In one step; what is there already is not replaced."""
@@ -225,13 +228,19 @@ def _told(path: str) -> Iterator[None]:
             case errno.ENOENT:
                 told: LeptonError = NotFound(f"there is no {shown}", hint="List what there is.")
             case errno.EXDEV | errno.ELOOP:
-                told = Forbidden(f"{shown} leads out of the volume", hint="Follow no such links.")
+                told = Forbidden(
+                    f"a link leads {shown} out of the volume",
+                    hint="Name what is in the volume itself, or put a copy in the link's place.",
+                )
             case errno.ENOTDIR:
                 told = Conflict(f"{shown} is no directory", hint="List what there is.")
             case errno.EISDIR:
                 told = Conflict(f"{shown} is a directory", hint="Name a file in it.")
             case errno.ENOTEMPTY:
-                told = Conflict(f"{shown} is not empty", hint="Remove it with all that is in it.")
+                told = Conflict(
+                    f"{shown} is not empty",
+                    hint="Remove it with all that is in it: `leptonai storage rm -r`.",
+                )
             case errno.EACCES | errno.EPERM | errno.EROFS:
                 told = Forbidden(
                     f"{shown}: {error.strerror}", hint="Ask whoever runs the platform."
@@ -264,28 +273,49 @@ def _walk(fd: int, below: str, depth: int) -> Iterator[tuple[str, Entry]]:
             if stat.S_ISREG(status.st_mode) and not each.name.startswith(HIDDEN):
                 yield f"{below}{each.name}", _entry(each.name, status)
             elif stat.S_ISDIR(status.st_mode) and depth < MAX_DEPTH:
-                inner = os.open(each.name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                inner = os.open(each.name, _OWN_DIRECTORY, dir_fd=fd)
                 try:
                     yield from _walk(inner, f"{below}{each.name}/", depth + 1)
                 finally:
                     os.close(inner)
 
 
-def _remove(fd: int, name: str, depth: int) -> None:
+def _remove(fd: int, name: str) -> None:
     with suppress(FileNotFoundError):
         if stat.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode):
-            _remove_tree(fd, name, depth)
+            _remove_tree(fd, name)
         else:
             os.unlink(name, dir_fd=fd)
 
 
-def _remove_tree(fd: int, name: str, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise Conflict(f"{name} lies too deep", hint="Remove what is in it first.")
-    inner = os.open(name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+def _remove_tree(fd: int, name: str) -> None:
+    """However deep it is: what lies too deep to be held open is moved up, and comes next."""
+    top = os.open(name, _OWN_DIRECTORY, dir_fd=fd)
     try:
-        for each in os.listdir(inner):  # noqa: PTH208 - of what is opened
-            _remove(inner, each, depth + 1)
+        while _empty(top, top, 0):
+            pass
     finally:
-        os.close(inner)
+        os.close(top)
     os.rmdir(name, dir_fd=fd)
+
+
+def _empty(fd: int, top: int, depth: int) -> bool:
+    """Whether something was moved up."""
+    moved = False
+    for name in os.listdir(fd):
+        with suppress(FileNotFoundError):
+            if not stat.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode):
+                os.unlink(name, dir_fd=fd)
+                continue
+            if depth == MAX_OPEN:
+                up = f"{HIDDEN}{secrets.token_hex(8)}"
+                os.rename(name, up, src_dir_fd=fd, dst_dir_fd=top)
+                moved = True
+                continue
+            inner = os.open(name, _OWN_DIRECTORY, dir_fd=fd)
+            try:
+                moved |= _empty(inner, top, depth + 1)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=fd)
+    return moved

@@ -41,6 +41,8 @@ class LeptonError(Exception):
         self.message = message
         self.hint = hint
         self.data: Mapping[str, int | str] = {}
+        if hint:
+            self.add_note(f"hint: {hint}")  # what a traceback ends with
 
     def wire(self) -> dict[str, Any]:
         """The body of an error answer."""

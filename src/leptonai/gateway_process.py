@@ -24,8 +24,11 @@ DRAIN_S = 3.0  # for requests under way when all is to end
 DRAIN_MOST_S = 40.0  # for those of one that was replaced; it gives them 30 s itself
 HANDOVER_S = 2.0  # for a gateway to give its socket
 HANDOVER_AGAIN_S = 0.02
-RESTART_S = (0.1, 5.0)  # wait before one that ended is started again: first, longest
-HEALTHY_S = 60.0  # a run this long forgets the ends before it
+HANDOVER_LATER_S = 0.5  # between two asks of one that gave none at first
+RESTART_S = (0.1, 5.0)  # wait before one that ended soon is started again: first, longest
+# One that ran for so long is started again at once, and the ends before it are forgotten: while
+# there is none, callers wait at a socket that this process alone holds, which may be killed, too.
+HEALTHY_S = 5.0
 
 OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -152,15 +155,17 @@ class GatewayProcess:
         while True:
             since_s = loop.time()
             await self._leaves()
-            if loop.time() - since_s >= HEALTHY_S:
+            was_healthy = loop.time() - since_s >= HEALTHY_S
+            if was_healthy:
                 pause_s = first_s
             pid = self._process.pid
             if self._process.alive:  # it drains; nobody may wait for that
                 log.warning("the gateway (pid %d) was told to end; starting another", pid)
             else:
                 log.warning("the gateway (pid %d) ended; starting it again", pid)
-                await asyncio.sleep(pause_s)
-                pause_s = min(longest_s, 2 * pause_s)
+                if not was_healthy:
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(longest_s, 2 * pause_s)
             try:
                 self._spawn()
             except (LeptonError, OSError) as error:
@@ -173,9 +178,15 @@ class GatewayProcess:
 
     async def _leaves(self) -> None:
         """Until it takes no more callers."""
+        # One that was just starting when we found it gives its socket later, or ends.
+        while self._lifeline is None and self._process.alive:
+            found = await asyncio.to_thread(_ask_for_socket, self._home)
+            if found is None:
+                await asyncio.sleep(HANDOVER_LATER_S)
+            else:
+                self._listening, self._lifeline = found
         lifeline = self._lifeline
         if lifeline is None:
-            await self._process.wait()
             return
         with contextlib.suppress(OSError):
             await asyncio.get_running_loop().sock_recv(lifeline, 1)

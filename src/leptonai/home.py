@@ -12,6 +12,8 @@ from typing import Any
 from leptonai.errors import InvalidRequest, Locked
 from leptonai.processes import Process
 
+OPTIONS_VARIABLE = "LEPTON_PLATFORM_OPTIONS"  # what `up` was told, for the platform, in JSON
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformState:

@@ -5,7 +5,6 @@ traceback. So it is beneath these two that the file is exchanged for a fresh one
 lost.
 """
 
-import asyncio
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +28,8 @@ def open_log(path: Path) -> BinaryIO:
 async def keep_bounded(path: Path) -> None:
     """Exchange the file whenever it is full, for ever; without effect where this process writes to
     another one."""
+    import asyncio  # the command line, which opens logs only, starts sooner without it
+
     is_ours = False
     with suppress(OSError):
         is_ours = os.path.samestat(path.stat(), os.fstat(STREAMS[-1]))

@@ -23,12 +23,13 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from leptonai import __version__
 from leptonai.envoy_process import EnvoyProcess
 from leptonai.errors import Conflict, InvalidRequest, LeptonError, Locked, NotFound, Unavailable
 from leptonai.gateway_process import GatewayProcess, end_gateway
-from leptonai.home import Home, PlatformState, Settled, replace_file
+from leptonai.home import OPTIONS_VARIABLE, Home, PlatformState, Settled, replace_file
 from leptonai.listening import bind, url_of
 from leptonai.log_files import keep_bounded
 from leptonai.processes import Process
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from leptonai.blobs import BlobStore
     from leptonai.ports.store import Store
 
-OPTIONS_VARIABLE = "LEPTON_PLATFORM_OPTIONS"  # JSON of Options
 GC_THRESHOLD = 20_000  # new objects between collections: records are values, and rarely in cycles
 DRAIN_S = 2  # for requests under way when the platform stops
 ENDS_WITHIN_S = 15.0  # a platform that was asked to
@@ -153,13 +153,14 @@ async def _run(
     from leptonai.control.api.app import make_app
     from leptonai.control.api.context import Config, World
     from leptonai.control.clock import SystemClock
+    from leptonai.control.dns import DomainLookups
     from leptonai.control.plane import ControlPlane, check_whose_store
     from leptonai.control.pod_reader import HttpPodReader
     from leptonai.control.prober import TcpProber
     from leptonai.engines.local import LocalEngine
     from leptonai.engines.local.trees import lay_out
     from leptonai.monitoring.audit import AuditLog
-    from leptonai.security.keys import PodKeys
+    from leptonai.security.keys import pod_keys, ray_tokens
     from leptonai.security.links import Links
     from leptonai.security.secrets import Sealer
     from leptonai.security.tokens import Authenticator, JobTokens
@@ -180,7 +181,8 @@ async def _run(
     engine.forget_epochs()
     await check_whose_store(store, engine)  # before anything is written to it
     key = await _key_of(home, store)
-    sealer, job_tokens, pod_keys, links = Sealer(key), JobTokens(key), PodKeys(key), Links(key)
+    sealer, job_tokens, links = Sealer(key), JobTokens(key), Links(key)
+    pod_key, ray_token = pod_keys(key).of, ray_tokens(key).of
     blobs, blobs_encrypted = await _open_blobs(home, before, settled, options, key)
     if settled != before:  # written now that it has proved good: what fails is not kept
         home.write_config(settled)
@@ -205,7 +207,8 @@ async def _run(
         unseal=lambda secret: sealer.open(secret.workspace, secret.name, secret.ciphertext),
         job_token=lambda job: job_tokens.of(job.workspace, job.id),
         run_token=lambda job: job_tokens.of_runs.of(job.workspace, job.id),
-        pod_key=pod_keys.of,
+        pod_key=pod_key,
+        ray_token=ray_token,
         pod_reader=HttpPodReader(),
         runs_images=engine.runs_images,
         mounts_volumes=engine.mounts_volumes,
@@ -225,12 +228,14 @@ async def _run(
             blobs=blobs,
             sealer=sealer,
             authenticator=Authenticator(store, clock, job_tokens, links),
+            domains=DomainLookups(clock, urlsplit(gateway.url).hostname or ""),
             links=links,
             audit=AuditLog(home.audit_log),
             routes=plane.routes,
             traffic=plane.traffic,
             adviser=plane.adviser,
-            pod_key=pod_keys.of,
+            pod_key=pod_key,
+            ray_token=ray_token,
             notice=plane.mirror.notice,
             config=Config(
                 workspaces=settled.workspaces,

@@ -16,11 +16,16 @@ def lep_platform(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lep(lep_platform, tmp_path_factory) -> Lep:
+def lep_program() -> str:
     program = os.environ.get("LEPTON_LEP") or shutil.which("lep")
     if not program:
         pytest.skip("the published client is not installed: `make test-lep` installs it")
-    return Lep(program, lep_platform, tmp_path_factory.mktemp("lep") / "cache")
+    return program
+
+
+@pytest.fixture(scope="module")
+def lep(lep_program, lep_platform, tmp_path_factory) -> Lep:
+    return Lep(lep_program, lep_platform, tmp_path_factory.mktemp("lep") / "cache")
 
 
 @pytest.fixture(scope="module")

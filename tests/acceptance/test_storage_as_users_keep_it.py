@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
-import msgspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from leptonai.spec.storage import DataSourceSpec
 from leptonai.testing.platform import RunningPlatform
 
 
@@ -92,18 +90,6 @@ def test_a_volume_that_was_removed_is_told(platform, tmp_path):
     assert (status.state, "there is no volume 'shared'" in status.message) == ("Failed", True)
 
 
-def a_bucket(workspace: str, bucket, secrets):
-    return {
-        "name": "pets",
-        "workspace": workspace,
-        "object": {
-            "bucket": bucket.name,
-            "provider": {"type": "s3", "s3": {"region": "us-east-1", "endpoint": bucket.url}},
-            "credentials": {"type": "leptonSecret", "leptonSecret": {"s3Credentials": secrets}},
-        },
-    }
-
-
 @dataclass(frozen=True)
 class ABucket:
     name: str
@@ -129,14 +115,30 @@ def s3_bucket():
 def test_a_bucket_is_opened_with_the_profile_that_a_job_is_given(platform, s3_bucket):
     for name, value in (("s3-key", s3_bucket.key), ("s3-secret", s3_bucket.secret)):
         platform.cli("secret", "create", name, stdin=value)
-    credentials = {"accessKeySecretName": "s3-key", "secretKeySecretName": "s3-secret"}
-    with platform.client() as client:
-        client.storage.add_data_source(
-            "local",
-            msgspec.convert(
-                a_bucket(platform.state.workspace, s3_bucket, credentials), DataSourceSpec
-            ),
-        )
+    where = ("--bucket", s3_bucket.name, "--provider", "s3", "--endpoint", s3_bucket.url)
+    keys = ("--region", "us-east-1", "--access-key", "s3-key", "--secret-key", "s3-secret")
+    platform.cli("storage", "source", "add", "pets", *where, *keys)
+    platform.cli("storage", "source", "permit", "pets", "--user", "ann")
+    found = platform.answer("storage", "source", "get", "pets", "-o", "json")["spec"]
+    assert found == {
+        "name": "pets",
+        "workspace": platform.state.workspace,
+        "object": {
+            "bucket": s3_bucket.name,
+            "provider": {"type": "s3", "s3": {"region": "us-east-1", "endpoint": s3_bucket.url}},
+            "credentials": {
+                "type": "leptonSecret",
+                "leptonSecret": {
+                    "s3Credentials": {
+                        "accessKeySecretName": "s3-key",
+                        "secretKeySecretName": "s3-secret",
+                    }
+                },
+            },
+        },
+        "permissions": {"allowed_users": ["ann"]},
+    }
+    assert "ann" in platform.cli("storage", "source", "list").stdout
     program = (
         "import boto3, os, stat, sys\n"
         "path = os.environ['AWS_SHARED_CREDENTIALS_FILE']\n"

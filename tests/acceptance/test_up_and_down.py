@@ -160,7 +160,7 @@ def refused(home: Path, *options: str) -> list[str]:
     assert lines[0].startswith("error: "), lines
     assert lines[1].startswith("hint: "), lines
     assert platform.home.state() is None
-    eventually(lambda: processes_of(home), lambda left: left == {}, within_s=10)
+    eventually(lambda: processes_of(home), lambda left: left == {})
     return lines
 
 

@@ -32,5 +32,8 @@ class TestFakeEngine(EngineContract):
     def saves(self, text: str) -> tuple[str, ...]:
         return ("save", text)
 
+    def serves(self, port: int) -> tuple[str, ...]:
+        return ("serve", "0")
+
     def ignores_term(self) -> tuple[str, ...]:
         return ("ignore-term",)

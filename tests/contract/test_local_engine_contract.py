@@ -1,3 +1,4 @@
+import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -45,6 +46,9 @@ class TestLocalEngine(EngineContract):
     def saves(self, text: str) -> tuple[str, ...]:
         script = 'cd "$LEPTON_CHECKPOINT_DIR" && echo "$1" >> file && cat file'
         return ("sh", "-c", script, "sh", text)
+
+    def serves(self, port: int) -> tuple[str, ...]:
+        return (sys.executable, "-m", "http.server", str(port))
 
     def ignores_term(self) -> tuple[str, ...]:
         return ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")

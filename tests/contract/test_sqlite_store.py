@@ -291,12 +291,14 @@ def test_a_database_of_a_newer_lepton_is_refused(tmp_path: Path) -> None:
         asyncio.run(open_at(tmp_path))
 
 
-def test_opening_a_new_or_current_database_needs_no_alembic(tmp_path: Path) -> None:
+def test_opening_a_new_or_current_database_loads_nothing_of_migrations_and_postgresql(
+    tmp_path: Path,
+) -> None:
     program = (
         "import asyncio, sys; from leptonai.stores import open_store\n"
         "async def main(): await (await open_store(sys.argv[1])).close()\n"
         "asyncio.run(main()); asyncio.run(main())\n"
-        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'alembic', 'psycopg'}))"
+        "print(sorted({'alembic', 'psycopg', 'sqlalchemy.dialects.postgresql'} & {*sys.modules}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, f"sqlite:///{tmp_path}/lepton.db"],

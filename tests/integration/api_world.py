@@ -8,6 +8,7 @@ import httpx
 from leptonai.blobs import BlobStore
 from leptonai.control.api.app import make_app
 from leptonai.control.api.context import Config, World
+from leptonai.control.dns import DomainLookups
 from leptonai.control.traffic import TrafficLog
 from leptonai.core.records import Node
 from leptonai.core.resources import Capacity
@@ -72,6 +73,7 @@ class ApiUnderTest:
         links = Links(KEY)
         self.audit = audit
         self.tokens: dict[str, str] = {}
+        self.addresses = {"gateway": ("10.0.0.1",)}  # what DNS says
         self.world = World(
             store=self.store,
             engine=self.engine,
@@ -79,6 +81,7 @@ class ApiUnderTest:
             blobs=self.blobs,
             sealer=Sealer(KEY),
             authenticator=Authenticator(self.store, self.clock, self.job_tokens, links),
+            domains=DomainLookups(self.clock, "gateway", resolve=self.resolve),
             links=links,
             audit=AuditLog(audit),
             routes=self.routes,
@@ -94,6 +97,9 @@ class ApiUnderTest:
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app), base_url="http://api"
         )
+
+    def resolve(self, host: str) -> tuple[str, ...]:
+        return self.addresses.get(host, ())
 
     async def prepare(self) -> None:
         for workspace, name, role in (

@@ -91,9 +91,9 @@ class Said:
             self.out += data
         self._came.set()
 
-    async def until(self, words: bytes) -> None:
+    async def until(self, words: bytes, *, times: int = 1) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            while words not in self.out:
+            while self.out.count(words) < times:
                 self._came.clear()
                 await self._came.wait()
 

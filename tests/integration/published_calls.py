@@ -93,6 +93,21 @@ TEMPLATE = {
     "metadata": {"id": str, "name": str},
     "spec": {"content": dict, "workload_type": {"job", "pod", "deployment"}},
 }
+RAYCLUSTER = {
+    "metadata": METADATA,
+    "spec": {
+        "head_group_spec": {"container": {"image": str}},
+        "worker_group_specs": [{"group_name": str, "min_replicas": int}],
+    },
+    "status": {
+        "state": {
+            *("Ready", "Not Ready", "Starting", "Deleting", "Scaling", "Stopping", "Stopped"),
+        },
+        "readyWorkerReplicas": int,
+        "desiredWorkerReplicas": int,
+        "conditions": [{"type": str, "status": str, "reason": str, "message": str}],
+    },
+}
 LOGS = {"data": {"result": [{"stream": dict, "values": list}]}}
 
 JOB_BODY = {
@@ -124,6 +139,29 @@ ENDPOINT_BODY = {
         "auto_scaler": {"scale_down": {"no_traffic_timeout": 3600}},
         "api_tokens": [],
         "image_pull_secrets": [],
+    },
+}
+RAY_BODY = {  # with -wg --resource-shape cpu.small --node-group local, twice
+    "metadata": {"id": "rays", "name": "rays", "visibility": "public"},
+    "spec": {
+        "ray_version": "2.49.2",
+        "head_group_spec": {
+            "affinity": {"allowed_dedicated_node_groups": ["local"]},
+            "min_replicas": 1,
+            "resource_shape": "cpu.small",
+            "container": {"image": "ray:2.49.2-py312-gpu"},
+            "reservation_config": {"allow_burst_to_other_reservations": False},
+        },
+        "worker_group_specs": [
+            {
+                "affinity": {"allowed_dedicated_node_groups": ["local"]},
+                "min_replicas": 1,
+                "resource_shape": "cpu.small",
+                "user_security_context": {},
+                "group_name": name,
+            }
+            for name in ("cpu", "more")
+        ],
     },
 }
 OFF = {  # what `lep endpoint update -r 2` sends: 0 is off
@@ -272,6 +310,47 @@ CALLS = (
         shape=INGRESS,
     ),
     PublishedCall("ingress delete", "DELETE", "/ingress/{ingress}"),
+    PublishedCall("raycluster create", "POST", "/rayclusters", RAY_BODY),
+    PublishedCall(
+        "raycluster create",
+        "POST",
+        "/rayclusters",
+        RAY_BODY,
+        status=409,
+        shape={"code": str, "message": str},
+    ),
+    PublishedCall("raycluster list", "GET", "/rayclusters", shape=[RAYCLUSTER]),
+    PublishedCall("raycluster get", "GET", "/rayclusters/rays", shape=RAYCLUSTER),
+    PublishedCall(
+        "raycluster update -wg --group-name cpu --min-replicas 2",
+        "PATCH",
+        "/rayclusters/rays",
+        {"spec": {"worker_group_specs": [{"group_name": "cpu", "min_replicas": 2}]}},
+        shape=RAYCLUSTER,
+    ),
+    PublishedCall(
+        "raycluster submit-job",
+        "GET",
+        "/rayclusters/rays/dashboard/api/version",
+        status=503,
+        shape={"code": str, "message": str},
+    ),
+    PublishedCall(
+        "raycluster stop",
+        "PATCH",
+        "/rayclusters/rays",
+        {"spec": {"suspend": True}},
+        200,
+        RAYCLUSTER,
+    ),
+    PublishedCall(
+        "raycluster start",
+        "PATCH",
+        "/rayclusters/rays",
+        {"spec": {"suspend": False}},
+        shape=RAYCLUSTER,
+    ),
+    PublishedCall("raycluster remove", "DELETE", "/rayclusters/rays"),
     PublishedCall("template list", "GET", "/templates/public", shape=[TEMPLATE]),
     PublishedCall("template list", "GET", "/templates/private", shape=[TEMPLATE]),
     PublishedCall(

@@ -305,7 +305,7 @@ BAD_REQUESTS = {
     "a page that is too large": ("GET", "/jobs?page_size=5000", b"", 400, "out of bounds"),
     "an unknown query mode": ("GET", "/jobs?job_query_mode=all", b"", 400, "no 'all'"),
     "an unknown job": ("GET", "/jobs/nope", b"", 404, "no job 'nope'"),
-    "an unknown endpoint": ("GET", "/deployments/nope", b"", 404, "no endpoint 'nope'"),
+    "an unknown endpoint": ("GET", "/deployments/nope", b"", 404, "no endpoint or pod 'nope'"),
     "an unknown path": ("GET", "/nope", b"", 404, "nothing at this path"),
     "a method that is not": ("PUT", "/jobs", b"", 405, "PUT is not possible here"),
     "a path with a NUL": ("GET", "/jobs/a%00b", b"", 404, "nothing at this path"),

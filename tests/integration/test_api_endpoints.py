@@ -11,6 +11,9 @@ from leptonai.security.tokens import hash_token
 TOKEN = "a-token-that-is-long-enough-to-show-its-ends"
 
 
+PORT_OF_GRPC = {"container_port": 8080, "app_protocol": "grpc"}
+
+
 @with_api
 async def test_an_endpoint_is_addressed_by_its_name(api):
     answer = await api.call("POST", "/deployments", json=an_endpoint(), who="ana")
@@ -303,6 +306,7 @@ async def test_a_domain_is_one_endpoints_own(api):
     assert made.status_code == 200, made.text
     taken = await api.call("POST", "/deployments", json=an_endpoint("b", **asked))
     assert (taken.status_code, taken.json()["code"]) == (409, "AlreadyExists")
+    assert "models.example.org belongs to endpoint a" in taken.json()["message"]
     again = await api.call(
         "PATCH", "/deployments/a", json={"spec": {"gateway": {"retry": "never"}}}
     )
@@ -368,3 +372,25 @@ async def test_of_several_who_ask_for_a_host_at_once_one_gets_it(api):
         *(api.call("PATCH", f"/deployments/p{n}", json=patch) for n in range(5))
     )
     assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409, 409]
+
+
+@with_api
+async def test_what_our_gateway_does_is_refused_for_an_endpoint_that_envoy_alone_can_serve(api):
+    spec = {"container": {"command": ["serve"], "ports": [PORT_OF_GRPC]}}
+    for asked, named in (
+        ({"auto_scaler": {"target_concurrency": 2}}, "spec.auto_scaler"),
+        ({"gateway": {"rate_limit": {"requests_per_minute": 5}}}, "spec.gateway.rate_limit"),
+        ({"gateway": {"hedge": {"after_ms": 5}}}, "spec.gateway.hedge"),
+        ({"gateway": {"balance": {"by": "cookie"}}}, "spec.gateway.balance"),
+        ({"auth_config": {"ip_allowlist": ["10.0.0.1"]}}, "spec.auth_config.ip_allowlist"),
+    ):
+        refused = await api.call("POST", "/deployments", json=an_endpoint(**spec, **asked))
+        assert refused.status_code == 400, refused.text
+        assert refused.json()["message"].startswith(named)
+    made = await api.call("POST", "/deployments", json=an_endpoint(**spec))
+    assert made.status_code == 200, made.text
+    patch = {"spec": {"envs": [{"name": "V", "value": "2"}]}}
+    for strategy, status in (("blue-green", 400), ("rolling", 200)):
+        asked = patch | {"rollout": {"strategy": strategy}}
+        answer = await api.call("PATCH", "/deployments/digits", json=asked)
+        assert answer.status_code == status, answer.text

@@ -1,5 +1,7 @@
 """Ingresses through the API, as the published client drives them."""
 
+import asyncio
+
 from api_world import with_api
 
 SPEC = {"container": {"command": ["serve"]}}
@@ -26,6 +28,7 @@ async def test_an_ingress_from_its_making_to_its_end(api):
     await two_endpoints(api)
     name = await an_ingress(api)
     (listed,) = (await api.call("GET", "/ingress")).json()
+    listed["status"].pop("dns")
     assert listed["metadata"]["id"] == listed["metadata"]["name"] == name
     assert listed["metadata"]["created_at"]
     assert listed["status"] == {
@@ -52,6 +55,42 @@ async def test_an_ingress_from_its_making_to_its_end(api):
     assert (await api.call("DELETE", f"/ingress/{name}")).status_code == 200
     assert (await api.call("GET", f"/ingress/{name}")).status_code == 404
     await an_ingress(api)  # its domain is free again
+
+
+@with_api
+async def test_it_is_told_which_dns_record_a_domain_wants_and_whether_it_leads_here(api):
+    await two_endpoints(api)
+    shares = [{"deployment": "one"}]
+    asked = {"metadata": {}, "spec": {"domain_name": "M.example.org", "endpoints": shares}}
+    made = (await api.call("POST", "/ingress", json=asked)).json()
+    path = f"/ingress/{made['metadata']['name']}"
+    assert made["status"]["dns"] == {
+        "record": "CNAME gateway",
+        "leads_here": None,
+        "addresses": [],
+        "looked_up_at": None,
+    }
+
+    async def looked_up(after_ms):
+        api.clock.at_ms += after_ms
+        for _ in range(1_000):
+            status = (await api.call("GET", path)).json()["status"]
+            if status["dns"]["looked_up_at"] == api.clock.at_ms:
+                return status["message"], status["dns"]["leads_here"], status["dns"]["addresses"]
+            await asyncio.sleep(0.01)
+        raise AssertionError("nobody looks it up")
+
+    nowhere = (
+        "leads to one; but DNS does not know M.example.org yet: give it a record CNAME gateway"
+    )
+    assert await looked_up(60_000) == (nowhere, False, [])
+    api.addresses["m.example.org"] = ("192.0.2.7",)
+    elsewhere = (
+        "leads to one; but DNS leads M.example.org to 192.0.2.7: give it a record CNAME gateway"
+    )
+    assert await looked_up(60_000) == (elsewhere, False, ["192.0.2.7"])
+    api.addresses["m.example.org"] = ("10.0.0.1", "192.0.2.7")
+    assert await looked_up(60_000) == ("leads to one", True, ["10.0.0.1", "192.0.2.7"])
 
 
 @with_api

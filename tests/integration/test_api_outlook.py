@@ -9,6 +9,7 @@ from leptonai.control.api.app import make_app
 from leptonai.control.loops.placement import PlacementLoop
 from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
+from leptonai.control.template_memory import TemplateMemory
 from leptonai.control.traffic import TrafficLog
 from leptonai.core.access import Principal, Role
 from leptonai.core.records import Job, Phase, Replica
@@ -32,7 +33,8 @@ class Platform:
         api = self.api
         fence = await api.store.lease("control")
         owners = Owners(self.mirror, api.store, fence, api.clock, TrafficLog(api.clock))
-        self.loop = PlacementLoop(self.mirror, api.store, owners, fence, api.clock)
+        templates = TemplateMemory(self.mirror, api.engine, fence)
+        self.loop = PlacementLoop(self.mirror, api.store, owners, fence, api.clock, templates)
         advice = Advice(self.mirror, self.loop, api.store, api.clock)
         api.world = replace(api.world, adviser=lambda: advice, notice=self.mirror.notice)
         api.http._transport.app = make_app(api.world)

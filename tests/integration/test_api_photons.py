@@ -1,8 +1,10 @@
 """Photons as published clients push them: registered, listed, fetched, served and removed."""
 
+import errno
 import json
 import zipfile
 from io import BytesIO
+from unittest.mock import patch
 
 from api_world import with_api
 
@@ -96,3 +98,11 @@ async def test_what_is_no_photon_is_refused_and_leaves_nothing(api):
     assert (await api.call("GET", "/photons/nowhere")).status_code == 404
     assert (await push(api, an_archive(), who="gateway")).status_code == 403
     assert (await api.call("GET", "/photons/private")).json() == []
+
+
+@with_api
+async def test_a_full_disk_is_told_as_one(api):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with patch("leptonai.control.photon_archives.unpack_archive", side_effect=full):
+        refused = await push(api, an_archive())
+    assert (refused.status_code, refused.json()["code"]) == (507, "StorageFull")

@@ -96,3 +96,28 @@ async def test_an_elastic_job_needs_room_for_its_least_alone(api):
         400,
         "spec.min_workers: 3 is more than completions, 2",
     )
+
+
+@with_api
+async def test_segments_must_divide_the_workers_and_fit_behind_a_switch(api):
+    async def refused(segment, **spec):
+        spec = {"cpu": 1, "segment_config": {"count_per_segment": segment}} | spec
+        answer = await api.call("POST", "/jobs", json=a_job(**spec))
+        return answer.status_code, answer.json()["message"]
+
+    assert await refused(3, completions=4) == (
+        400,
+        "spec.segment_config.count_per_segment: 3 does not divide 4 workers",
+    )
+    assert await refused(2, completions=4, min_workers=2) == (
+        400,
+        "spec.segment_config: an elastic job has no segments",
+    )
+    assert await refused(3, completions=3, cpu=2) == (
+        422,
+        "this could never run here: needs room for 1 segment of 3 workers "
+        "with 2 CPUs, 256 MiB each, a segment on one node; "
+        "the one node it may use has room for 0 when empty",
+    )
+    spec = a_job(cpu=1, completions=4, segment_config={"count_per_segment": 2})
+    assert (await api.call("POST", "/jobs", json=spec)).status_code < 300

@@ -56,6 +56,7 @@ async def test_tokens_are_listed_in_the_form_that_clients_compare(api):
     assert literal.startswith(head) and literal.endswith(tail)
     assert len(head) + len(tail) < 16
     assert isinstance(mine["expires_at"], int)
+    assert (mine["name"], mine["role"]) == ("ana", "member")
     assert len((await api.call("GET", "/tokens")).json()) == 4
 
 

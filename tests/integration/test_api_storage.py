@@ -99,6 +99,9 @@ async def test_a_form_is_an_upload_as_the_older_client_sends_it(api):
     empty = await api.call("POST", "/storage/default/b.bin", files={"file": ("b.bin", b"")})
     assert empty.is_success
     assert (root / "b.bin").read_bytes() == b""
+    endless = {"content-type": f"multipart/form-data; boundary={'x' * 1_000}"}
+    refused = await api.call("POST", "/storage/default/d.bin", content=b"--x", headers=endless)
+    assert (refused.status_code, refused.json()["code"]) == (400, "InvalidRequest")
     headers = {"content-type": "multipart/form-data; boundary=x"}
     cut = await api.call("POST", "/storage/default/c.bin", content=b"--x\r\n", headers=headers)
     assert cut.status_code == 400

@@ -6,7 +6,6 @@ import inspect
 import io
 import tarfile
 import threading
-import time
 from types import SimpleNamespace
 
 import msgspec
@@ -408,10 +407,8 @@ def test_other_errors_are_told_at_once_as_what_they_are(connect, server):
 
 def test_a_platform_that_is_not_there_is_named_after_the_time_to_retry(connect, server):
     server.stop()
-    began = time.monotonic()
     with pytest.raises(Unavailable, match=r"cannot reach Lepton at .*: connection refused"):
         connect(retry_for_s=0.2).jobs.list()
-    assert time.monotonic() - began < 10
 
 
 def test_something_else_than_a_workspace_is_recognised(client, server, monkeypatch):
@@ -419,6 +416,14 @@ def test_something_else_than_a_workspace_is_recognised(client, server, monkeypat
     with pytest.raises(Internal) as caught:
         client.workspace()
     assert "is this the URL of a Lepton workspace" in caught.value.hint
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "data/../../x", ".."])
+def test_a_path_that_leads_out_of_its_volume_is_told_so_before_anything_is_sent(client, path):
+    with pytest.raises(InvalidRequest) as told:
+        client.storage.entry("default", path)
+    assert told.value.message == f"{path} leads out of the volume"
+    assert told.value.hint == "name it from the volume's root, without '..'"
 
 
 def test_names_that_are_no_path_segments_are_refused_or_quoted(client, server):

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 import click
 import pytest
 
+import leptonai
 from leptonai.cli.__main__ import root, run
 from leptonai.cli.output import age, span, table
 from leptonai.testing.workspace_server import TOKEN, WorkspaceServer
@@ -94,6 +95,13 @@ def test_a_usage_error_is_told_in_the_same_way_with_exit_code_2(lepton):
     code, out, err = lepton("job", "list", "--nope")
     assert (code, out) == (2, "")
     assert err == "error: No such option '--nope'.\nhint: see `leptonai job list --help`\n"
+
+
+def test_a_mistyped_command_is_answered_with_the_one_that_was_meant(lepton):
+    assert lepton("jobs", "list")[2].splitlines()[0] == (
+        "error: No such command 'jobs'. Did you mean 'job'?"
+    )
+    assert lepton("--version") == (0, f"leptonai {leptonai.__version__}\n", "")
 
 
 @pytest.mark.parametrize(
@@ -184,6 +192,15 @@ def test_a_job_is_created_as_typed_and_its_id_printed(lepton, server):
     }
 
 
+def test_a_file_that_a_command_names_and_nobody_ships_is_told(lepton, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").touch()
+    words_after = ("--", "python", "train.py", "x" * 5_000 + ".y")
+    note = "note: train.py stays here; --workdir . ships this directory"
+    assert lepton("job", "create", "-n", "a", *words_after)[2].splitlines()[0] == note
+    assert note not in lepton("job", "create", "-n", "b", "--workdir", ".", *words_after)[2]
+
+
 def test_the_flags_of_a_job_arrive_on_the_wire(lepton, server):
     code, out, _ = lepton(
         *words("job create -n ddp --num-workers 2 --cpu 1.5 --memory 2GiB --priority high"),
@@ -272,6 +289,13 @@ def test_a_job_from_a_file_is_overridden_by_flags_and_may_be_what_get_printed(
     }
 
 
+def test_a_fine_tuning_needs_no_command(lepton, server, tmp_path):
+    file = tmp_path / "tune.json"
+    file.write_text('{"trainer": {"train_config": {"model_uri": "tiny"}}}')
+    code, out, _ = lepton(*words("job create -n tune -o json -f"), str(file))
+    assert (code, json.loads(out)["spec"]["trainer"]["train_config"]) == (0, {"model_uri": "tiny"})
+
+
 def test_waiting_for_a_job_fails_if_the_job_fails(lepton, server):
     def finish(state):
         while not any(job["status"]["state"] == "Queueing" for job in server.jobs.values()):
@@ -323,6 +347,9 @@ def test_a_log_is_printed_with_the_numbers_of_several_workers(lepton, server):
     code, _, err = lepton("job", "log", "ddp", "--replica", "nobody")
     assert (code, err.splitlines()[0]) == (1, f"error: job {job_id} has no replica 'nobody'")
     assert f"{job_id}-0-old00" in err.splitlines()[1]
+    assert lepton("job", "log", "ddp", "--worker", "2")[2] == (
+        f"error: job {job_id} has no worker 2\nhint: its workers are 0 to 1\n"
+    )
     code, out, err = lepton("job", "log", "-f", "ddp")
     assert (code, sorted(out.splitlines()), err) == (
         0,
@@ -492,6 +519,16 @@ def test_logs_of_several_replicas_of_an_endpoint_are_told_apart(lepton, server):
     ]
 
 
+def test_what_keeps_ending_shows_what_it_wrote(lepton, server):
+    server.why["because"] = "it keeps ending"
+    server.endpoints["app"] = {"metadata": {"id": "app", "name": "app"}, "spec": {}, "status": None}
+    server.add_replica("app", "app-aaaaa", b"no such model\n", state="Placed")
+    assert lepton("endpoint", "log", "app") == (0, "no such model\n", "it keeps ending\n")
+    job_id = server.add_job("again", "Running")
+    server.add_replica(job_id, f"{job_id}-0-abcde", b"no such file\n", state="Placed")
+    assert lepton("job", "log", "again") == (0, "no such file\n", "")
+
+
 def test_a_secret_comes_from_a_file_a_pipe_or_with_a_warning_the_command_line(
     lepton, server, tmp_path
 ):
@@ -501,7 +538,7 @@ def test_a_secret_comes_from_a_file_a_pipe_or_with_a_warning_the_command_line(
         "warning: a value on the command line" in lepton("secret", "create", "B", "--value", "x")[2]
     )
     piped = subprocess.run(
-        [sys.executable, "-m", "leptonai.cli", "secret", "create", "C", "-o", "json"],
+        [sys.executable, "-m", "leptonai", "secret", "create", "C", "-o", "json"],
         input=b"piped\n\n",
         capture_output=True,
         env=environment(server),

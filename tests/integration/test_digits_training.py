@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from workers import run_workers
+from workers import Workers
 
 from leptonai import Dataset, Pipeline
 from leptonai.data.digits import MAX_PIXEL, Digits
@@ -30,7 +30,8 @@ def test_two_workers_train_a_model_that_reads_images_it_has_not_seen(
     images: Path, tmp_path: Path
 ) -> None:
     arguments = ["--dataset", str(images), "--output", str(tmp_path / "model"), "--epochs", "6"]
-    assert run_workers(SCRIPT, arguments, workers=2, logs=tmp_path) == [0, 0]
+    with Workers() as started:
+        assert started.run(SCRIPT, arguments, workers=2, logs=tmp_path) == [0, 0]
     log = (tmp_path / "0.log").read_text()
     assert (tmp_path / "1.log").read_text() == ""
 
@@ -55,7 +56,8 @@ def test_two_workers_train_a_model_that_reads_images_it_has_not_seen(
 def test_the_same_seed_gives_the_same_model(images: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         arguments = ["--dataset", str(images), "--output", str(tmp_path / name), "--epochs", "1"]
-        assert run_workers(SCRIPT, arguments, workers=1, logs=tmp_path) == [0]
+        with Workers() as started:
+            assert started.run(SCRIPT, arguments, workers=1, logs=tmp_path) == [0]
     one, two = (
         {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
         for name in ("one", "two")

@@ -195,11 +195,13 @@ def test_tokens_are_counted_as_the_answer_says(cloud: Cloud, answer: bytes) -> N
     replica = cloud.replica(lambda wire, _: wire.send(ok(answer)))
     cloud.endpoint(replica, limit={"tokens_per_minute": 100})
     line = "Accept-Encoding: gzip"
+    began = time.monotonic()
     assert cloud.gateway.ask(PATH, WORKSPACE_TOKEN, line)[2] == answer
     assert "accept-encoding" not in replica.requests[0].headers
     status, headers, _ = cloud.gateway.ask(PATH)
+    refilled = (time.monotonic() - began) * 100 / 60
     assert status == 200
-    assert 30 <= int(headers["x-ratelimit-remaining-tokens"]) <= 31
+    assert 30 <= int(headers["x-ratelimit-remaining-tokens"]) <= 30 + refilled
     status, headers, body = cloud.gateway.ask(PATH)
     assert status == 429
     assert "more than 100 tokens a minute" in json.loads(body)["message"]
@@ -214,11 +216,14 @@ def test_a_callers_deadline_is_kept_and_passed_on(cloud: Cloud) -> None:
     status, _, body = cloud.gateway.ask(PATH, WORKSPACE_TOKEN, "X-Lepton-Timeout-Ms:  300 ")
     assert (status, json.loads(body)["code"]) == (504, "ReplicaTimeout")
     assert time.monotonic() - began >= 0.3
-    [request] = cloud.replicas[0].requests
-    assert 200 <= int(request.headers["x-lepton-timeout-ms"]) <= 300
-    cloud.endpoint(cloud.replica())
+    cloud.endpoint(replica := cloud.replica())
+    began = time.monotonic()
+    cloud.gateway.ask(PATH, WORKSPACE_TOKEN, "X-Lepton-Timeout-Ms: 20000")
+    took_ms = (time.monotonic() - began) * 1000
+    passed_on = int(replica.requests[0].headers["x-lepton-timeout-ms"])
+    assert 20_000 - took_ms - 1 <= passed_on <= 20_000, "less what has passed of it"
     cloud.gateway.ask(PATH, WORKSPACE_TOKEN, "X-Lepton-Timeout-Ms: soon")
-    assert "x-lepton-timeout-ms" not in cloud.replicas[-1].requests[0].headers
+    assert "x-lepton-timeout-ms" not in replica.requests[1].headers
 
 
 @pytest.mark.parametrize("given", ["00-" + "a" * 32 + "-" + "b" * 16 + "-01", None, "00-nonsense"])

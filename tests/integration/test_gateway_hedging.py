@@ -4,6 +4,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from itertools import count
 
 import pytest
@@ -14,6 +15,7 @@ from gateway_world import (
     Request,
     Wire,
     a_request,
+    a_route,
     eventually,
     ok,
     read_answer,
@@ -71,15 +73,16 @@ def test_a_late_request_is_answered_by_a_second_replica_and_the_first_try_broken
     cloud: Cloud,
 ) -> None:
     stuck, _ = a_pair(cloud, after_ms=30, budget=1.0)
-    attempts = set()
+    tries = Counter()
     for _ in range(6):
         status, headers, body = cloud.gateway.ask(PATH)
         assert (status, body) == (200, b"quick")
-        attempts.add(headers.get("x-lepton-attempts", "1"))
-    assert attempts == {"1", "2"}
+        tries[headers.get("x-lepton-attempts", "1")] += 1
     told = hedges(cloud)
-    assert told["sent"] == told["won"] >= 1
-    assert len(stuck.replica.requests) == told["won"]
+    # On a busy machine the quick one may be late as well, and a second try be sent that loses.
+    assert tries == Counter({"1": 6 - told["sent"], "2": told["sent"]})
+    assert told["sent"] >= told["won"] >= 1
+    assert told["sent"] >= len(stuck.replica.requests) >= told["won"]
     eventually(
         lambda: (
             b'lepton_gateway_in_flight{workspace="default",endpoint="e"} 0'
@@ -178,11 +181,11 @@ def test_second_tries_stay_within_their_budget(cloud: Cloud) -> None:
 
 
 def test_how_late_is_late_is_learnt_from_the_answers(cloud: Cloud) -> None:
-    lazy = threading.Event()
+    lazy, over = threading.Event(), threading.Event()
 
     def answer(wire: Wire, request: Request) -> None:
         if lazy.is_set():
-            time.sleep(0.5)
+            over.wait(20)
         wire.send(ok())
 
     cloud.endpoint(
@@ -194,11 +197,10 @@ def test_how_late_is_late_is_learnt_from_the_answers(cloud: Cloud) -> None:
         cloud.gateway.ask(PATH)
     before = hedges(cloud)["won"]
     lazy.set()
-    begun = time.monotonic()
     for _ in range(4):
         assert cloud.gateway.ask(PATH)[0] == 200
     assert hedges(cloud)["won"] > before
-    assert time.monotonic() - begun < 1.5
+    over.set()
 
 
 @given(st.integers(), st.sampled_from([320, 640, 1600]))
@@ -242,13 +244,15 @@ def test_requests_count_by_path_and_method(counting: Counting, counted: set[str]
 
 
 def test_the_control_plane_is_told_of_those_that_count(cloud: Cloud) -> None:
-    cloud.endpoint(cloud.replica(), counting={"paths": ["/predict"]})
-    cloud.control_plane.reports.clear()
+    # Of a name of its own: what is still to be told of "e" may be told meanwhile.
+    upstreams = [cloud.replica().upstream()]
+    cloud.publish(a_route("counted", upstreams=upstreams, counting={"paths": ["/predict"]}))
     for path in ("predict", "predict?a=b", "other", "healthz"):
-        cloud.gateway.ask(PATH + path)
+        cloud.gateway.ask(f"/e/default/counted/{path}")
 
     def told() -> tuple[int, int]:
-        windows = [w for report in cloud.control_plane.reports for w in report.windows]
+        reports = list(cloud.control_plane.reports)
+        windows = [w for report in reports for w in report.windows if w.endpoint == "counted"]
         return sum(w.arrivals for w in windows), sum(w.matching for w in windows)
 
     eventually(lambda: told() == (4, 2))

@@ -154,19 +154,39 @@ def test_what_only_we_may_say_is_not_believed_of_a_client(cloud: Cloud) -> None:
     digest = f"X-Lepton-Digest: {sha256(WORKSPACE_TOKEN)}"
     assert cloud.gateway.ask(PATH, None, digest)[0] == 401
     assert cloud.gateway.ask(PATH, "wrong", digest)[0] == 401
-    forged = ("X-Lepton-Envoy-Key: guess", "X-Lepton-Address: 10.0.0.1", "X-Real-IP: 10.0.0.1")
+    forged = (
+        *("X-Lepton-Envoy-Key: guess", "X-Lepton-Address: 10.0.0.1", "X-Real-IP: 10.0.0.1"),
+        *("X_Forwarded_For: 10.0.0.1", "X-Forwarded_For: 10.0.0.1", "X_Lepton_Client: x"),
+    )
     status, _, body = cloud.gateway.ask(
         PATH, WORKSPACE_TOKEN, *forged, digest, "X-Forwarded-For: 10.0.0.1", "Forwarded: for=x"
     )
     seen = headers_of(body)
     assert (status, seen["x-forwarded-for"]) == (200, "127.0.0.1")
     if cloud.gateway.envoy is not None:
-        assert not {name for name in seen if name.startswith(("x-lepton-", "x-envoy-"))}
+        ours = {name for name in seen if name.startswith(("x-lepton-", "x-envoy-"))}
+        assert ours == {"x-lepton-client"}
     assert not seen.keys() & {"forwarded", "x-real-ip"}
+    assert not [name for name in seen if "_" in name]
     pair(cloud, ip_allowlist=["10.0.0.0/8"])
     assert cloud.gateway.ask(PATH, WORKSPACE_TOKEN, *forged)[0] == 403
     pair(cloud, ip_allowlist=["127.0.0.0/8"])
     assert cloud.gateway.ask(PATH)[0] == 200
+
+
+def test_the_replica_is_told_who_asks_and_a_client_cannot_say_that_it_is_another(
+    cloud: Cloud,
+) -> None:
+    forged = ("X-Lepton-Client: somebody", "x-lepton-client: else")
+    pair(cloud)
+    before = by_envoy(cloud)
+    _, _, body = cloud.gateway.ask(PATH, WORKSPACE_TOKEN, *forged)
+    assert headers_of(body)["x-lepton-client"] == sha256(WORKSPACE_TOKEN)[:16]
+    pair(cloud, public=True)
+    for token in (None, "their own"):
+        _, _, body = cloud.gateway.ask(PATH, token, *forged)
+        assert headers_of(body)["x-lepton-client"] == "127.0.0.1"
+    assert by_envoy(cloud) - before == (3 if cloud.gateway.envoy else 0)
 
 
 # --- what is passed on ----------------------------------------------------------------------------

@@ -144,3 +144,29 @@ def test_it_inherits_its_socket_and_nothing_else_of_ours(home):
     assert str(home.path / "a-file") not in opened
     assert str(home.lock) not in opened
     os.close(kept)
+
+
+def test_one_that_was_too_busy_to_give_its_socket_gives_it_later(home):
+    first, second = a_gateway(home), a_gateway(home)
+    first.start()
+    first.let_go()
+    left = recorded(home)
+    os.kill(left.pid, signal.SIGSTOP)  # as one that takes its time to start
+    second.start()
+
+    async def main() -> None:
+        supervising = asyncio.create_task(second.supervise())
+        os.kill(left.pid, signal.SIGCONT)
+        async with asyncio.timeout(PATIENCE_S):
+            while second._listening is None:
+                await asyncio.sleep(0.05)
+            os.kill(left.pid, signal.SIGKILL)
+            # Nobody is refused while there is no gateway.
+            reader, writer = await asyncio.open_connection("127.0.0.1", first.port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+        supervising.cancel()
+        second.let_go()
+
+    asyncio.run(main())

@@ -1065,7 +1065,7 @@ def test_what_cannot_be_mounted_is_told_and_nothing_starts(tmp_path):
         gone = a_volume(root)
         (root / "out").symlink_to(tmp_path)
         cases = (
-            ("a.0", a_volume(root, path="out"), "leads out of the volume"),
+            ("a.0", a_volume(root, path="out"), "a link leads /out out of the volume"),
             ("b.0", a_volume(root, path="none", read_only=True), "there is no /none"),
             ("c.0", dataclasses.replace(gone, root=str(tmp_path / "gone")), "is not on this node"),
         )
@@ -1100,6 +1100,8 @@ def test_files_with_secrets_are_their_users_alone(tmp_path):
             assert (end, log) == ((EndReason.EXITED, 0), "600\ntext\n")
             await engine.forget("local", "a.0", epoch=EPOCH)
             assert [*(tmp_path / "home").rglob("the_file")] == [], "and go with it"
+
+    asyncio.run(main())
 
 
 def test_one_that_starts_in_what_it_keeps_finds_what_others_of_its_name_left(tmp_path):

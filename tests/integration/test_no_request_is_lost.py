@@ -108,6 +108,13 @@ class Load:
         if writer is not None:
             writer.close()
 
+    async def answered(self, more: int) -> None:
+        """Until that many more are."""
+        wanted = self.answers["200"] + more
+        async with asyncio.timeout(PATIENCE_S):
+            while self.answers["200"] < wanted:
+                await asyncio.sleep(0.005)
+
     @asynccontextmanager
     async def running(self, clients: int = 8) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(self.client(n)) for n in range(clients)]
@@ -127,16 +134,23 @@ PLAIN = a_post()
 
 
 def under_load(
-    cloud: Cloud, requests: list[bytes], disturb: Callable[[], Awaitable[None]]
+    cloud: Cloud, requests: list[bytes], disturb: Callable[[Load], Awaitable[None]]
 ) -> Counter[str]:
     load = Load(cloud.gateway.port, requests)
 
     async def main() -> None:
         async with load.running():
-            await disturb()
+            await disturb(load)
 
     asyncio.run(main())
     return load.answers
+
+
+def let_go_of(cloud: Cloud, replica: str) -> None:
+    """Wait until it, which has left the table, has ended all its requests, as the gateway says."""
+    reports = cloud.control_plane.reports
+    known = len(reports) + 1  # the next may have been written before it left
+    eventually(lambda: len(reports) > known and replica not in reports[-1].leaving)
 
 
 async def publish(cloud: Cloud, servers: list[Server], **fields: object) -> None:
@@ -159,24 +173,24 @@ def test_killed_replicas_lose_no_request_that_may_be_repeated(
 ) -> None:
     cloud = own_cloud()
     servers = [Server() for _ in range(replicas)]
+    fresh = [Server() for _ in range(3)]
 
-    async def kill_one_after_the_other() -> None:
-        for _ in range(3):
-            await asyncio.sleep(0.3)
+    async def kill_one_after_the_other(load: Load) -> None:
+        while fresh:
+            await load.answered(40)
             await asyncio.to_thread(servers[0].kill)
             await asyncio.sleep(0.2)  # until the control plane has seen it
-            servers[:] = [*servers[1:], Server()]
+            servers[:] = [*servers[1:], fresh.pop()]
             await publish(cloud, servers, **fields)
-        await asyncio.sleep(0.2)
+        await load.answered(40)
 
     asyncio.run(publish(cloud, servers, **fields))
     try:
         answers = under_load(cloud, requests, kill_one_after_the_other)
     finally:
-        for server in servers:
+        for server in (*servers, *fresh):
             server.kill()
     assert set(answers) == {"200"}, answers
-    assert answers["200"] > 100
 
 
 def test_what_may_not_be_repeated_is_a_bad_gateway_and_nothing_else(
@@ -185,10 +199,12 @@ def test_what_may_not_be_repeated_is_a_bad_gateway_and_nothing_else(
     cloud = own_cloud()
     servers = [Server(), Server()]
 
-    async def kill() -> None:
-        await asyncio.sleep(0.3)
+    async def kill(load: Load) -> None:
+        await load.answered(40)
+        servers[0].process.send_signal(signal.SIGSTOP)  # so that it has been sent some
+        await load.answered(20)
         await asyncio.to_thread(servers[0].kill)
-        await asyncio.sleep(0.3)
+        await load.answered(40)
 
     asyncio.run(publish(cloud, servers))
     answers = under_load(cloud, [PLAIN], kill)
@@ -202,13 +218,16 @@ def test_a_replica_that_leaves_is_let_finish(own_cloud: Callable[..., Cloud]) ->
     cloud = own_cloud()
     servers = [Server(), Server()]
 
-    async def roll() -> None:
-        for _ in range(3):
+    fresh = [Server(version="2") for _ in range(2)]
+
+    async def roll(load: Load) -> None:
+        while fresh:
             old = servers.pop(0)
-            servers.append(Server(version="2"))
+            servers.append(fresh.pop())
             await publish(cloud, servers)
-            await asyncio.sleep(0.1)
+            await asyncio.to_thread(let_go_of, cloud, old.upstream.replica)
             await asyncio.to_thread(old.kill)
+        await load.answered(40)
 
     asyncio.run(publish(cloud, servers))
     answers = under_load(cloud, [PLAIN, GET], roll)
@@ -236,9 +255,7 @@ def test_a_gateway_that_is_replaced_loses_nothing(tmp_path: Path) -> None:
         supervising = asyncio.create_task(gateway.supervise())
         async with load.running():
             for _ in range(2):
-                answered = load.answers["200"]
-                while load.answers["200"] < answered + 50:
-                    await asyncio.sleep(0.02)
+                await load.answered(50)
                 old = gateway._process.pid
                 os.kill(old, signal.SIGTERM)
                 while gateway._process.pid == old:
@@ -273,5 +290,5 @@ def test_traffic_is_told_by_version_and_silence_is_not(own_cloud: Callable[..., 
     with cloud.gateway.client() as wire:
         wire.send(GET)
         eventually(lambda: any(each.held == 1 and each.version == "" for each in windows()))
-    eventually(lambda: windows()[-1].ended == {4: 1})  # it left
+    eventually(lambda: any(each.ended == {4: 1} for each in windows()))  # it left
     server.kill()

@@ -204,7 +204,7 @@ def test_a_client_that_hangs_up_ends_the_writing(port: int) -> None:
     began = time.monotonic()
     status, _ = ask(port, "POST", "/v1/completions", COMPLETE)
     while status == 429:
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
         time.sleep(0.05)
         status, _ = ask(port, "POST", "/v1/completions", COMPLETE)
     assert status == 200
@@ -212,6 +212,7 @@ def test_a_client_that_hangs_up_ends_the_writing(port: int) -> None:
 
 def test_through_the_gateway_tokens_are_counted_whole_and_in_pieces(through_gateway: Any) -> None:
     asked = {**CHAT, "max_tokens": 10, "temperature": 0}
+    began = time.monotonic()
     raw = through_gateway.chat.completions.with_raw_response.create(**asked)
     used = raw.parse().usage.total_tokens
     stream = through_gateway.chat.completions.create(
@@ -222,8 +223,9 @@ def test_through_the_gateway_tokens_are_counted_whole_and_in_pieces(through_gate
     assert text == raw.parse().choices[0].message.content
     assert last.usage.total_tokens == used
     left = through_gateway.completions.with_raw_response.create(**COMPLETE, max_tokens=1)
+    refilled = (time.monotonic() - began) * 100 / 60
     remaining = int(left.headers["x-ratelimit-remaining-tokens"])
-    assert 0 <= remaining - (100 - 2 * used) <= 25  # it refills while the test runs
+    assert 0 <= remaining - (100 - 2 * used) <= refilled
     much = {**COMPLETE, **TO_THE_END, "max_tokens": 120}
     through_gateway.completions.create(**much)
     with pytest.raises(openai.RateLimitError, match="more than 100 tokens a minute"):

@@ -51,6 +51,7 @@ async def a_lived_in_workspace(api: ApiUnderTest) -> dict[str, str]:
     template = {"content": a_job()["spec"], "json_schema": {"properties": {"a": {}}}}
     made = {"metadata": {"name": job}, "spec": template}
     await api.call("POST", "/templates/private", json=made)
+    await api.call("POST", "/rayclusters", json={"metadata": {"name": "digits"}, "spec": {}})
     for replica in await api.store.find(Replica, Query()):
         # Ended, so that its log does.
         await api.store.commit(Put(replace(replica, phase=records.Phase.DONE)))

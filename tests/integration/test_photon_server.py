@@ -125,7 +125,7 @@ def test_a_photon_in_a_file_is_served_and_a_stop_lets_its_calls_finish(tmp_path:
     [
         ("nothing.py", "there is no file nothing.py"),
         ("counter.py:Kounter", "counter.py holds no photon called Kounter\nhint: it holds Counter"),
-        ("empty.py", "empty.py holds 0 photons\nhint: subclass leptonai.photon.Photon in it"),
+        ("empty.py", "empty.py holds no photon\nhint: subclass leptonai.photon.Photon in it"),
     ],
 )
 def test_a_photon_that_is_not_there_is_said_in_two_lines(

@@ -14,7 +14,7 @@ from tests.integration.pod_world import KEY, PATIENCE_S, RunningPod, a_pod
 
 from leptonai.client.sessions import Tunnel, entered
 from leptonai.client.syncing import listing, sync
-from leptonai.errors import LeptonError, Unavailable
+from leptonai.errors import InvalidRequest, LeptonError
 from leptonai.spec.pods import (
     SYNC_BLOCK_BYTES,
     SyncContent,
@@ -171,8 +171,9 @@ def test_nothing_outside_of_the_home_is_written_to(pod: RunningPod, here: Path, 
         synced(pod, here, to)
         assert (pod.home / "~root" / "f").exists()
         return
-    with pytest.raises(Unavailable):
+    with pytest.raises(InvalidRequest) as told:
         synced(pod, here, to)
+    assert told.value.hint in ("name a directory below its home", "send plain names")
 
 
 def test_what_is_a_link_in_the_pod_is_not_written_through(

@@ -1,5 +1,6 @@
 """A migrated database is the same as a new one."""
 
+import asyncio
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -8,7 +9,10 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from leptonai.stores import schema, tables
+from leptonai.core.records import Model
+from leptonai.ports.store import Put, Query
+from leptonai.spec.artifacts import ArtifactSpec
+from leptonai.stores import open_store, schema, tables
 
 
 def test_the_newest_migration_is_the_schema_of_this_lepton() -> None:
@@ -28,6 +32,38 @@ def test_migrating_from_nothing_gives_what_is_made_at_once(tmp_path: Path) -> No
     assert contents(made) == contents(migrated)
     with migrated.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+
+
+def test_versions_that_were_there_before_are_counted_by_their_format(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/old.db")
+    url = f"sqlite:///{tmp_path}/old.db"
+
+    async def keep() -> None:
+        store = await open_store(url)
+        for number, (format, deleted) in enumerate(
+            [("photon", False), ("photon", True), ("pytorch", False)], start=1
+        ):
+            spec = ArtifactSpec(digest="sha256:0", size_bytes=1, format=format)
+            model = Model(
+                workspace="ws", id=f"m{number}", name="m", created_at_ms=1, spec=spec,
+                number=number, deleted=deleted,
+            )  # fmt: skip
+            await store.commit(Put(model))
+        await store.close()
+
+    asyncio.run(keep())
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE records SET state = ''")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0004'")
+
+    async def count() -> int:
+        store = await open_store(url)
+        try:
+            return await store.count(Model, Query(workspace="ws", states=("photon",)))
+        finally:
+            await store.close()
+
+    assert asyncio.run(count()) == 1
 
 
 def contents(engine: sa.Engine) -> object:

@@ -5,14 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workers import run_workers
+from workers import Workers
 
 PROGRAM = Path(__file__).parent / "exact_training.py"
-
-
-def run(root: Path, workers: int, deaths: list[str]) -> list[int]:
-    """When one is killed, the others end by themselves."""
-    return run_workers(PROGRAM, [str(root), *deaths], workers=workers, logs=root)
 
 
 def losses(root: Path) -> dict[int, list[str]]:
@@ -29,16 +24,20 @@ def losses(root: Path) -> dict[int, list[str]]:
 )
 def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path, workers):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    assert run(whole, workers, []) == [0] * workers, (whole / "0.log").read_text()
+    # Each in processes of their own, which put what they hash in another order.
+    with Workers() as started:
+        codes = started.run(PROGRAM, [str(whole)], workers=workers, logs=whole)
+    assert codes == [0] * workers, (whole / "0.log").read_text()
     expected = losses(whole)
     assert {len(each) for each in expected.values()} == {1}
 
     chance = random.Random(workers)
     deaths = sorted(chance.sample(range(2, max(expected)), 3))
-    for step in deaths:
-        codes = run(torn, workers, [f"{step}:{chance.randrange(workers)}"])
-        assert -9 in codes
-    codes = run(torn, workers, [])
+    with Workers() as started:
+        for step in deaths:  # when one is killed, the others end by themselves
+            death = f"{step}:{chance.randrange(workers)}"
+            assert -9 in started.run(PROGRAM, [str(torn), death], workers=workers, logs=torn)
+        codes = started.run(PROGRAM, [str(torn)], workers=workers, logs=torn)
     assert codes == [0] * workers, (torn / "0.log").read_text()
 
     found = losses(torn)

@@ -9,7 +9,7 @@ import pytest
 from leptonai.testing.simulation.faults import CALM, Odds
 from leptonai.testing.simulation.simulator import SimulationFailed, simulate
 
-SEEDS = int(os.environ.get("LEPTON_SIM_SEEDS", "200"))
+SEEDS = int(os.environ.get("LEPTON_SIM_SEEDS", "100"))
 FIRST_SEED = int(os.environ.get("LEPTON_SIM_FIRST_SEED", "0"))
 SEEDS_A_TEST = 10
 

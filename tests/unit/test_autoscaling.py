@@ -134,6 +134,10 @@ def test_published_policies_divide_what_comes_by_what_a_replica_is_to_get(target
 
 
 def test_without_a_target_there_are_the_least_ones_or_none():
+    wider = Endpoint(Policy(min_replicas=2, max_replicas=5, idle_timeout_s=60))
+    assert wider.gets(5) == Scale(
+        2, "2 while there are requests; without a target nothing asks for the 5 it may have"
+    )
     endpoint = Endpoint(Policy(min_replicas=2, max_replicas=2, idle_timeout_s=60))
     assert endpoint.gets(5).desired == 2
     assert endpoint.gets(*[0] * 59).desired == 2
@@ -285,7 +289,10 @@ def test_the_spec_of_an_endpoint_says_how_it_scales():
             "1 pays for no replica, at 2 each",
         ),
         (AutoScaler(schedules=[ScalingSchedule(times="daily 1:00-2:00")]), "no number of replicas"),
-        (AutoScaler(schedules=[ScalingSchedule(times="x" * 10_000)]), "^'x{100}' is no schedule$"),
+        (
+            AutoScaler(schedules=[ScalingSchedule(times="x" * 10_000)]),
+            "^'x{100}' is no schedule\\n",
+        ),
     ],
 )
 def test_a_spec_that_nothing_can_be_scaled_by_is_refused(scaler, because):
@@ -403,6 +410,17 @@ def test_a_step_turns_the_number_around_once_at_most_in_a_cold_start(
                 turns.append(at)
             direction = turned
     assert all(later - turn >= COLD_START_S for turn, later in pairwise(turns))
+
+
+def test_what_overloaded_gpus_get_done_is_not_taken_for_what_requests_need():
+    endpoint = Endpoint(a_policy(Utilisation(0.7)), ready=40)
+    endpoint.gets(*[7] * 150)
+    known = endpoint.state.gpu.value
+    assert known == pytest.approx(0.25)
+    endpoint.gets(*[35] * 20)  # 3 replicas, for what 9 could do
+    assert endpoint.state.gpu.value == known
+    endpoint.gets(*[35] * 180)
+    assert set(endpoint.desired[-100:]) == {13}
 
 
 @given(loads, targets, forecasts, st.integers(0, 39))

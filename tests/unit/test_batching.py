@@ -74,6 +74,32 @@ def test_a_cancelled_call_leaves_the_queue() -> None:
     assert batches(queue) == ["a"]
 
 
+def test_calls_that_came_together_make_a_crowd_until_one_comes_alone() -> None:
+    queue = a_queue()
+    crowded = []
+    for calls in ("a", "bc", "", "d"):
+        for name in calls:
+            queue.put(name, "ann", "", 0)
+        queue.take(0)
+        crowded.append(queue.crowded)
+    assert crowded == [False, True, True, False]
+
+
+@given(st.lists(st.integers(0, 3), max_size=5), st.integers(1, 3), st.sampled_from([0.0, 2.0]))
+def test_only_what_would_be_a_batch_by_itself_at_once_is_let_pass(
+    crowds: list[int], size: int, wait_s: float
+) -> None:
+    queue: BatchQueue[str] = BatchQueue(size, wait_s, capacity=100)
+    for crowd in crowds:
+        for _ in range(crowd):
+            queue.put("earlier", "ann", "", 0)
+        queue.take(wait_s)
+    let_pass = queue.lets_pass
+    assert let_pass == (not wait_s and not queue.crowded and len(queue) == 0)
+    queue.put("this", "ann", "", wait_s)
+    assert not let_pass or (queue.take(wait_s), queue.crowded) == (["this"], False)
+
+
 CALLS = st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from("xy")), max_size=40)
 
 
@@ -129,13 +155,24 @@ def test_a_batch_is_what_arrived_while_the_model_was_busy() -> None:
     async def some() -> list[list[Any]]:
         model = Model()
         batcher = a_batcher(model.double)
-        first = [call(batcher, 1), call(batcher, 2)]  # the loop finds them together
+        first = call(batcher, 1)
         await asyncio.sleep(0.5)
         more = [call(batcher, each) for each in (3, 4, 5)]
-        assert await asyncio.gather(*first, *more) == [2, 4, 6, 8, 10]
+        assert await asyncio.gather(first, *more) == [2, 6, 8, 10]
         return model.batches
 
-    assert virtual_time.run(some()) == [[1, 2], [3, 4, 5]]
+    assert virtual_time.run(some()) == [[1], [3, 4, 5]]
+
+
+def test_a_model_that_is_free_starts_at_once_and_for_a_crowd_when_the_loop_has_seen_it() -> None:
+    async def some() -> list[list[Any]]:
+        model = Model()
+        batcher = a_batcher(model.double)
+        for calls in ((1, 2, 3), (4, 5)):  # each time they come together, and the model is free
+            await asyncio.gather(*[call(batcher, each) for each in calls])
+        return model.batches
+
+    assert virtual_time.run(some()) == [[1], [2, 3], [4, 5]]
 
 
 def test_a_wait_time_gathers_what_comes_within_it() -> None:
@@ -182,7 +219,7 @@ async def _a_text(x: list[Any]) -> Any:
 )
 def test_what_fails_as_a_whole_fails_every_call(handler: Any, error: str) -> None:
     async def two() -> list[Any]:
-        batcher = a_batcher(handler)
+        batcher = a_batcher(handler, wait_s=1.0)
         calls = [call(batcher, 1), call(batcher, 2)]
         return await asyncio.gather(*calls, return_exceptions=True)
 
@@ -225,7 +262,7 @@ def test_arrays_of_equal_shape_go_together() -> None:
         return np.stack(x).sum(axis=1)
 
     async def some() -> list[Any]:
-        batcher = a_batcher(total)
+        batcher = a_batcher(total, wait_s=1.0)
         calls = [call(batcher, np.ones(length)) for length in (2, 3, 2)]
         return await asyncio.gather(*calls)
 

@@ -1,7 +1,7 @@
 """The loops together, over a store in memory, a fake engine and virtual time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -19,6 +19,7 @@ from leptonai.core.records import (
     RESERVATION_KEPT_S,
     SERVER_KEPT_S,
     Endpoint,
+    Event,
     Job,
     Phase,
     Quota,
@@ -28,6 +29,7 @@ from leptonai.core.records import (
 )
 from leptonai.core.scheduler import WaitCode
 from leptonai.errors import Conflict, Internal, StaleEpoch
+from leptonai.ports.engine import Machine
 from leptonai.ports.store import Delete, Put, Query
 from leptonai.spec.containers import (
     Container,
@@ -37,7 +39,7 @@ from leptonai.spec.containers import (
     SecretReference,
 )
 from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
-from leptonai.spec.jobs import JobSpec, JobState
+from leptonai.spec.jobs import JobSpec, JobState, SegmentConfig
 from leptonai.spec.reservations import ReservationSpec, TimeRule
 from leptonai.stores.memory import MemoryStore
 from leptonai.testing.fake_engine import FakeEngine, a_machine
@@ -57,12 +59,13 @@ class World:
         home: str = "",
         blobs: "Blobs | None" = None,
         mounts_volumes: bool = True,
+        machines: Sequence[Machine] = (),
     ) -> None:
         self.blobs = blobs
         self.hanging: set[int] = set()  # ports where a probe gets no answer
         self.store, self.clock = store or MemoryStore(), VirtualClock()
-        machine = replace(a_machine("n1", cpu_millis=4000), provider_id=home)
-        self.engine = engine or FakeEngine([machine], clock=self.clock)
+        machines = machines or [replace(a_machine("n1", cpu_millis=4000), provider_id=home)]
+        self.engine = engine or FakeEngine(machines, clock=self.clock)
         self.plane = ControlPlane(
             self.store,
             self.engine,
@@ -119,6 +122,9 @@ class World:
     async def replicas(self) -> list[Replica]:
         return await self.store.find(Replica, Query())
 
+    async def events(self) -> list[Event]:
+        return await self.store.events("default")
+
     async def later(self, seconds: int) -> None:
         """Quicker than to live through them."""
         self.clock.set_forward(1000 * seconds)
@@ -128,9 +134,14 @@ class World:
         return await self.engine.read_log("n1", attempt, offset=0, limit=1) is not None
 
 
-def in_world(story: Callable[[World], Awaitable[None]], *, mounts_volumes: bool = True) -> None:
+def in_world(
+    story: Callable[[World], Awaitable[None]],
+    *,
+    mounts_volumes: bool = True,
+    machines: Sequence[Machine] = (),
+) -> None:
     async def main() -> None:
-        world = World(mounts_volumes=mounts_volumes)
+        world = World(mounts_volumes=mounts_volumes, machines=machines)
         await world.plane.start()
         running = asyncio.create_task(world.plane.run())
         telling = asyncio.ensure_future(story(world))
@@ -140,6 +151,21 @@ def in_world(story: Callable[[World], Awaitable[None]], *, mounts_volumes: bool 
         telling.result()
 
     run(main())
+
+
+def test_the_workers_of_a_segment_are_placed_behind_the_switch_that_their_machines_tell_of():
+    behind = {"n1": "x", "n2": "y", "n3": "x", "n4": "y"}
+    machines = [replace(a_machine(id, cpu_millis=4000), switch=on) for id, on in behind.items()]
+
+    async def story(world: World) -> None:
+        segment = SegmentConfig(count_per_segment=2)
+        await world.submit("j", "print", "hello", completions=4, cpu=3, segment_config=segment)
+        await asyncio.sleep(MINUTE_S)
+        workers = sorted(await world.replicas(), key=lambda replica: replica.index)
+        switches = [behind[worker.node] for worker in workers]
+        assert switches in (["x", "x", "y", "y"], ["y", "y", "x", "x"])
+
+    in_world(story, machines=machines)
 
 
 def test_a_job_that_ended_is_archived_then_removed_with_its_replicas_and_logs():
@@ -350,6 +376,31 @@ def test_a_server_that_keeps_its_probe_waiting_delays_no_other():
         world.hanging.clear()
         await asyncio.sleep(MINUTE_S)
         assert await ready() == {"hanging": True, "quick": True}
+
+    in_world(story)
+
+
+def test_a_stranger_that_answers_on_a_servers_port_does_not_make_it_ready():
+    async def story(world: World) -> None:
+        world.hanging = set(range(1 << 16))
+        await world.serve("server", "serve", "0")
+        await asyncio.sleep(1)
+        (replica,) = await world.replicas()
+        (port,) = replica.ports
+        world.engine.take_port("n1", port)
+        world.hanging.clear()
+        await asyncio.sleep(MINUTE_S)
+        (replica,) = await world.replicas()
+        assert not replica.ready
+        told = [event.message for event in await world.events() if event.reason == "PortTaken"]
+        assert told == [
+            f"on n1 port {port} of replica {replica.id} is answered by a process that the replica "
+            "has not started: it counts as ready when it listens there itself"
+        ]
+        world.engine.free_port("n1", port)
+        await asyncio.sleep(MINUTE_S)
+        (replica,) = await world.replicas()
+        assert replica.ready
 
     in_world(story)
 

@@ -1,8 +1,12 @@
 """What a dataset is found to be, and what is wrong with one that is not as its type has to be."""
 
+import csv
+import io
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from leptonai.data.commit import commit
 from leptonai.data.kinds import KINDS, kind_of, parse_kind
@@ -223,6 +227,26 @@ def test_rows_are_found_across_blocks(make, monkeypatch, rows, end, block_bytes)
     assert [each.decode() for each in samples(version)] == [row for row in rows if row]
     with pytest.raises(InvalidRequest, match=rf"t\.csv:{text.count(chr(10)) + 2}: 3 fields"):
         make(t_csv=f"{text}\n5,6,7{end}")
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.lists(st.tuples(*[st.text('ab,"\n\u00e9', max_size=9)] * 2), min_size=1, max_size=12),
+    quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    block_bytes=st.integers(1, 40),
+)
+def test_blocks_of_any_size_have_the_same_rows(rows, quoting, end, block_bytes):
+    import leptonai.data.tables as tables
+
+    text = io.StringIO()
+    csv.writer(text, quoting=quoting, lineterminator=end).writerows([("x", "y"), *rows])
+    content = text.getvalue().encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "SCANNED_BYTES", block_bytes)
+        _, starts, sizes = tables._csv_rows("t.csv", content)
+    found = [content[at : at + size].decode() for at, size in zip(starts, sizes, strict=True)]
+    assert [tuple(next(csv.reader(io.StringIO(each, newline="")))) for each in found] == rows
 
 
 def test_semicolons_and_tabs_divide_too(make):

@@ -22,6 +22,7 @@ def imported_by(statement: str) -> set[str]:
         "import lepton_ai, lepton_ai.models, lepton_ai.datasets",
         "import leptonai.training, leptonai.training.models, leptonai.data, leptonai.data.digits",
         "import leptonai.data.loader, leptonai.data.sets",
+        "import leptonai.cli.platform, leptonai.log_files",  # what `up` needs to start the platform
     ],
 )
 def test_importing_a_name_pulls_in_nothing_heavy(statement: str) -> None:

@@ -105,7 +105,12 @@ def test_a_keras_2_is_left_alone(said):
 def test_that_keras_is_not_there_is_said_as_always(said):
     assert said("""
 client()
-sys.path[:] = [each for each in sys.path if "pytest" not in each and "site-packages" not in each]
+import pathlib
+sys.path[:] = [
+    each
+    for each in sys.path
+    if "site-packages" not in each and not (pathlib.Path(each) / "keras.py").exists()
+]
 try:
     import keras
 except ModuleNotFoundError as error:

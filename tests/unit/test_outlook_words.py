@@ -18,9 +18,7 @@ PLAIN = Explanation(state="Queueing", code="queued", because="")
 def told(snapshot: Snapshot, named: str = "named") -> Explanation:
     gang = next(gang for gang in snapshot.queue if gang.id == "train")
     outlook = look_ahead(snapshot, "train")
-    return explained(
-        PLAIN, outlook, gang, lambda other: Named("job", other if named else ""), snapshot.now_ms
-    )
+    return explained(PLAIN, outlook, gang, lambda other: Named("job", other if named else ""))
 
 
 def proposals(snapshot: Snapshot) -> list[tuple[str, dict]]:

@@ -93,6 +93,11 @@ def a_link() -> zipfile.ZipInfo:
         (metadata(), [("py.py", b""), ("photon.json", b"{}")], "no plain file"),
         (metadata(), [("py.py", b""), (a_link(), b"/etc")], "no plain file"),
         (metadata(), [("py.py", b""), ("py.py", b"")], "twice"),
+        (metadata(), [("py.py", b""), ("a", b""), ("a/b", b"")], "'a/b' twice"),
+        (metadata(), [("py.py", b""), ("a/b", b""), ("a", b"")], "'a' twice"),
+        (metadata(), [("py.py", b""), (".", b"")], "no plain file"),
+        (metadata(), [("py.py", b""), ("n" * 300, b"")], "too long a name"),
+        (metadata(), [("py.py", b""), ("d/" * 600 + "x", b"")], "too long a name"),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_its_reason(

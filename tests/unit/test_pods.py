@@ -59,6 +59,15 @@ def test_a_pod_is_one_replica_that_lives_in_its_files() -> None:
     assert len(replica.program.ports) == 1 + len(plan.ports)
 
 
+def test_a_variable_asks_for_jupyterlab_where_a_client_knows_no_setting() -> None:
+    asked = [{"name": "LEPTON_POD_JUPYTER", "value": "true"}]
+    settings = a_spec(envs=asked).pod
+    assert settings is not None and settings.jupyter
+    refused = a_spec(envs=asked, pod={"jupyter": False, "ssh_listen": "::1"}).pod
+    assert (refused.jupyter, refused.ssh_listen) == (False, "::1")
+    assert a_spec(envs=[{"name": "LEPTON_POD_JUPYTER", "value": "false"}]).pod is None
+
+
 def test_stopped_and_started_it_is_on_the_node_of_its_files() -> None:
     life = a_life()
     life.change(sized(1.0, replicas=0))
@@ -296,11 +305,11 @@ def test_what_a_pod_tells_becomes_an_event_once() -> None:
     pod = a_life().endpoint
     notes = [PodNote(number=n, reason="R", message=f"m{n}\x1b[1m") for n in (1, 2)]
     report = PodReport(version=2, activity=PodActivity(), jupyter="running", notes=notes[:1])
-    seen, events = told(pod, "p.0", report, 1)
+    seen, events = told(pod, "p.0", report)
     assert [event.message for event in events] == ["m1[1m"]
     pod = replace(pod, pod=seen)
-    seen, events = told(pod, "p.0", msgspec.structs.replace(report, notes=notes), 1)
+    seen, events = told(pod, "p.0", msgspec.structs.replace(report, notes=notes))
     assert [event.message for event in events] == ["m2[1m"]
     # Another attempt counts anew.
-    _, events = told(replace(pod, pod=seen), "p.1", report, 1)
+    _, events = told(replace(pod, pod=seen), "p.1", report)
     assert len(events) == 1

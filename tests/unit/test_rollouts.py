@@ -376,20 +376,46 @@ def test_a_revision_whose_replicas_keep_ending_is_rolled_back_and_nobody_notices
     assert [r.revision for r in life.living] == [1, 1]
 
 
-def test_in_a_rolling_one_the_old_replicas_serve_on_beside_one_that_keeps_ending():
+def test_a_rolling_one_is_given_up_where_only_old_replicas_serve():
     life = a_life(None)
-    for _ in range(4):
+    for _ in range(3):
         life.place()
         life.run()
-        life.each(lambda r: crash(r, life.now_ms) if r.revision == 2 else r)
         assert life.ready_of(1) == 2
-    assert "keeps ending" in life.endpoint.message
-    asked_of(life, rolled_back)
-    life.end_stopped()
-    assert [r.revision for r in life.living] == [1, 1]
+        life.each(lambda r: crash(r, life.now_ms) if r.revision == 2 else r)
+    assert life.endpoint.rollout.state is RolloutState.ROLLED_BACK
+    assert life.endpoint.spec == version(1)
+    assert life.events[-1].message == (
+        "rolling roll-out of revision 2 rolled back to 1: its replica 0 keeps ending: it last "
+        "exited with code 1"
+    )
+    life.serve()
+    assert (life.ready_of(1), len(life.living), life.endpoint.state) == (2, 2, EndpointState.READY)
 
 
-@beside
+def test_a_rolling_one_of_which_a_part_serves_or_with_nothing_to_go_back_to_waits_for_its_user():
+    def one_of_two_crashes(life: Life) -> None:
+        life.each(lambda r: crash(r, life.now_ms) if r.revision == 2 and not r.ready else r)
+
+    for ready_of_old, ready_of_new in ((1, 1), (0, 0)):
+        life = a_life(None)
+        if not ready_of_old:
+            life.each(lambda r: replace(r, ready=False))
+        else:
+            life.place(room=3)
+            life.run()
+            life.answer()
+            life.end_stopped()
+        for _ in range(4):
+            life.place()
+            life.run()
+            one_of_two_crashes(life)
+        assert (life.ready_of(1), life.ready_of(2)) == (ready_of_old, ready_of_new)
+        assert life.endpoint.rollout.state is RolloutState.PROGRESSING
+        assert "keeps ending" in life.endpoint.message
+
+
+@every_plan
 def test_a_revision_that_does_not_answer_is_given_up_in_the_end(plan):
     life = a_life(plan)
     life.place()

@@ -93,15 +93,23 @@ class World:
         )
         if needs.gpus == 1 and random.random() < 0.3:
             needs = Needs(cpu_millis=500, gpus=1, gpu_millis=random.choice([250, 500]))
-        workers = random.choice([1, 1, 1, 2, 3])
+        workers = random.choice([1, 1, 1, 2, 3, 4])
+        least = random.choice([0, 0, 1])
+        segment = 2 if least == 0 and workers % 2 == 0 and random.random() < 0.5 else 0
+        equal = random.choice([(), (0,)])
         return Gang(
             id=id,
             name=id,
             workers=tuple(
-                Worker(replica=f"{id}-{at}", needs=needs, ports=random.choice([(), (0,), (8080,)]))
+                Worker(
+                    replica=f"{id}-{at}",
+                    needs=needs,
+                    ports=equal if segment else random.choice([(), (0,), (8080,)]),
+                )
                 for at in range(workers)
             ),
-            min_workers=random.choice([0, 0, 1]),
+            min_workers=least,
+            segment=segment,
             apart=random.random() < 0.1,
             priority=random.choice([1000, 5000, 5000, 9000]),
             queued_at_ms=self.now_ms,
@@ -213,15 +221,21 @@ def test_after_any_events_the_index_decides_as_from_scratch_and_nothing_is_given
             placed = [place.gang for place in plan.places]
             assert sorted(told + [id for id in placed if id in queue]) == sorted(queue)
             check_yielding(plan, queue, running, world)
+            domains = {node.id: node.domain for node in world.nodes.values()}
             world.index = advance(world.index, world.do(plan))
             # A node that shrank may be too full for a while, but nothing new is put there.
             assert overfull(world) <= before_overfull
-            check_gangs(plan, queue, running)
+            check_gangs(plan, queue, running, domains)
             if held_gpus(world)["project:vision"] > 6_000:
                 assert held_gpus(world)["project:vision"] <= before_gpus["project:vision"]
 
 
-def check_gangs(plan: Plan, queue: dict[str, Gang], running: dict[str, Running]) -> None:
+def check_gangs(
+    plan: Plan,
+    queue: dict[str, Gang],
+    running: dict[str, Running],
+    domains: dict[str, tuple[str, str]],
+) -> None:
     ports: dict[str, list[int]] = defaultdict(list)
     for place in plan.places:
         gang = queue[place.gang] if place.gang in queue else running[place.gang].gang
@@ -231,6 +245,9 @@ def check_gangs(plan: Plan, queue: dict[str, Gang], running: dict[str, Running])
         assert len(got) >= (gang.min_workers or len(replicas))
         if gang.apart:
             assert len({to.node for to in place.assignments}) == len(got)
+        for first in range(0, len(got), gang.segment or len(got)):
+            segment = place.assignments[first : first + gang.segment]
+            assert len({domains[to.node] for to in segment}) <= 1
         for to in place.assignments:
             ports[to.node] += to.ports
         ports[place.assignments[0].node].append(place.rendezvous_port)

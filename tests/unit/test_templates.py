@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from leptonai.control.templates import public_templates
@@ -117,7 +117,10 @@ def test_every_public_template_can_be_rendered(id: str) -> None:
     required = (template.spec.json_schema or {}).get("required") or ()
     made = rendered(template.spec, dict.fromkeys(required, "train.py --epochs 3"))
     assert "{{" not in msgspec.json.encode(made).decode()
-    assert made.container.command or made.trainer
+    if isinstance(made, JobSpec):
+        assert made.container.command or made.trainer
+    else:
+        assert made.container.command or made.is_pod
 
 
 def test_the_public_templates() -> None:
@@ -164,7 +167,7 @@ schemas = st.fixed_dictionaries(
             st.sampled_from(["a", "b", "a b"]),
             st.dictionaries(
                 st.sampled_from(["type", "default", "enum", "minimum", "maximum", "maxLength"]),
-                json_values | st.sampled_from(["integer", "number", "string", "boolean"]),
+                json_values | st.sampled_from(["integer", "number", "string", "boolean", "object"]),
             )
             | json_values,
         )
@@ -174,6 +177,7 @@ schemas = st.fixed_dictionaries(
 )
 
 
+@example({"x": 1}, {"properties": {"a": {"type": "object", "minimum": 1}}}, {})
 @given(st.dictionaries(st.sampled_from(["container", "x"]), json_values), schemas, json_values)
 def test_any_template_is_either_refused_or_can_be_rendered(content, schema, value) -> None:
     spec = TemplateSpec(content=content, json_schema=schema)

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -97,6 +99,20 @@ def test_where_the_kernel_cannot_no_link_is_followed_at_all(tmp_path, monkeypatc
 def test_what_is_no_path_inside_is_refused(path):
     with pytest.raises(InvalidRequest):
         parts_of(path)
+
+
+def test_what_is_deeper_than_anybody_may_open_is_removed(tmp_path):
+    files = Beneath(tmp_path)
+    files.make_directory("/".join(["d"] * 1_200))
+    fd = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1_200):
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+    files.remove("d", recursive=True)
+    assert files.entries("") == []
 
 
 def test_a_pipe_holds_nobody_up(tmp_path):

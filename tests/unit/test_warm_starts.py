@@ -1,6 +1,7 @@
 """Which servers may be copies of a template, and which templates the control plane asks for."""
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from leptonai.control.plane import ControlPlane
 from leptonai.control.workloads import stop_workloads
 from leptonai.core.lifecycle.endpoint import advance, new_endpoint
+from leptonai.core.lifecycle.job import new_job
 from leptonai.core.lifecycle.warmth import (
     keys_wanted,
     loads_a_model,
@@ -18,13 +20,16 @@ from leptonai.core.lifecycle.warmth import (
     why_cold,
     withheld,
 )
-from leptonai.core.records import Endpoint, Replica
-from leptonai.core.resources import Needs
+from leptonai.core.records import Endpoint, Phase, Replica
+from leptonai.core.resources import MIB, Needs
+from leptonai.core.scheduler import Index, Spare, giving_way
 from leptonai.ports.engine import Loaded, Seen
 from leptonai.ports.store import Delete, Put, Query
 from leptonai.spec.containers import Container, EnvVar, SecretReference
 from leptonai.spec.endpoints import AutoScaler, EndpointSpec, ResourceRequirement, ScaleDown
+from leptonai.spec.jobs import JobSpec
 from leptonai.stores.memory import MemoryStore
+from leptonai.testing.builders import a_gang, a_node, a_snapshot
 from leptonai.testing.fake_engine import FakeEngine, Script, a_machine
 from leptonai.testing.virtual_time import VirtualClock, run
 
@@ -42,6 +47,7 @@ def an_endpoint(
     command: tuple[str, ...] = (),
     gpus: int = 0,
     image: str = "",
+    memory_mib: int | None = None,
 ) -> Endpoint:
     return new_endpoint(
         workspace="default",
@@ -50,6 +56,8 @@ def an_endpoint(
             container=Container(command=list(command), image=image or None),
             resource_requirement=ResourceRequirement(
                 min_replicas=1,
+                cpu=0.01 if memory_mib else None,
+                memory=memory_mib,
                 accelerator_num=gpus or None,
                 accelerator_type="fake" if gpus else None,
             ),
@@ -125,11 +133,15 @@ def test_of_another_size_it_still_loads_the_same():
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, memory_bytes: int = 32 << 30) -> None:
         self.store, self.clock = MemoryStore(), VirtualClock()
         script = Script(seconds=None, ready_after_s=0.0)
+        machine = a_machine("n1", gpus=1)
+        capacity = replace(machine.capacity, memory_bytes=memory_bytes)
         self.engine = FakeEngine(
-            [a_machine("n1", gpus=1)], clock=self.clock, script_of=lambda attempt: script
+            [dataclasses.replace(machine, capacity=capacity)],
+            clock=self.clock,
+            script_of=lambda attempt: script,
         )
         self.plane = self.a_plane()
 
@@ -155,14 +167,39 @@ class World:
         assert isinstance(seen, Seen)
         return dict(seen.templates)
 
+    async def starts(self, job: str, memory_mib: int) -> bool:
+        """Whether a job that needs so much does, where it needs hardly anything else."""
+        spec = JobSpec(
+            container=Container(command=["train"]),
+            cpu=0.01,
+            memory=memory_mib,
+        )
+        asked = new_job(
+            workspace="default",
+            id=job,
+            name=job,
+            spec=spec,
+            owner="ada",
+            labels={},
+            visibility="",
+            now_ms=self.clock.now_ms(),
+        )
+        await self.store.commit(Put(asked))
+        await asyncio.sleep(5)
+        replicas = await self.store.find(Replica, Query(parent=f"job/{job}"))
+        return [replica.phase for replica in replicas] == [Phase.RUNNING]
+
+    async def replicas(self) -> list[Replica]:
+        return await self.store.find(Replica, Query())
+
     async def told(self) -> list[str]:
         events = await self.store.events("default", limit=1000)
         return [each.message for each in events if each.reason.startswith("WarmStarts")]
 
 
-def in_world(story: Callable[[World], Awaitable[None]]) -> None:
+def in_world(story: Callable[[World], Awaitable[None]], **world_is: int) -> None:
     async def main() -> None:
-        world = World()
+        world = World(**world_is)
         await world.plane.start()
         try:
             await story(world)
@@ -254,3 +291,61 @@ def test_nothing_is_left_of_them_when_all_workloads_end():
         assert await world.templates() == {}
 
     in_world(story)
+
+
+# --- its memory -----------------------------------------------------------------------------------
+
+
+def test_what_is_placed_beside_a_template_leaves_it_its_memory_and_else_it_gives_way():
+    async def story(world: World) -> None:
+        await world.store.commit(Put(an_endpoint(memory_mib=512)))
+        assert len(await world.templates()) == 1  # 64 MiB
+        assert await world.starts("fits", 1024 - 512 - 64 - 100)
+        assert not await world.starts("too-large", 512)
+        assert len(await world.templates()) == 1
+        assert await world.starts("needs-it", 100 + 1)
+        assert await world.templates() == {}
+
+    in_world(story, memory_bytes=1024 * MIB)
+
+
+def test_a_server_takes_the_memory_of_a_template_rather_than_wait():
+    async def story(world: World) -> None:
+        await world.store.commit(Put(an_endpoint("one", memory_mib=480)))
+        assert len(await world.templates()) == 1
+        await world.store.commit(Put(an_endpoint("other", memory_mib=500)))
+        assert await world.templates() == {}
+        ready = [replica.owner_name for replica in await world.replicas() if replica.ready]
+        assert sorted(ready) == ["one", "other"]
+        assert (await world.told())[-1] == (
+            "each replica loads for itself: what n1 has left of its memory is too little for a "
+            "loaded process"
+        )
+
+    in_world(story, memory_bytes=1024 * MIB)
+
+
+def spares(*taken: tuple[str, str, int, int]) -> tuple[Spare, ...]:
+    return tuple(Spare(node, key, gib << 30, at_ms) for node, key, gib, at_ms in taken)
+
+
+def test_the_longest_unwanted_go_first_and_no_more_than_must():
+    there = spares(("a", "old", 2, 1), ("a", "new", 8, 2), ("b", "third", 2, 3))
+    nodes = [
+        dataclasses.replace(a_node("a", memory_gib=16), spare_bytes=10 << 30),
+        dataclasses.replace(a_node("b", memory_gib=4), spare_bytes=2 << 30),
+    ]
+    index = Index.of(a_snapshot(*nodes))
+
+    def ended_for(memory_gib: int, workers: int = 1, nodes: tuple[str, ...] = ()) -> list[str]:
+        gang = a_gang(memory_gib=memory_gib, workers=workers, nodes=nodes)
+        return [spare.key for spare in giving_way(index, gang, there)]
+
+    assert ended_for(6) == []  # it fits beside them
+    assert ended_for(8) == ["old"]
+    assert ended_for(9) == ["old", "new"]
+    assert ended_for(4, workers=2) == ["old"]
+    assert ended_for(5, workers=2) == ["old", "new"]
+    assert ended_for(4, workers=5) == ["old", "new", "third"]
+    assert ended_for(4, workers=6) == []  # not even so
+    assert ended_for(4, nodes=("b",)) == ["third"]

@@ -30,7 +30,7 @@ async def objects_of(blobs: BlobStore, manifest: str) -> tuple[str, ...]:
             if start >= 0 and len(data) >= needed:
                 break
     finally:
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
     if start < 0 or len(data) < needed:
         raise InvalidRequest(
             f"{manifest} is not the manifest of a dataset", hint="commit the dataset again"

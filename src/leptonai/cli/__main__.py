@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from leptonai import __version__
 from leptonai.cli.groups import LazyGroup
 from leptonai.errors import LeptonError
 
@@ -17,8 +18,25 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 TRACEBACK_VARIABLE = "LEPTON_TRACEBACK"
 
+
+def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        click.echo(f"leptonai {__version__}")
+        context.exit()
+
+
 root = LazyGroup(
     name="leptonai",
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_version,
+            help="Show the version and exit.",
+        )
+    ],
     help="An open AI cloud that you run yourself: jobs, endpoints, datasets and models.",
     lazy={
         "up": ("leptonai.cli.platform:up", "Start the platform on this machine."),
@@ -31,12 +49,16 @@ root = LazyGroup(
         "endpoint": ("leptonai.cli.endpoint:endpoint", "Serve models and programs over HTTP."),
         "ingress": ("leptonai.cli.ingress:ingress", "Have domains lead to endpoints."),
         "template": ("leptonai.cli.template:template", "Fill in workloads with parameters."),
+        "raycluster": ("leptonai.cli.raycluster:raycluster", "Run Ray, and Ray jobs on it."),
         "pod": ("leptonai.cli.pod:pod", "Work on a machine: shell, SSH, JupyterLab, files."),
         "dataset": ("leptonai.cli.dataset:dataset", "Keep versions of data, and fetch them."),
         "model": ("leptonai.cli.model:model", "Register and fetch trained models."),
         "node": ("leptonai.cli.node:node", "See the machines and what is free on them."),
         "pipeline": ("leptonai.cli.pipeline:pipeline", "Fit what prepares data, and look at it."),
         "storage": ("leptonai.cli.storage:storage", "Keep files that outlive what runs."),
+        "object": ("leptonai.cli.objects:object_", "Keep files by name, for all workloads."),
+        "kv": ("leptonai.cli.kv:kv", "Keep small values by key, for all workloads."),
+        "queue": ("leptonai.cli.queue:queue", "Hand messages from workload to workload."),
         "quota": ("leptonai.cli.quota:quota", "Guarantee users and projects a part of it all."),
         "secret": ("leptonai.cli.secret:secret", "Keep values that workloads need."),
         "run": ("leptonai.cli.run:run", "See what trainings measured, compare and plot it."),
@@ -44,7 +66,7 @@ root = LazyGroup(
             "leptonai.cli.simulate:simulate",
             "Ask what a policy would do with a workload.",
         ),
-        "token": ("leptonai.cli.workspace:token", "Show the token that this machine uses."),
+        "token": ("leptonai.cli.tokens:token", "Give people tokens, and take them back."),
         "workspace": ("leptonai.cli.workspace:workspace", "Show the workspace that is used."),
     },
     example="""\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from leptonai.cli.progress import Progress
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, output_option
 from leptonai.errors import InvalidRequest
 from leptonai.spec.names import check_name
+from leptonai.spec.quantities import show_bytes
 
 if TYPE_CHECKING:
     from leptonai.data.dataset import Dataset
@@ -165,7 +167,7 @@ def preview(samples: int, output: str, reference: str) -> None:
     print_table(
         headers,
         [
-            (str(row["sample"]), row["file"], row["label"], _size(row["size"]), row["content"])
+            (str(row["sample"]), row["file"], row["label"], show_bytes(row["size"]), row["content"])
             for row in rows
         ],
     )
@@ -238,9 +240,11 @@ def cache(clear: bool, output: str) -> None:
         print_json({**holding._asdict(), "removed_bytes": removed})
         return
     if clear:
-        say(f"{_size(removed)} removed")
+        say(f"{show_bytes(removed)} removed")
     facts = [("place", holding.place), ("objects", str(holding.objects))]
-    print_facts([*facts, ("size", _size(holding.bytes)), ("limit", _size(holding.limit_bytes))])
+    print_facts(
+        [*facts, ("size", show_bytes(holding.bytes)), ("limit", show_bytes(holding.limit_bytes))]
+    )
 
 
 @dataset.does(
@@ -278,7 +282,7 @@ def _rows(artifacts: Any) -> list[tuple[str, ...]]:
             each.reference,
             each.spec.format,
             str(each.spec.attributes.get("samples", "")),
-            _size(each.spec.size_bytes),
+            show_bytes(each.spec.size_bytes),
             ", ".join(each.aliases),
             age(each.metadata.created_at),
         )
@@ -295,7 +299,7 @@ def _facts(artifact: Artifact) -> list[tuple[str, str]]:
         ("version", artifact.reference),
         ("aliases", ", ".join(artifact.aliases)),
         ("type", spec.format),
-        ("size", _size(spec.size_bytes)),
+        ("size", show_bytes(spec.size_bytes)),
         ("digest", spec.digest),
         ("created", f"{age(artifact.metadata.created_at)} ago"),
         *((f"from {role}", of) for role, of in spec.lineage.items()),
@@ -327,26 +331,35 @@ def _spread(shown: Dataset, samples: int) -> list[int]:
 def _sample(shown: Dataset, at: int) -> dict[str, Any]:
     data, label = shown[at]
     classes = shown.classes
-    start = bytes(data[: 4 * SHOWN_CHARS])
-    try:
-        text = start.decode()
-    except UnicodeDecodeError as wrong:
-        cut = wrong.start >= len(start) - 3 and len(data) > len(start)
-        text = start[: wrong.start].decode() if cut else start[:16].hex(" ")
     return {
         "sample": at,
         "file": shown.path_of(at),
         "label": "" if label is None else classes[label],
         "size": len(data),
-        "content": text[:SHOWN_CHARS],
+        "content": (_image_text(data) or _start_text(data))[:SHOWN_CHARS],
     }
 
 
-def _size(size_bytes: int) -> str:
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB")):
-        if size_bytes >= unit:
-            return f"{size_bytes / unit:.1f}{name}"
-    return f"{-(-size_bytes // 1024)}KiB"
+def _image_text(data: Any) -> str:
+    """`PNG, 28 x 28 RGB`; "" for what is no image, and without a library that would tell."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        return ""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return f"{image.format}, {image.width} x {image.height} {image.mode}"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""
+
+
+def _start_text(data: Any) -> str:
+    start = bytes(data[: 4 * SHOWN_CHARS])
+    try:
+        return start.decode()
+    except UnicodeDecodeError as wrong:
+        cut = wrong.start >= len(start) - 3 and len(data) > len(start)
+        return start[: wrong.start].decode() if cut else start[:16].hex(" ")
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, str]:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from leptonai.cli.endpoint_log import log
+from leptonai.cli.endpoint_views import facts_of, print_requests, row_of, url_of
 from leptonai.cli.engine_options import asked_engine, engine_options
-from leptonai.cli.gateway_options import gateway_options, gateway_patch
+from leptonai.cli.gateway_options import gateway_options, gateway_patch, overridden
 from leptonai.cli.groups import Group
-from leptonai.cli.log_lines import Wanted, line_options, print_lines
 from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
-from leptonai.cli.output import age, print_facts, print_json, print_table, say, wants_colour
+from leptonai.cli.output import print_facts, print_json, print_list, say
 from leptonai.cli.rollout import plan_of, rollout, rollout_options
 from leptonai.cli.scaling import (
-    desired,
-    foresight,
-    policy_text,
-    requests_chart,
     scaling_options,
 )
-from leptonai.cli.scaling import why as why_so_many
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     connect,
@@ -41,14 +36,12 @@ from leptonai.cli.views import (
     print_events,
     print_explanation,
     print_replicas,
-    resources_text,
 )
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
-    from leptonai.spec.endpoints import LeptonDeployment, RequestHistory
-    from leptonai.spec.replicas import Replica
+    from leptonai.spec.endpoints import LeptonDeployment
 
 endpoint = Group(
     name="endpoint",
@@ -58,6 +51,7 @@ leptonai endpoint create -n digits --model digits-cnn
 leptonai endpoint list
 leptonai endpoint update digits --replicas 2""",
 )
+endpoint.add_command(log)
 endpoint.add_command(rollout)
 
 
@@ -169,9 +163,9 @@ def create(
             accelerator_type=gpu_type,
         ),
     )
-    asked = _with_gateway(asked, gateway_patch(gateway))
     asked = _with(
         asked,
+        gateway=overridden(asked.spec.gateway, gateway_patch(gateway)),
         **given(mounts=mounts_of(mounts), storage_attachments=attachments_of(buckets)),
     )
     directory = existing_directory(workdir) if workdir is not None else None
@@ -197,7 +191,7 @@ def create(
     if output == "json":
         print_json(made)
         return
-    click.echo(_url(made) or made_name)
+    click.echo(url_of(made) or made_name)
     if not wait:
         say(f"next: leptonai endpoint why {made_name}")
 
@@ -208,12 +202,13 @@ def list_(output: str) -> None:
     """List endpoints."""
     with connect() as client:
         found = client.endpoints.list()
-    if output == "json":
-        print_json(found)
-    elif found:
-        print_table(("NAME", "STATE", "READY", "AGE", "URL"), [_row(each) for each in found])
-    else:
-        say("no endpoints yet; create one: leptonai endpoint create -n NAME --model MODEL")
+    print_list(
+        found,
+        output,
+        ("NAME", "STATE", "READY", "AGE", "URL"),
+        row_of,
+        none="no endpoints yet; create one: leptonai endpoint create -n NAME --model MODEL",
+    )
 
 
 @endpoint.does(
@@ -235,74 +230,13 @@ def get(plot: bool, output: str, name: str) -> None:
             return
         replicas = client.endpoints.replicas(name)
         requests = client.endpoints.requests(name) if plot else None
-    print_facts(_facts(found))
+    print_facts(facts_of(found))
     if replicas:
         click.echo()
         print_replicas(replicas)
     if requests is not None:
         click.echo()
-        _plot(requests)
-
-
-@endpoint.does(
-    "log",
-    example="""\
-leptonai endpoint log digits
-leptonai endpoint log -f digits --replica ID
-leptonai endpoint log digits --since 2h --grep ERROR -t""",
-)
-@click.option("-f", "--follow", is_flag=True, help="Go on until they end.")
-@click.option("--replica", metavar="ID", help="Only of this one.")
-@line_options
-@output_option
-@click.argument("name")
-def log(follow: bool, replica: str | None, output: str, name: str, **lines: Any) -> None:
-    """Print what the replicas of an endpoint wrote.
-
-    Lines of several replicas begin with the last part of the replica's id.
-    """
-    from leptonai.cli.following import follow_all
-
-    wanted = Wanted(**lines)
-    if follow and output == "json":
-        raise click.UsageError("a log that goes on is no JSON: leave out -f or -o json")
-    if follow:
-        wanted.check_following()
-    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
-        chosen = _chosen(client.endpoints.replicas(name), name, replica)
-        if not (follow or wanted.everything):
-            between_ns = wanted.between_ns()
-            dated = {
-                each.id.rsplit("-", 1)[-1]: client.endpoints.history(
-                    name, *between_ns, replica_id=each.id, q=wanted.grep, last=wanted.tail
-                )
-                for each in chosen
-            }
-            print_lines(wanted, dated, output=output)
-            return
-        if output == "json":
-            print_json(
-                [
-                    {"replica": each.id, "line": line}
-                    for each in chosen
-                    for line in client.endpoints.log(name, each.id, follow=False)
-                ]
-            )
-            return
-        if not chosen:
-            say(f"no log yet: {client.endpoints.why(name).because}")
-        logs = {
-            _prefix(each, chosen): client.endpoints.log(
-                name, each.id, follow=follow, tail=wanted.tail
-            )
-            for each in chosen
-        }
-        if follow and logs:
-            follow_all(logs, wanted.grep)
-            return
-        for prefix, text in logs.items():
-            for line in text:
-                click.echo(prefix + line)
+        print_requests(requests)
 
 
 @endpoint.does(
@@ -467,81 +401,6 @@ def _argv(shell_command: str | None, command: Sequence[str]) -> Sequence[str]:
     return ("/bin/sh", "-c", shell_command)
 
 
-def _chosen(replicas: Sequence[Replica], name: str, replica: str | None) -> list[Replica]:
-    if replica is not None:
-        named = [each for each in replicas if each.id == replica]
-        if not named:
-            raise InvalidRequest(
-                f"endpoint {name} has no replica {replica}", hint=f"see `endpoint get {name}`"
-            )
-        return named
-    return [each for each in replicas if each.status is None or each.status.state == "Running"]
-
-
-def _prefix(replica: Replica, among: Sequence[Replica]) -> str:
-    return f"[{replica.id.rsplit('-', 1)[-1]}] " if len(among) > 1 else ""
-
-
-def _url(each: LeptonDeployment) -> str:
-    return each.status.endpoint.external_endpoint if each.status else ""
-
-
-def _state(each: LeptonDeployment) -> str:
-    return str(each.status.phase or each.status.state) if each.status else ""
-
-
-def _row(each: LeptonDeployment) -> tuple[str, ...]:
-    ready = (each.status.ready_replicas or 0) if each.status else 0
-    return (
-        each.metadata.name or "",
-        _state(each),
-        f"{ready}/{desired(each)}",
-        age(each.metadata.created_at),
-        _url(each),
-    )
-
-
-def _plot(requests: RequestHistory) -> None:
-    import shutil
-
-    if not requests.requests_per_second:
-        say("nothing to plot yet: requests are counted of an endpoint that is scaled by a target")
-        return
-    terminal = sys.stdout.isatty()
-    width = min(shutil.get_terminal_size().columns, 120)
-    text = requests_chart(requests, width=width, coloured=terminal and wants_colour())
-    click.echo("\n".join(text), color=terminal)
-
-
-def _facts(each: LeptonDeployment) -> list[tuple[str, str]]:
-    import shlex
-
-    spec, status = each.spec, each.status
-    return [
-        ("name", each.metadata.name or ""),
-        ("state", _state(each)),
-        ("message", (status.message or "") if status else ""),
-        ("url", _url(each)),
-        ("ready", _row(each)[2]),
-        ("scaling", policy_text(each)),
-        ("because", why_so_many(each)),
-        ("foresight", foresight(each)),
-        ("model", spec.model or ""),
-        ("command", shlex.join(spec.container.command or [])),
-        ("port", str(spec.port or "any: each replica is told its own in $PORT")),
-        ("each", resources_text(spec.resource_requirement)),
-        ("access", _access(each)),
-        ("created", f"{age(each.metadata.created_at)} ago" if each.metadata.created_at else ""),
-    ]
-
-
-def _access(each: LeptonDeployment) -> str:
-    if each.spec.allow_unauthenticated_access:
-        return "public"
-    literal = sum(1 for token in each.spec.api_tokens or () if token.value_from is None)
-    return f"{literal} tokens of its own" if literal else "the workspace's tokens"
-
-
 def _version(client: LeptonClient, model: str) -> str:
     """The version that it means now: an endpoint does not change by itself."""
     return client.models.get(model).reference
@@ -551,21 +410,3 @@ def _with(asked: LeptonDeployment, **changes: Any) -> LeptonDeployment:
     import msgspec
 
     return msgspec.structs.replace(asked, spec=msgspec.structs.replace(asked.spec, **changes))
-
-
-def _with_gateway(asked: LeptonDeployment, patch: dict[str, Any]) -> LeptonDeployment:
-    """Flags override what the file says."""
-    if not patch:
-        return asked
-    import msgspec
-
-    from leptonai.spec.gateway import GatewaySettings
-
-    settings = msgspec.to_builtins(asked.spec.gateway) if asked.spec.gateway else {}
-    for name, value in patch.items():
-        old = settings.get(name)
-        settings[name] = {**old, **value} if isinstance(old, dict) and name != "balance" else value
-    try:
-        return _with(asked, gateway=msgspec.convert(settings, GatewaySettings))
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(str(error), hint="see `leptonai endpoint create --help`") from None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from leptonai.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from leptonai.spec.gateway import GatewaySettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 OFF = "none"
@@ -112,6 +115,24 @@ def gateway_patch(flags: dict[str, Any]) -> dict[str, Any]:
         domains = [each for each in flags["domains"] if each != OFF]
         patch["domains"] = domains or None
     return patch
+
+
+def overridden(settings: GatewaySettings | None, patch: dict[str, Any]) -> GatewaySettings | None:
+    """What a file says, with what the flags say instead."""
+    if not patch:
+        return settings
+    import msgspec
+
+    from leptonai.spec.gateway import GatewaySettings
+
+    fields = msgspec.to_builtins(settings) if settings else {}
+    for name, value in patch.items():
+        old = fields.get(name)
+        fields[name] = {**old, **value} if isinstance(old, dict) and name != "balance" else value
+    try:
+        return msgspec.convert(fields, GatewaySettings)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(str(error), hint="see `leptonai endpoint create --help`") from None
 
 
 def _hedge(text: str) -> dict[str, Any] | None:

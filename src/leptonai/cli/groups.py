@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+WHOLE_SENTENCE_CHARS = 300  # of what a command does: wrapped in a list of commands, not cut
 
 
 class Command(click.Command):
@@ -30,6 +31,15 @@ class Group(click.Group):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _write_example(self.example, formatter)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, self.commands[name].get_short_help_str(WHOLE_SENTENCE_CHARS))
+                    for name in self.list_commands(ctx)
+                ]
+            )
+
     def does(self, name: str, *, example: str, **options: Any) -> Callable[[F], Command]:
         """Make a function the command `name`; its docstring is the help."""
 
@@ -52,6 +62,18 @@ class LazyGroup(Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self._lazy]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self._lazy and name[:1].isalpha() and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            near = ", ".join(map(repr, get_close_matches(name, self._lazy)))
+            meant = f" Did you mean {near}?" if near else ""
+            raise click.UsageError(f"No such command {name!r}.{meant}", ctx)
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._lazy:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_facts, print_json, print_table, say
+from leptonai.cli.output import age, print_facts, print_json, print_list
 from leptonai.cli.session import connect, output_option
 
 if TYPE_CHECKING:
-    from leptonai.spec.ingress import LeptonIngress
+    from leptonai.spec.ingress import DomainRecord, LeptonIngress
 
 ingress = Group(
     name="ingress",
@@ -29,8 +29,8 @@ shares_argument = click.argument("shares", nargs=-1, metavar="[ENDPOINT:WEIGHT].
     "create",
     example="""\
 leptonai ingress create models.example.org stable:80 canary:20
-curl -H "Host: models.example.org" -H "Authorization: Bearer $(leptonai token show)" \
-  http://127.0.0.1:8421/""",
+curl -H "Host: models.example.org" -H "Authorization: Bearer $(leptonai token show)" \\
+    http://127.0.0.1:8421/""",
 )
 @click.argument("domain")
 @shares_argument
@@ -49,12 +49,9 @@ def list_(output: str) -> None:
     """List the domains, and where they lead."""
     with connect() as client:
         found = client.ingresses.list()
-    if output == "json":
-        print_json(found)
-    elif found:
-        print_table(("NAME", "DOMAIN", "STATE", "LEADS TO", "AGE"), [_row(each) for each in found])
-    else:
-        say("no ingresses; `leptonai ingress create DOMAIN ENDPOINT` makes one")
+    headers = ("NAME", "DOMAIN", "STATE", "LEADS TO", "AGE")
+    none = "no ingresses; `leptonai ingress create DOMAIN ENDPOINT` makes one"
+    print_list(found, output, headers, _row, none=none)
 
 
 @ingress.does("get", example="leptonai ingress get models-example-org-1f3c")
@@ -75,7 +72,8 @@ def get(name: str, output: str) -> None:
             ("state", status.validation_status if status else ""),
             ("", status.message if status else ""),
             ("shares", _shown(found)),
-            ("cname", status.expected_cname_target if status else ""),
+            ("record", status.dns.record if status and status.dns else ""),
+            ("dns", _dns(status.dns) if status and status.dns else ""),
             ("owner", found.metadata.owner or ""),
         )
     )
@@ -123,6 +121,13 @@ def _tell(made: LeptonIngress, output: str, done: str) -> None:
         return
     message = made.status.message if made.status else ""
     click.echo(f"{done} {made.metadata.name}: {made.spec.domain_name} {message}")
+
+
+def _dns(found: DomainRecord) -> str:
+    if found.leads_here is None:
+        return "is looked up: ask again"
+    where = ", ".join(found.addresses) or "no address"
+    return f"{where}: {'leads here' if found.leads_here else 'does not lead here'}"
 
 
 def _shown(each: LeptonIngress) -> str:

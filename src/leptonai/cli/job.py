@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from leptonai import errors
 from leptonai.cli.groups import Group
+from leptonai.cli.job_log import (
+    check_workers,
+    chosen_of,
+    follow_job,
+    going_on,
+    replicas_of,
+    say_if_failed,
+    waiting_because,
+)
 from leptonai.cli.log_lines import Wanted, line_options, print_lines
 from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
 from leptonai.cli.output import age, print_facts, print_json, print_table, say, span
@@ -42,10 +50,6 @@ if TYPE_CHECKING:
     from leptonai.client import LeptonClient
     from leptonai.client.synchronous import Jobs
     from leptonai.spec.jobs import LeptonJob
-    from leptonai.spec.replicas import Replica
-
-LOOK_S = 0.2  # between two looks at a job that is not running yet
-MAX_NAMED = 10  # replicas that a hint names
 
 job = Group(
     name="job",
@@ -74,6 +78,11 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
 @environment_options
 @storage_options
 @gang_options
+@click.option(
+    "--segment-count",
+    type=click.IntRange(min=1),
+    help="Segments of workers, each behind one switch, say in one NVLink domain.",
+)
 @click.option("--max-failure-retry", type=click.IntRange(min=0), help="Of each worker.")
 @click.option("--max-job-failure-retry", type=click.IntRange(min=0), help="Of all the workers.")
 @click.option(
@@ -117,6 +126,7 @@ def create(
     name: str | None,
     num_workers: int | None,
     min_workers: int | None,
+    segment_count: int | None,
     resource_shape: str | None,
     cpu: float | None,
     memory: int | None,
@@ -152,7 +162,7 @@ def create(
 
     What follows the two dashes is the command, exactly as typed: no shell comes between.
     """
-    from leptonai.cli.requested import job_of, read_job
+    from leptonai.cli.requested import job_of, read_job, segments
     from leptonai.spec.jobs import Deadline, TimeSchedule
 
     if follow and output == "json":
@@ -182,6 +192,7 @@ def create(
             mounts=mounts_of(mounts),
             storage_attachments=attachments_of(buckets),
             min_workers=min_workers,
+            segment_config=segments(segment_count, num_workers),
             max_failure_retry=max_failure_retry,
             max_job_failure_retry=max_job_failure_retry,
             final_exit_codes=[*final_exit_codes] or None,
@@ -195,6 +206,8 @@ def create(
         ),
     )
     directory = existing_directory(workdir) if workdir is not None else None
+    if directory is None and (stays := _stays_here(command)):
+        say(f"note: {stays} stays here; --workdir . ships this directory")
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if dry_run:
             would_be = client.jobs.dry_run(asked)
@@ -222,11 +235,13 @@ def submit(
     job_id = made.metadata.id or ""
     if follow:
         say(f"created {job_id}")
-        _follow(client, job_id, workers=(), replica=None)
+        with going_on(job_id):
+            follow_job(client, job_id, workers=(), replica=None)
         raise click.exceptions.Exit(_report_end(client.jobs.wait(job_id)))
     if wait:
         say(f"created {job_id}; waiting for its end")
-        made = client.jobs.wait(job_id)
+        with going_on(job_id):
+            made = client.jobs.wait(job_id)
     if output == "json":
         print_json(made)
     else:
@@ -326,6 +341,8 @@ def log(
 
     Lines of several workers begin with the worker's number.
     """
+    from leptonai.client.synchronous import FINISHED
+
     wanted = Wanted(**lines)
     if follow and output == "json":
         raise click.UsageError("a log that goes on is no JSON: leave out -f or -o json")
@@ -334,8 +351,9 @@ def log(
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         found = client.jobs.find(name)
         job_id = found.metadata.id or ""
+        check_workers(found, workers)
         if follow:
-            _follow(
+            follow_job(
                 client,
                 job_id,
                 workers=workers,
@@ -343,8 +361,12 @@ def log(
                 tail=wanted.tail,
                 grep=wanted.grep,
             )
+            say_if_failed(client.jobs.get(job_id))
             return
-        chosen = _chosen(_replicas(client, job_id, replica), job_id, workers, replica)
+        known = replicas_of(client, job_id, replica)
+        chosen = chosen_of(known, job_id, workers, replica) or chosen_of(
+            known, job_id, workers, replica, waiting=True
+        )
         if not wanted.everything:
             between_ns = wanted.between_ns()
             logs = {
@@ -364,12 +386,18 @@ def log(
                 ]
             )
             return
-        if not chosen:
-            say(f"no log yet: {_waiting_because(client, found)}")
+        told = False
         for index, each in chosen:
             prefix = f"[{index}] " if len(chosen) > 1 else ""
             for line in client.jobs.log(job_id, each.id, follow=False):
+                told = True
                 click.echo(prefix + line)
+        if told:
+            say_if_failed(found)
+        else:
+            ended = found.status is not None and found.status.state in FINISHED
+            words = "nothing was written" if ended else "no log yet"
+            say(f"{words}: {waiting_because(client, found)}")
 
 
 @job.does("events", example="leptonai job events hello")
@@ -442,101 +470,6 @@ def _act(
         print_json(acted)
 
 
-# --- logs ------------------------------------------------------------------------------------
-
-
-def _follow(
-    client: LeptonClient,
-    job_id: str,
-    *,
-    workers: Sequence[int],
-    replica: str | None,
-    tail: int | None = None,
-    grep: str | None = None,
-) -> None:
-    """Print lines as they come until the job has ended, over all its tries."""
-    from leptonai.cli.following import follow_all
-    from leptonai.client.synchronous import FINISHED
-
-    shown: set[str] = set()
-    told = ""
-    while True:
-        found = client.jobs.get(job_id)
-        chosen = [
-            (index, each)
-            for index, each in _chosen(_replicas(client, job_id, replica), job_id, workers, replica)
-            if each.id not in shown
-        ]
-        if chosen:
-            several = found.spec.workers > 1 and len(workers) != 1 and replica is None
-            follow_all(
-                {
-                    (f"[{index}] " if several else ""): client.jobs.log(job_id, each.id, tail=tail)
-                    for index, each in chosen
-                },
-                grep,
-            )
-            shown |= {each.id for _, each in chosen}
-            continue
-        if replica is not None or (found.status and found.status.state in FINISHED):
-            return
-        waiting = _waiting_because(client, found)
-        if waiting != told and not shown:
-            say(waiting)
-            told = waiting
-        time.sleep(LOOK_S)
-
-
-def _waiting_because(client: LeptonClient, found: LeptonJob) -> str:
-    job_id = found.metadata.id or ""
-    state = found.status.state if found.status else ""
-    because = client.jobs.why(job_id).because
-    return f"{job_id} is {state}" + (f": {because}" if because else "")
-
-
-def _replicas(client: LeptonClient, job_id: str, named: str | None) -> Sequence[Replica]:
-    """Those to choose from: of the present round, and of all if one is named.
-
-    Raises:
-        NotFound: there never was one of that name.
-    """
-    if named is None:
-        return client.jobs.replicas(job_id)
-    found = client.jobs.replicas(job_id, all_rounds=True)
-    if not any(each.id == named for each in found):
-        known = ", ".join(each.id for each in found[-MAX_NAMED:])
-        raise errors.NotFound(
-            f"job {job_id} has no replica {named!r}",
-            hint=f"it has {known}" if known else "it has none yet",
-        )
-    return found
-
-
-def _chosen(
-    replicas: Sequence[Replica], job_id: str, workers: Sequence[int], replica: str | None
-) -> list[tuple[int, Replica]]:
-    """Each worker with its newest replica that has started, unless one is named."""
-    newest: dict[int, Replica] = {}
-    for each in sorted(replicas, key=lambda each: each.metadata.created_at or 0):
-        index = _worker_index(job_id, each.id)
-        if replica is not None:
-            if each.id == replica:
-                return [(index, each)]
-        elif (not workers or index in workers) and _has_log(each):
-            newest[index] = each
-    return sorted(newest.items())
-
-
-def _worker_index(job_id: str, replica_id: str) -> int:
-    """A replica is called JOB-INDEX-XXXXX."""
-    match = re.match(r"-([0-9]+)-", replica_id.removeprefix(job_id))
-    return int(match[1]) if match else 0
-
-
-def _has_log(replica: Replica) -> bool:
-    return replica.status is None or replica.status.state not in ("Waiting", "Placed")
-
-
 # --- views -----------------------------------------------------------------------------------
 
 
@@ -593,6 +526,16 @@ def _report_end(ended: LeptonJob) -> int:
     say(f"error: {ended.metadata.id} is {state}{because}")
     say(f"hint: see `leptonai job why {ended.metadata.id}` and `leptonai job events` of it")
     return 1
+
+
+def _stays_here(command: Sequence[str]) -> str:
+    """A file of this directory that the command names, as in `python train.py`; "" if none."""
+    for word in command:
+        path = Path(word)
+        with suppress(OSError):  # too long for a name
+            if path.suffix and not path.is_absolute() and path.is_file():
+                return word
+    return ""
 
 
 def _with_workdir(asked: LeptonJob, digest: str, directory: Path) -> LeptonJob:

@@ -14,11 +14,11 @@ from leptonai.cli.progress import Progress
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, existing_directory, output_option
 from leptonai.errors import InvalidRequest
 from leptonai.spec.names import check_name
+from leptonai.spec.quantities import show_bytes
 
 if TYPE_CHECKING:
     from leptonai.spec.artifacts import Artifact
 
-MIB = 1 << 20
 
 model = Group(
     name="model",
@@ -86,7 +86,7 @@ def list_(output: str) -> None:
                 each.spec.format,
                 each.spec.lineage.get("dataset", ""),
                 _measured(each),
-                _size(each.spec.size_bytes),
+                show_bytes(each.spec.size_bytes),
                 ", ".join(each.aliases),
                 age(each.metadata.created_at),
             )
@@ -160,7 +160,7 @@ def _facts(artifact: Artifact) -> list[tuple[str, str]]:
         ("version", artifact.reference),
         ("aliases", ", ".join(artifact.aliases)),
         ("format", spec.format),
-        ("size", _size(spec.size_bytes)),
+        ("size", show_bytes(spec.size_bytes)),
         ("digest", spec.digest),
         ("created", f"{age(artifact.metadata.created_at)} ago"),
         *((f"from {role}", of) for role, of in spec.lineage.items()),
@@ -194,10 +194,6 @@ def _told(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return str(value)
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / MIB:.1f}MiB" if size_bytes >= MIB else f"{-(-size_bytes // 1024)}KiB"
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, str]:

@@ -34,7 +34,16 @@ def list_(output: str) -> None:
     if output == "json":
         print_json([each for _, each in nodes])
     elif nodes:
-        headers = ("NODE", "GROUP", "STATE", "CPU", "MEMORY", "GPU", "RUNS", "LIMITS")
+        headers = (
+            "NODE",
+            "GROUP",
+            "STATE",
+            "CPU USED",
+            "MEMORY USED",
+            "GPU USED",
+            "RUNS",
+            "LIMITS",
+        )
         print_table(headers, [_row(group, each) for group, each in nodes])
     else:
         say("no nodes; `leptonai doctor` says what this machine can do")

@@ -4,10 +4,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import click
 
+T = TypeVar("T")
 MIN_COLUMN_CHARS = 12  # a column is not cut below
 GAP = "  "
 _GREEN, _YELLOW, _RED, _GREY = "32", "33", "31", "90"
@@ -57,6 +59,30 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     coloured = terminal and wants_colour()
     for row, line in zip([None, *rows], lines, strict=True):
         click.echo(_paint(line, row) if coloured else line, color=coloured)
+
+
+def print_list(
+    found: Sequence[T],
+    output: str,
+    headers: Sequence[str],
+    row: Callable[[T], Sequence[str]],
+    *,
+    none: str,
+) -> None:
+    """What `list` commands answer; `none` is said beside an empty answer."""
+    if output == "json":
+        print_json(found)
+    elif found:
+        print_table(headers, [row(each) for each in found])
+    else:
+        say(none)
+
+
+def fits_terminal(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a table needs no cutting; off a terminal any does."""
+    if not sys.stdout.isatty():
+        return True
+    return len(max(table(rows, width=None), key=len)) <= shutil.get_terminal_size().columns
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_json, print_table, say
+from leptonai.cli.output import age, print_json, print_list, print_table, say
 from leptonai.cli.progress import Progress
 from leptonai.cli.scaling import scaling_options
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, given, output_option
@@ -89,21 +89,18 @@ def list_(local: bool, output: str) -> None:
 
     with connect() as client:
         found = [each for each in client.models.list() if each.spec.format == FORMAT]
-    if output == "json":
-        print_json(found)
-    elif found:
-        rows = [
-            (
-                each.reference,
-                str(each.spec.attributes.get("class", "")),
-                ", ".join(each.spec.attributes.get("requirement_dependency", ())),
-                age(each.metadata.created_at),
-            )
-            for each in found
-        ]
-        print_table(("PHOTON", "CLASS", "REQUIRES", "AGE"), rows)
-    else:
-        say("no photons yet; make one: leptonai photon run -n NAME -m FILE.py")
+    print_list(
+        found,
+        output,
+        ("PHOTON", "CLASS", "REQUIRES", "AGE"),
+        lambda each: (
+            each.reference,
+            str(each.spec.attributes.get("class", "")),
+            ", ".join(each.spec.attributes.get("requirement_dependency", ())),
+            age(each.metadata.created_at),
+        ),
+        none="no photons yet; make one: leptonai photon run -n NAME -m FILE.py",
+    )
 
 
 @photon.does(

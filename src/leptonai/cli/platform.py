@@ -17,7 +17,7 @@ import click
 
 from leptonai import errors
 from leptonai.cli.output import print_facts, print_json, print_table, say
-from leptonai.home import Home, PlatformState
+from leptonai.home import OPTIONS_VARIABLE, Home, PlatformState
 from leptonai.otlp import check_url
 
 READY_WITHIN_S = 60.0
@@ -148,7 +148,11 @@ def down(keep: bool, output: str) -> None:
     elif not (ended.platform or ended.gateway or ended.workloads):
         click.echo("nothing was running")
     else:
-        rest = "what it ran goes on" if keep else f"{ended.workloads} running replicas ended"
+        rest = (
+            "what it ran goes on"
+            if keep
+            else f"{ended.workloads} running replica{'' if ended.workloads == 1 else 's'} ended"
+        )
         click.echo(f"stopped; {rest}")
 
 
@@ -171,7 +175,13 @@ def status(output: str) -> None:
     if output == "json":
         print_json(state.shown)
     else:
-        print_facts([(name.replace("_", " "), str(value)) for name, value in state.shown.items()])
+        words = {True: "yes", False: "no"}
+        print_facts(
+            [
+                (name.replace("_", " "), words[value] if isinstance(value, bool) else str(value))
+                for name, value in state.shown.items()
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +265,6 @@ def _control_process(
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The control plane as a process of its own, and where it says whether it is ready."""
     from leptonai.log_files import open_log
-    from leptonai.main import OPTIONS_VARIABLE
 
     answers, telling = os.pipe()
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_facts, print_json, print_table, say
+from leptonai.cli.output import age, print_facts, print_json, print_list, say, span
 from leptonai.cli.pod_files import sync
 from leptonai.cli.pod_keys import default_key, read_key
 from leptonai.cli.pod_sessions import exec_, forward, proxy, ssh, ssh_config
@@ -23,7 +23,7 @@ from leptonai.cli.session import (
     resource_options,
     variables,
 )
-from leptonai.cli.views import print_events, print_explanation, resources_text
+from leptonai.cli.views import print_events, print_explanation, resources_text, state_of
 from leptonai.spec.quantities import duration_s
 
 if TYPE_CHECKING:
@@ -163,12 +163,9 @@ def list_(output: str) -> None:
     """List pods."""
     with connect() as client:
         found = client.pods.list()
-    if output == "json":
-        print_json(found)
-    elif found:
-        print_table(("NAME", "STATE", "NODE", "EACH", "AGE"), [_row(each) for each in found])
-    else:
-        say("no pods yet; create one: leptonai pod create NAME")
+    headers = ("NAME", "STATE", "NODE", "EACH", "AGE")
+    none = "no pods yet; create one: leptonai pod create NAME"
+    print_list(found, output, headers, _row, none=none)
 
 
 @pod.does("get", example="leptonai pod get work\nleptonai pod get work -o json")
@@ -328,14 +325,10 @@ def open_(only_print: bool, name: str) -> None:
     click.launch(link)
 
 
-def _state(each: LeptonDeployment) -> str:
-    return str(each.status.phase or each.status.state) if each.status else ""
-
-
 def _row(each: LeptonDeployment) -> tuple[str, ...]:
     return (
         each.metadata.name or "",
-        _state(each),
+        state_of(each),
         (each.status.node or "") if each.status else "",
         resources_text(each.spec.resource_requirement),
         age(each.metadata.created_at),
@@ -343,14 +336,13 @@ def _row(each: LeptonDeployment) -> tuple[str, ...]:
 
 
 def _facts(each: LeptonDeployment) -> list[tuple[str, str]]:
-    from leptonai.cli.output import span
 
     status, settings = each.status, each.spec.pod
     idle = settings.idle_stop_seconds if settings else None
     ports = (status.container_port_status or []) if status else []
     return [
         ("name", each.metadata.name or ""),
-        ("state", _state(each)),
+        ("state", state_of(each)),
         ("message", (status.message or "") if status else ""),
         ("owner", each.metadata.owner or ""),
         ("each", resources_text(each.spec.resource_requirement)),

@@ -21,6 +21,7 @@ from leptonai.cli.session import FOLLOW_PATIENCE_S, connect
 from leptonai.errors import Conflict, InvalidRequest, Unavailable
 
 if TYPE_CHECKING:
+    from leptonai.cli.pod_ssh import SshWay
     from leptonai.client import LeptonClient
     from leptonai.spec.endpoints import LeptonDeployment
     from leptonai.spec.pods import ExecControl, Window
@@ -340,7 +341,9 @@ def _port_pair(text: str) -> tuple[int, int]:
 # --- by SSH ---------------------------------------------------------------------------------------
 
 
-def _ssh_way(client: LeptonClient, pod: LeptonDeployment, key: str | None, *, needed: bool = False):  # type: ignore[no-untyped-def]
+def _ssh_way(
+    client: LeptonClient, pod: LeptonDeployment, key: str | None, *, needed: bool = False
+) -> SshWay | None:
     """How ssh gets in; None where the pod has no SSH server, or this machine no ssh or no key.
 
     Raises:

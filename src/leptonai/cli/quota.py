@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import print_json, print_table, say
+from leptonai.cli.output import print_json, print_list
 from leptonai.cli.session import connect, output_option
 
 if TYPE_CHECKING:
@@ -74,13 +74,8 @@ def list_(output: str) -> None:
     """List quotas, and how much of each is used."""
     with connect() as client:
         found = client.quotas.list()
-    if output == "json":
-        print_json(found)
-    elif found:
-        headers = ("OF", "NAME", "GPUS", "CPUS", "BORROWS", "WEIGHT")
-        print_table(headers, [_row(each) for each in found])
-    else:
-        say("no quotas: everybody may use what is free")
+    headers = ("OF", "NAME", "GPUS", "CPUS", "BORROWS", "WEIGHT")
+    print_list(found, output, headers, _row, none="no quotas: everybody may use what is free")
 
 
 @quota.does("remove", example="leptonai quota remove --user ann")

@@ -20,7 +20,7 @@ from leptonai.spec.endpoints import (
     Readiness,
     TokenReference,
 )
-from leptonai.spec.jobs import JobSpec, LeptonJob
+from leptonai.spec.jobs import JobSpec, LeptonJob, SegmentConfig
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.names import check_name
 
@@ -89,7 +89,7 @@ def job_of(
         image=image or spec.container.image,
         ports=[*ports] or spec.container.ports,
     )
-    if not container.command:
+    if not container.command and spec.trainer is None:  # a trainer says what it is
         raise InvalidRequest(
             "the job has no command", hint="give it after two dashes: -- python train.py"
         )
@@ -181,6 +181,22 @@ def endpoint_of(
         metadata=named(read.metadata, "endpoint", name, labels),
         spec=msgspec.structs.replace(spec, **changes),
     )
+
+
+def segments(count: int | None, workers: int | None) -> SegmentConfig | None:
+    """So many segments of equally many workers.
+
+    Raises:
+        InvalidRequest: the workers cannot be divided so.
+    """
+    if count is None:
+        return None
+    if not workers or workers % count:
+        raise InvalidRequest(
+            f"{workers or 'no'} workers cannot be divided into {count} segments",
+            hint="give --num-workers a multiple of --segment-count",
+        )
+    return SegmentConfig(count_per_segment=workers // count)
 
 
 def _merged_scaler(read: AutoScaler | None, asked: Mapping[str, Any] | None) -> AutoScaler | None:

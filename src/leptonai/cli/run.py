@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import print_facts, print_json, print_table, say, wants_colour
+from leptonai.cli.output import (
+    fits_terminal,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+    wants_colour,
+)
 from leptonai.cli.run_views import (
     differing,
     draw_png,
@@ -97,10 +104,17 @@ def list_(output: str, limit: int | None, **which: Any) -> None:
         print_json(found)
     elif found:
         keys = metric_keys(found)[:METRIC_COLUMNS]
-        headers = ("RUN", "NAME", "STATE", "JOB", "STARTED", "TOOK", *(key for key in keys))
-        print_table(headers, [row_of(each, keys) for each in found])
+        while keys and not fits_terminal(_table(found, keys)):
+            keys.pop()
+        headers, *rows = _table(found, keys)
+        print_table(headers, rows)
     else:
         say("no runs; record one: leptonai.run.log(loss=0.5) in a training")
+
+
+def _table(found: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, ...]]:
+    headers = ("RUN", "NAME", "STATE", "JOB", "STARTED", "TOOK", *keys)
+    return [headers, *(row_of(each, keys) for each in found)]
 
 
 @run.does("get", example="leptonai run get cats\nleptonai run get 3f2a9c01 -o json")

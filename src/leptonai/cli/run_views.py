@@ -49,8 +49,8 @@ def _of_machine(key: str) -> bool:
     return bare.startswith(MACHINE)
 
 
-def metric_order(key: str) -> tuple[bool, bool, str]:
-    return _of_machine(key), key.startswith("rank"), key
+def metric_order(key: str) -> tuple[bool, bool, bool, str]:
+    return _of_machine(key), key.startswith("rank"), key == "learning_rate", key
 
 
 def row_of(each: Run, keys: Sequence[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import print_json, print_table, say
+from leptonai.cli.output import print_json, print_list, say
 from leptonai.cli.session import connect, output_option
 from leptonai.errors import InvalidRequest
 from leptonai.spec.names import check_secret_name
@@ -56,7 +56,7 @@ def create(value: str | None, value_file: Path | None, output: str, name: str) -
         print_json({"name": name})
     else:
         click.echo(f"created {name}")
-        say(f"next: leptonai job create -n hello -s {name} -- env")
+        say(f"next: leptonai job create -n train -s {name} --workdir . -- python train.py")
 
 
 @secret.does("list", example="leptonai secret list")
@@ -65,13 +65,13 @@ def list_(output: str) -> None:
     """List the names of secrets, never their values."""
     with connect() as client:
         found = client.secrets.list()
-    if output == "json":
-        print_json(found)
-    elif found:
-        rows = [(item.name, item.owner or "", str(item.visibility or "")) for item in found]
-        print_table(("NAME", "OWNER", "VISIBILITY"), rows)
-    else:
-        say("no secrets yet; create one: leptonai secret create NAME")
+    print_list(
+        found,
+        output,
+        ("NAME", "OWNER", "VISIBILITY"),
+        lambda item: (item.name, item.owner or "", str(item.visibility or "")),
+        none="no secrets yet; create one: leptonai secret create NAME",
+    )
 
 
 @secret.does("remove", example="leptonai secret remove HF_TOKEN")

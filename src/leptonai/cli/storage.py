@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from leptonai.cli.data_sources import source
 from leptonai.cli.groups import Group
 from leptonai.cli.output import print_json, print_table
 from leptonai.cli.progress import Progress
 from leptonai.cli.session import connect, output_option
 from leptonai.errors import Conflict, InvalidRequest, NotFound
+from leptonai.spec.quantities import show_bytes
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
     from leptonai.spec.storage import FileEntry
 
 DEFAULT_VOLUME = "default"
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 storage = Group(
     name="storage",
@@ -30,6 +31,9 @@ leptonai storage ls data
 leptonai storage download data/images/cat.png .
 leptonai job create -n train --mount data:/mnt/data -- ls /mnt/data""",
 )
+
+
+storage.add_command(source)
 
 
 @storage.does("list", example="leptonai storage list")
@@ -90,7 +94,7 @@ def upload(source: Path, place: str) -> None:
             click.echo(f"uploaded {volume}:{path.lstrip('/')}")
             return
         sent = _upload_tree(client, source, volume, path or source.resolve().name)
-    click.echo(f"uploaded {sent} files to {volume}:{(path or source.resolve().name).lstrip('/')}")
+    click.echo(f"uploaded {_files(sent)} to {volume}:{(path or source.resolve().name).lstrip('/')}")
 
 
 @storage.does("download", example="leptonai storage download images/cat.png\n"
@@ -107,7 +111,7 @@ def download(place: str, target: Path) -> None:
         entry = _entry(client, volume, path)
         if entry.type == "dir":
             got = _download_tree(client, volume, entry.path, target / entry.name)
-            click.echo(f"downloaded {got} files to {target / entry.name}")
+            click.echo(f"downloaded {_files(got)} to {target / entry.name}")
             return
         to = target / entry.name if target.is_dir() else target
         with Progress(f"downloading {entry.name}") as progress:
@@ -161,7 +165,7 @@ def du(output: str, place: str) -> None:
     if output == "json":
         print_json({"volume": volume, "path": path, "bytes": used})
     else:
-        click.echo(f"{_size(used)}  {volume}:{path}")
+        click.echo(f"{show_bytes(used)}  {volume}:{path}")
 
 
 @storage.does(
@@ -326,7 +330,7 @@ def _row(entry: FileEntry) -> list[str]:
     from datetime import datetime
 
     name = entry.name + ("/" if entry.type == "dir" else "")
-    size = "" if entry.type == "dir" else _size(entry.size_bytes)
+    size = "" if entry.type == "dir" else show_bytes(entry.size_bytes)
     modified = datetime.fromtimestamp(entry.modified_at / 1_000).astimezone()
     return [size, f"{modified:%Y-%m-%d %H:%M}", name]
 
@@ -335,9 +339,5 @@ def _who(users: list[str]) -> str:
     return "everybody" if "*" in users else ", ".join(users)
 
 
-def _size(size_bytes: float) -> str:
-    for unit in UNITS[:-1]:
-        if size_bytes < 1_024:
-            return f"{size_bytes:.4g} {unit}"
-        size_bytes /= 1_024
-    return f"{size_bytes:.4g} {UNITS[-1]}"
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"

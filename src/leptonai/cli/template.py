@@ -35,7 +35,7 @@ def list_(output: str) -> None:
         print_json([each for some in found.values() for each in some])
         return
     rows = [_row(scope, each) for scope, some in found.items() for each in some]
-    print_table(("TEMPLATE", "OF", "MAKES", "PARAMETERS", "WHAT"), rows)
+    print_table(("TEMPLATE", "OF", "MAKES", "WHAT", "PARAMETERS"), rows)
 
 
 @template.does("get", example="leptonai template get torchrun")
@@ -159,6 +159,6 @@ def _row(scope: str, each: LeptonTemplate) -> tuple[str, ...]:
         each.metadata.id or "",
         scope,
         "endpoint" if each.spec.workload_type == "deployment" else each.spec.workload_type,
-        ", ".join(schema.get("properties") or {}),
         str(schema.get("description", "")),
+        ", ".join(schema.get("properties") or {}),
     )

@@ -13,6 +13,7 @@ from leptonai.cli.output import age, print_table, printable, say, span
 from leptonai.spec.quantities import show_mib
 
 if TYPE_CHECKING:
+    from leptonai.spec.endpoints import LeptonDeployment
     from leptonai.spec.explanations import EstimatedStart, Explanation
     from leptonai.spec.replicas import LeptonEvent, Replica
 
@@ -42,6 +43,10 @@ def resources_text(asked: Resourced) -> str:
     if asked.accelerator_num:
         parts.append(f"{asked.accelerator_num:g} GPU {asked.accelerator_type or ''}".strip())
     return ", ".join(part for part in parts if part)
+
+
+def state_of(each: LeptonDeployment) -> str:
+    return str(each.status.phase or each.status.state) if each.status else ""
 
 
 def print_events(events: Sequence[LeptonEvent]) -> None:

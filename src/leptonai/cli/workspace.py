@@ -1,4 +1,4 @@
-"""`leptonai token` and `leptonai workspace`: what this machine uses."""
+"""`leptonai workspace`: which one is used, and what holds for all of it."""
 
 import click
 
@@ -6,11 +6,6 @@ from leptonai.cli.groups import Group
 from leptonai.cli.output import print_json
 from leptonai.cli.session import output_option
 
-token = Group(
-    name="token",
-    help="Show the token that this machine uses.",
-    example="leptonai token show",
-)
 workspace = Group(
     name="workspace",
     help="Show the workspace that is used, and set what holds for all of it.",
@@ -22,21 +17,6 @@ FEATURES = {  # as they are called here, and on the wire
     "secure-endpoint-defaults": "enable_secure_endpoint_defaults",
 }
 feature_names = click.Choice(sorted(FEATURES))
-
-
-@token.does(
-    "show",
-    example="""\
-leptonai token show
-curl -H "Authorization: Bearer $(leptonai token show)" http://127.0.0.1:8420/...""",
-)
-@output_option
-def show(output: str) -> None:
-    """Print the bare token: whoever has it may do everything in the workspace."""
-    from leptonai.client.connection import resolve
-
-    token_text = resolve().token
-    print_json({"token": token_text}) if output == "json" else click.echo(token_text)
 
 
 @workspace.does("current", example="leptonai workspace current\nleptonai workspace current -o json")

@@ -53,11 +53,14 @@ class Request:
     start: int = 0  # of such a one: how many bytes are here already
     content_range: str = ""  # of a body that is a part of a file
     told: Told | None = field(default=None, compare=False)  # how many bytes of the body were sent
+    media: str = "application/json"  # of a body of bytes
+    once: bool = False  # though its method says that it may be sent twice, that does something else
+    linking: bool = False  # a redirect is its answer, and is not followed
 
     @property
     def repeatable(self) -> bool:
         """Whether sending it twice is sending it once."""
-        return self.method != "POST" or self.key != ""
+        return not self.once and (self.method != "POST" or self.key != "")
 
     def headers(self, token: str) -> dict[str, str]:
         headers = {
@@ -69,7 +72,7 @@ class Request:
             headers["Content-Type"] = "application/octet-stream"
             headers["Content-Length"] = str(self.body.stat().st_size)
         elif self.body is not None:
-            part = "application/octet-stream" if self.content_range else "application/json"
+            part = "application/octet-stream" if self.content_range else self.media
             headers["Content-Type"] = part
             headers["Prefer"] = "handling=strict"  # a field that nobody knows is refused
             headers["Content-Length"] = str(len(self.body))
@@ -144,7 +147,12 @@ def path_of(*parts: str, **query: Parameter) -> str:
     """
     for part in parts:
         if part in ("", ".", ".."):
-            raise InvalidRequest(f"{part!r} is not a name or an id", hint="see the list for names")
+            raise InvalidRequest(
+                f"{part!r} is not a name or an id",
+                hint="a path goes down from its root, without '..'"
+                if part
+                else "see the list for names",
+            )
     path = "".join("/" + quote(part, safe="@:", errors="replace") for part in parts)
     given = {key: _parameter(value) for key, value in query.items() if value is not None}
     return f"{path}?{urlencode(given, doseq=True, errors='replace')}" if given else path

@@ -56,6 +56,7 @@ from leptonai.spec.metadata import Metadata
 from leptonai.spec.nodes import DedicatedNodeGroup, Node, Shape, Volume
 from leptonai.spec.pods import PodLogin
 from leptonai.spec.quotas import Quota, QuotaSpec
+from leptonai.spec.rayclusters import LeptonRayCluster, RayClusterState
 from leptonai.spec.replicas import LeptonEvent, LogAnswer, LogLine, Replica
 from leptonai.spec.reservations import NodeReservation, ReservationSpec, Verdict
 from leptonai.spec.rollouts import Rollout, RolloutPlan
@@ -70,14 +71,28 @@ from leptonai.spec.runs import (
     RunState,
 )
 from leptonai.spec.storage import (
+    DataSourceList,
     DataSourceSpec,
     FileDigest,
     FileEntry,
     FileSystemStatus,
+    StorageDataSource,
     StoragePermission,
     UploadState,
 )
 from leptonai.spec.templates import LeptonTemplate, RenderedTemplate, TemplateSpec
+from leptonai.spec.tokens import IssuedToken, NewToken, TokenInfo
+from leptonai.spec.values import (
+    MAX_KEY_BYTES,
+    KeyList,
+    KeySpace,
+    ObjectFacts,
+    ObjectLink,
+    ObjectList,
+    Queue,
+    QueueLength,
+    QueueMessage,
+)
 from leptonai.spec.workspace import SecretItem, WorkspaceInfo
 from leptonai.training.keras.wrapping import wrap as teach_keras
 
@@ -93,6 +108,8 @@ JobQueryMode = Literal["alive_only", "archive_only", "alive_and_archive"]
 
 RETRY_FOR_S = 10.0  # a restart of the platform takes less
 PAGE_SIZE = 500
+KEYS_PAGE = 1_000
+OCTETS = "application/octet-stream"
 LOG_PAGE_LINES = 10_000
 FIRST_LOOK_S = 0.02  # between two looks at what is waited for; grows to the longest
 LONGEST_LOOK_S = 1.0
@@ -136,9 +153,14 @@ class LeptonClient:
         self.quotas = Quotas(self._calls)
         self.reservations = Reservations(self._calls)
         self.secrets = Secrets(self._calls)
+        self.tokens = Tokens(self._calls)
         self.ingresses = Ingresses(self._calls)
+        self.rayclusters = RayClusters(self._calls)
         self.templates = Templates(self._calls)
         self.storage = Storage(self._calls)
+        self.key_spaces = KeySpaces(self._calls)
+        self.queues = Queues(self._calls)
+        self.objects = Objects(self._calls)
         self.blobs = Blobs(self._calls)
         self.trees = Trees(self._calls, self.blobs)
         self.datasets = Artifacts(self._calls, self.trees, self.blobs, "datasets")
@@ -673,6 +695,97 @@ class Ingresses:
         self._calls.ask(_delete("ingress", name))
 
 
+class RayClusters:
+    """Ray: a head, and groups of workers, on which Ray jobs run."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def create(self, cluster: LeptonRayCluster) -> LeptonRayCluster:
+        """`metadata.name` is its name. It is started at once; `wait_ready` waits for it."""
+        return self._calls.read(_post("/rayclusters", cluster, key=""), LeptonRayCluster)
+
+    def list(self) -> Sequence[LeptonRayCluster]:
+        return self._calls.read(_get("rayclusters"), list[LeptonRayCluster])
+
+    def get(self, name: str) -> LeptonRayCluster:
+        return self._calls.read(_get("rayclusters", name), LeptonRayCluster)
+
+    def resize(self, name: str, workers: Mapping[str, int]) -> LeptonRayCluster:
+        """Args: workers: how many each group is to have, by its name; "" where there is one."""
+        groups = [
+            {"group_name": group or None, "min_replicas": many} for group, many in workers.items()
+        ]
+        patch = merge_patch(spec={"worker_group_specs": groups})
+        return self._calls.read(_patch(patch, "rayclusters", name), LeptonRayCluster)
+
+    def stop(self, name: str) -> LeptonRayCluster:
+        """End its head and workers, and what runs on them; the cluster is kept."""
+        patch = merge_patch(spec={"suspend": True})
+        return self._calls.read(_patch(patch, "rayclusters", name), LeptonRayCluster)
+
+    def start(self, name: str) -> LeptonRayCluster:
+        patch = merge_patch(spec={"suspend": False})
+        return self._calls.read(_patch(patch, "rayclusters", name), LeptonRayCluster)
+
+    def remove(self, name: str) -> None:
+        """Stop it, and forget it with its logs."""
+        self._calls.ask(_delete("rayclusters", name))
+
+    def replicas(self, name: str) -> Sequence[Replica]:
+        """Its nodes, the head first."""
+        return self._calls.read(_get("rayclusters", name, "replicas"), list[Replica])
+
+    def events(self, name: str) -> Sequence[LeptonEvent]:
+        return self._calls.read(_get("rayclusters", name, "events"), list[LeptonEvent])
+
+    def why(self, name: str) -> Explanation:
+        """Why it is in the state it is in, and what would change that."""
+        return self._calls.read(_get("rayclusters", name, "why"), Explanation)
+
+    def log(
+        self, name: str, replica_id: str, *, follow: bool = True, tail: int | None = None
+    ) -> Feed[str]:
+        """What Ray says on one node, as of `Jobs.log`; what Ray jobs print is in their own logs."""
+        request = _get(
+            *("rayclusters", name, "replicas", replica_id, "log"), follow=follow, tail=tail
+        )
+        return self._calls.lines(request)
+
+    def dashboard(self, name: str) -> str:
+        """The URL for `ray job submit --address`, or Ray's JobSubmissionClient; whoever asks there
+        sends a token of this workspace."""
+        return f"{self._calls.connection.url}{path_of('rayclusters', name, 'dashboard')}"
+
+    def wait_ready(self, name: str, timeout_s: float | None = None) -> LeptonRayCluster:
+        """Return it when its head and all its workers are ready.
+
+        Raises:
+            Conflict: it was stopped.
+            TryLater: not in time; the message says how far it is.
+        """
+        give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        look_s = FIRST_LOOK_S
+        while True:
+            cluster = self.get(name)
+            state = cluster.status.state if cluster.status else RayClusterState.STARTING
+            if state is RayClusterState.READY:
+                return cluster
+            if state in (RayClusterState.STOPPING, RayClusterState.STOPPED):
+                raise Conflict(
+                    f"Ray cluster {name} is {state}",
+                    hint=f"start it: `leptonai raycluster start {name}`",
+                )
+            if give_up is not None and time.monotonic() + look_s > give_up:
+                told = cluster.status.message if cluster.status else None
+                raise TryLater(
+                    f"Ray cluster {name} is still {state}" + (f": {told}" if told else ""),
+                    hint=f"see `leptonai raycluster why {name}`",
+                )
+            pause(look_s)
+            look_s = min(LONGEST_LOOK_S, look_s * 1.3)
+
+
 class Templates:
     """Workloads with parameters; `scope` is "public" or "private"."""
 
@@ -736,6 +849,32 @@ class Secrets:
         return self._calls.read(_get("usersecrets"), list[SecretItem])
 
 
+class Tokens:
+    """What lets people in."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def create(
+        self,
+        name: str,
+        role: Literal["member", "admin"] = "member",
+        *,
+        expires_at_ms: int | None = None,
+    ) -> IssuedToken:
+        """A token for a person, by their name. Its `value` is told this once. For admins."""
+        asked = NewToken(name=name, role=role, expires_at=expires_at_ms)
+        return self._calls.read(_post("/tokens", asked, key=""), IssuedToken)
+
+    def list(self) -> Sequence[TokenInfo]:
+        """One's own, and all of them for an admin; masked."""
+        return self._calls.read(_get("tokens"), list[TokenInfo])
+
+    def remove(self, id: str) -> None:
+        """Who has it is not let in any more. One's own; for admins any."""
+        self._calls.ask(_delete("tokens", id))
+
+
 class Storage:
     """Volumes and their files. A path is that in its volume."""
 
@@ -760,6 +899,19 @@ class Storage:
         """A bucket, which workloads may then be given a profile of."""
         path = path_of("dedicated-node-groups", group, "datasources")
         self._calls.ask(_post(path, source, key=""))
+
+    def data_sources(self, group: str) -> Sequence[StorageDataSource]:
+        path = ("dedicated-node-groups", group, "datasources")
+        return (self._calls.read(_get(*path), DataSourceList)).items
+
+    def data_source(self, group: str, name: str) -> StorageDataSource:
+        path = ("dedicated-node-groups", group, "datasources", name)
+        return self._calls.read(_get(*path), StorageDataSource)
+
+    def update_data_source(self, group: str, source: DataSourceSpec) -> StorageDataSource:
+        """Its description, credentials and permissions; permissions that are left out go."""
+        path = ("dedicated-node-groups", group, "datasources", source.name)
+        return self._calls.read(_patch(encode(source), *path), StorageDataSource)
 
     def delete_data_source(self, group: str, name: str) -> None:
         """Its objects stay."""
@@ -896,6 +1048,172 @@ class Storage:
                 f"{entry.path} is not what arrived, or changed meanwhile", hint="download it again"
             )
         draft.replace(to)
+
+
+class KeySpaces:
+    """Small values by key, for workloads to share."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def create(self, name: str) -> KeySpace:
+        path = path_of("kv", "namespaces", name)
+        return self._calls.read(Request(method="POST", path=path), KeySpace)
+
+    def list(self) -> Sequence[KeySpace]:
+        return self._calls.read(_get("kv", "namespaces"), list[KeySpace])
+
+    def remove(self, name: str) -> None:
+        """With all its values."""
+        self._calls.ask(_delete("kv", "namespaces", name))
+
+    def keys(self, space: str, prefix: str = "") -> Feed[str]:
+        """In the order in which they were first put."""
+        where, cursor = ("kv", "namespaces", space, "keys"), 0
+        while True:
+            request = _get(*where, prefix=prefix or None, cursor=cursor, limit=KEYS_PAGE)
+            page = self._calls.read(request, KeyList)
+            for key in page.keys:
+                yield key
+            if not page.cursor:
+                return
+            cursor = page.cursor
+
+    def get(self, space: str, key: str) -> bytes:
+        """Raises:
+        NotFound: nothing was put there.
+        """
+        return (self._calls.ask(_get(*_value_at(space, key)))).body
+
+    def put(self, space: str, key: str, value: bytes) -> None:
+        """In place of what was there."""
+        path = path_of(*_value_at(space, key))
+        # Putting the same twice is putting it once, so it has a key.
+        self._calls.ask(
+            Request(method="POST", path=path, body=value, media=OCTETS, key=_new_key())
+        )
+
+    def delete(self, space: str, key: str) -> None:
+        """Also one that is not there."""
+        self._calls.ask(_delete(*_value_at(space, key)))
+
+
+class Queues:
+    """Messages that workloads hand each other: each goes to one receiver at most."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def create(self, name: str) -> Queue:
+        return self._calls.read(_post("/queue", Queue(name=name), key=""), Queue)
+
+    def list(self) -> Sequence[Queue]:
+        return self._calls.read(_get("queue"), list[Queue])
+
+    def remove(self, name: str) -> None:
+        """With all its messages."""
+        self._calls.ask(_delete("queue", name))
+
+    def length(self, name: str) -> int:
+        """How many messages wait."""
+        return (self._calls.read(_get("queue", name, "length"), QueueLength)).length
+
+    def send(self, name: str, message: str) -> None:
+        """At the end. The same text, sent within five minutes, is one message: so it is sent again
+        when no answer comes."""
+        path = path_of("queue", name, "messages")
+        self._calls.ask(_post(path, QueueMessage(message=message), key=_new_key()))
+
+    def receive(self, name: str, *, timeout_s: float = 0.0) -> str | None:
+        """Take the first message, and wait for one as long as that; None where none came.
+
+        Raises:
+            Unavailable: no answer came; the message that it may have held is lost.
+        """
+        request = replace(_get("queue", name, "messages"), once=True)
+        give_up, look_s = time.monotonic() + timeout_s, FIRST_LOOK_S
+        while True:
+            if found := self._calls.read(request, list[QueueMessage]):
+                return found[0].message
+            left_s = give_up - time.monotonic()
+            if left_s <= 0:
+                return None
+            pause(min(left_s, look_s))
+            look_s = min(2 * look_s, LONGEST_LOOK_S)
+
+
+class Objects:
+    """Files under names of the user's choice. `bucket` is "private", whose objects only their
+    owners see, or "public", whose objects everybody in the workspace reads."""
+
+    def __init__(self, calls: "_Calls") -> None:
+        self._calls = calls
+
+    def list(self, bucket: str, prefix: str = "") -> Feed[ObjectFacts]:
+        """By their keys."""
+        after = ""
+        while True:
+            request = _get(
+                "object_storage", bucket, prefix=prefix or None, continuation=after or None
+            )
+            page = self._calls.read(request, ObjectList)
+            for item in page.items:
+                yield item
+            after = page.nextContinuationToken
+            if not after:
+                return
+
+    def put(
+        self, bucket: str, key: str, file: Path, progress: Progress | None = None
+    ) -> None:
+        """In place of what was there, when all of it has come."""
+        try:
+            told = _telling(progress, file.stat().st_size)
+        except FileNotFoundError as missing:
+            raise NotFound(f"there is no {file}", hint="check the path") from missing
+        path = path_of("objects", bucket, *_key_parts(key))
+        self._calls.ask(Request(method="PUT", path=path, body=file, told=told))
+
+    def get(self, bucket: str, key: str, to: Path, progress: Progress | None = None) -> None:
+        """Fetch one into a file. What has come of it is kept beside its place, for the next try.
+
+        Raises:
+            Internal: what arrived is something else; nothing of it stays.
+        """
+        path = path_of("objects", bucket, *_key_parts(key))
+        head = self._calls.ask(Request(method="HEAD", path=path))
+        size, digest = int(head.headers.get("content-length", 0)), head.headers.get("etag", "")
+        digest = digest.strip('"')
+        draft = to.with_name(f".{to.name}.{digest[-16:]}.part")
+        start = draft.stat().st_size if draft.exists() else 0
+        with draft.open("ab") as file:
+            if start < size:
+                request = Request(method="GET", path=path, ranged=True, start=start)
+                with closing(self._calls.chunks(request)) as chunks:
+                    for chunk in chunks:
+                        in_thread(file.write, chunk)
+                        start += len(chunk)
+                        if progress is not None:
+                            progress(start, size)
+        arrived, _ = in_thread(_digest_of, draft)
+        if arrived != digest:
+            draft.unlink()
+            raise Internal(
+                f"{key} is not what arrived, or was replaced meanwhile", hint="fetch it again"
+            )
+        draft.replace(to)
+
+    def remove(self, bucket: str, key: str) -> None:
+        """Also one that is not there."""
+        self._calls.ask(_delete("object_storage", bucket, *_key_parts(key)))
+
+    def link(self, bucket: str, key: str, *, writes: bool = False) -> str:
+        """A URL that reads the object, or writes it, without a token: for 15 minutes; one that
+        reads a public one for seven days."""
+        signed = bucket if bucket == "public" and not writes else f"{bucket}_presigned"
+        path = path_of("object_storage", signed, *_key_parts(key))
+        request = Request(method="PUT" if writes else "GET", path=path, linking=True)
+        return (self._calls.read(request, ObjectLink)).url
 
 
 class Trees:
@@ -1309,7 +1627,9 @@ class _Calls:
             except Cut as reason:
                 failure, again = self._unavailable(reason), request.repeatable
             else:
-                if answer.ok or (attempt > 0 and is_done_already(request, answer)):
+                if answer.ok or (request.linking and answer.status == 307):
+                    return answer
+                if attempt > 0 and is_done_already(request, answer):
                     return answer
                 failure, again = answer.error(), may_try_again(request, answer)
                 wait_s = max(wait_s, answer.retry_after_s or 0.0)
@@ -1509,7 +1829,35 @@ def _get(*parts: str, **query: Parameter) -> Request:
 
 
 def _in_volume(path: str) -> "list[str]":
-    return [part for part in path.split("/") if part not in ("", ".")]
+    """Raises:
+    InvalidRequest: it leads out of the volume.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise InvalidRequest(
+            f"{path} leads out of the volume", hint="name it from the volume's root, without '..'"
+        )
+    return parts
+
+
+def _value_at(space: str, key: str) -> tuple[str, ...]:
+    if not key:
+        raise InvalidRequest("the key is empty", hint=f"a key has 1 to {MAX_KEY_BYTES} bytes")
+    return ("kv", "namespaces", space, "values", *_key_parts(key))
+
+
+def _key_parts(key: str) -> "list[str]":
+    """Of a key with slashes in it.
+
+    Raises:
+        InvalidRequest: no URL could hold it.
+    """
+    parts = key.split("/")
+    if not all(part.strip(".") or len(part) > 2 for part in parts):
+        raise InvalidRequest(
+            f"{key!r} is no key", hint="what stands between its slashes is neither '', '.' nor '..'"
+        )
+    return parts
 
 
 def _part_of(file: Path, start: int) -> bytes:

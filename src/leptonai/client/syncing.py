@@ -11,7 +11,7 @@ from typing import BinaryIO
 from leptonai.blobs.tree import escapes
 from leptonai.blobs.walking import Ignored, walk
 from leptonai.client.sessions import Tunnel
-from leptonai.errors import InvalidRequest, TooLarge, Unavailable
+from leptonai.errors import InvalidRequest, LeptonError, TooLarge, Unavailable
 from leptonai.spec.pods import (
     MAX_SYNC_ENTRIES,
     SYNC_BLOCK_BYTES,
@@ -98,7 +98,7 @@ async def sync(
     while True:
         wants = await tunnel.receive_value(SyncWants | SyncDone)  # type: ignore[arg-type]
         if isinstance(wants, SyncDone):
-            raise Unavailable(wants.error, hint="look at the directory in the pod")
+            raise _refusal(wants, hint="look at the directory in the pod")
         wishes += wants.wishes
         extra += wants.extra
         if wants.last:
@@ -114,8 +114,15 @@ async def sync(
     await tunnel.send(SyncRemoval(paths=[], last=True))
     done = await tunnel.receive_value(SyncDone)
     if done.error:
-        raise Unavailable(f"the pod cannot take it: {done.error}", hint="is its disk full?")
+        raise _refusal(done, hint="is its disk full?")
     return done
+
+
+def _refusal(done: SyncDone, hint: str) -> LeptonError:
+    """Args: hint: where the pod gave none."""
+    if done.hint:
+        return InvalidRequest(done.error, hint=done.hint)
+    return Unavailable(f"the pod cannot take it: {done.error}", hint=hint)
 
 
 async def _send_files(tunnel: Tunnel, directory: Path, wishes: Sequence[SyncWish]) -> None:

@@ -11,9 +11,19 @@ from dataclasses import replace
 from leptonai.control.api.context import MaySee
 from leptonai.control.loops.placement import PlacementLoop, gang_of
 from leptonai.control.mirror import Mirror
-from leptonai.core.explain import explain_endpoint, explain_job
+from leptonai.core.explain import explain_endpoint, explain_job, explain_raycluster
 from leptonai.core.outlook import Named, NameOf, deadline_ms, explained
-from leptonai.core.records import Endpoint, Goal, Job, OwnerKind, Phase, Replica
+from leptonai.core.records import (
+    Endpoint,
+    Goal,
+    Job,
+    OwnerKind,
+    Phase,
+    RayCluster,
+    Replica,
+    Workload,
+    kind_of,
+)
 from leptonai.core.scheduler.forecast import Ended, History, Start
 from leptonai.core.scheduler.outlook import Outlook, look_ahead
 from leptonai.core.scheduler.values import Gang, Reason, Snapshot
@@ -45,13 +55,12 @@ class Advice:
 
     # --- what waits -------------------------------------------------------------------------------
 
-    async def explain(self, workload: Job | Endpoint, may_see: MaySee) -> Explanation:
+    async def explain(self, workload: Workload, may_see: MaySee) -> Explanation:
         """Why it is where it is, as the loops see it now; and if it waits, until when.
 
         Args:
             may_see: whether who asks may be told of another workload.
         """
-        now_ms = self._clock.now_ms()
         replicas = self._replicas(workload)
         waiting = [r for r in replicas if r.goal is Goal.RUN and r.phase is Phase.WAITING]
         snapshot = self._placement.snapshot()
@@ -61,11 +70,11 @@ class Advice:
             outlook = await self._look_ahead(snapshot, gang_id)
             if outlook.reason is not None:
                 plain = self._plain(workload, replicas, outlook.reason)
-                return explained(plain, outlook, queued[gang_id], self._names(may_see), now_ms)
+                return explained(plain, outlook, queued[gang_id], self._names(may_see))
             about_to = about_to or self._placement.why(gang_id)
         return self._plain(workload, replicas, about_to)
 
-    def short(self, workload: Job | Endpoint) -> str:
+    def short(self, workload: Workload) -> str:
         """Why it waits, in a few words; "" if it does not."""
         for replica in self._replicas(workload):
             if replica.phase is Phase.WAITING and replica.goal is Goal.RUN:
@@ -78,7 +87,7 @@ class Advice:
     # --- what would be ----------------------------------------------------------------------------
 
     async def foresee(
-        self, workload: Job | Endpoint, replicas: Sequence[Replica], may_see: MaySee
+        self, workload: Workload, replicas: Sequence[Replica], may_see: MaySee
     ) -> Explanation:
         """What would become of it if it were submitted now.
 
@@ -90,7 +99,7 @@ class Advice:
             return plain
         gang = self._gang_of(workload, replicas)
         outlook = await self._look_ahead(self._snapshot_with(gang), gang.id)
-        return explained(plain, outlook, gang, self._names(may_see), self._clock.now_ms())
+        return explained(plain, outlook, gang, self._names(may_see))
 
     async def admit(self, job: Job, replicas: Sequence[Replica]) -> None:
         """
@@ -150,42 +159,46 @@ class Advice:
         snapshot = self._placement.snapshot()
         return replace(snapshot, queue=(*snapshot.queue, gang))
 
-    def _gang_of(self, workload: Job | Endpoint, replicas: Sequence[Replica]) -> Gang:
+    def _gang_of(self, workload: Workload, replicas: Sequence[Replica]) -> Gang:
         """Of what is not there yet: one that is stored is in the mirror."""
         first = replicas[0]
         members = [replica for replica in replicas if replica.gang == first.gang]
         alone = Mirror()
         key = workload.workspace, workload.id
-        if isinstance(workload, Job):
-            alone.jobs[key] = workload
-        else:
-            alone.endpoints[key] = workload
+        match workload:
+            case Job():
+                alone.jobs[key] = workload
+            case Endpoint():
+                alone.endpoints[key] = workload
+            case RayCluster():
+                alone.rayclusters[key] = workload
         return gang_of(f"{first.workspace}/{first.gang}", members, alone, self._placement.reserved)
 
     def _plain(
-        self, workload: Job | Endpoint, replicas: Sequence[Replica], reason: Reason | None
+        self, workload: Workload, replicas: Sequence[Replica], reason: Reason | None
     ) -> Explanation:
         if isinstance(workload, Job):
             return explain_job(workload, replicas, reason, self._clock.now_ms())
+        if isinstance(workload, RayCluster):
+            return explain_raycluster(workload, reason)
         return explain_endpoint(workload, replicas, [reason] if reason else [])
 
-    def _replicas(self, workload: Job | Endpoint) -> list[Replica]:
-        kind = OwnerKind.JOB if isinstance(workload, Job) else OwnerKind.ENDPOINT
-        return self._mirror.replicas_of(workload.workspace, f"{kind}/{workload.id}")
+    def _replicas(self, workload: Workload) -> list[Replica]:
+        return self._mirror.replicas_of(workload.workspace, f"{kind_of(workload)}/{workload.id}")
 
     def _names(self, may_see: MaySee) -> NameOf:
-        """By a gang's id: "WORKSPACE/job/ID/ROUND", or "WORKSPACE/endpoint/REPLICA"."""
+        """By a gang's id: "WORKSPACE/job/ID/ROUND", or "WORKSPACE/endpoint/REPLICA", and so for
+        Ray clusters."""
 
         def named(gang: str) -> Named:
             workspace, kind, id, *_ = gang.split("/")
-            owner: Job | Endpoint | None
             if kind == OwnerKind.JOB:
-                owner = self._mirror.jobs.get((workspace, id))
+                owner = self._mirror.workload(OwnerKind.JOB, (workspace, id))
                 name = id
             else:
                 replica = self._mirror.replicas.get((workspace, id))
                 owner_id = replica.owner_id if replica else ""
-                owner = self._mirror.endpoints.get((workspace, owner_id))
+                owner = self._mirror.workload(OwnerKind(kind), (workspace, owner_id))
                 name = owner.name if owner else ""
             return Named(kind, name if owner is not None and may_see(owner) else "")
 

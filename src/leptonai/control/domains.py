@@ -36,8 +36,10 @@ async def check_domain(world: World, field: str, host: str, owner: Owner) -> Non
         )
     holder = (await owners_of_domains(world)).get(host.lower())
     if holder is not None and _key(holder) != owner:
+        workspace, kind, name = _key(holder)
+        whose = f"{kind} {name}" if workspace == owner[0] else "somebody of another workspace"
         raise AlreadyExists(
-            f"{field}: {host} belongs to another endpoint or ingress",
+            f"{field}: {host} belongs to {whose}",
             hint="Choose another, or take it from that one first.",
         )
 

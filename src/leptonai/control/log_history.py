@@ -20,7 +20,6 @@ SEEK_BYTES = 4 << 10  # how far to look back for the start of a line at first
 MAX_SEEK_BYTES = 1 << 20
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
-CLOCKS_DIFFER_NS = NS_PER_S  # of records and of files, far less than that
 REPLACEMENT = "\ufffd"  # shown for what is no UTF-8
 
 

@@ -15,11 +15,13 @@ from leptonai.core.records import (
     Node,
     OwnerKind,
     Quota,
+    RayCluster,
     Record,
     Replica,
     Reservation,
     Run,
     Token,
+    Workload,
 )
 from leptonai.errors import Conflict
 from leptonai.ports.store import Change, Fence, Query, Store
@@ -28,6 +30,7 @@ Key = tuple[str, str]  # workspace, id
 LIVE_KINDS: tuple[type[Record], ...] = (
     Job,
     Endpoint,
+    RayCluster,
     Replica,
     Node,
     Token,
@@ -64,6 +67,7 @@ class Mirror:
         self.seq = 0
         self.jobs: dict[Key, Job] = {}
         self.endpoints: dict[Key, Endpoint] = {}
+        self.rayclusters: dict[Key, RayCluster] = {}
         self.replicas: dict[Key, Replica] = {}
         self.nodes: dict[Key, Node] = {}
         self.tokens: dict[Key, Token] = {}
@@ -87,7 +91,7 @@ class Mirror:
         return watch
 
     def replicas_of(self, workspace: str, parent: str) -> list[Replica]:
-        """The live replicas of "job/ID" or "endpoint/ID"."""
+        """The live replicas of "job/ID", "endpoint/ID" or "raycluster/ID"."""
         return list(self._children.get((workspace, parent), {}).values())
 
     async def load(self, store: Store) -> None:
@@ -144,6 +148,14 @@ class Mirror:
         """See one's own removal at once."""
         self._drop(record)
 
+    def workload(self, kind: OwnerKind, key: Key) -> Workload | None:
+        match kind:
+            case OwnerKind.JOB:
+                return self.jobs.get(key)
+            case OwnerKind.ENDPOINT:
+                return self.endpoints.get(key)
+        return self.rayclusters.get(key)
+
     def _apply(self, record: Record) -> None:
         kind, key = type(record), (record.workspace, record.id)
         table = self._table(kind)
@@ -183,6 +195,7 @@ class Mirror:
         tables: dict[type[Record], dict[Key, Any]] = {
             Job: self.jobs,
             Endpoint: self.endpoints,
+            RayCluster: self.rayclusters,
             Replica: self.replicas,
             Node: self.nodes,
             Token: self.tokens,
@@ -196,4 +209,4 @@ class Mirror:
 
 def serves(record: Record) -> bool:
     """False of the workers of jobs, which come and go by the thousand and answer nobody."""
-    return not isinstance(record, Replica) or record.owner_kind is OwnerKind.ENDPOINT
+    return not isinstance(record, Replica) or record.owner_kind is not OwnerKind.JOB

@@ -1,4 +1,4 @@
-"""Jobs and endpoints, with their replicas: what is to be written together."""
+"""Jobs, endpoints and Ray clusters, with their replicas: what is to be written together."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
@@ -10,10 +10,20 @@ from leptonai.control.mirror import Key, Mirror
 from leptonai.control.traffic import TrafficLog
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.lifecycle import job as job_lifecycle
+from leptonai.core.lifecycle import raycluster as raycluster_lifecycle
 from leptonai.core.lifecycle.endpoint import last_replica
 from leptonai.core.lifecycle.job import Seat
 from leptonai.core.lifecycle.replica import abandon
-from leptonai.core.records import Autoscaling, Endpoint, Event, Job, OwnerKind, Record, Replica
+from leptonai.core.records import (
+    Autoscaling,
+    Endpoint,
+    Event,
+    OwnerKind,
+    Record,
+    Replica,
+    Workload,
+    kind_of,
+)
 from leptonai.core.rollouts.progress import candidate
 from leptonai.core.rollouts.values import Rollout
 from leptonai.core.traffic import TrafficWindow
@@ -101,14 +111,23 @@ class Owners:
         kind, (workspace, id) = key
         now_ms = self._clock.now_ms()
         replicas = {r.id: r for r in self._mirror.replicas_of(workspace, f"{kind}/{id}")} | news
-        step: job_lifecycle.JobStep | endpoint_lifecycle.EndpointStep
-        before: Job | Endpoint | None
-        after: Job | Endpoint
+        step: (
+            job_lifecycle.JobStep
+            | endpoint_lifecycle.EndpointStep
+            | raycluster_lifecycle.RayClusterStep
+        )
+        before: Workload | None
+        after: Workload
         if kind is OwnerKind.JOB:
             before = job = self._mirror.jobs.get(key[1])
             if job is not None:
                 step = job_lifecycle.advance(job, replicas.values(), now_ms)
                 after = step.job
+        elif kind is OwnerKind.RAYCLUSTER:
+            before = cluster = self._mirror.rayclusters.get(key[1])
+            if cluster is not None:
+                step = raycluster_lifecycle.advance(cluster, replicas.values(), now_ms)
+                after = step.cluster
         else:
             before = self._mirror.endpoints.get(key[1])
             endpoint = self._as_judged(key[1])
@@ -140,7 +159,7 @@ class Owners:
             return endpoint
         return replace(endpoint, rollout=judged)
 
-    def _only_judged(self, before: Job | Endpoint | None, after: Endpoint) -> bool:
+    def _only_judged(self, before: Workload | None, after: Endpoint) -> bool:
         """Whether nothing is to be written down yet; then it is remembered here."""
         if not isinstance(before, Endpoint) or before.rollout is None or after.rollout is None:
             return False
@@ -163,7 +182,7 @@ class Owners:
 
     async def _write(
         self,
-        owner: Job | Endpoint,
+        owner: Workload,
         replicas: Iterable[Replica],
         events: Iterable[Event],
         now_ms: int,
@@ -183,12 +202,11 @@ def _same_but_for_evidence(one: Rollout, other: Rollout) -> bool:
 
 
 async def removal(
-    store: Store, owner: Job | Endpoint, now_ms: int, *, spare_files: bool = False
+    store: Store, owner: Workload, now_ms: int, *, spare_files: bool = False
 ) -> list[Change]:
     """What removes an owner: it goes at once, and its replicas, left to themselves, end and are
     removed with all they left; of a pod, unless `spare_files`, with its files."""
-    kind = OwnerKind.JOB if isinstance(owner, Job) else OwnerKind.ENDPOINT
-    parent = f"{kind}/{owner.id}"
+    parent = f"{kind_of(owner)}/{owner.id}"
     replicas = await store.find(Replica, Query(workspace=owner.workspace, parent=parent))
     if isinstance(owner, Endpoint) and not replicas and owner.pod.node:
         replicas = [last_replica(owner, now_ms)]  # so long stopped that all were forgotten
@@ -203,8 +221,8 @@ async def removal(
 
 
 def owner_of(record: Record) -> OwnerKey:
-    """Of a replica its owner; a job or an endpoint itself."""
+    """Of a replica its owner; of what has replicas, itself."""
     if isinstance(record, Replica):
         return record.owner_kind, (record.workspace, record.owner_id)
-    kind = OwnerKind.JOB if isinstance(record, Job) else OwnerKind.ENDPOINT
-    return kind, (record.workspace, record.id)
+    assert isinstance(record, Workload), record
+    return kind_of(record), (record.workspace, record.id)

@@ -7,6 +7,7 @@ reads the class from its file.
 
 import keyword
 import lzma
+import os
 import stat
 import struct
 import zipfile
@@ -23,6 +24,8 @@ from leptonai.spec.photons import METADATA_FILE, DeploymentTemplate, Packed
 MAX_MEMBERS = 10_000
 MAX_UNPACKED_BYTES = 4 << 30
 MAX_METADATA_BYTES = 4 << 20
+MAX_PATH_BYTES = 1_024  # of a member
+MAX_NAME_BYTES = 255  # of each of its parts, as file systems bound them
 SOURCE, PICKLE, METADATA = "py.py", "obj.pkl", "metadata.json"
 CHUNK_BYTES = 1 << 20
 
@@ -85,6 +88,7 @@ def _checked(zipped: zipfile.ZipFile) -> Mapping[str, zipfile.ZipInfo]:
     infos = zipped.infolist()
     if len(infos) > MAX_MEMBERS or sum(each.file_size for each in infos) > MAX_UNPACKED_BYTES:
         raise _too_large()
+    directories: set[str] = set()
     for info in infos:
         if info.is_dir():
             continue
@@ -92,17 +96,32 @@ def _checked(zipped: zipfile.ZipFile) -> Mapping[str, zipfile.ZipInfo]:
         mode = info.external_attr >> 16
         plain = stat.S_IFMT(mode) in (0, stat.S_IFREG)
         inside = not path.is_absolute() and ".." not in path.parts and "\\" not in info.filename
-        if not plain or not inside or "\0" in info.filename or str(path) == METADATA_FILE:
+        if len(os.fsencode(path)) > MAX_PATH_BYTES or _longest(path) > MAX_NAME_BYTES:
+            raise InvalidRequest(
+                f"the archive's member {info.filename[:100]!a} has too long a name",
+                hint=f"At most {MAX_PATH_BYTES} bytes, and {MAX_NAME_BYTES} between two slashes.",
+            )
+        if (
+            not (plain and inside and path.parts)
+            or "\0" in info.filename
+            or str(path) == METADATA_FILE
+        ):
             raise InvalidRequest(
                 f"the archive's member {info.filename[:100]!a} is no plain file inside of it",
                 hint="Leave out links, absolute paths and paths with '..'.",
             )
-        if str(path) in found:
+        above = {str(parent) for parent in path.parents}
+        if str(path) in found or str(path) in directories or not above.isdisjoint(found):
             raise InvalidRequest(
                 f"the archive holds {info.filename[:100]!a} twice", hint="Make it again."
             )
+        directories |= above
         found[str(path)] = info
     return found
+
+
+def _longest(path: PurePosixPath) -> int:
+    return max((len(os.fsencode(part)) for part in path.parts), default=0)
 
 
 def _metadata(zipped: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) -> Metadata:

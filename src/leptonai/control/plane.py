@@ -26,6 +26,7 @@ from leptonai.control.loops.runs import RunsLoop
 from leptonai.control.loops.scaling import ScalingLoop
 from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
+from leptonai.control.template_memory import TemplateMemory
 from leptonai.control.traffic import TrafficLog
 from leptonai.core.records import Job, Node, NodeState, Secret
 from leptonai.core.scheduler.policy import DEFAULT, Policy
@@ -47,7 +48,7 @@ async def _at_once() -> None:
     return None
 
 
-def _no_key(workspace: str, pod: str) -> str:
+def _no_key(workspace: str, id: str) -> str:
     return ""
 
 
@@ -65,6 +66,7 @@ class ControlPlane:
         job_token: Callable[[Job], str],
         run_token: Callable[[Job], str],
         pod_key: PodKey = _no_key,
+        ray_token: PodKey = _no_key,
         pod_reader: PodReader | None = None,
         runs_images: bool = False,
         mounts_volumes: bool = True,
@@ -76,6 +78,7 @@ class ControlPlane:
         """
         Args:
             pod_key: what the pod of a workspace and an id believes us by.
+            ray_token: what the nodes of a Ray cluster know each other by.
             pod_reader: where given, pods are asked how they are.
             blobs: where given, those that nothing refers to are removed.
             before_placing: what the first placement waits for.
@@ -92,6 +95,7 @@ class ControlPlane:
         self._job_token = job_token
         self._run_token = run_token
         self._pod_key = pod_key
+        self._ray_token = ray_token
         self._pod_reader = pod_reader
         self._runs_images = runs_images
         self._mounts_volumes = mounts_volumes
@@ -116,7 +120,8 @@ class ControlPlane:
         await self._register(self.fence)
         mirror, store, clock, fence = self.mirror, self._store, self._clock, self.fence
         owners = Owners(mirror, store, fence, clock, self.traffic)
-        self.placement = PlacementLoop(mirror, store, owners, fence, clock, self._policy)
+        templates = TemplateMemory(mirror, self._engine, fence)
+        self.placement = PlacementLoop(mirror, store, owners, fence, clock, templates, self._policy)
         self.routes = RoutesLoop(mirror, clock, lambda pod: self._pod_key(pod.workspace, pod.id))
         replicas = ReplicasLoop(
             mirror,
@@ -124,6 +129,7 @@ class ControlPlane:
             self._engine,
             owners,
             self.traffic,
+            templates,
             fence,
             clock,
             workspace_url=self._workspace_url,
@@ -131,6 +137,7 @@ class ControlPlane:
             job_token=self._job_token,
             run_token=self._run_token,
             pod_key=lambda replica: self._pod_key(replica.workspace, replica.owner_id),
+            ray_token=lambda replica: self._ray_token(replica.workspace, replica.owner_id),
             runs_images=self._runs_images,
             mounts_volumes=self._mounts_volumes,
         )
@@ -153,7 +160,7 @@ class ControlPlane:
         loops: list[Loop] = [
             OwnersLoop(mirror, owners, clock),
             replicas,
-            ReadinessLoop(mirror, store, fence, clock, self._prober),
+            ReadinessLoop(mirror, store, self._engine, fence, clock, self._prober),
             scaling,
             forecasts,
             self.routes,
@@ -267,5 +274,6 @@ def _node_of(machine: Machine, before: Node | None, workspace: str, now_ms: int)
         address=machine.address,
         provider_id=machine.provider_id,
         limits=machine.limits,
+        switch=machine.switch,
         facts=dict(machine.facts),
     )

@@ -8,6 +8,8 @@ from msgspec.structs import replace
 
 from leptonai.control.api.context import World
 from leptonai.control.domains import check_domain
+from leptonai.control.grpc_endpoints import check_grpc
+from leptonai.control.nodes import view_of
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.attachments import check_attachments
@@ -18,14 +20,13 @@ from leptonai.core.records import (
     DataSource,
     Model,
     Node,
-    NodeState,
     Program,
     Reservation,
     Secret,
     Volume,
 )
 from leptonai.core.reservations import may_use, phase_of
-from leptonai.core.scheduler.values import Gang, NodeView, WaitCode, Worker
+from leptonai.core.scheduler.values import Gang, WaitCode, Worker
 from leptonai.core.shapes import gpu_type_of, requested_by
 from leptonai.core.volumes import check_mounts
 from leptonai.errors import Forbidden, InvalidRequest, NotFound, Unsatisfiable
@@ -72,7 +73,7 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
     """
     if spec.trainer is not None:
         spec = trained(spec)
-    _check_command(spec.container, needed="a job runs a command, and this one has none")
+    check_command(spec.container, needed="a job runs a command, and this one has none")
     if spec.completions and spec.parallelism and spec.completions != spec.parallelism:
         raise InvalidRequest(
             f"spec.parallelism: {spec.parallelism} differs from completions, {spec.completions}",
@@ -83,13 +84,7 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             f"spec.min_workers: {spec.min_workers} is more than completions, {spec.workers}",
             hint="Raise completions, or lower min_workers.",
         )
-    segment = spec.segment_config.count_per_segment if spec.segment_config else 1
-    if segment < 1 or spec.workers % segment:
-        raise InvalidRequest(
-            f"spec.segment_config.count_per_segment: {segment} does not divide "
-            f"{spec.workers} workers",
-            hint="Every segment has the same number of workers.",
-        )
+    _check_segments(spec)
     _check_seconds("spec.ttl_seconds_after_finished", spec.ttl_seconds_after_finished, MAX_TTL_S)
     if spec.time_schedule:
         _check_seconds("spec.time_schedule.start_at", spec.time_schedule.start_at, LATEST_TIME_S)
@@ -101,14 +96,14 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
                 hint="Give estimated_seconds, too: how long it runs once it has started.",
             )
     _check_seconds("spec.estimated_seconds", spec.estimated_seconds, MAX_RUN_S)
-    _check_priority(spec.queue_config)
+    check_priority(spec.queue_config)
     await check_reservation(world, principal, workspace, spec.reservation_config)
-    await _check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
-    await _check_envs(world, principal, workspace, spec.envs or [])
+    await check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
+    await check_envs(world, principal, workspace, spec.envs or [])
     if spec.workdir is not None:
         await check_tree(world, spec.workdir, "spec.workdir")
     nodes = await world.store.find(Node, Query())
-    meant = gpu_type_of(spec.resource_shape, _gpu_types(nodes))
+    meant = gpu_type_of(spec.resource_shape, gpu_types(nodes))
     if meant is not None and spec.accelerator_type is None:
         spec = replace(spec, accelerator_type=meant)
     requested = requested_by(spec)
@@ -118,7 +113,8 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
             f"spec.container.ports: {ports} of them", hint=f"Ask for at most {MAX_PORTS} a worker."
         )
     program = Program(command=(), needs=requested.needs, ports=(scheduler.ANY_PORT,) * ports)
-    _check_feasible(program, spec.min_workers or spec.workers, spec.affinity, nodes)
+    workers = spec.min_workers or spec.workers
+    check_feasible(program, workers, spec.affinity, nodes, segment=spec.segment)
     return spec
 
 
@@ -131,15 +127,15 @@ async def checked_endpoint(
     if spec.is_pod:
         spec = checked_pod(spec)
         if spec.container.command:
-            _check_command(spec.container, needed="")
+            check_command(spec.container, needed="")
     elif spec.pod is not None:
         raise InvalidRequest("spec.pod: this is no pod", hint="Leave it out, or set is_pod.")
     elif spec.model is None:
-        _check_command(
+        check_command(
             spec.container, needed="an endpoint serves with a command or a model, and this has none"
         )
     elif spec.container.command:
-        _check_command(spec.container, needed="")
+        check_command(spec.container, needed="")
     wanted = spec.resource_requirement
     if wanted.max_replicas is not None and wanted.max_replicas < spec.replicas:
         raise InvalidRequest(
@@ -148,21 +144,22 @@ async def checked_endpoint(
             hint="Raise one or lower the other.",
         )
     policy_of(spec)  # refuses what cannot be read, or has two targets
+    check_grpc(spec)
     _check_letting_in(spec)
     await _check_gateway(world, workspace, name, spec.gateway)
-    _check_priority(spec.queue_config)
+    check_priority(spec.queue_config)
     await check_reservation(world, principal, workspace, spec.reservation_config)
-    await _check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
+    await check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
     readiness = spec.health.readiness if spec.health else None
     if readiness and readiness.http and not re.fullmatch(r"/[!-~]{0,1000}", readiness.http.path):
         raise InvalidRequest(
             "spec.health.readiness.http.path: is no path", hint='Start it with "/".'
         )
-    await _check_envs(world, principal, workspace, spec.envs or [])
+    await check_envs(world, principal, workspace, spec.envs or [])
     if spec.workdir is not None:
         await check_tree(world, spec.workdir, "spec.workdir")
     nodes = await world.store.find(Node, Query())
-    meant = gpu_type_of(wanted.resource_shape, _gpu_types(nodes))
+    meant = gpu_type_of(wanted.resource_shape, gpu_types(nodes))
     if meant is not None and wanted.accelerator_type is None:
         wanted = replace(wanted, accelerator_type=meant)
         spec = replace(spec, resource_requirement=wanted)
@@ -170,7 +167,7 @@ async def checked_endpoint(
     first = spec.port or scheduler.ANY_PORT
     ports = (scheduler.ANY_PORT,) * (1 + len(spec.pod_ports)) if spec.is_pod else (first,)
     program = Program(command=(), needs=requested.needs, ports=ports)
-    _check_feasible(program, 1, wanted.affinity, nodes)
+    check_feasible(program, 1, wanted.affinity, nodes)
     return spec, await _model_digest(world, workspace, spec.model)
 
 
@@ -196,7 +193,7 @@ async def check_tree(world: World, digest: str, field: str) -> None:
         )
 
 
-def _check_command(container: Container, *, needed: str) -> None:
+def check_command(container: Container, *, needed: str) -> None:
     command = container.command or []
     if not command or not command[0]:
         raise InvalidRequest(
@@ -211,7 +208,7 @@ def _check_command(container: Container, *, needed: str) -> None:
         )
 
 
-async def _check_envs(
+async def check_envs(
     world: World, principal: Principal, workspace: str, envs: Sequence[EnvVar]
 ) -> None:
     if len(envs) > MAX_ENVS:
@@ -253,7 +250,7 @@ async def _check_envs(
         require(principal, Action.USE, resource_of("secret", known[name]))
 
 
-def _check_priority(queue: QueueConfig | None) -> None:
+def check_priority(queue: QueueConfig | None) -> None:
     name = queue.priority_class if queue else None
     if not name:
         return
@@ -270,7 +267,7 @@ def _check_priority(queue: QueueConfig | None) -> None:
         )
 
 
-async def _check_storage(
+async def check_storage(
     world: World,
     principal: Principal,
     workspace: str,
@@ -385,8 +382,28 @@ def _check_seconds(field: str, value: int | None, most: int) -> None:
         )
 
 
-def _check_feasible(
-    program: Program, workers: int, affinity: Affinity | None, nodes: Sequence[Node]
+def _check_segments(spec: JobSpec) -> None:
+    segment = spec.segment_config.count_per_segment if spec.segment_config else 1
+    if segment < 1 or spec.workers % segment:
+        raise InvalidRequest(
+            f"spec.segment_config.count_per_segment: {segment} does not divide "
+            f"{spec.workers} workers",
+            hint="Every segment has the same number of workers.",
+        )
+    if spec.segment and spec.min_workers:
+        raise InvalidRequest(
+            "spec.segment_config: an elastic job has no segments",
+            hint="Leave out min_workers or segment_config: it gains and loses single workers.",
+        )
+
+
+def check_feasible(
+    program: Program,
+    workers: int,
+    affinity: Affinity | None,
+    nodes: Sequence[Node],
+    *,
+    segment: int = 0,
 ) -> None:
     allowed_nodes = (affinity.allowed_nodes_in_node_group or []) if affinity else []
     allowed_groups = (affinity.allowed_dedicated_node_groups or []) if affinity else []
@@ -403,8 +420,9 @@ def _check_feasible(
         ),
         allowed_nodes=frozenset(allowed_nodes),
         allowed_groups=frozenset(allowed_groups),
+        segment=segment,
     )
-    reason = scheduler.feasible(gang, [node_view(node) for node in nodes])
+    reason = scheduler.feasible(gang, [view_of(node) for node in nodes])
     if reason is not None and reason.code is WaitCode.NO_NODE:
         raise Unsatisfiable(
             f"this could never run here: {reason.text}",
@@ -421,17 +439,7 @@ def _check_known(what: str, named: Iterable[str], known: set[str]) -> None:
             )
 
 
-def node_view(node: Node) -> NodeView:
-    return NodeView(
-        id=node.id,
-        group=node.group,
-        capacity=node.capacity,
-        labels=node.labels,
-        schedulable=node.state is NodeState.READY and not node.unschedulable,
-    )
-
-
-def _gpu_types(nodes: Iterable[Node]) -> set[str]:
+def gpu_types(nodes: Iterable[Node]) -> set[str]:
     return {node.capacity.gpu_type for node in nodes if node.capacity.gpu_type}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from msgspec.structs import replace
 
 from leptonai.control.mirror import Key, Mirror
+from leptonai.control.template_memory import TemplateMemory
 from leptonai.core.lifecycle.warmth import (
     keys_wanted,
     loads_a_model,
@@ -30,6 +31,7 @@ class WarmStarts:
         mirror: Mirror,
         store: Store,
         engine: Engine,
+        memory: TemplateMemory,
         fence: Fence,
         clock: Clock,
         *,
@@ -38,6 +40,7 @@ class WarmStarts:
         self._mirror = mirror
         self._store = store
         self._engine = engine
+        self._memory = memory
         self._fence = fence
         self._clock = clock
         self._runs_images = runs_images
@@ -58,6 +61,9 @@ class WarmStarts:
     ) -> None:
         """Ask for a template once for each server, when it is ready: by then loading takes nobody's
         time, and one that had to make room for others is not loaded again at once."""
+        self._memory.see(node, seen.templates)
+        replicas = list(replicas)
+        held_bytes = sum(r.program.needs.memory_bytes for r in replicas if r.holds_capacity)
         ready = {
             replica.attempt_id: replica
             for replica in replicas
@@ -69,14 +75,16 @@ class WarmStarts:
         }
         fresh = ready.keys() - self._asked.get(node, set())
         for id in sorted(fresh):
-            await self._ask(ready[id], seen, attempt_of)
+            await self._ask(ready[id], seen, held_bytes, attempt_of)
         self._asked[node] = set(ready)
         # What an earlier control plane left has been told.
         told = self._told.setdefault(node, dict(seen.templates))
         if told or seen.templates:
             self._told[node] = await self._look_at(node, seen.templates, told)
 
-    async def _ask(self, replica: Replica, seen: Seen, attempt_of: AttemptOf) -> None:
+    async def _ask(
+        self, replica: Replica, seen: Seen, held_bytes: int, attempt_of: AttemptOf
+    ) -> None:
         endpoint = self._owner(replica)
         if endpoint is None:
             return
@@ -89,8 +97,13 @@ class WarmStarts:
             attempt = await attempt_of(replica)
         except (NotFound, Internal):  # a secret is gone: the next start will say so
             return
-        if attempt is not None:
+        if attempt is None:
+            return
+        if self._memory.expect(replica, held_bytes):
             await self._engine.warm(attempt, epoch=self._fence.epoch)
+        else:
+            why = f"what {replica.node} has left of its memory is too little for a loaded process"
+            await self._tell(endpoint, Cold(why))
 
     async def _look_at(
         self, node: str, templates: Mapping[str, TemplateState], told: Mapping[str, TemplateState]
@@ -102,6 +115,7 @@ class WarmStarts:
             if endpoint is None:
                 await self._engine.cool(node, key, epoch=self._fence.epoch)
                 continue
+            self._memory.belongs(key, (endpoint.workspace, endpoint.id))
             if state != told.get(key):
                 await self._tell(endpoint, state)
             kept[key] = state

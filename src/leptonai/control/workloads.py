@@ -17,8 +17,8 @@ LOOK_AGAIN_S = 0.2
 
 
 async def stop_workloads(store: Store, engine: Engine) -> int:
-    """End everything that runs: jobs are stopped, endpoints come back with the next control plane.
-    Returns how many attempts were ended.
+    """End everything that runs: jobs are stopped, endpoints and Ray clusters come back with the
+    next control plane. Returns how many attempts were ended.
 
     Raises:
         Conflict: the store is another machine's.

@@ -44,6 +44,7 @@ Kind = Literal[
     "job",
     "checkpoint",
     "endpoint",
+    "raycluster",
     "node",
     "quota",
     "secret",

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from leptonai.core.lifecycle.job import start_at_ms
 from leptonai.core.lifecycle.replica import describe_end
-from leptonai.core.records import Endpoint, Goal, Job, Phase, Replica
+from leptonai.core.records import Endpoint, Goal, Job, Phase, RayCluster, Replica
 from leptonai.core.scheduler import Reason
 from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import JobState
@@ -90,6 +90,21 @@ def explain_endpoint(
         words += f"; replica {deaf[0].index} runs, but does not answer on port {deaf[0].ports[0]}"
     code = endpoint.state.lower().replace(" ", "_")
     return _say(endpoint.state, code, words, ready=ready, asked=endpoint.wanted)
+
+
+def explain_raycluster(cluster: RayCluster, waiting: Reason | None) -> Explanation:
+    """
+    Args:
+        waiting: what the last plan said of one of its nodes, if one waits.
+    """
+    if waiting is not None:
+        return Explanation(
+            state=cluster.state, code=waiting.code, because=waiting.text, data=dict(waiting.data)
+        )
+    ready, wanted = cluster.ready_workers, cluster.spec.workers
+    words = cluster.message or f"the head and {ready} of {wanted} workers are ready"
+    code = cluster.state.lower().replace(" ", "_")
+    return _say(cluster.state, code, words, ready=ready, asked=wanted)
 
 
 def _say(state: str, code: str, because: str, **data: float | int | str | list[str]) -> Explanation:

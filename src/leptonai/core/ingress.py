@@ -1,12 +1,14 @@
 """Which domain leads to which endpoints, and with which shares. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
 
 import msgspec
 
 from leptonai.core.records import Endpoint, Ingress
 from leptonai.spec.endpoints import LoadBalance
-from leptonai.spec.ingress import IngressEndpoint, IngressStatus
+from leptonai.spec.ingress import DomainRecord, IngressEndpoint, IngressStatus
 
 DEFAULT_WEIGHT = 100
 
@@ -25,6 +27,15 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     domain: str  # in lower case
     shares: tuple[Share, ...]
     by_address: bool = False  # one caller gets to one endpoint, as long as the shares stay
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What DNS said of a domain."""
+
+    addresses: tuple[str, ...]
+    leads_here: bool  # one of them is the gateway's
+    at_ms: int
 
 
 def domain_owners(
@@ -72,20 +83,27 @@ def balance_wishes(
 
 
 def status_of(
-    ingress: Ingress, owner: Endpoint | Ingress | None, known: Iterable[str], cname: str
+    ingress: Ingress,
+    owner: Endpoint | Ingress | None,
+    known: Iterable[str],
+    cname: str,
+    lookup: Lookup | None = None,
 ) -> IngressStatus:
     """
     Args:
         owner: whose the domain is.
         known: names of the workspace's endpoints.
         cname: what a DNS record of the domain should point at.
+        lookup: what DNS says of it, if that was asked already.
     """
+    dns = _record(cname, lookup)
     domain = ingress.spec.domain_name
     if owner is None or owner.id != ingress.id:
         return IngressStatus(
             validation_status="failed",
             message=f"{domain} belongs to another resource",
             expected_cname_target=cname,
+            dns=dns,
         )
     names = [each.deployment or "" for each in ingress.spec.endpoints or () if _weight(each) > 0]
     there = set(known)
@@ -93,13 +111,36 @@ def status_of(
     gone = [name for name in names if name not in there]
     if not serving:
         why = f"no endpoint {', '.join(gone)}" if gone else "no endpoint yet: add one"
-        return IngressStatus(validation_status="pending", message=why, expected_cname_target=cname)
+        return IngressStatus(
+            validation_status="pending", message=why, expected_cname_target=cname, dns=dns
+        )
     message = f"leads to {', '.join(serving)}"
+    if gone:
+        message += f"; there is no endpoint {', '.join(gone)}"
+    if dns.leads_here is False:
+        message += f"; but {_strays(dns, domain)}"
     return IngressStatus(
-        validation_status="active",
-        message=f"{message}; there is no endpoint {', '.join(gone)}" if gone else message,
-        expected_cname_target=cname,
+        validation_status="active", message=message, expected_cname_target=cname, dns=dns
     )
+
+
+def _record(host: str, lookup: Lookup | None) -> DomainRecord:
+    try:
+        kind = "A" if ip_address(host).version == 4 else "AAAA"
+    except ValueError:
+        kind = "CNAME"
+    return DomainRecord(
+        record=f"{kind} {host}",
+        leads_here=lookup.leads_here if lookup else None,
+        addresses=list(lookup.addresses) if lookup else [],
+        looked_up_at=lookup.at_ms if lookup else None,
+    )
+
+
+def _strays(dns: DomainRecord, domain: str) -> str:
+    if not dns.addresses:
+        return f"DNS does not know {domain} yet: give it a record {dns.record}"
+    return f"DNS leads {domain} to {dns.addresses[0]}: give it a record {dns.record}"
 
 
 def _weight(share: IngressEndpoint) -> int:

@@ -33,9 +33,7 @@ class Named:
 NameOf = Callable[[str], Named]  # by the gang's id
 
 
-def explained(
-    plain: Explanation, outlook: Outlook, gang: Gang, name_of: NameOf, now_ms: int
-) -> Explanation:
+def explained(plain: Explanation, outlook: Outlook, gang: Gang, name_of: NameOf) -> Explanation:
     """An explanation of something that waits, with all that the scheduler says of it.
 
     Args:
@@ -50,7 +48,7 @@ def explained(
             code="now",
             because=f"there is room for it now: {_where(outlook.place)}"
             + (f", once {_names(preempts)} has stopped for it" if preempts else ""),
-            places=_placements(gang, outlook.place),
+            places=_placements(outlook.place),
             preempts=preempts,
         )
     assert outlook.reason is not None and outlook.start is not None
@@ -62,7 +60,7 @@ def explained(
         because=because(reason, name_of),
         data=dict(reason.data),
         held_by=held_by,
-        start=_start(outlook.start, name_of, now_ms),
+        start=_start(outlook.start, name_of),
         alternatives=[_alternative(each, gang, name_of) for each in outlook.alternatives],
     )
 
@@ -85,7 +83,7 @@ def _holder(reason: Reason, who: Named, amount: int) -> wire.Holder:
     )
 
 
-def _start(start: Start, name_of: NameOf, now_ms: int) -> wire.EstimatedStart:
+def _start(start: Start, name_of: NameOf) -> wire.EstimatedStart:
     return wire.EstimatedStart(
         expected_at=start.expected_at_ms,
         earliest_at=start.earliest_at_ms,
@@ -135,7 +133,7 @@ def _where(place: Place) -> str:
     return "on " + _names(parts)
 
 
-def _placements(gang: Gang, place: Place) -> list[wire.Placement]:
+def _placements(place: Place) -> list[wire.Placement]:
     return [
         wire.Placement(worker=worker, node=to.node, gpus=list(to.gpus))
         for worker, to in enumerate(place.assignments)
@@ -169,6 +167,8 @@ def _change(found: Alternative, asked: Gang) -> tuple[str, dict[str, Any]]:
                 f"ask for {after.gpu_type} GPUs instead of {before.gpu_type}",
                 {"accelerator_type": after.gpu_type},
             )
+        case AlternativeKind.SEGMENTS:
+            return "let its workers be behind different switches", {"segment_config": None}
         case AlternativeKind.SIZE:
             return _smaller(before, after)
         case AlternativeKind.WORKERS:

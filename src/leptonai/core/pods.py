@@ -11,6 +11,8 @@ from leptonai.errors import InvalidRequest
 from leptonai.spec.endpoints import EndpointSpec
 from leptonai.spec.pods import SSH_KEY_PATTERN, PodActivity, PodSettings
 
+# Asks for JupyterLab, as `spec.pod.jupyter` does: of that published clients know nothing.
+JUPYTER_VARIABLE = "LEPTON_POD_JUPYTER"
 MAX_PORTS = 12  # of its own
 BUSY_CPU_MILLIS = 100  # a tenth of a core, over the last half minute
 SAME_MS = 2_000  # of two times that are told in whole seconds
@@ -56,8 +58,17 @@ def checked_pod(spec: EndpointSpec) -> EndpointSpec:
                 f"spec.pod.ssh_listen: {settings.ssh_listen[:60]!r} is no address",
                 hint='"127.0.0.1", or "0.0.0.0" for all of the node\'s.',
             ) from None
+    asks = any(env.name == JUPYTER_VARIABLE and env.value == "true" for env in spec.envs or ())
+    if asks and settings.jupyter is None:
+        settings = replace(settings, jupyter=True)
     size = replace(spec.resource_requirement, max_replicas=None)
-    return replace(spec, resource_requirement=size, auto_scaler=None, api_tokens=None)
+    return replace(
+        spec,
+        resource_requirement=size,
+        auto_scaler=None,
+        api_tokens=None,
+        pod=settings if asks else spec.pod,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from leptonai.spec.containers import EnvVar, StorageAttachment
 from leptonai.spec.endpoints import EndpointSpec, EndpointState
 from leptonai.spec.ingress import IngressSpec
 from leptonai.spec.jobs import JobSpec, JobState, JobStatus
+from leptonai.spec.rayclusters import RayClusterSpec, RayClusterState
 from leptonai.spec.reservations import ReservationSpec
 from leptonai.spec.runs import RunSpec, RunState
 from leptonai.spec.storage import DataSourceSpec, StoragePermission
@@ -72,6 +73,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class OwnerKind(StrEnum):
     JOB = "job"
     ENDPOINT = "endpoint"
+    RAYCLUSTER = "raycluster"
 
 
 class Phase(StrEnum):
@@ -144,13 +146,16 @@ SERVER_KEPT_S = 7 * 86_400  # after its end, with its logs
 
 
 class Replica(Record, tag="replica", tag_field="kind", frozen=True, kw_only=True):
-    """The unit that runs: one worker of a job, or one server of an endpoint."""
+    """The unit that runs: one worker of a job, one server of an endpoint, one node of a Ray
+    cluster."""
 
     owner_kind: OwnerKind
     owner_id: str
     owner_name: str
     index: int
-    round: int = 0  # of a job: how often its gang was formed before
+    # Of a job: how often its gang was formed before; of a Ray cluster: how often its head started.
+    round: int = 0
+    group: str = ""  # of a Ray cluster's worker: its group; "" is the head
     revision: int = 0  # of an endpoint: which of its revisions this one runs
     gang: str  # replicas of one gang start together or not at all
     gang_size: int = 1
@@ -366,6 +371,34 @@ class Endpoint(Record, tag="endpoint", tag_field="kind", frozen=True, kw_only=Tr
         return self.state
 
 
+class RayCluster(Record, tag="raycluster", tag_field="kind", frozen=True, kw_only=True):
+    """Addressed by its name, as an endpoint is. All groups of its spec have names."""
+
+    spec: RayClusterSpec
+    state: RayClusterState = RayClusterState.STARTING
+    message: str = ""
+    since_ms: int = 0  # when it came into this state
+    round: int = 0  # how often its head was started again: workers of an earlier one are useless
+    head_ready: bool = False
+    ready_workers: int = 0
+    running_workers: int = 0
+
+    @property
+    def unique_key(self) -> str | None:
+        return self.name
+
+    @property
+    def state_name(self) -> str:
+        return self.state
+
+    @property
+    def stopped(self) -> bool:
+        return self.spec.suspend is True
+
+
+Workload = Job | Endpoint | RayCluster  # what has replicas
+
+
 # --- where it runs -------------------------------------------------------------------------------
 
 
@@ -383,6 +416,7 @@ class Node(Record, tag="node", tag_field="kind", frozen=True, kw_only=True):
     address: str = "127.0.0.1"
     provider_id: str = ""
     limits: str = "none"  # how limits are enforced: cgroup-v2, cgroup-v1, none
+    switch: str = ""  # nodes behind one reach each other faster; "" is not known
     facts: dict[str, str] = field(default_factory=dict)  # os, kernel, cpu type, … for people
     seen_at_ms: int = 0
     unreachable_since_ms: int | None = None
@@ -432,6 +466,11 @@ class Version(Kept, frozen=True, kw_only=True):
     @property
     def unique_key(self) -> str | None:
         return f"{self.name}@{self.number}"
+
+    @property
+    def state_name(self) -> str:
+        """The format of what is there: so photons can be counted."""
+        return "" if self.deleted else self.spec.format
 
 
 class Secret(Named, tag="secret", tag_field="kind", frozen=True, kw_only=True):
@@ -595,6 +634,7 @@ AnyRecord = (
     Replica
     | Job
     | Endpoint
+    | RayCluster
     | Node
     | Secret
     | Token
@@ -633,13 +673,22 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seq: int = 0  # given by the store; visible in this order
 
 
+def kind_of(owner: Workload) -> OwnerKind:
+    match owner:
+        case Job():
+            return OwnerKind.JOB
+        case RayCluster():
+            return OwnerKind.RAYCLUSTER
+    return OwnerKind.ENDPOINT
+
+
 def event_of(
-    owner: Job | Endpoint, reason: str, message: str, severity: Severity = Severity.NORMAL
+    owner: Workload, reason: str, message: str, severity: Severity = Severity.NORMAL
 ) -> Event:
-    """What happened to a job or an endpoint."""
+    """What happened to something that has replicas."""
     return Event(
         workspace=owner.workspace,
-        kind=OwnerKind.JOB if isinstance(owner, Job) else OwnerKind.ENDPOINT,
+        kind=kind_of(owner),
         id=owner.id,
         name=owner.name,
         reason=reason,

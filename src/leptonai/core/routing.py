@@ -279,9 +279,14 @@ def _route(
         counting=_counting(spec),
         hedging=_hedging(settings),
         watched=policy_kept(spec) is not None or candidate(endpoint) is not None,
-        grpc=bool(spec.container.ports and spec.container.ports[0].app_protocol == "grpc"),
+        grpc=speaks_grpc(spec),
         domains=domains,
     )
+
+
+def speaks_grpc(spec: EndpointSpec) -> bool:
+    """At the port that requests come to."""
+    return bool(spec.container.ports and spec.container.ports[0].app_protocol == "grpc")
 
 
 def _serving(replicas: list[Replica], addresses: Mapping[str, str]) -> list[Replica]:

@@ -10,6 +10,7 @@ from leptonai.errors import InvalidRequest
 from leptonai.spec.endpoints import ResourceRequirement
 from leptonai.spec.jobs import JobSpec
 from leptonai.spec.nodes import ShapeSpec
+from leptonai.spec.rayclusters import RayGroup
 
 GB = 1_000_000_000
 MIB_PER_GIB = 1_024
@@ -31,7 +32,7 @@ class Requested:
     limit_memory_bytes: int | None = None
 
 
-def requested_by(spec: JobSpec | ResourceRequirement) -> Requested:
+def requested_by(spec: JobSpec | ResourceRequirement | RayGroup) -> Requested:
     """What a workload's own resource fields mean; see `resources_of`."""
     return resources_of(
         shape=spec.resource_shape,

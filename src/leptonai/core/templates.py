@@ -155,7 +155,7 @@ def _checked(name: str, schema: Mapping[str, Any], value: Any) -> Any:
         most = schema.get("maxLength", MAX_VALUE_CHARS)
         if len(value) > min(int(most), MAX_VALUE_CHARS):
             raise InvalidRequest(f"{name}: is too long", hint=f"At most {most} characters.")
-    elif not isinstance(value, bool):
+    elif isinstance(value, int | float) and not isinstance(value, bool):
         least, most = schema.get("minimum"), schema.get("maximum")
         if (least is not None and value < least) or (most is not None and value > most):
             raise InvalidRequest(f"{name}: {value} is out of bounds", hint="See its json_schema.")

@@ -6,7 +6,7 @@ with `pread` and not mapped: mapped pages would count as ours.
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from leptonai.data.coded import FEW, LOOKED_AT, are_full, decoded, is_coded, new_codes, recoded
 from leptonai.data.columns import Array
 from leptonai.data.manifest import Field
 from leptonai.data.tables import BOM, NEWLINE, delimiter_of, ending_of
@@ -58,7 +59,18 @@ class Stretch(NamedTuple):
 class Table:
     """The rows of records, or those chosen, in this order."""
 
-    def __init__(self, records: TableRecords, chosen: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self,
+        records: TableRecords,
+        chosen: NDArray[np.int64] | None = None,
+        *,
+        coded: bool = False,
+    ) -> None:
+        """
+        Args:
+            coded: texts of a CSV's column that has few come as codes (see `data/coded.py`), in
+                those frames where it has.
+        """
         if "row_file" not in records.columns or records.type not in (
             "tabular", "time series", "text", "text classification",
         ):  # fmt: skip
@@ -70,6 +82,8 @@ class Table:
         self.fields = records.schema
         self._delimiters: dict[int, str] = {}
         self._has_nulls = False  # a column of numbers says "NA", say
+        # Of columns of texts; None until the first rows were seen.
+        self._codes: dict[str, pl.Categorical] | None = None if coded else {}
 
     def __len__(self) -> int:
         return len(self.records) if self.chosen is None else len(self.chosen)
@@ -136,6 +150,8 @@ class Table:
         # Neighbours of one file are read together.
         cuts = np.flatnonzero(of_row[1:] != of_row[:-1]) + 1
         parts = [self._of_file(int(files[part[0]]), part, columns) for part in np.split(rows, cuts)]
+        if len({tuple(part.dtypes) for part in parts}) > 1:
+            parts = [decoded(part) for part in parts]
         return parts[0] if len(parts) == 1 else pl.concat(parts)
 
     def _of_file(
@@ -211,10 +227,15 @@ class Table:
         schema = self.schema
         # Times are read as texts: they are written in more ways than polars takes at once.
         raw = {n: pl.String() if t == pl.Datetime("us") else t for n, t in schema.items()}
-        read = self._read_csv if ending in ("csv", "tsv") else _read_json
+        read, codes = _read_json, {}
+        if ending in ("csv", "tsv"):
+            read, codes = self._read_csv, self._codes_for(file, data, raw)
         try:
-            frame = read(file, data, raw)
+            frame = read(file, data, raw | codes)
         except (pl.exceptions.PolarsError, ValueError):
+            if any(are_full(each) for each in codes.values()):
+                self._codes = {n: each for n, each in codes.items() if not are_full(each)}
+                return self._parsed(file, data, rows, columns)
             texts = read(file, data, dict.fromkeys(schema, pl.String()))
             frame = self._typed(texts, raw, rows)
         if len(frame) != len(rows):
@@ -227,7 +248,40 @@ class Table:
         times = [name for name in frame.columns if schema[name] == pl.Datetime("us")]
         return frame.with_columns(self._times(frame[name], rows) for name in times)
 
+    def _codes_for(
+        self, file: int, data: bytes, schema: "dict[str, Any]"
+    ) -> "dict[str, pl.Categorical]":
+        """Of the columns that have few texts in the rows that were read first."""
+        import polars as pl
+
+        codes = self._codes
+        if codes is None:
+            texts = dict.fromkeys(schema, pl.String())
+            sample = self._csv_reader(file, data, texts)(n_rows=LOOKED_AT)
+            codes = {
+                name: new_codes()
+                for name, dtype in self.schema.items()
+                if dtype == pl.String() and sample[name].n_unique() <= FEW
+            }
+            self._codes = codes
+        return codes
+
     def _read_csv(self, file: int, data: bytes, schema: "Mapping[str, Any]") -> "pl.DataFrame":
+        import polars as pl
+
+        read = self._csv_reader(file, data, schema)
+        if not self._has_nulls:
+            try:
+                return _with_nulls(read())
+            except pl.exceptions.PolarsError:  # where a number should be, say
+                if any(is_coded(each) and are_full(each) for each in schema.values()):
+                    raise
+                self._has_nulls = True
+        return read(null_values=NULLS)
+
+    def _csv_reader(
+        self, file: int, data: bytes, schema: "Mapping[str, Any]"
+    ) -> "Callable[..., pl.DataFrame]":
         import polars as pl
 
         if file not in self._delimiters:
@@ -237,19 +291,13 @@ class Table:
                 int(np.flatnonzero(self.records.columns["row_file"] == file)[0])
             )
             self._delimiters[file] = delimiter_of(path, line)
-        read = partial(
+        return partial(
             pl.read_csv,
             data,
             has_header=False,
             schema=dict(schema),
             separator=self._delimiters[file],
         )
-        if not self._has_nulls:
-            try:
-                return _with_nulls(read())
-            except pl.exceptions.PolarsError:  # where a number should be, say
-                self._has_nulls = True
-        return read(null_values=NULLS)
 
     def _size(self, file: int) -> int:
         return self.records.place_of(file)[2]
@@ -396,9 +444,15 @@ def _with_nulls(frame: "pl.DataFrame") -> "pl.DataFrame":
         if column.dtype == pl.String():
             is_null = column.is_in(NULLS)
             made.append(column.set(is_null, None) if is_null.any() else column)
+        elif isinstance(column.dtype, pl.Categorical):
+            made.append(recoded(column, _without_nulls, column.dtype))
         else:
             made.append(column.fill_nan(None) if column.dtype.is_float() else column)
     return pl.DataFrame(made)
+
+
+def _without_nulls(texts: "pl.Series") -> "pl.Series":
+    return texts.set(texts.is_in(NULLS), None)
 
 
 def _read_json(file: int, data: bytes, schema: "Mapping[str, Any]") -> "pl.DataFrame":

@@ -378,5 +378,6 @@ def _name_of(host: bytes) -> bytes:
 
 
 def _write_line(fields: dict[str, object]) -> None:
-    sys.stderr.buffer.write(msgspec.json.encode(fields) + b"\n")
+    line = {"at_ms": time.time_ns() // 1_000_000, **fields}
+    sys.stderr.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stderr.buffer.flush()

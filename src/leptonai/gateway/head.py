@@ -124,7 +124,9 @@ def read_request(method: bytes, target: bytes, version: str, fields: Fields) -> 
         name, value = field
         key = name.lower()
         if key not in _WATCHED:
-            passed.append(field)
+            # To CGI and WSGI an underscore is a dash: `X_Forwarded_For` would be believed there.
+            if b"_" not in key or key.replace(b"_", b"-") not in _WATCHED:
+                passed.append(field)
         elif key == b"host":
             hosts += 1
             head.host = value

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .target import Target
 
 BURST = 10.0  # second tries that may be saved up
+LOOK_AGAIN_S = 0.01  # at what is late before it was sent
 
 
 class Hedges:
@@ -154,8 +155,11 @@ class Hedge:
     def _try_second(self) -> None:
         self._timer = None
         exchange = self._exchange
-        # What is still being read, or too large to be kept, cannot be sent a second time.
-        if exchange.link is None or not exchange.request_done or not exchange.kept:
+        # What is too large to be kept cannot be sent a second time.
+        if exchange.target is None or not exchange.kept:
+            return
+        if exchange.link is None or not exchange.request_done:  # connecting, or still being read
+            self.wait(LOOK_AGAIN_S)
             return
         other = self._hedges.other_than(self._target)
         if other is None:

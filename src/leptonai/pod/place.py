@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,10 +62,6 @@ class Place:
     def python(self) -> Path:
         """Of the pod's own environment, whether it is there or not."""
         return self.home / ENVIRONMENT / "bin" / "python"
-
-    @property
-    def platform_python(self) -> str:
-        return sys.executable
 
     def make(self) -> None:
         self.folder.mkdir(mode=0o700, exist_ok=True)

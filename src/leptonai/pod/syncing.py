@@ -32,7 +32,8 @@ async def receive_tree(channel: Channel, place: Place) -> None:
                 done = await _round(channel, target, start)
         except (InvalidRequest, Confused, OSError) as error:
             words = words_of(error) if isinstance(error, OSError) else str(error)
-            await channel.send(SyncDone(error=words))
+            hint = error.hint if isinstance(error, InvalidRequest) else ""
+            await channel.send(SyncDone(error=words, hint=hint))
             return
         await channel.send(done)
 

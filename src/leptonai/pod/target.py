@@ -72,6 +72,10 @@ class Target:
         inside = to[len(home) :].lstrip("/") if to == home or to.startswith(f"{home}/") else to
         inside = inside.removeprefix("~/").removeprefix("./")
         inside = inside.rstrip("/") if not inside.startswith("/") else inside
+        if inside.startswith("/") or ".." in inside.split("/"):
+            raise InvalidRequest(
+                f"{to[:500]} is not below the pod's home", hint="name a directory below its home"
+            )
         parts = () if inside in ("", "~", ".") else _parts(inside)
         top = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
         try:

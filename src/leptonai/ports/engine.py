@@ -139,6 +139,7 @@ class Machine:
     address: str = "127.0.0.1"
     provider_id: str = ""
     limits: str = "none"  # cgroup-v2, cgroup-v1, none
+    switch: str = ""  # machines behind one reach each other faster; "" is not known
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -209,6 +210,11 @@ class Engine(Protocol):
         ...
 
     async def observe(self, node: str) -> Observation: ...
+
+    async def listens(self, node: str, attempt: AttemptId, port: int) -> bool | None:
+        """Whether it is a process of this attempt that takes connections to this port of the node,
+        and not somebody else's. None where the engine cannot say, as of one in a container."""
+        ...
 
     async def changed(self) -> None:
         """Return when an observation may differ from the last one; at once if it already may."""

@@ -69,12 +69,21 @@ def _create(path: Path) -> None:
     sync(path.parent)
 
 
-class PodKeys:
-    """What gateways show pods to be believed; derived, so nothing of them is stored."""
+class KeysOf:
+    """A key for each record of a kind; derived, so nothing of them is stored."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = derive(key, "lepton pod keys v1")
+    def __init__(self, key: bytes, purpose: str) -> None:
+        self._key = derive(key, purpose)
 
-    def of(self, workspace: str, pod: str) -> str:
-        """Args: pod: the id of its record."""
-        return hmac.new(self._key, f"{workspace}/{pod}".encode(), hashlib.sha256).hexdigest()
+    def of(self, workspace: str, id: str) -> str:
+        return hmac.new(self._key, f"{workspace}/{id}".encode(), hashlib.sha256).hexdigest()
+
+
+def pod_keys(key: bytes) -> KeysOf:
+    """What gateways show pods to be believed."""
+    return KeysOf(key, "lepton pod keys v1")
+
+
+def ray_tokens(key: bytes) -> KeysOf:
+    """What the nodes of a Ray cluster, and whoever is let through to its head, are known by."""
+    return KeysOf(key, "lepton ray tokens v1")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from leptonai.core.access import Action, Deny, Kind, Principal, Resource, decide
-from leptonai.core.records import Endpoint, Job, Record, Run
+from leptonai.core.records import Record, Run, Workload, kind_of
 from leptonai.errors import Forbidden
 from leptonai.spec.metadata import Visibility
 
@@ -26,11 +26,11 @@ def may_read(principal: Principal, kind: Kind, record: Record) -> bool:
     return may(principal, Action.READ, resource_of(kind, record))
 
 
-def may_see(principal: Principal) -> Callable[[Job | Endpoint], bool]:
+def may_see(principal: Principal) -> Callable[[Workload], bool]:
     """Which other workloads a principal may be told of."""
 
-    def sees(workload: Job | Endpoint) -> bool:
-        kind: Kind = "job" if isinstance(workload, Job) else "endpoint"
+    def sees(workload: Workload) -> bool:
+        kind: Kind = kind_of(workload).value
         return workload.workspace == principal.workspace and may_read(principal, kind, workload)
 
     return sees

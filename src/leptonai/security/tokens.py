@@ -168,6 +168,10 @@ class Authenticator:
             )
         return known.principal
 
+    def forget(self, sha256: str) -> None:
+        """A token that was taken back; other control planes notice a moment later."""
+        self._known.pop(sha256, None)
+
     async def _look_up(self, sha256: str, now_ms: int) -> _Known:
         found = await self._store.find(Token, Query(unique_key=sha256, limit=1))
         if not found:

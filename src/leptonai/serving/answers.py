@@ -1,5 +1,6 @@
 """What is sent back: results of handlers, and what went wrong."""
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from leptonai.errors import InvalidRequest, LeptonError, TooManyRequests
+
+log = logging.getLogger("leptonai.serving")
 
 
 class Answer(NamedTuple):
@@ -72,6 +75,15 @@ def refusal(error: Exception) -> Answer | None:
     if isinstance(error, TooManyRequests):
         return answer._replace(headers=((b"retry-after", b"1"),))
     return answer
+
+
+def failure(error: Exception, method: str, what: str) -> Answer:
+    """What an error says itself; of one that nobody foresaw what it is, and the log has it all."""
+    known = refusal(error)
+    if known is not None:
+        return known
+    log.error("%s %s failed", method, what, exc_info=error)
+    return problem(500, str(error) or type(error).__name__)
 
 
 def _detail(error: InvalidRequest) -> list[dict[str, Any]]:

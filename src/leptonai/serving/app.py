@@ -1,32 +1,34 @@
 """A photon as an ASGI application, without a framework between the server and the handler."""
 
 import asyncio
-import hmac
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from leptonai.errors import LeptonError, NotFound
-from leptonai.serving.answers import JSON, Answer, in_json, problem, refusal
+from leptonai.serving.access import PREFLIGHT, access_told
+from leptonai.serving.answers import JSON, Answer, failure, in_json, problem
 from leptonai.serving.bodies import with_request
-from leptonai.serving.calls import Calls, ClientGone
+from leptonai.serving.calls import Calls, ClientGone, TasklessCall, Tell
 from leptonai.serving.documentation import PAGE, PAGE_HEADERS
 from leptonai.serving.formats import encoder_for
 from leptonai.serving.handlers import Route, mounts, routes
-from leptonai.serving.incoming import Fields, FromASGI, Incoming
+from leptonai.serving.incoming import FromASGI, Incoming, Received
 from leptonai.serving.inference import Inference, InferenceRoutes, Tensors
 from leptonai.serving.mounts import Mount, mounted
 from leptonai.serving.openapi import document
 from leptonai.serving.photon import Photon
 from leptonai.serving.request_metrics import CONTENT_TYPE, RequestMetrics
-from leptonai.serving.responses import Message, Receive, Scope, Send
-from leptonai.serving.streams import Stream
+from leptonai.serving.responses import Receive, Scope, Send
+from leptonai.serving.sending import send_itself
 
 CLIENT_HEADER = (
     b"x-lepton-client"  # who asks, as the gateway says: the same for one token or address
 )
+
+_NO_PARTS: Mapping[str, str] = {}
 
 log = logging.getLogger("leptonai.serving")
 
@@ -52,6 +54,9 @@ class App:
         self._plain = {
             address for address, route in self._routes.items() if not route.declared.takes_request
         }
+        self._taskless = {
+            address: route for address, route in self._routes.items() if route.is_taskless
+        }
         self.document = document(type(photon).__name__, type(photon).__doc__ or "", made)
         self._mounts: list[Mount] = []
         self._calls = Calls(
@@ -65,13 +70,12 @@ class App:
             "/livez": _healthy,
             "/health": _healthy,  # as vLLM and SGLang have it
             "/metrics": self._metrics_text,
-            "/queue-length": lambda: Answer(200, b"%d" % self._calls.length),
+            "/queue-length": lambda: Answer(200, b"%d" % self.waiting),
             "/openapi.json": lambda: Answer(200, JSON.encode(self.document)),
             "/favicon.ico": lambda: Answer(204, b""),
             **dict.fromkeys(("/docs", "/redoc", "/ledoc", "/ledoc/"), _documentation),
         }
-        self._token = os.environ.get("LEPTON_LOCAL_DEPLOYMENT_TOKEN", "").encode()
-        self._origins = os.environ.get("LEPTON_ALLOW_ORIGINS", "*").encode().split(b",")
+        self._access = access_told(os.environ)
         self._init_run: asyncio.Task[None] | None = None
         self._ready = False  # init has returned
 
@@ -114,7 +118,7 @@ class App:
         if route is not None:
             request.name = route.path
         try:
-            if self._token and not self._let_in(method, path, fields):
+            if not self._access.lets_in(method, path, fields):
                 answer: Any = problem(403, "the token is missing or wrong")
             elif route is not None:
                 answer = await self._answer(route, parts, request, began_s)
@@ -123,11 +127,68 @@ class App:
         except ClientGone:
             raise
         except Exception as error:
-            answer = _failure(error, method, request.name)
-        if b"origin" in fields and type(answer) is Answer:
-            allowing = self._allowing(fields[b"origin"])
-            return answer._replace(headers=(*answer.headers, *allowing))
-        return answer
+            answer = failure(error, method, request.name)
+        return self._access.allowing(answer, fields)
+
+    def begin(self, request: Received, began_s: float, tell: Tell) -> TasklessCall | None:
+        """Answer without a task, where the handler is not on the event loop and nothing else is to
+        be waited for. A task takes a turn of the loop before it runs, and one after.
+
+        Args:
+            tell: called, though not before this returns, with what `told` makes an answer of.
+
+        Returns:
+            None where a task has to await `answer`.
+        """
+        method, fields = request.method, request.fields
+        route = self._taskless.get((method, request.path))
+        if route is None or not self._ready:
+            return None
+        if not self._access.lets_in(method, request.path, fields):
+            return None
+        request.name = route.path
+        calls = self._calls
+        accept = fields.get(b"accept")
+        try:
+            calls.admit()
+            encode = in_json if accept is None else encoder_for(accept)
+            body = request.whole if method == "POST" else b""
+            arguments = route.arguments(
+                body, request.query, _NO_PARTS, fields.get(b"content-type", b"")
+            )
+            return calls.begin(route, arguments, encode, _client(request), began_s, tell)
+        except Exception as error:
+            return calls.failed(route, error, tell)
+
+    def told(self, request: Received, result: Any, error: BaseException | None) -> Any:
+        """What `answer` would have returned; or a result for `begun`, which comes piece by piece.
+
+        Raises:
+            CancelledError: of the call.
+        """
+        if error is None:
+            answer = result
+        elif isinstance(error, Exception):
+            answer = failure(error, request.method, request.name)
+        else:
+            raise error
+        return self._access.allowing(answer, request.fields)
+
+    async def begun(self, result: Any, request: Incoming, began_s: float) -> Any:
+        """As `answer`, of what `told` returned."""
+        task = self._calls.enter(began_s)
+        try:
+            return await self._calls.begun(result)
+        except asyncio.CancelledError:
+            why = self._calls.cancelled(task)
+            if why is None:
+                raise
+            failed = why
+        except Exception as error:
+            failed = error
+        finally:
+            self._calls.leave(task)
+        return self._access.allowing(failure(failed, request.method, request.name), request.fields)
 
     async def send_itself(self, answer: Any, request: Incoming, send: Send) -> int:
         """Have a stream, or an ASGI application, answer. Returns its status.
@@ -135,10 +196,12 @@ class App:
         Raises:
             Exception: it failed after it began; then the server breaks off.
         """
-        origin = request.fields.get(b"origin")
-        return await _send_itself(
-            answer, request, send, () if origin is None else self._allowing(origin)
-        )
+        return await send_itself(answer, request, send, self._access.lines(request.fields))
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait or run."""
+        return self._calls.length
 
     def answered(self, request: Incoming, status: int, began_s: float) -> None:
         """Count it."""
@@ -219,6 +282,7 @@ class App:
         calls, fields = self._calls, request.fields
         accept = fields.get(b"accept")
         encode = in_json if accept is None else encoder_for(accept)
+        calls.admit()
         task = calls.enter(began_s)
         try:
             if not self._ready:
@@ -245,7 +309,7 @@ class App:
         """What is no handler of the photon's."""
         method, path, fields = request.method, request.path, request.fields
         if method == "OPTIONS" and b"access-control-request-method" in fields:
-            return Answer(204, b"", headers=_PREFLIGHT)
+            return Answer(204, b"", headers=PREFLIGHT)
         own = self._own.get(path)
         if own is not None and method in ("GET", "HEAD"):
             answer = own()
@@ -277,6 +341,7 @@ class App:
             return call.told
         asked = call.read(await request.body(), request.fields)
         client = _client(request)
+        self._calls.admit()
         task = self._calls.enter(time.perf_counter())
         try:
             answer: Answer = await self._calls.run(
@@ -295,50 +360,19 @@ class App:
         path = scope["path"][len(scope.get("root_path", "")) :]
         fields = dict(scope["headers"])
         mount = next((mount for mount in self._mounts if mount.holds(path)), None)
-        if mount is None or (self._token and not self._let_in("GET", path, fields)):
+        if mount is None or (not self._access.lets_in("GET", path, fields)):
             await receive()
             await send({"type": "websocket.close", "code": 1000})
         else:
             await mount.serve(scope, receive, send)
 
-    def _let_in(self, method: str, path: str, fields: Fields) -> bool:
-        """By $LEPTON_LOCAL_DEPLOYMENT_TOKEN; health and a browser's preflight need none."""
-        if path in ("/healthz", "/livez", "/health") or method == "OPTIONS":
-            return True
-        given = fields.get(b"authorization", b"").rpartition(b" ")[2]
-        return hmac.compare_digest(given, self._token)
-
-    def _allowing(self, origin: bytes) -> tuple[tuple[bytes, bytes], ...]:
-        """What tells the browser that pages of this origin may read the answer, where they may."""
-        if b"*" in self._origins:
-            return ((b"access-control-allow-origin", b"*"),)
-        if origin in self._origins:
-            return ((b"access-control-allow-origin", origin),)
-        return ()
-
     def _metrics_text(self) -> Answer:
-        text = self._metrics.text(self._calls.length)
+        text = self._metrics.text(self.waiting)
         return Answer(200, text.encode(), CONTENT_TYPE.encode())
-
-
-_PREFLIGHT = (
-    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
-    (b"access-control-allow-headers", b"authorization, content-type, accept, traceparent"),
-    (b"access-control-max-age", b"600"),
-    (b"vary", b"origin"),
-)
 
 
 def _healthy() -> Answer:
     return Answer(200, b'{"status":"ok"}')
-
-
-def _failure(error: Exception, method: str, what: str) -> Answer:
-    known = refusal(error)
-    if known is not None:
-        return known
-    log.error("%s %s failed", method, what, exc_info=error)
-    return problem(500, str(error) or type(error).__name__)
 
 
 def _documentation() -> Answer:
@@ -349,32 +383,3 @@ def _client(request: Incoming) -> bytes | str:
     """Whose turn it is in a batch: as the gateway says, else by address."""
     fields = request.fields
     return fields.get(CLIENT_HEADER) or fields.get(b"x-forwarded-for") or request.address
-
-
-async def _send_itself(
-    answer: Any, request: Incoming, send: Send, more: tuple[tuple[bytes, bytes], ...]
-) -> int:
-    status = 0
-
-    async def sending(message: Message) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = message["status"]
-            if more:
-                message = {**message, "headers": [*message.get("headers", ()), *more]}
-        await send(message)
-
-    try:
-        if isinstance(answer, Stream):
-            accept = request.fields.get(b"accept", b"")
-            await answer.send(sending, request.receive, accept)
-        else:
-            await answer(request.scope, request.receive, sending)
-    except Exception as error:
-        if status:
-            raise
-        failed = _failure(error, request.method, request.path)
-        headers = [(b"content-type", failed.content_type), *failed.headers]
-        await sending({"type": "http.response.start", "status": failed.status, "headers": headers})
-        await send({"type": "http.response.body", "body": failed.body})
-    return status

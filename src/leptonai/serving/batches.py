@@ -10,7 +10,7 @@ from typing import Any
 
 from leptonai.errors import TooManyRequests
 from leptonai.serving.batching import BatchQueue
-from leptonai.serving.threads import Threads
+from leptonai.serving.threads import Call, Threads, settle
 
 MAX_PIECES = 1_000  # of a stream that its client has not taken yet
 
@@ -21,31 +21,18 @@ _END = object()
 log = logging.getLogger("leptonai.serving")
 
 
-class _Call:
-    """One request, as a part of a batch."""
-
-    __slots__ = ("arguments", "encode", "future", "pieces")
-
-    def __init__(
-        self, arguments: Mapping[str, Any], encode: Encode, future: "asyncio.Future[Any]"
-    ) -> None:
-        self.arguments = arguments
-        self.encode = encode
-        self.future = future
-        self.pieces: Pieces | None = None
-
-
 class Batcher:
     """Calls of one handler.
 
-    A batch that is due starts when fewer than `concurrency` run. Calls that the event loop found
-    together on its connections go together, although the first of them found the model free.
+    A batch that is due starts when fewer than `concurrency` run. A call that comes alone to a model
+    that is free starts at once; where several came together of late, with those that the event loop
+    finds together on its connections.
     """
 
     def __init__(
         self,
         handler: Callable[..., Any],
-        queue: "BatchQueue[_Call]",
+        queue: BatchQueue[Call],
         threads: Threads,
         concurrency: int,
     ) -> None:
@@ -67,19 +54,41 @@ class Batcher:
             TooManyRequests: as many wait as may.
             Exception: what the handler gave back for this call, or raised for all of the batch.
         """
+        future = asyncio.get_running_loop().create_future()
+        call = Call(self._handler, arguments, encode, functools.partial(settle, future))
+        self.put(call, client)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            call.over = True
+            self.discard(call)
+            raise
+
+    def put(self, call: Call, client: Hashable) -> None:
+        """
+        Raises:
+            TooManyRequests: as many wait as may.
+        """
+        is_free = self._running < self._concurrency
+        if is_free and self._queue.lets_pass:
+            self._begin([call])
+            return
         if self._queue.full:
             raise TooManyRequests(f"{len(self._queue)} calls wait already; try again in a second")
         loop = asyncio.get_running_loop()
-        call = _Call(arguments, encode, loop.create_future())
-        waiting = self._queue.put(call, client, _shapes(arguments), loop.time())
-        if not self._asked_to_start and self._running < self._concurrency:
+        call.waiting = self._queue.put(call, client, _shapes(call.arguments), loop.time())
+        if self._asked_to_start or not is_free:
+            return
+        if self._queue.crowded:
             self._asked_to_start = True
             loop.call_soon(self._start)
-        try:
-            return await call.future
-        except asyncio.CancelledError:
-            self._queue.discard(waiting)
-            raise
+        else:
+            self._start()
+
+    def discard(self, call: Call) -> None:
+        """Let it go from the queue, if it waits there."""
+        if call.waiting is not None:
+            self._queue.discard(call.waiting)
 
     def _start(self) -> None:
         self._asked_to_start = False
@@ -89,10 +98,7 @@ class Batcher:
             if not batch:
                 self._start_when_due(loop)
                 return
-            self._running += 1
-            task = self._begin(batch)
-            self._tasks.add(task)
-            task.add_done_callback(functools.partial(self._ended, batch))
+            self._begin(batch)
 
     def _start_when_due(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:
@@ -102,39 +108,44 @@ class Batcher:
         if due_s is not None:
             self._timer = loop.call_at(due_s, self._start)
 
-    def _begin(self, batch: list[_Call]) -> "asyncio.Future[Any]":
-        if self._streams:
-            return asyncio.ensure_future(self._stream(batch))
-        if self._is_async:
-            return asyncio.ensure_future(self._call(batch))
-        return self._threads.run(self._results_in_thread, batch)
-
-    def _ended(self, batch: list[_Call], ended: "asyncio.Future[Any]") -> None:
-        self._tasks.discard(ended)
-        self._running -= 1
-        self._start()  # the model shall not wait until the answers are written
-        if ended.cancelled():
-            for call in batch:
-                call.future.cancel()
+    def _begin(self, batch: list[Call]) -> None:
+        self._running += 1
+        if not (self._streams or self._is_async):
+            self._threads.submit(_Batch(self._handler, batch, self._ended))
             return
-        error = ended.exception()
-        results = [error] * len(batch) if error is not None else ended.result()
-        for call, result in zip(batch, results or (), strict=False):
-            if call.future.done():
-                if call.pieces is not None and error is not None:
+        task = asyncio.ensure_future(self._stream(batch) if self._streams else self._call(batch))
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._task_ended, batch))
+
+    def _task_ended(self, batch: list[Call], task: "asyncio.Future[Any]") -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            self._ended(batch, None, asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            self._ended(batch, None, error)
+        else:
+            self._ended(batch, task.result())
+
+    def _ended(self, batch: list[Call], results: Any, error: BaseException | None = None) -> None:
+        self._running -= 1
+        if self._queue:
+            self._start()  # the model shall not wait until the answers are written
+        if error is not None:
+            for call in batch:
+                if call.pieces is not None:
                     call.pieces.end(error)
-            elif isinstance(result, BaseException):
-                call.future.set_exception(result)
+                call.end(None, error)
+            return
+        for call, result in zip(batch, results or (), strict=False):
+            if isinstance(result, BaseException):
+                call.end(None, result)
             else:
-                call.future.set_result(result)
+                call.end(result)
 
-    def _results_in_thread(self, batch: list[_Call]) -> list[Any]:
-        return _encoded(self._handler(**_together(batch)), batch)
-
-    async def _call(self, batch: list[_Call]) -> list[Any]:
+    async def _call(self, batch: list[Call]) -> list[Any]:
         return _encoded(await self._handler(**_together(batch)), batch)
 
-    async def _stream(self, batch: list[_Call]) -> None:
+    async def _stream(self, batch: list[Call]) -> None:
         """Deal out each list that the handler yields, until it ends or nobody listens."""
         steps = self._handler(**_together(batch))
         listening = True
@@ -149,13 +160,34 @@ class Batcher:
         for call in batch:
             if call.pieces is not None:
                 call.pieces.end()
-            elif not call.future.done():
-                call.future.set_result(call.encode(None))
+            else:
+                call.end(call.encode(None))
 
     async def _next(self, steps: Any) -> Any:
         if inspect.isasyncgen(steps):
             return await anext(steps, _END)
         return await self._threads.run(next, steps, _END)
+
+
+class _Batch:
+    """As work for a thread."""
+
+    __slots__ = ("_calls", "_handler", "_tell")
+
+    over = False  # others in it may be waited for
+
+    def __init__(
+        self, handler: Callable[..., Any], calls: list[Call], tell: Callable[..., None]
+    ) -> None:
+        self._handler = handler
+        self._calls = calls
+        self._tell = tell
+
+    def do(self) -> list[Any]:
+        return _encoded(self._handler(**_together(self._calls)), self._calls)
+
+    def end(self, result: Any, error: Exception | None = None) -> None:
+        self._tell(self._calls, result, error)
 
 
 class Pieces(AsyncIterator[Any]):
@@ -194,32 +226,31 @@ class Pieces(AsyncIterator[Any]):
         self._pieces.clear()
 
 
-def _deal(results: Sequence[Any], batch: list[_Call]) -> bool:
+def _deal(results: Sequence[Any], batch: list[Call]) -> bool:
     """Give each call its piece; False when nobody listens any more."""
     for call, piece in zip(batch, results, strict=True):
         pieces = call.pieces
         if isinstance(piece, BaseException):
             if pieces is not None:
                 pieces.end(piece)
-            elif not call.future.done():
-                call.future.set_exception(piece)
+            else:
+                call.end(None, piece)
         elif piece is not None:
-            if pieces is None and not call.future.done():
+            if pieces is None and not call.over:
                 pieces = call.pieces = Pieces()
-                call.future.set_result(pieces)
+                call.end(pieces)
             if pieces is not None:
                 pieces.put(piece)
     return any(
-        not call.pieces.abandoned if call.pieces is not None else not call.future.done()
-        for call in batch
+        not call.pieces.abandoned if call.pieces is not None else not call.over for call in batch
     )
 
 
-def _together(batch: list[_Call]) -> dict[str, list[Any]]:
+def _together(batch: list[Call]) -> dict[str, list[Any]]:
     return {name: [call.arguments[name] for call in batch] for name in batch[0].arguments}
 
 
-def _results(returned: Any, batch: list[_Call]) -> Sequence[Any]:
+def _results(returned: Any, batch: list[Call]) -> Sequence[Any]:
     if isinstance(returned, str | bytes | Mapping) or not isinstance(returned, Sized):
         raise TypeError(
             f"a batched handler gives a list, of one result a call; it gave a "
@@ -233,7 +264,7 @@ def _results(returned: Any, batch: list[_Call]) -> Sequence[Any]:
     return results
 
 
-def _encoded(returned: Any, batch: list[_Call]) -> list[Any]:
+def _encoded(returned: Any, batch: list[Call]) -> list[Any]:
     encoded: list[Any] = []
     for call, result in zip(batch, _results(returned, batch), strict=True):
         try:

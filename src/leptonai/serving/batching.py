@@ -37,6 +37,7 @@ class BatchQueue(Generic[Item]):
         self._max_wait_s = max_wait_s
         self._capacity = capacity
         self._length = 0
+        self._last_size = 0  # of the batch that was taken last
         # Clients in the order of their turns, and what each waits for, the oldest first. Python's
         # dictionaries keep order and lose any entry in constant time.
         self._turns: dict[Hashable, dict[Waiting[Item], None]] = {}
@@ -48,6 +49,17 @@ class BatchQueue(Generic[Item]):
     @property
     def full(self) -> bool:
         return self._length >= self._capacity
+
+    @property
+    def crowded(self) -> bool:
+        """The last batch was of several calls: another that comes will hardly be alone."""
+        return self._last_size > 1
+
+    @property
+    def lets_pass(self) -> bool:
+        """A call that finds the model free is a batch by itself now: `put` and `take` would say so,
+        and cost a small model's call a part of its time."""
+        return not (self._length or self._max_wait_s or self.crowded)
 
     def put(self, item: Item, client: Hashable, bucket: Hashable, now_s: float) -> Waiting[Item]:
         assert not self.full
@@ -82,6 +94,7 @@ class BatchQueue(Generic[Item]):
             rest = self._turns.pop(waiting.client, None)
             if rest:
                 self._turns[waiting.client] = rest  # its next turn comes after all others'
+        self._last_size = len(batch)
         return batch
 
     def due_s(self) -> float | None:

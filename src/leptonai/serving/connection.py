@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -17,9 +17,9 @@ import httptools
 from leptonai.serving.answers import NOTHING, Answer, problem, refusal
 from leptonai.serving.app import App
 from leptonai.serving.bodies import MAX_BODY_BYTES, too_large
-from leptonai.serving.calls import ClientGone
+from leptonai.serving.calls import ClientGone, TasklessCall
 from leptonai.serving.incoming import Fields, Received
-from leptonai.serving.sending import Heads, Sending
+from leptonai.serving.sending import Heads, Sending, write_whole
 
 if TYPE_CHECKING:
     from uvicorn import Config
@@ -29,7 +29,6 @@ MAX_HEAD_BYTES = 64 << 10  # of a head that comes in more than one read
 MAX_PIPELINED = 64  # requests that wait behind the one being answered
 TICK_S = 5.0  # how often silent connections are looked for
 SILENT_TICKS = 12  # that a client may be silent within a request, or take for its head
-JOINED_BYTES = 16 << 10  # a body up to this size is copied behind its head
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 log = logging.getLogger("leptonai.serving")
@@ -96,7 +95,10 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._heads = Heads(server_state)
         self._ready: deque[Received] = deque()  # read, and yet to be answered
-        self._task: asyncio.Task[None] | None = None  # answers the one before those
+        # What answers the one before those, and that one with the time it began.
+        self._answering: asyncio.Task[None] | TasklessCall | None = None
+        self._request: Received | None = None
+        self._began_s = 0.0
         self._reading: Received | None = None  # its body is still coming
         self._body_bytes = 0
         self._in_head = False
@@ -156,7 +158,7 @@ class Connection(asyncio.Protocol):
             self._head = b""
         elif len(self._head) > MAX_HEAD_BYTES:
             self._refuse(problem(431, f"the head is larger than {MAX_HEAD_BYTES} bytes"))
-        if self._task is None:
+        if self._answering is None:
             self._next()
         elif self._ready and not self._read_paused:
             self._read_paused = True
@@ -169,7 +171,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.write_paused = False
         self.writable.set()
-        if self._task is None:
+        if self._answering is None:
             self._next()
 
     def shutdown(self) -> None:
@@ -189,7 +191,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def _idle(self) -> bool:
-        return self._task is None and not self._ready
+        return self._answering is None and not self._ready
 
     # --- its parser tells ---
 
@@ -259,9 +261,7 @@ class Connection(asyncio.Protocol):
     def _next(self) -> None:
         if self._ready:
             if not self.write_paused:
-                request = self._ready.popleft()
-                self._task = task = asyncio.get_running_loop().create_task(self._answer(request))
-                self._state.tasks.add(task)
+                self._begin(self._ready.popleft())
         elif self._refusal is not None:
             refusal, self._refusal = self._refusal, None
             self._write(refusal, head_only=False, keep_alive=False)
@@ -272,74 +272,101 @@ class Connection(asyncio.Protocol):
             self._read_paused = False
             self.transport.resume_reading()
 
-    async def _answer(self, request: Received) -> None:
-        began_s = time.perf_counter()
-        app = self._app
+    def _begin(self, request: Received) -> None:
+        self._request = request
+        self._began_s = began_s = time.perf_counter()
+        call = self._app.begin(request, began_s, self._told)
+        if call is None:
+            self._go_on(self._app.answer(request, began_s))
+        else:
+            self._answering = call
+            self._state.tasks.add(call)  # type: ignore[arg-type]  # it is cancelled as a task is
+
+    def _go_on(self, answering: Coroutine[Any, Any, Any]) -> None:
+        self._answering = task = asyncio.get_running_loop().create_task(self._answer(answering))
+        self._state.tasks.add(task)
+
+    def _told(self, result: Any, error: BaseException | None) -> None:
+        """How a call without a task ended."""
+        request = self._request
+        assert request is not None
         keep_alive = False
         try:
-            answer = await app.answer(request, began_s)
-            last = self._closing and not self._ready and self._refusal is None
-            keep_alive = request.keep_alive and not last
-            if self._lost:
-                raise ClientGone
-            if type(answer) is Answer:
-                status = answer.status
-                self._write(answer, head_only=request.method == "HEAD", keep_alive=keep_alive)
-            else:
-                sending = Sending(
-                    self,
-                    self._heads,
-                    head_only=request.method == "HEAD",
-                    keep_alive=keep_alive,
-                    chunks=not request.version_1_0,
-                )
-                keep_alive = False  # unless it ends well
-                status = await app.send_itself(answer, request, sending.send)
-                keep_alive = sending.ended_well
-            app.answered(request, status, began_s)
-        except ClientGone:
-            keep_alive = False
+            answer = self._app.told(request, result, error)
+            if type(answer) is not Answer:
+                self._state.tasks.discard(self._answering)
+                self._go_on(self._app.begun(answer, request, self._began_s))
+                return
+            keep_alive = self._send(request, answer)
+        except (ClientGone, asyncio.CancelledError):
+            pass
         except Exception:
-            keep_alive = False  # all that can be said now
+            log.exception("%s %s broke off", request.method, request.name)
+        self._answered(keep_alive)
+
+    async def _answer(self, answering: Coroutine[Any, Any, Any]) -> None:
+        request = self._request
+        assert request is not None
+        keep_alive = False
+        try:
+            answer = await answering
+            if type(answer) is Answer:
+                keep_alive = self._send(request, answer)
+            else:
+                keep_alive = await self._send_itself(request, answer)
+        except ClientGone:
+            pass
+        except Exception:
             log.exception("%s %s broke off", request.method, request.name)
         finally:
-            task, self._task = self._task, None
-            assert task is not None
-            self._state.tasks.discard(task)
-            self._state.total_requests += 1
-            self._since = self._shared.ticks
-            if not keep_alive:
-                self._deaf = True
-                self._ready.clear()
-                self.transport.close()
-            else:
-                self._next()
+            self._answered(keep_alive)
+
+    def _send(self, request: Received, answer: Answer) -> bool:
+        """Returns whether another request may follow.
+
+        Raises:
+            ClientGone: it cannot be sent.
+        """
+        keep_alive = self._keeps_alive(request)
+        self._write(answer, head_only=request.method == "HEAD", keep_alive=keep_alive)
+        self._app.answered(request, answer.status, self._began_s)
+        return keep_alive
+
+    async def _send_itself(self, request: Received, answer: Any) -> bool:
+        sending = Sending(
+            self,
+            self._heads,
+            head_only=request.method == "HEAD",
+            keep_alive=self._keeps_alive(request),
+            chunks=not request.version_1_0,
+        )
+        status = await self._app.send_itself(answer, request, sending.send)
+        self._app.answered(request, status, self._began_s)
+        return sending.ended_well
+
+    def _keeps_alive(self, request: Received) -> bool:
+        if self._lost:
+            raise ClientGone
+        last = self._closing and not self._ready and self._refusal is None
+        return request.keep_alive and not last
+
+    def _answered(self, keep_alive: bool) -> None:
+        task, self._answering, self._request = self._answering, None, None
+        assert task is not None
+        self._state.tasks.discard(task)
+        self._state.total_requests += 1
+        self._since = self._shared.ticks
+        if keep_alive:
+            self._next()
+        else:
+            self._deaf = True
+            self._ready.clear()
+            self.transport.close()
 
     def _write(self, answer: Answer, *, head_only: bool, keep_alive: bool) -> None:
-        body = answer.body
-        write = self.transport.write
-        if not answer.headers and keep_alive and answer.status != 204 and not head_only:
-            start = self._heads.start(answer.status, answer.content_type)
-            if len(body) <= JOINED_BYTES:
-                write(b"%b%d\r\n\r\n%b" % (start, len(body), body))
-                return
-            write(b"%b%d\r\n\r\n" % (start, len(body)))
-            write(body)
-            return
-        headers = [*answer.headers]
-        if answer.status != 204:
-            length = (b"content-length", b"%d" % len(body))
-            headers = [(b"content-type", answer.content_type), length, *headers]
-        try:
-            head = self._heads.encode(answer.status, headers, keep_alive=keep_alive)
-        except ValueError as error:  # of what the handler made up
-            log.error("an answer cannot be sent: %s", error)
-            wrong = problem(500, "the handler's answer has a header that is none")
-            self._write(wrong, head_only=head_only, keep_alive=keep_alive)
-            return
-        write(head)
-        if not head_only and answer.status != 204:
-            write(body)
+        write_whole(
+            self.transport.write, self._heads, answer, head_only=head_only, keep_alive=keep_alive
+        )
 
     def _refuse(self, answer: Answer) -> None:
         """Answer so when all before has been answered, and close."""

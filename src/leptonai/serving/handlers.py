@@ -99,6 +99,7 @@ class Route:
     call: Callable[..., Any]
     is_async: bool
     is_direct: bool  # nothing is to be done around the call
+    is_taskless: bool  # who calls waits for one result that is not made on the event loop
     input_type: type[msgspec.Struct]
     path_fields: tuple[str, ...]
     returns: Any  # the annotation of the result; Any without one
@@ -224,15 +225,17 @@ def _route(photon: object, name: str, declaration: Declaration) -> Route:
     if unknown:
         _refuse(cls, call, f"its path names {unknown}, which it does not take")
     is_async = inspect.iscoroutinefunction(call)
+    streams = inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call)
+    is_batched = declaration.max_batch_size is not None
+    special = declaration.takes_request or declaration.cancel_on_disconnect
     return Route(
         method=method,
         path=path,
         pattern=_pattern(path) if path_fields else None,
         call=call,
         is_async=is_async,
-        is_direct=is_async
-        and declaration.max_batch_size is None
-        and not declaration.cancel_on_disconnect,
+        is_direct=is_async and not is_batched and not declaration.cancel_on_disconnect,
+        is_taskless=(is_batched or not is_async) and not streams and not special,
         input_type=input_type,
         path_fields=path_fields,
         returns=hints.get("return", Any),

@@ -97,9 +97,13 @@ class Received:
     def add(self, data: bytes) -> None:
         self._body.append(data)
 
-    async def body(self) -> bytes:
+    @property
+    def whole(self) -> bytes:
         body = self._body
         return body[0] if len(body) == 1 else b"".join(body)
+
+    async def body(self) -> bytes:
+        return self.whole
 
     async def receive(self) -> Message:
         """The body has been read: all that can still come is the client's end."""

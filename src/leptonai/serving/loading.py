@@ -41,7 +41,7 @@ def load(reference: str) -> type[Photon]:
         return found[wanted]
     if len(found) != 1:
         raise InvalidRequest(
-            f"{path} holds {len(found)} photons",
+            f"{path} holds {len(found) or 'no'} photon{'s' if len(found) > 1 else ''}",
             hint=f"say which: {', '.join(f'{path}:{name}' for name in found)}"
             if found
             else "subclass leptonai.photon.Photon in it",

@@ -1,11 +1,15 @@
 """How answers are written: heads that are made once, and ASGI's messages as HTTP/1.1."""
 
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from leptonai.serving.responses import Message
+from leptonai.serving.answers import Answer, failure, problem
+from leptonai.serving.incoming import Incoming
+from leptonai.serving.responses import Message, Send
+from leptonai.serving.streams import Stream
 
 if TYPE_CHECKING:
     import asyncio
@@ -14,8 +18,12 @@ if TYPE_CHECKING:
 
     Lines = list[tuple[bytes, bytes]]
 
+JOINED_BYTES = 16 << 10  # a body up to this size is copied behind its head
 MAX_STARTS = 256  # heads that are kept made
 NO_BODY = frozenset((204, 304))
+
+log = logging.getLogger("leptonai.serving")
+
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110's token
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # in a value
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -56,6 +64,76 @@ class Heads:
         if not keep_alive:
             head.append(b"connection: close")
         return b"\r\n".join(head) + b"\r\n\r\n"
+
+
+def write_whole(
+    write: Callable[[bytes], None],
+    heads: Heads,
+    answer: Answer,
+    *,
+    head_only: bool,
+    keep_alive: bool,
+) -> None:
+    body = answer.body
+    if not answer.headers and keep_alive and answer.status != 204 and not head_only:
+        start = heads.start(answer.status, answer.content_type)
+        if len(body) <= JOINED_BYTES:
+            write(b"%b%d\r\n\r\n%b" % (start, len(body), body))
+            return
+        write(b"%b%d\r\n\r\n" % (start, len(body)))
+        write(body)
+        return
+    headers = [*answer.headers]
+    if answer.status != 204:
+        length = (b"content-length", b"%d" % len(body))
+        headers = [(b"content-type", answer.content_type), length, *headers]
+    try:
+        head = heads.encode(answer.status, headers, keep_alive=keep_alive)
+    except ValueError as error:  # of what the handler made up
+        log.error("an answer cannot be sent: %s", error)
+        wrong = problem(500, "the handler's answer has a header that is none")
+        write_whole(write, heads, wrong, head_only=head_only, keep_alive=keep_alive)
+        return
+    write(head)
+    if not head_only and answer.status != 204:
+        write(body)
+
+
+async def send_itself(
+    answer: Any, request: Incoming, send: Send, more: Iterable[tuple[bytes, bytes]]
+) -> int:
+    """Have a stream, or an ASGI application, answer. Returns its status.
+
+    Args:
+        more: header lines.
+
+    Raises:
+        Exception: it failed after it began; then the server breaks off.
+    """
+    status = 0
+
+    async def sending(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            if more:
+                message = {**message, "headers": [*message.get("headers", ()), *more]}
+        await send(message)
+
+    try:
+        if isinstance(answer, Stream):
+            accept = request.fields.get(b"accept", b"")
+            await answer.send(sending, request.receive, accept)
+        else:
+            await answer(request.scope, request.receive, sending)
+    except Exception as error:
+        if status:
+            raise
+        failed = failure(error, request.method, request.path)
+        headers = [(b"content-type", failed.content_type), *failed.headers]
+        await sending({"type": "http.response.start", "status": failed.status, "headers": headers})
+        await send({"type": "http.response.body", "body": failed.body})
+    return status
 
 
 class Writer(Protocol):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from leptonai.spec.endpoints import AuthConfig, LoadBalance
 from leptonai.spec.metadata import Metadata, Wire
@@ -37,10 +37,22 @@ class IngressSpec(Wire, frozen=True):
     traffic_shadowing_config: IngressShadowing | None = None
 
 
+class DomainRecord(Wire, frozen=True, omit_defaults=False):
+    """Which DNS record a domain should have, and what DNS says of it at the moment."""
+
+    record: str  # "CNAME gateway.example.org", "A 203.0.113.7"
+    leads_here: bool | None = None  # None: it was not looked up yet
+    addresses: list[str] = field(default_factory=list)
+    looked_up_at: int | None = None  # milliseconds since 1970
+
+
 class IngressStatus(Wire, frozen=True, omit_defaults=False):
+    """`active`: requests that come for the domain reach an endpoint. `dns` is an extension."""
+
     validation_status: Literal["pending", "active", "failed"]
     message: str
     expected_cname_target: str
+    dns: DomainRecord | None = None
 
 
 class LeptonIngress(Wire, frozen=True):

@@ -47,6 +47,8 @@ class TimeSchedule(Wire, frozen=True):
 
 
 class SegmentConfig(Wire, frozen=True):
+    """Workers 0 to n-1 are behind one switch, in one NVLink domain say; so are n to 2n-1, …"""
+
     count_per_segment: int
 
 
@@ -99,6 +101,13 @@ class JobSpec(Wire, frozen=True):
     @property
     def workers(self) -> int:
         return self.completions or self.parallelism or 1
+
+    @property
+    def segment(self) -> int:
+        """How many workers are to be within one domain; 0: they may be anywhere."""
+        if self.segment_config is None or self.segment_config.count_per_segment == 1:
+            return 0
+        return self.segment_config.count_per_segment
 
 
 class JobStatus(Wire, frozen=True, omit_defaults=False):

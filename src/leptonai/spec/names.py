@@ -22,6 +22,7 @@ RESERVED_ENV_NAMES = frozenset(
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _ENV_NAME = re.compile(r"[A-Za-z._-][A-Za-z0-9._-]*")
+_USER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
 
 
@@ -73,6 +74,20 @@ def check_env_name(name: str) -> None:
         raise InvalidRequest(
             f"the variable {name} is set by the platform",
             hint="choose another name; the workload finds this one in its environment",
+        )
+
+
+def check_user_name(name: str) -> None:
+    """Refuse what no person may be called: directories may be named after them.
+
+    Raises:
+        InvalidRequest: says which rule is broken.
+    """
+    if not _USER_NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"the name {_shown(name)} is not allowed",
+            hint="use 1 to 64 letters, digits, '.', '_', '@', '+' and '-', and begin with one of "
+            "the first two; for example ann, or ann@example.org",
         )
 
 

@@ -80,6 +80,7 @@ class NodeSpec(Wire, frozen=True):
     hostname: str | None = None
     local_ip: str | None = None
     provider: str | None = None
+    gpu_clique_id: str | None = None  # nodes with the same are behind one switch
     resource: NodeResource | None = None
     limits: str | None = None  # a Lepton extension: cgroup-v2, cgroup-v1 or none
 

@@ -223,6 +223,7 @@ class SyncDone(Wire, frozen=True, omit_defaults=False, tag="done"):
     bytes_written: int = 0
     refused: list[str] = field(default_factory=list)  # what was left undone, and why
     error: str = ""
+    hint: str = ""  # what to do about it
 
 
 class JupyterProgress(Wire, frozen=True, omit_defaults=False):

@@ -155,5 +155,14 @@ def show_mib(mib: int) -> str:
     return f"{mib / 1_024:.1f}".removesuffix(".0") + "GiB"
 
 
+def show_bytes(size_bytes: float) -> str:
+    """900 is "900B", 1536 is "1.5KiB"."""
+    units = ["TiB", "GiB", "MiB", "KiB", "B"]
+    while size_bytes >= 1_024 and len(units) > 1:
+        size_bytes /= 1_024
+        units.pop()
+    return f"{size_bytes:.1f}".removesuffix(".0") + units[-1]
+
+
 _MEMORY_HINT = "write a number and a unit, for example 512MiB, 2GiB or 1.5GB"
 _CPU_HINT = "for example 2, 0.5 or 500m"

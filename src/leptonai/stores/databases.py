@@ -1,13 +1,16 @@
-"""What differs between SQLite and PostgreSQL: connecting, lists as parameters, and their errors."""
+"""What differs between SQLite and PostgreSQL: connecting, lists as parameters, and their errors.
+
+SQLite is here; PostgreSQL in `postgres.py`.
+"""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 from leptonai.errors import InvalidRequest, LeptonError, StorageFull, Unavailable
 from leptonai.stores.decisions import unstorable
@@ -63,6 +66,14 @@ class Database(Protocol):
         """Of the server's process behind the connection; 0 where there is none."""
         ...
 
+    def listen(self) -> AsyncIterator[int | None] | None:
+        """Which process has written, whenever one has; None after what may have been missed.
+
+        Returns:
+            None where processes announce nothing.
+        """
+        ...
+
     def translate(self, error: Exception) -> Exception:
         """The driver's error as one of ours: a TryLater where the database is in trouble."""
         ...
@@ -71,14 +82,9 @@ class Database(Protocol):
 def database_at(url: str) -> Database:
     if url.startswith("sqlite"):  # not read as a URL: any character may be in a path
         return Sqlite(url.partition("://")[2].removeprefix("/"))
+    from leptonai.stores.postgres import Postgres  # its dialect takes a tenth of a start
+
     return Postgres(sa.make_url(url))
-
-
-_ZERO: sa.ColumnElement[int] = sa.literal_column("0")
-
-
-def _bytes(parameter: str) -> sa.BindParameter[bytes]:
-    return sa.bindparam(parameter, type_=sa.LargeBinary)
 
 
 class Sqlite:
@@ -162,6 +168,9 @@ class Sqlite:
     def process_id(self, connection: sqlite3.Connection) -> int:
         return 0
 
+    def listen(self) -> None:
+        return None
+
     def translate(self, error: Exception) -> Exception:
         if isinstance(error, OverflowError | UnicodeError):
             return unstorable(error)
@@ -170,7 +179,7 @@ class Sqlite:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         # A write beyond a quota or a size limit is told as an I/O error of writing.
         if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_WRITE:
-            return _full(f"{self.path.parent}")
+            return full(f"{self.path.parent}")
         if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return Unavailable(
                 f"the database {self.path} is damaged: {error}",
@@ -195,98 +204,12 @@ _SQLITE_TROUBLE = {
 }
 
 
-class Postgres:
-    dialect: sa.Dialect = postgresql.psycopg.dialect()  # type: ignore[no-untyped-call]
-    begin = "BEGIN"
-    begin_reading = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-    announce: str | None = "NOTIFY lepton_changes"
-    listen = "LISTEN lepton_changes"
-    lock_schema: str | None = "SELECT pg_advisory_xact_lock(7020094860)"  # any number of our own
-    quick_reads_inline = False
-
-    def __init__(self, url: sa.URL) -> None:
-        import psycopg  # only where there is a PostgreSQL
-
-        self._psycopg = psycopg
-        self._url = url.set(drivername="postgresql+psycopg")
-        self._where = f"{url.host or url.query.get('host', 'localhost')}/{url.database or ''}"
-
-    @property
-    def connection_options(self) -> dict[str, Any]:
-        _, options = self.dialect.create_connect_args(self._url)
-        return {
-            "connect_timeout": CONNECT_WAIT_S,
-            "keepalives_idle": 10,  # a server that is gone is noticed within half a minute
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            **options,
-            "autocommit": True,
-        }
-
-    def connect(self, *, writes: bool = False) -> Connection:
-        connection = self._psycopg.connect(**self.connection_options)
-        # A store that is frozen in the middle of a commit must not hold up the others for ever.
-        connection.execute(f"SET lock_timeout = '{BUSY_WAIT_S}s'")
-        connection.execute(f"SET idle_in_transaction_session_timeout = '{BUSY_WAIT_S}s'")
-        # A plan that was made while a table was empty scans it for as long as it is remembered.
-        # The writer finds every row by an index, so it need not plan again, which makes it four
-        # times as fast; a reader plans each time.
-        if writes:
-            connection.execute("SET enable_seqscan = off")
-        else:
-            connection.execute("SET plan_cache_mode = force_custom_plan")
-        return connection
-
-    def check(self) -> None:
-        """Its files are the server's to mind."""
-
-    def cursor(self, connection: Connection) -> Cursor:
-        return connection.cursor(binary=True)
-
-    def insert(self, table: sa.Table) -> postgresql.Insert:
-        return postgresql.insert(table)
-
-    def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
-        return column == sa.any_(sa.bindparam(parameter, type_=postgresql.ARRAY(sa.Text)))
-
-    def mentions(self, column: sa.ColumnElement[bytes], parameter: str) -> sa.ColumnElement[bool]:
-        return sa.func.pg_catalog.position(
-            column, sa.bindparam(parameter, type_=sa.LargeBinary)
-        ) > sa.literal_column("0")
-
-    def as_list(self, values: Iterable[str]) -> object:
-        return [str(value) for value in values]
-
-    def is_lost(self, connection: Connection) -> bool:
-        return bool(connection.closed)
-
-    def process_id(self, connection: Connection) -> int:
-        return int(connection.info.backend_pid)
-
-    def translate(self, error: Exception) -> Exception:
-        psycopg = self._psycopg
-        if isinstance(error, psycopg.errors.DiskFull):
-            return _full(f"the server {self._where}")
-        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-            return Unavailable(
-                f"the database {self._where} does not answer: {_first_line(error)}",
-                hint="look whether the PostgreSQL server runs and lets this user in",
-            )
-        if isinstance(error, psycopg.DataError | OverflowError | UnicodeError):
-            return unstorable(error)
-        return error
-
-
 def is_trouble(error: Exception) -> bool:
     """Whether the database itself is in trouble, so that any other write would have failed too."""
     return isinstance(error, StorageFull | Unavailable)
 
 
-def _full(where: str) -> LeptonError:
+def full(where: str) -> LeptonError:
     return StorageFull(
         f"the disk of {where} is full; nothing was written", hint="free some space and try again"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -56,7 +56,10 @@ class MemoryStore:
     async def get(self, kind: type[R], workspace: str, id: str) -> R | None:
         await _give_way()
         told = self._told.get((kind_of(kind), workspace, id))
-        return told.record if told and not told.deleted else None  # type: ignore[return-value]
+        if told is None or told.deleted:
+            return None
+        assert isinstance(told.record, kind)
+        return told.record
 
     async def find(self, kind: type[R], query: Query) -> list[R]:
         await _give_way()

@@ -60,6 +60,7 @@ def _change(database: Database) -> None:
 
 def create(connection: sa.Connection) -> None:
     """Make every table in its newest form."""
+    tables.set_conditions(connection.dialect.name)
     tables.metadata.create_all(connection, checkfirst=False)
     tables.revision.create(connection, checkfirst=False)
     connection.execute(sa.insert(tables.revision), {"version_num": tables.SCHEMA})

@@ -1,7 +1,6 @@
 """The store in a database: SQLite or PostgreSQL, by the same code."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from functools import cached_property, lru_cache
 
@@ -14,7 +13,7 @@ from leptonai.ports.messages import MessageStore
 from leptonai.ports.points import PointStore
 from leptonai.ports.store import Batch, Change, Fence, Query, R
 from leptonai.ports.values import ValueStore
-from leptonai.stores.databases import Cursor, Database, Postgres, database_at
+from leptonai.stores.databases import Cursor, Database, database_at
 from leptonai.stores.decisions import Told, kind_of
 from leptonai.stores.journal import Journal, batch_of
 from leptonai.stores.readers import Readers
@@ -25,7 +24,6 @@ from leptonai.stores.writer import Writer
 MAX_BATCH = 1_000  # changes read from the database at once
 MAX_QUICK_IDS = 16  # so few records are read at once without leaving the event loop
 PRUNE_SLICE = 2_000  # events; other writers get their turn between two slices
-RECONNECT_S = 1.0  # after the server went away
 
 
 class SqlStore:
@@ -44,8 +42,9 @@ class SqlStore:
         self._writer = Writer(database, self._statements, self._journal.extend)
         self._listening: asyncio.Task[None] | None = None
         self._closed = False
-        if isinstance(database, Postgres):
-            self._listening = asyncio.create_task(self._listen(database))
+        writers = database.listen()
+        if writers is not None:
+            self._listening = asyncio.create_task(self._heed(writers))
 
     @classmethod
     async def open(cls, url: str) -> "SqlStore":
@@ -227,21 +226,11 @@ class SqlStore:
         cursor.execute(self._statements.raise_counter, {"counter": "forgotten", "to": up_to})
         cursor.execute(self._statements.prune_deleted, {"up_to": up_to})
 
-    async def _listen(self, database: Postgres) -> None:
-        """Hear when another process writes, for as long as the store is open."""
-        import psycopg
-
-        while True:
-            with contextlib.suppress(psycopg.Error):
-                async with await psycopg.AsyncConnection.connect(
-                    **database.connection_options
-                ) as connection:
-                    await connection.execute(database.listen)
-                    self._journal.disturb()  # by whatever was not heard before
-                    async for notice in connection.notifies():
-                        if notice.pid != self._writer.process_id:
-                            self._journal.disturb()
-            await asyncio.sleep(RECONNECT_S)
+    async def _heed(self, writers: AsyncIterator[int | None]) -> None:
+        """Look again when another process has written, for as long as the store is open."""
+        async for process_id in writers:
+            if process_id is None or process_id != self._writer.process_id:
+                self._journal.disturb()
 
 
 _any_record: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)

@@ -149,6 +149,18 @@ def children(parent: int) -> list[int]:
     return [pid for pid in pids if (stat := read_stat(pid)) and stat.parent == parent]
 
 
+def descendants(ancestor: int) -> list[int]:
+    """Those whose line of living parents leads to it. Costs a pass over /proc."""
+    children_of: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (stat := read_stat(int(name))):
+            children_of.setdefault(stat.parent, []).append(int(name))
+    found = list(children_of.get(ancestor, ()))
+    for pid in found:  # grows while it is walked
+        found.extend(children_of.get(pid, ()))
+    return found
+
+
 def environment_of(pid: int) -> bytes | None:
     """Its environment, empty where it has none or has ended; None while it changes its program."""
     for _ in range(MAX_LOOKS):

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from leptonai.supervisor import processes
+from leptonai.supervisor import listeners, processes
 from leptonai.supervisor.cgroups import Cgroups, Group, Limits
 from leptonai.supervisor.copying import Copying, ask
 from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome, identity_text
@@ -319,6 +319,30 @@ class Supervisor:
             if self._cgroups.tidy():
                 break
             await asyncio.sleep(TIDY_PAUSE_S)
+
+    # --- what it listens on ----------------------------------------------------------------------
+
+    async def listens(self, id: str, port: int) -> bool | None:
+        """Whether a process of this attempt listens there; None where nobody can say. Costs a look
+        at its descriptors and, without control groups, a pass over /proc."""
+        watch = self._watches.get(id)
+        if watch is None:
+            return False
+        if watch.folder.container_program:
+            return None  # what runs in it belongs to its runtime
+        sockets = await asyncio.to_thread(listeners.sockets_on, port)
+        if not sockets:
+            return None if sockets is None else False
+        if watch.group:
+            return await asyncio.to_thread(listeners.holds, watch.group.members(), sockets)
+        mark = self.mark(id)
+        marked = [pid for pid in await self._census.find(mark) if processes.belongs(pid, mark)]
+        held = await asyncio.to_thread(listeners.holds, marked, sockets)
+        if held is not False:
+            return held
+        # A program that writes its title over its environment shows no mark any more.
+        below = await asyncio.to_thread(processes.descendants, watch.wrapper_pid)
+        return await asyncio.to_thread(listeners.holds, below, sockets)
 
     # --- what happens to it ----------------------------------------------------------------------
 

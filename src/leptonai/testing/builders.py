@@ -37,12 +37,14 @@ def a_node(
     gpus: int = 0,
     gpu_type: str = "",
     group: str = "",
+    switch: str = "",
     schedulable: bool = True,
     ports: range = range(20_000, 30_000),
 ) -> NodeView:
     return NodeView(
         id=id,
         group=group,
+        switch=switch,
         capacity=Capacity(
             cpu_millis=round(cpu * MILLIS),
             memory_bytes=round(memory_gib * GIB),
@@ -66,6 +68,7 @@ def a_gang(
     gpu_type: str = "",
     sizes: Iterable[Needs] | None = None,
     ports: tuple[int, ...] = (),
+    segment: int = 0,
     priority: int = 5000,
     waited_ms: int = 0,
     nodes: Iterable[str] = (),
@@ -81,6 +84,7 @@ def a_gang(
             Worker(replica=f"{id}-{index}", needs=size, ports=ports)
             for index, size in enumerate(of_each)
         ),
+        segment=segment,
         priority=priority,
         queued_at_ms=A_MOMENT_MS - waited_ms,
         allowed_nodes=frozenset(nodes),

@@ -1,9 +1,10 @@
 """The promise of `leptonai.ports.engine` as a test suite, for engines we never see too.
 
-Subclass `EngineContract`, give it an engine and six programs, and let pytest collect it.
+Subclass `EngineContract`, give it an engine and seven programs, and let pytest collect it.
 """
 
 import asyncio
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -61,6 +62,11 @@ class EngineContract(ABC):
         """A program that adds a line to a file in the folder that it keeps, prints the whole file
         and exits with 0."""
 
+    @abstractmethod
+    def serves(self, port: int) -> tuple[str, ...]:
+        """A program that listens there until it is asked to end."""
+
+    tells_listeners = True  # whether `listens` ever says more than None
     prints_ready = False  # whether `ignores_term` prints
 
     def run(self, main: Coroutine[Any, Any, None]) -> None:
@@ -316,6 +322,25 @@ class EngineContract(ABC):
 
         self._with_engine(tmp_path, test)
 
+    def test_who_listens_is_told_by_attempt(self, tmp_path: Path) -> None:
+        port = a_free_port()
+
+        async def test(engine: Engine, node: str) -> None:
+            serves = Attempt(id="a.0", node=node, command=self.serves(port), ports=(port,))
+            await engine.start(serves, epoch=1)
+            await engine.start(Attempt(id="b.0", node=node, command=self.sleeps(600)), epoch=1)
+            async with asyncio.timeout(PATIENCE_S):
+                while self.tells_listeners and not await engine.listens(node, "a.0", port):
+                    await asyncio.sleep(0.02)
+            assert await engine.listens(node, "a.0", port) is not False
+            for attempt, at in (("b.0", port), ("a.0", a_free_port()), ("never.0", port)):
+                assert not await engine.listens(node, attempt, at)
+            await engine.stop(node, "a.0", grace_ms=60_000, epoch=1)
+            await ended(engine, node, "a.0")
+            assert not await engine.listens(node, "a.0", port)
+
+        self._with_engine(tmp_path, test)
+
     def test_a_fence_leaves_nothing_running(self, tmp_path: Path) -> None:
         async def test(engine: Engine, node: str) -> None:
             await engine.start(Attempt(id="a.0", node=node, command=self.sleeps(600)), epoch=1)
@@ -380,6 +405,13 @@ class EngineContract(ABC):
         async with asyncio.timeout(PATIENCE_S):
             while self.prints_ready and b"ready" not in await log_of(engine, node, attempt):
                 await asyncio.sleep(0.02)
+
+
+def a_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 async def clean_up(engine: Engine, node: str) -> None:

@@ -241,6 +241,22 @@ class FakeEngine:
             return Unreachable(since, error.message)
         return seen[0]
 
+    async def listens(self, node: str, attempt: AttemptId, port: int) -> bool | None:
+        answers: list[bool] = []
+
+        def effect(place: _Node) -> None:
+            kept = place.kept.get(attempt)
+            answers.append(
+                self.is_ready(node, attempt)
+                and kept is not None
+                and kept.attempt is not None
+                and port in kept.attempt.ports
+                and port not in place.ports_of_strangers
+            )
+
+        await self._ask("listens", node, attempt, effect)
+        return answers[0]
+
     async def changed(self) -> None:
         await self._changed.wait()
 
@@ -349,6 +365,9 @@ class FakeEngine:
     def take_port(self, node: str, port: int) -> None:
         """Something that is not ours listens there from now on."""
         self._nodes[node].ports_of_strangers.add(port)
+
+    def free_port(self, node: str, port: int) -> None:
+        self._nodes[node].ports_of_strangers.discard(port)
 
     def crash(self, node: str, attempt: AttemptId) -> None:
         """Its processes vanish, the one that would record it too: it is Lost."""

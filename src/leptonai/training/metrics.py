@@ -17,7 +17,6 @@ from leptonai.training.losses import IGNORED
 class Metric(NamedTuple):
     sums: Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> float64 [S]
     value: Callable[[list[float]], float]  # of S sums over all samples
-    larger_is_better: bool = True
 
 
 def metric_named(name: str) -> Metric:
@@ -91,8 +90,8 @@ METRICS: dict[str, Metric] = {
     "accuracy": Metric(_right, _share),
     "top 5 accuracy": Metric(_right_of_five, _share),
     "f1": Metric(_confusion, _f1),
-    "mae": Metric(_squared, lambda sums: sums[1] / sums[4], larger_is_better=False),
-    "mse": Metric(_squared, lambda sums: sums[0] / sums[4], larger_is_better=False),
-    "rmse": Metric(_squared, lambda sums: (sums[0] / sums[4]) ** 0.5, larger_is_better=False),
+    "mae": Metric(_squared, lambda sums: sums[1] / sums[4]),
+    "mse": Metric(_squared, lambda sums: sums[0] / sums[4]),
+    "rmse": Metric(_squared, lambda sums: (sums[0] / sums[4]) ** 0.5),
     "r2": Metric(_squared, _r2),
 }

@@ -1,13 +1,13 @@
 """The state of all that draws: torch's generators on this rank, numpy's and Python's."""
 
+import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
-
-PYTHON_WORDS = 625  # of the Mersenne Twister, with its index
 
 
 def seed_all(seed: int, rank: int, device: torch.device) -> None:
@@ -51,3 +51,18 @@ def restore(states: Mapping[str, Tensor], device: torch.device) -> None:
     random.setstate((3, words, gauss_next if there else None))
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """The same numbers each time, also where that is slower, for as long as this lasts."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -7,13 +7,16 @@ What lies on the device "meta" is another rank's, and passed over.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from leptonai.errors import InvalidRequest
 from leptonai.training.checkpoints import Part, Saved
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 SHOWN = 3  # differences of two models
 
@@ -113,14 +116,14 @@ def part_of(tensor: Tensor, copied: Tensor) -> Part:
 
 def local_of(tensor: Tensor) -> Tensor:
     """What this rank has of it."""
-    local: Tensor = tensor.to_local() if _is_distributed(tensor) else tensor  # type: ignore[attr-defined]
+    local: Tensor = tensor.to_local() if _is_distributed(tensor) else tensor
     return local.detach()
 
 
 def is_mine(tensor: Tensor, rank: int) -> bool:
     """Whether this rank writes it: of what all have, only rank 0."""
     return rank == 0 or (
-        _is_distributed(tensor) and any(each.is_shard() for each in tensor.placements)  # type: ignore[attr-defined]
+        _is_distributed(tensor) and any(each.is_shard() for each in tensor.placements)
     )
 
 
@@ -187,7 +190,7 @@ def _named(model: nn.Module, parameters: list[Tensor]) -> Iterator[tuple[Tensor,
         yield parameter, name_of[id(parameter)]
 
 
-def _is_distributed(tensor: Tensor) -> bool:
+def _is_distributed(tensor: Tensor) -> "TypeGuard[DTensor]":
     return type(tensor).__name__ == "DTensor" or hasattr(tensor, "placements")
 
 

@@ -9,10 +9,9 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from leptonai.errors import InvalidRequest
-from leptonai.training import randomness, state
+from leptonai.training import randomness
+from leptonai.training.averaging import MovingAverage
 from leptonai.training.callbacks import Callback, listens
 from leptonai.training.evaluation import evaluate
-from leptonai.training.exits import exit_by_error
+from leptonai.training.exits import exit_by_error, on_stop
 from leptonai.training.feeding import (
     Pair,
     dataset_of,
@@ -219,7 +219,7 @@ class Trainer:
             NotANumber: the loss is none any more; says at which samples.
             Conflict, Unavailable: the workers did not come together.
         """
-        with _deterministic(self._deterministic), _on_stop(self._stop_asked):
+        with randomness.deterministic(self._deterministic), on_stop(self._stop_asked):
             self._set_up(enter_world(self._device))
             with ending(self._tracker):
                 try:
@@ -260,11 +260,7 @@ class Trainer:
             self._learner.compile()
         self._optimizer = self._make_optimizer()
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
-        self._average: dict[str, Tensor] = {}
-        if self._decay is not None:
-            self._average = {
-                name: each.detach().clone() for name, each in state.parameters_of(self.model)
-            }
+        self._average = None if self._decay is None else MovingAverage(self.model, self._decay)
         self._loader = loader_of(
             self._data,
             self._sharing,
@@ -328,7 +324,10 @@ class Trainer:
             self._place,
             world,
             Trained(
-                self.model, self._optimizer, self._average, isinstance(self._learner, Pipeline)
+                self.model,
+                self._optimizer,
+                self._average.weights if self._average else {},
+                isinstance(self._learner, Pipeline),
             ),
             keep=self._keep,
             every_steps=self._save_every,
@@ -413,8 +412,8 @@ class Trainer:
                     share = stepper.take(pair, of_all)
             else:
                 share = stepper.take(pair, of_all)
-            if self._average:
-                self._move_average()
+            if self._average is not None:
+                self._average.move(progress.step)
             self._losses.append(share)
             self._places.append(position)
             self._samples += of_all
@@ -433,17 +432,6 @@ class Trainer:
             factor *= self.progress.plateau.factor
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
-
-    @torch.no_grad()
-    def _move_average(self) -> None:
-        assert self._decay is not None
-        # At first an average of few: else the weights that it began with would count for long.
-        decay = min(self._decay, (1 + self.progress.step) / (10 + self.progress.step))
-        torch._foreach_lerp_(
-            [state.local_of(each) for each in self._average.values()],
-            [state.local_of(each) for _, each in state.parameters_of(self.model)],
-            1 - decay,
-        )
 
     # --- meetings --------------------------------------------------------------------------------
 
@@ -506,7 +494,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         validated: Mapping[str, float] = {}
         if self._validation_loader is not None:
-            with self._averaged():
+            with self._average.lent() if self._average else nullcontext():
                 assert self._spread is not None, "it has been set up"
                 validated = self._evaluated(self._validation_loader, self._spread)
         progress = self.progress
@@ -538,24 +526,6 @@ class Trainer:
                 in_lockstep=spreading.in_lockstep,
             )
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The model has the averaged weights meanwhile, if there are any."""
-        if not self._average:
-            yield
-            return
-        own = {name: each.detach().clone() for name, each in state.parameters_of(self.model)}
-        self._set_weights(self._average)
-        try:
-            yield
-        finally:
-            self._set_weights(own)
-
-    @torch.no_grad()
-    def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        for name, each in state.parameters_of(self.model):
-            each.copy_(weights[name])
-
     def _wrap_up(self) -> None:
         progress = self.progress
         self.history.epochs = progress.epochs
@@ -564,8 +534,8 @@ class Trainer:
         if self._agreed != "stopped":
             if self._saver is not None and progress.step != self._saver.saved_step:
                 self._save()
-            if self._average:
-                self._set_weights(self._average)
+            if self._average is not None:
+                self._average.give()
             if isinstance(self._learner, Pipeline):
                 self._learner.complete()
                 self._spread = None
@@ -621,31 +591,3 @@ def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value for name, value in arguments.items() if isinstance(value, str | int | float)
     }
-
-
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    if not wanted:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
-@contextmanager
-def _on_stop(act: Callable[[], None]) -> Iterator[None]:
-    """A SIGTERM only asks, for as long as this lasts. Elsewhere than in the main thread it is not
-    heard."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: act())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leptonai.errors import InvalidRequest
+from leptonai.errors import InvalidRequest, first_line
 from leptonai.training.feeding import Pair, cut, tensors_in
 from leptonai.training.stepping import call, is_out_of_memory
 
@@ -61,7 +61,8 @@ def _of_labels(error: Exception, batch: Pair) -> InvalidRequest | None:
         return None
     low, high = int(batch.targets.min()), int(batch.targets.max())
     return InvalidRequest(
-        f"labels go from {low} to {high}, and the model has not as many classes: {_first(error)}",
+        f"labels go from {low} to {high}, and the model has not as many classes: "
+        f"{first_line(error)[:300]}",
         hint="labels are numbers from 0 to num_classes - 1",
     )
 
@@ -94,7 +95,7 @@ def _of_layer(
         got = " and ".join(map(str, shapes)) or "nothing"
         return InvalidRequest(
             f"the layer {name}, {_described(module)}, cannot take an input of shape {got}: "
-            f"{_first(error)}",
+            f"{first_line(error)[:300]}",
             hint="make the data's shape, or the layer's, fit",
         )
     finally:
@@ -105,7 +106,3 @@ def _of_layer(
 
 def _described(module: nn.Module) -> str:
     return str(module).splitlines()[0][:120]
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -9,7 +9,16 @@ from msgspec.structs import replace
 from leptonai.control.api.context import World
 from leptonai.control.owners import removal
 from leptonai.control.requests import check_labels
-from leptonai.core.records import Endpoint, Event, Ingress, Job, OwnerKind, Record, Severity
+from leptonai.core.records import (
+    Endpoint,
+    Event,
+    Ingress,
+    OwnerKind,
+    RayCluster,
+    Record,
+    Severity,
+    Workload,
+)
 from leptonai.errors import InvalidRequest, Unavailable, VersionConflict
 from leptonai.ports.store import Change, Emit, Put
 from leptonai.spec import codec
@@ -36,7 +45,7 @@ async def insisting(change: Callable[[], Awaitable[T]]) -> T:
 
 async def remove(
     world: World,
-    owner: Job | Endpoint,
+    owner: Workload,
     kind: OwnerKind,
     because: str,
     *,
@@ -61,7 +70,7 @@ def patched_metadata(record: Record, patch: dict[str, Any]) -> Metadata:
     before = msgspec.to_builtins(Metadata(labels=record.labels, visibility=visibility))
     asked = dict(patch.get("metadata") or {})
     for field, value in asked.items():
-        by_name = isinstance(record, Endpoint | Ingress)
+        by_name = isinstance(record, Endpoint | RayCluster | Ingress)
         address = record.name if by_name else record.id
         fixed = {"id": address, "name": record.name, "owner": record.owner}
         if field in fixed and value != fixed[field]:

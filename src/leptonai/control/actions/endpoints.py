@@ -14,6 +14,7 @@ from leptonai.control.actions.committing import (
     told,
 )
 from leptonai.control.api.context import World
+from leptonai.control.grpc_endpoints import check_grpc_rollout
 from leptonai.control.requests import check_labels, checked_endpoint
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
@@ -100,7 +101,7 @@ async def _new_endpoint(
 
 def _name_is_taken(name: str, existing_id: str = "") -> AlreadyExists:
     return AlreadyExists(
-        f"there is an endpoint {name!r} already",
+        f"there is an endpoint or a pod {name!r} already",
         hint="Update or remove it, or choose another name.",
         existing_id=existing_id,
     )
@@ -136,6 +137,7 @@ async def patch_endpoint(
                 "a pod and an endpoint do not become each other, and pods are not rolled out",
                 hint="Create a new one; leave rollout out for a pod.",
             )
+        check_grpc_rollout(spec, plan)
         spec, token_hashes = _without_literal_tokens(spec, before.token_hashes, known)
         now_ms = world.clock.now_ms()
         changed = replace(
@@ -232,8 +234,8 @@ async def find_endpoint(world: World, principal: Principal, workspace: str, name
     found = await world.store.find(Endpoint, Query(workspace=workspace, unique_key=name, limit=1))
     if not found or not may_read(principal, "endpoint", found[0]):
         raise NotFound(
-            f"there is no endpoint {name[:100]!r}",
-            hint="`leptonai endpoint list` shows the endpoints.",
+            f"there is no endpoint or pod {name[:100]!r}",
+            hint="`leptonai endpoint list` and `leptonai pod list` show what there is.",
         )
     return found[0]
 

@@ -2,14 +2,16 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from leptonai.control.actions.artifacts import find_artifact, register_artifact
 from leptonai.control.api.context import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Model
-from leptonai.errors import NotFound, TooLarge
+from leptonai.durable import DISK_FULL
+from leptonai.errors import NotFound, StorageFull, TooLarge
 from leptonai.ports.store import Query
 from leptonai.security.permissions import may_read, require
 from leptonai.spec.artifacts import Artifact, ArtifactSpec
@@ -31,7 +33,7 @@ async def register_photon(
     from leptonai.control.photon_archives import unpack_archive
 
     require(principal, Action.CREATE, Resource(kind="model", workspace=workspace))
-    with tempfile.TemporaryDirectory(prefix="leptonai-photon-") as scratch:
+    with _told_if_full(), tempfile.TemporaryDirectory(prefix="leptonai-photon-") as scratch:
         file, directory = Path(scratch, "archive"), Path(scratch, "photon")
         await _receive(archive, file)
         directory.mkdir()
@@ -56,6 +58,18 @@ async def register_photon(
     return found
 
 
+@contextmanager
+def _told_if_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise StorageFull(
+            "the disk of the platform's temporary files is full", hint="Free space, then try again."
+        ) from error
+
+
 async def find_photon(world: World, principal: Principal, workspace: str, id: str) -> Model:
     found = await find_artifact(world, principal, workspace, Model, id)
     assert isinstance(found, Model)
@@ -64,14 +78,15 @@ async def find_photon(world: World, principal: Principal, workspace: str, id: st
     return found
 
 
+async def count_photons(world: World, workspace: str) -> int:
+    return await world.store.count(Model, Query(workspace=workspace, states=(FORMAT,)))
+
+
 async def list_photons(world: World, principal: Principal, workspace: str) -> list[Model]:
     """Newest first."""
-    found = await world.store.find(Model, Query(workspace=workspace, newest_first=True))
-    return [
-        each
-        for each in found
-        if each.spec.format == FORMAT and not each.deleted and may_read(principal, "model", each)
-    ]
+    query = Query(workspace=workspace, states=(FORMAT,), newest_first=True)
+    found = await world.store.find(Model, query)
+    return [each for each in found if may_read(principal, "model", each)]
 
 
 async def _receive(stream: AsyncIterator[bytes], file: Path) -> None:

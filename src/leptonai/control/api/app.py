@@ -203,6 +203,9 @@ class _Exchange:
 
     async def send(self, answer: Answer) -> None:
         self.status = answer.status
+        if answer.tunnel is not None:
+            await _while_wanted(answer.tunnel(), self.stopping.wait())
+            return
         sending = _send(answer, self.method, self._send, self.id)
         if answer.stream is None:
             await sending
@@ -245,8 +248,8 @@ async def _send(answer: Answer, method: str, send: Send, id: str = "") -> None:
         body = b"" if method == "HEAD" else answer.body
         await send({"type": "http.response.body", "body": body})
         return
-    await send(start)
     try:
+        await send(start)
         async for chunk in answer.stream:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     finally:

@@ -6,6 +6,8 @@ import resource
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from leptonai.control.api.routing import UPGRADE, Streams
+
 MAX_HEAD_BYTES = 128 << 10  # or of what follows a body; the API refuses smaller ones in words
 HEAD_S = 10.0  # from the connection, or the first byte of the next request, to the head's end
 MAX_CONNECTIONS = 10_000
@@ -39,6 +41,21 @@ class BoundedConnection(HttpToolsProtocol):
             self.transport.write(_TOO_LARGE)
             self.transport.close()
 
+    def take_over(self) -> Streams:
+        """The bytes of a connection whose request asked for a WebSocket, from here on: who did
+        sends nothing before the answer. HTTP is over on it: nobody else reads, writes, counts or
+        closes it any more."""
+        self.connections.discard(self)
+        self._unset_keepalive_if_required()
+        self.cycle.disconnected = True  # nothing more is to be sent as an answer
+        reader = asyncio.StreamReader(loop=self.loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=self.loop)
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        if self.transport.is_closing():  # which was told to us alone
+            protocol.connection_lost(None)
+        return reader, asyncio.StreamWriter(self.transport, protocol, reader, self.loop)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
@@ -54,6 +71,11 @@ class BoundedConnection(HttpToolsProtocol):
         self._fruitless = 0
         self._stop_waiting()
         super().on_headers_complete()
+        if self._get_upgrade() == b"websocket":
+            self.scope["extensions"] = {UPGRADE: {"take_over": self.take_over}}
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """It is answered as the request that it is, or taken over."""
 
     def on_body(self, body: bytes) -> None:
         self._fruitless = 0

@@ -7,9 +7,11 @@ from typing import Protocol
 
 from leptonai.blobs import BlobStore
 from leptonai.control.api.measures import Measures
+from leptonai.control.dns import DomainLookups
 from leptonai.control.log_following import LogTails
+from leptonai.control.relays import Relays
 from leptonai.control.traffic import TrafficLog
-from leptonai.core.records import Endpoint, Job, Record, Replica
+from leptonai.core.records import Job, Record, Replica, Workload
 from leptonai.core.routing import RouteTable
 from leptonai.monitoring.audit import AuditLog
 from leptonai.ports.clock import Clock
@@ -20,7 +22,7 @@ from leptonai.security.secrets import Sealer
 from leptonai.security.tokens import Authenticator
 from leptonai.spec.explanations import Explanation
 
-MaySee = Callable[[Job | Endpoint], bool]
+MaySee = Callable[[Workload], bool]
 
 
 class RouteFeed(Protocol):
@@ -42,10 +44,10 @@ class Config:
 class Adviser(Protocol):
     """What the scheduler says: see `leptonai.control.advice`."""
 
-    async def explain(self, workload: Job | Endpoint, may_see: MaySee) -> Explanation: ...
-    def short(self, workload: Job | Endpoint) -> str: ...
+    async def explain(self, workload: Workload, may_see: MaySee) -> Explanation: ...
+    def short(self, workload: Workload) -> str: ...
     async def foresee(
-        self, workload: Job | Endpoint, replicas: Sequence[Replica], may_see: MaySee
+        self, workload: Workload, replicas: Sequence[Replica], may_see: MaySee
     ) -> Explanation: ...
     async def admit(self, job: Job, replicas: Sequence[Replica]) -> None: ...
 
@@ -53,7 +55,7 @@ class Adviser(Protocol):
 class NoScheduler:
     """Where nothing is placed: for tests of routes."""
 
-    async def explain(self, workload: Job | Endpoint, may_see: MaySee) -> Explanation:
+    async def explain(self, workload: Workload, may_see: MaySee) -> Explanation:
         state = workload.state
         return Explanation(
             state=state,
@@ -61,11 +63,11 @@ class NoScheduler:
             because=workload.message or f"it is {state.lower()}",
         )
 
-    def short(self, workload: Job | Endpoint) -> str:
+    def short(self, workload: Workload) -> str:
         return ""
 
     async def foresee(
-        self, workload: Job | Endpoint, replicas: Sequence[Replica], may_see: MaySee
+        self, workload: Workload, replicas: Sequence[Replica], may_see: MaySee
     ) -> Explanation:
         return await self.explain(workload, may_see)
 
@@ -77,7 +79,7 @@ def _ignore(records: Iterable[Record]) -> None:
     return None
 
 
-def _no_key(workspace: str, pod: str) -> str:
+def _no_key(workspace: str, id: str) -> str:
     return ""
 
 
@@ -89,6 +91,7 @@ class World:
     blobs: BlobStore
     sealer: Sealer
     authenticator: Authenticator
+    domains: DomainLookups
     links: Links
     audit: AuditLog
     routes: RouteFeed
@@ -97,8 +100,10 @@ class World:
     adviser: Callable[[], Adviser] = NoScheduler
     notice: Callable[[Iterable[Record]], None] = _ignore  # told of every commit: wakes the loops
     pod_key: Callable[[str, str], str] = _no_key  # of a workspace and the id of a pod
+    ray_token: Callable[[str, str], str] = _no_key  # of a workspace and the id of a Ray cluster
     measures: Measures = field(default_factory=Measures)
     tails: LogTails = field(default_factory=LogTails)
+    relays: Relays = field(default_factory=Relays)
     # Held from the look at who has a host to the commit of who gets it.
     hosts: asyncio.Lock = field(default_factory=asyncio.Lock)
 

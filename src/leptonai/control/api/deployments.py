@@ -179,7 +179,12 @@ async def why(call: Call) -> Explanation:
 
 
 def _view(call: Call, endpoint: Endpoint) -> LeptonDeployment:
-    return endpoint_view(endpoint, call.world.config)
+    """With the reason why a replica waits, in a few words."""
+    view = endpoint_view(endpoint, call.world.config)
+    if view.status is None or view.status.message:
+        return view
+    waits = call.world.advice.short(endpoint)
+    return replace(view, status=replace(view.status, message=waits or None))
 
 
 async def _endpoint(call: Call) -> Endpoint:

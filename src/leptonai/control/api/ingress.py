@@ -1,6 +1,6 @@
 """Ingresses: domains whose requests endpoints share."""
 
-from urllib.parse import urlsplit
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -14,6 +14,7 @@ from leptonai.control.actions.ingress import (
 )
 from leptonai.control.api.routing import Call, Route
 from leptonai.control.api.views import metadata_of
+from leptonai.control.dns import DomainLookups
 from leptonai.control.domains import owners_of_domains
 from leptonai.core.ingress import status_of
 from leptonai.core.records import Endpoint, Ingress
@@ -80,15 +81,22 @@ async def _views(call: Call, ingresses: list[Ingress]) -> list[LeptonIngress]:
     owners = await owners_of_domains(call.world)
     found = await call.world.store.find(Endpoint, Query(workspace=call.workspace))
     known = [each.name for each in found]
-    cname = urlsplit(call.world.config.gateway_url).hostname or ""
-    return [
-        LeptonIngress(
-            metadata=replace(metadata_of(each), id=each.name),  # by which it is addressed
-            spec=each.spec,
-            status=status_of(each, owners.get(each.spec.domain_name.lower(), each), known, cname),
-        )
-        for each in ingresses
-    ]
+    return [_told(call.world.domains, each, owners, known) for each in ingresses]
+
+
+def _told(
+    domains: DomainLookups,
+    ingress: Ingress,
+    owners: Mapping[str, Endpoint | Ingress],
+    known: Iterable[str],
+) -> LeptonIngress:
+    domain = ingress.spec.domain_name.lower()
+    owner = owners.get(domain, ingress)
+    return LeptonIngress(
+        metadata=replace(metadata_of(ingress), id=ingress.name),  # by which it is addressed
+        spec=ingress.spec,
+        status=status_of(ingress, owner, known, domains.gateway_host, domains.known(domain)),
+    )
 
 
 ROUTES = (

@@ -6,6 +6,7 @@ import msgspec
 
 from leptonai.control.actions.endpoints import find_endpoint
 from leptonai.control.actions.jobs import find_job
+from leptonai.control.actions.rayclusters import find_raycluster
 from leptonai.control.api.job_modes import BOTH, MODE, job_in_mode
 from leptonai.control.api.routing import TEXT, Answer, Call, Parameter, Route
 from leptonai.control.log_history import (
@@ -16,7 +17,7 @@ from leptonai.control.log_history import (
     count_lines,
     find_lines,
 )
-from leptonai.core.records import Endpoint, Job, OwnerKind, Replica
+from leptonai.core.records import OwnerKind, Replica, Workload, kind_of
 from leptonai.errors import InvalidRequest, NotFound
 from leptonai.ports.store import Query
 from leptonai.spec.replicas import LogAnswer, LogCounts, LogSeries, LogStream, LogTimeseries
@@ -145,20 +146,19 @@ async def _asked_replicas(call: Call) -> tuple[list[Replica], int]:
             "the parameters name no workload, or two",
             hint="Send job=ID, deployment=NAME or replica=ID.",
         )
-    owner: Job | Endpoint
+    owner: Workload
     if job:
         owner = await job_in_mode(call, job, BOTH)
     elif endpoint:
         owner = await find_endpoint(call.world, call.principal, call.workspace, endpoint)
     else:
         owner = await _owner_of(call, replica)
-    kind = OwnerKind.JOB if isinstance(owner, Job) else OwnerKind.ENDPOINT
-    query = Query(workspace=call.workspace, parent=f"{kind}/{owner.id}")
+    query = Query(workspace=call.workspace, parent=f"{kind_of(owner)}/{owner.id}")
     found = await call.world.store.find(Replica, query)
     return [each for each in found if replica in ("", each.id)], owner.created_at_ms
 
 
-async def _owner_of(call: Call, replica: str) -> Job | Endpoint:
+async def _owner_of(call: Call, replica: str) -> Workload:
     world = call.world
     found = await world.store.get(Replica, call.workspace, replica)
     if found is None:
@@ -167,6 +167,8 @@ async def _owner_of(call: Call, replica: str) -> Job | Endpoint:
         )
     if found.owner_kind is OwnerKind.JOB:
         return await find_job(world, call.principal, call.workspace, found.owner_id)
+    if found.owner_kind is OwnerKind.RAYCLUSTER:
+        return await find_raycluster(world, call.principal, call.workspace, found.owner_name)
     return await find_endpoint(world, call.principal, call.workspace, found.owner_name)
 
 

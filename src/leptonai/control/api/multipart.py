@@ -21,7 +21,7 @@ async def file_in(call: Call, name: str) -> AsyncIterator[bytes]:
         InvalidRequest: the form is damaged or cut, or has no such part.
     """
     # Not needed to start.
-    from python_multipart.exceptions import MultipartParseError
+    from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import MultipartParser, parse_options_header
 
     kind, options = parse_options_header(call.header("content-type"))
@@ -37,7 +37,7 @@ async def file_in(call: Call, name: str) -> AsyncIterator[bytes]:
             for piece in reading.take():
                 yield piece
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise InvalidRequest(
             f"the form cannot be read: {error}", hint="Send multipart/form-data."
         ) from None

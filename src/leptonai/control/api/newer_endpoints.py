@@ -99,19 +99,10 @@ def _patch(wire_: Wire) -> Handler:
     return handle
 
 
-def _delete(wire_: Wire) -> Handler:
+def _acting(wire_: Wire, act: Callable[..., Awaitable[Endpoint]]) -> Handler:
     async def handle(call: Call) -> Json:
         endpoint = await _endpoint(call, wire_)
-        gone = await delete_endpoint(call.world, call.principal, call.workspace, endpoint.name)
-        return _shown(call, wire_, gone)
-
-    return handle
-
-
-def _restart(wire_: Wire) -> Handler:
-    async def handle(call: Call) -> Json:
-        endpoint = await _endpoint(call, wire_)
-        changed = await restart_endpoint(call.world, call.principal, call.workspace, endpoint.name)
+        changed = await act(call.world, call.principal, call.workspace, endpoint.name)
         return _shown(call, wire_, changed)
 
     return handle
@@ -200,14 +191,14 @@ def _routes(wire_: Wire, what: str) -> tuple[Route, ...]:
         Route(
             method="DELETE",
             path=one,
-            handler=_delete(wire_),
+            handler=_acting(wire_, delete_endpoint),
             summary=f"Stop and forget a {what}, on the newer wire",
             answer=body,
         ),
         Route(
             method="PUT",
             path=one + "/restart",
-            handler=_restart(wire_),
+            handler=_acting(wire_, restart_endpoint),
             summary=f"Restart a {what}, on the newer wire",
             answer=body,
         ),

@@ -9,7 +9,16 @@ from leptonai.control.actions.reservations import (
 from leptonai.control.api.nodes import nodes_of_group
 from leptonai.control.api.routing import Call, Route
 from leptonai.control.api.views import metadata_of
-from leptonai.core.records import Endpoint, Job, OwnerKind, Replica, Reservation
+from leptonai.core.lifecycle.replica import asked_of
+from leptonai.core.records import (
+    Endpoint,
+    Job,
+    OwnerKind,
+    RayCluster,
+    Replica,
+    Reservation,
+    Workload,
+)
 from leptonai.core.reservations import phase_of
 from leptonai.ports.store import Query
 from leptonai.security.permissions import may_read
@@ -83,6 +92,13 @@ async def _view(call: Call, reservation: Reservation) -> NodeReservation:
     )
 
 
+_KINDS: dict[OwnerKind, type[Workload]] = {
+    OwnerKind.JOB: Job,
+    OwnerKind.ENDPOINT: Endpoint,
+    OwnerKind.RAYCLUSTER: RayCluster,
+}
+
+
 async def _strangers(call: Call, reservation: Reservation) -> set[str]:
     """Nodes of the reservation on which something else runs."""
     if not reservation.nodes:
@@ -92,12 +108,8 @@ async def _strangers(call: Call, reservation: Reservation) -> set[str]:
         if replica.node not in reservation.nodes or not replica.holds_capacity:
             continue
         key = replica.workspace, replica.owner_id
-        owner: Job | Endpoint | None
-        if replica.owner_kind is OwnerKind.JOB:
-            owner = await store.get(Job, *key)
-        else:
-            owner = await store.get(Endpoint, *key)
-        config = owner.spec.reservation_config if owner else None
+        asked = asked_of(replica, await store.get(_KINDS[replica.owner_kind], *key))
+        config = asked.reservation_config if asked else None
         same = replica.workspace == reservation.workspace
         if config is None or not same or config.reservation_id != reservation.id:
             strangers.add(replica.node)

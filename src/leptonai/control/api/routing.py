@@ -1,6 +1,7 @@
 """The route table's rows, and what a handler gets to see of a request."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from leptonai.errors import InvalidRequest, TooLarge
 from leptonai.spec import codec
 
 T = TypeVar("T")
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 MAX_PAGE_SIZE = 1_000
 MAX_QUERY_CHARS = 1_024  # of one parameter
 MAX_PARAMETERS = 100
@@ -22,6 +24,8 @@ MAX_NUMBER = (1 << 63) - 1  # of a parameter: nanoseconds since 1970 must fit
 STRICT = "handling=strict"  # of the header Prefer
 MAX_SHOWN_FIELDS = 8
 MAX_SHOWN_CHARS = 100
+
+UPGRADE = "leptonai.upgrade"  # in the extensions of a scope: how a connection is taken over
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
@@ -55,6 +59,8 @@ class Answer:
     status: int = 200
     body: bytes = b""
     stream: AsyncIterator[bytes] | None = None  # instead of `body`
+    # Instead of an answer: what speaks on the connection from here on, and ends it.
+    tunnel: Callable[[], Coroutine[Any, Any, None]] | None = None
     media: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
 
@@ -136,6 +142,24 @@ class Call:
         """Whether a field that nobody knows is to be refused (RFC 7240)."""
         preferred = self.header("prefer").split(",")
         return STRICT in (part.strip().lower() for part in preferred)
+
+    @property
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return tuple(self._request.scope["headers"])
+
+    @property
+    def raw_target(self) -> bytes:
+        """The path and the query, as they were sent."""
+        scope = self._request.scope
+        query: bytes = scope["query_string"]
+        path: bytes = scope["raw_path"]
+        return path + (b"?" + query if query else b"")
+
+    @property
+    def upgrade(self) -> Callable[[], Streams] | None:
+        """Takes the connection over, where the request asks for a WebSocket on it."""
+        found = (self._request.scope.get("extensions") or {}).get(UPGRADE)
+        return found["take_over"] if found else None
 
     async def small_body(self) -> bytes:
         """A raw one, as it is."""

@@ -347,6 +347,7 @@ def node_view(node: Node, held: Iterable[Replica], shown: str) -> wire_nodes.Nod
             hostname=node.facts.get("hostname", node.name),
             local_ip=node.address,
             provider=node.provider_id or None,
+            gpu_clique_id=node.switch or None,
             limits=node.limits,
             resource=wire_nodes.NodeResource(
                 cpu=wire_nodes.CpuUse(
@@ -411,10 +412,17 @@ def _node_words(node: Node) -> list[str]:
     return ["Ready"] if node.state is NodeState.READY else ["NotReady"]
 
 
+_WORKLOADS = {
+    OwnerKind.JOB: "job",
+    OwnerKind.ENDPOINT: "deployment",
+    OwnerKind.RAYCLUSTER: "raycluster",
+}
+
+
 def _workload(replica: Replica) -> wire_nodes.NodeWorkload:
     needs = replica.program.needs
     return wire_nodes.NodeWorkload(
-        type="job" if replica.owner_kind is OwnerKind.JOB else "deployment",
+        type=_WORKLOADS[replica.owner_kind],
         name=replica.owner_name,
         id=replica.owner_id,
         replica_id=replica.id,

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from leptonai.control.actions.photons import list_photons
+from leptonai.control.actions.photons import count_photons
 from leptonai.control.actions.settings import features_of, patch_features
 from leptonai.control.api.routing import Call, Route
 from leptonai.control.api.views import amounts_of
@@ -15,13 +15,12 @@ from leptonai.core.records import (
     Node,
     Replica,
     Secret,
-    Token,
 )
 from leptonai.core.resources import MIB, MILLIS
 from leptonai.core.shapes import shapes
 from leptonai.errors import InvalidRequest
 from leptonai.ports.store import Query
-from leptonai.security.permissions import may_read, require
+from leptonai.security.permissions import require
 from leptonai.spec.jobs import JobState
 from leptonai.spec.workspace import (
     QuotaAmount,
@@ -34,17 +33,11 @@ from leptonai.spec.workspace import (
 )
 
 TIER = "basic"
-NO_EXPIRY_MS = 253_402_300_799_000  # the year 9999: clients want a number
 
 
 class Welcome(msgspec.Struct, frozen=True):
     id: str
     display_name: str
-
-
-class TokenInfo(msgspec.Struct, frozen=True):
-    masked_value: str
-    expires_at: int  # milliseconds since 1970
 
 
 async def welcome(call: Call) -> Welcome:
@@ -73,7 +66,7 @@ async def info(call: Call) -> WorkspaceInfo:
             num_pods=sum(bool(each.spec.is_pod) for each in endpoints),
             num_jobs=await store.count(Job, jobs),
             num_secrets=await store.count(Secret, here),
-            num_photons=len(await list_photons(world, call.principal, call.workspace)),
+            num_photons=await count_photons(world, call.workspace),
         ),
         service_quota=ServiceQuota(
             used=ServiceAmount(
@@ -105,23 +98,6 @@ async def patch(call: Call) -> WorkspaceInfo:
     return await info(call)
 
 
-async def list_tokens(call: Call) -> list[TokenInfo]:
-    """One's own, and all of them for an admin."""
-    found = await call.world.store.find(Token, Query(workspace=call.workspace))
-    return [
-        TokenInfo(
-            masked_value=token.masked,
-            expires_at=NO_EXPIRY_MS if token.expires_at_ms is None else token.expires_at_ms,
-        )
-        for token in found
-        if token.name == call.principal.name or _sees_all_tokens(call, token)
-    ]
-
-
-def _sees_all_tokens(call: Call, token: Token) -> bool:
-    return call.principal.role.value == "admin" and may_read(call.principal, "token", token)
-
-
 def _require_read(call: Call) -> None:
     require(call.principal, Action.READ, Resource(kind="workspace", workspace=call.workspace))
 
@@ -149,12 +125,5 @@ ROUTES = (
         body=WorkspacePatch,
         patch=True,
         answer=WorkspaceInfo,
-    ),
-    Route(
-        method="GET",
-        path="/tokens",
-        handler=list_tokens,
-        summary="Tokens of the workspace, masked",
-        answer=list[TokenInfo],
     ),
 )

@@ -1,10 +1,10 @@
-"""Jobs and endpoints: brings each one's replicas to what its lifecycle says."""
+"""Jobs, endpoints and Ray clusters: brings each one's replicas to what its lifecycle says."""
 
 import asyncio
 
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.control.owners import OwnerKey, Owners, owner_of
-from leptonai.core.records import Endpoint, Job, Replica
+from leptonai.core.records import Endpoint, Job, RayCluster, Replica
 from leptonai.errors import VersionConflict
 from leptonai.ports.clock import Clock
 
@@ -13,7 +13,7 @@ class OwnersLoop:
     name = "owners"
 
     def __init__(self, mirror: Mirror, owners: Owners, clock: Clock) -> None:
-        self.watch: Watch = mirror.watch(Job, Endpoint, Replica)
+        self.watch: Watch = mirror.watch(Job, Endpoint, RayCluster, Replica)
         self._owners = owners
         self._clock = clock
         self._wakes: dict[OwnerKey, int] = {}  # when to look at each again, in clock ms

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import heapq
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TypedDict
@@ -9,15 +10,17 @@ from typing import TypedDict
 from msgspec.structs import replace
 
 from leptonai.control.mirror import Key, Mirror, Watch
+from leptonai.control.nodes import view_of
 from leptonai.control.owners import Owners
+from leptonai.control.template_memory import TemplateMemory
 from leptonai.core import records, scheduler
 from leptonai.core.lifecycle.job import Seat, replica_id
+from leptonai.core.lifecycle.replica import asked_of
 from leptonai.core.records import (
     EndReason,
     Goal,
     Job,
     Node,
-    NodeState,
     OwnerKind,
     Phase,
     Record,
@@ -40,6 +43,8 @@ from leptonai.core.scheduler.values import (
     Resize,
     Running,
     Snapshot,
+    Spare,
+    WaitCode,
     Worker,
 )
 from leptonai.errors import TryLater, VersionConflict
@@ -47,7 +52,11 @@ from leptonai.ports.clock import Clock
 from leptonai.ports.store import Delete, Fence, Put, Store
 from leptonai.spec.containers import QueueConfig
 
+MAX_GIVEN_WAY_TO = 100  # gangs, the first ones: templates give way to those that wait
 GROW_EVERY_MS = 60_000  # looks whether elastic jobs should have more workers, if nothing happens
+
+
+FOR_ROOM = frozenset({WaitCode.CAPACITY, WaitCode.CLEARING})
 
 
 class _NodeChange(TypedDict, total=False):
@@ -70,6 +79,7 @@ class PlacementLoop:
         owners: Owners,
         fence: Fence,
         clock: Clock,
+        templates: TemplateMemory,
         policy: Policy = DEFAULT,
     ) -> None:
         self.watch: Watch = mirror.watch(
@@ -80,6 +90,8 @@ class PlacementLoop:
         self._owners = owners
         self._fence = fence
         self._clock = clock
+        self._templates = templates
+        templates.wake(self.watch.news)
         # Kept up from step to step: a step costs what changed, not all that waits.
         self._gangs: dict[str, dict[str, Replica]] = {}  # by gang, by replica: waiting or holding
         self._policy = policy
@@ -142,6 +154,10 @@ class PlacementLoop:
 
     async def _carry_out(self) -> int | None:
         plan = scheduler.decide(self._index, self._clock.now_ms())
+        placed = {place.gang for place in plan.places if not place.after}
+        if spares := self._giving_way(placed):
+            await asyncio.gather(*(self._templates.end(spare) for spare in spares))
+            plan = dataclasses.replace(plan, preempts=(), resizes=())  # may not be needed any more
         # All of them have ended before the next plan is made.
         written = await asyncio.gather(
             *(self._give_way(preempt) for preempt in plan.preempts),
@@ -162,6 +178,21 @@ class PlacementLoop:
             grow_at_ms = self._clock.now_ms() + GROW_EVERY_MS
             return min(grow_at_ms, plan.revisit_at_ms or grow_at_ms)
         return plan.revisit_at_ms
+
+    def _giving_way(self, placed: set[str]) -> tuple[Spare, ...]:
+        """The templates that end for the first gang that waits for what they take."""
+        spares = self._templates.spares()
+        if not spares:
+            return ()
+        waiting = (gang for gang in self._index.waiting.values() if gang.id not in placed)
+        first = heapq.nsmallest(
+            MAX_GIVEN_WAY_TO, waiting, key=lambda gang: (-gang.priority, gang.queued_at_ms, gang.id)
+        )
+        for gang in first:
+            given = scheduler.giving_way(self._index, gang, spares)
+            if given and (why := self.why(gang.id)) and why.code in FOR_ROOM:
+                return given
+        return ()
 
     async def _give_way(self, preempt: Preempt) -> None:
         why = f"gives way to {self._to(preempt)}"
@@ -228,7 +259,7 @@ class PlacementLoop:
                     if not members:
                         del self._gangs[gang]
             elif isinstance(record, Node):
-                nodes[record.id] = _node(record)
+                nodes[record.id] = self._view(record)
             elif isinstance(record, records.Quota):
                 quotas = True
             elif isinstance(record, Job):
@@ -236,6 +267,10 @@ class PlacementLoop:
                 if record.gave_way_to:
                     gangs.add(record.gave_way_to)
                     self._promised.add(record.gave_way_to)
+        if spared := self._templates.take_changed():
+            for node in self._mirror.nodes.values():
+                if node.id in spared:
+                    nodes[node.id] = self._view(node)
         queued, running, gone = [], [], []
         for gang in sorted(gangs):
             replicas = list(self._gangs.get(gang, {}).values())
@@ -261,6 +296,9 @@ class PlacementLoop:
         if change != scheduler.Change():
             self._index = scheduler.advance(self._index, change)
         self._why = None
+
+    def _view(self, node: Node) -> NodeView:
+        return dataclasses.replace(view_of(node), spare_bytes=self._templates.taken(node.id))
 
     def _changed_reservations(self) -> set[str]:
         """Take in what is reserved now; the gangs whose nodes may be others for that."""
@@ -330,12 +368,12 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror, reserved: Reserved
     first = replicas[0]
     key = (first.workspace, first.owner_id)
     job = mirror.jobs.get(key) if first.owner_kind is OwnerKind.JOB else None
-    owner = job or mirror.endpoints.get(key)
-    queue = (owner.spec.queue_config if owner else None) or QueueConfig()
+    asked = asked_of(first, mirror.workload(first.owner_kind, key))
+    queue = (asked.queue_config if asked else None) or QueueConfig()
     deadline = job.spec.deadline if job else None
     estimate = job.spec.estimated_seconds if job else None
     affinity = reserved.affinity(
-        owner.spec.reservation_config if owner else None,
+        asked.reservation_config if asked else None,
         first.workspace,
         first.owner,
         frozenset(first.program.allowed_nodes),
@@ -355,11 +393,13 @@ def gang_of(id: str, replicas: list[Replica], mirror: Mirror, reserved: Reserved
         allowed_nodes=affinity.allowed,
         allowed_groups=frozenset(first.program.allowed_groups),
         avoided_nodes=affinity.avoided,
+        # Of those that are left of a gang no segment is asked for any more.
+        segment=job.spec.segment if job and len(replicas) == first.gang_size else 0,
         preemptible=job is not None and queue.can_be_preempted is True,
         may_preempt=queue.can_preempt is not False,
         deadline=Deadline(at_ms=1000 * deadline.at, hard=deadline.hard) if deadline else None,
         remaining_ms=None if estimate is None else 1000 * estimate,
-        lasting=first.owner_kind is OwnerKind.ENDPOINT,
+        lasting=first.owner_kind is not OwnerKind.JOB,
         attained_ms=job.attained_ms if job else 0,
     )
 
@@ -403,7 +443,7 @@ def running_of(
         rendezvous_port=first.rendezvous_port,
         started_at_ms=min(started, default=None),
         saved_at_ms=job.saved_at_ms if job else None,
-        lasting=first.owner_kind is OwnerKind.ENDPOINT,
+        lasting=first.owner_kind is not OwnerKind.JOB,
         leaving=frozenset(f"{r.workspace}/{r.id}" for r in leaving),
         leaving_since_ms=min((r.stop_asked_at_ms or 0 for r in leaving), default=0),
     )
@@ -423,14 +463,4 @@ def quota_of(record: records.Quota) -> Quota:
         gpus=record.gpus,
         cpu_millis=record.cpu_millis,
         borrow=record.borrow,
-    )
-
-
-def _node(node: Node) -> NodeView:
-    return NodeView(
-        id=node.id,
-        group=node.group,
-        capacity=node.capacity,
-        labels=node.labels,
-        schedulable=node.state is NodeState.READY and not node.unschedulable,
     )

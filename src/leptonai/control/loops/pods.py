@@ -127,7 +127,7 @@ class PodsLoop:
         if pod is None or report is None or pod.wanted == 0:
             return None
         now_ms = self._clock.now_ms()
-        seen, events = told(pod, attempt[1], report, now_ms)
+        seen, events = told(pod, attempt[1], report)
         idle = idleness(replace(pod, pod=seen), report.activity, now_ms)
         after = replace(pod, pod=replace(seen, idle_since_ms=idle.since_ms))
         if idle.stop:
@@ -148,9 +148,7 @@ class PodKey(Protocol):
     def __call__(self, workspace: str, pod: str, /) -> str: ...
 
 
-def told(
-    pod: Endpoint, attempt: str, report: PodReport, now_ms: int
-) -> tuple[PodSeen, list[Event]]:
+def told(pod: Endpoint, attempt: str, report: PodReport) -> tuple[PodSeen, list[Event]]:
     """What its record says after a report, and the events that are new in it."""
     before = pod.pod
     if before.attempt != attempt:

@@ -1,4 +1,9 @@
-"""Whether servers answer: probes every running replica of an endpoint."""
+"""Whether servers answer: probes every running replica of an endpoint, and every node of a Ray
+cluster.
+
+What answers is taken for the replica only if it is the replica that listens there, which its engine
+is asked once, when it first answers.
+"""
 
 import asyncio
 from typing import Protocol
@@ -7,11 +12,12 @@ from msgspec.structs import replace
 
 from leptonai.control.loops.loop import wait_for_news
 from leptonai.control.mirror import Key, Mirror, Watch, serves
-from leptonai.core.records import Endpoint, Goal, OwnerKind, Phase, Replica
+from leptonai.core.records import Endpoint, Goal, Phase, Replica, Severity, event_of
 from leptonai.core.rollouts.asked import at_revision
-from leptonai.errors import VersionConflict
+from leptonai.errors import TryLater, VersionConflict
 from leptonai.ports.clock import Clock
-from leptonai.ports.store import Fence, Put, Store
+from leptonai.ports.engine import Engine
+from leptonai.ports.store import Emit, Fence, Put, Store
 
 QUICKEST_PROBE_MS = 5  # a copy of a template takes some 50 ms
 PATIENCE = 10  # a server that took t to be ready is found so at most t / PATIENCE later …
@@ -19,6 +25,7 @@ SLOWEST_PROBE_MS = 5_000  # … or this
 RECHECK_MS = 10_000  # of a replica that is ready
 DOUBT_MS = 1_000  # between the re-checks of one that no longer answers
 UNREADY_AFTER = 3  # failed re-checks in a row
+STRANGERS_TOLD_AFTER = 3  # answers: a server in the middle of an exec seems to be nobody's
 
 
 _ProbeKey = tuple[Key, int]  # replica and attempt
@@ -34,11 +41,18 @@ class ReadinessLoop:
     name = "readiness"
 
     def __init__(
-        self, mirror: Mirror, store: Store, fence: Fence, clock: Clock, prober: Prober
+        self,
+        mirror: Mirror,
+        store: Store,
+        engine: Engine,
+        fence: Fence,
+        clock: Clock,
+        prober: Prober,
     ) -> None:
         self.watch: Watch = mirror.watch(Replica, Endpoint, only=serves)
         self._mirror = mirror
         self._store = store
+        self._engine = engine
         self._fence = fence
         self._clock = clock
         self._prober = prober
@@ -69,10 +83,7 @@ class ReadinessLoop:
         servers = {
             ((r.workspace, r.id), r.attempt): r
             for r in self._mirror.replicas.values()
-            if r.owner_kind is OwnerKind.ENDPOINT
-            and r.phase is Phase.RUNNING
-            and r.goal is Goal.RUN
-            and r.ports
+            if serves(r) and r.phase is Phase.RUNNING and r.goal is Goal.RUN and r.ports
         }
         self._probes = {key: self._probes.get(key) or _Probe(now_ms) for key in servers}
         for key, probe in self._probes.items():
@@ -90,6 +101,8 @@ class ReadinessLoop:
         answers = bool(host) and await self._prober.answers(
             host, replica.ports[0], self._path(replica)
         )
+        if answers and not replica.ready:
+            answers = await self._listens(replica, probe)
         now_ms = self._clock.now_ms()
         probe.failures = 0 if answers else probe.failures + 1
         if answers == replica.ready:
@@ -105,6 +118,29 @@ class ReadinessLoop:
         except VersionConflict:
             probe.due_ms = now_ms + QUICKEST_PROBE_MS  # it changed meanwhile: judge it afresh
 
+    async def _listens(self, replica: Replica, probe: "_Probe") -> bool:
+        """Whether it may be the replica that answered, as far as its engine can say."""
+        port = replica.ports[0]
+        try:
+            listens = await self._engine.listens(replica.node, replica.attempt_id, port)
+        except TryLater:
+            return False
+        if listens is not False:
+            return True
+        probe.strangers += 1
+        endpoint = self._mirror.endpoints.get((replica.workspace, replica.owner_id))
+        if probe.strangers == STRANGERS_TOLD_AFTER and endpoint is not None:
+            told = event_of(
+                endpoint,
+                "PortTaken",
+                f"on {replica.node} port {port} of replica {replica.id} is answered by a process "
+                "that the replica has not started: it counts as ready when it listens there itself",
+                Severity.WARNING,
+            )
+            told = replace(told, at_ms=self._clock.now_ms())
+            await self._store.commit(Emit(told), fence=self._fence)
+        return False
+
     def _path(self, replica: Replica) -> str:
         endpoint = self._mirror.endpoints.get((replica.workspace, replica.owner_id))
         health = at_revision(endpoint, replica.revision).spec.health if endpoint else None
@@ -119,6 +155,7 @@ class _Probe:
         self.since_ms = now_ms
         self.due_ms = now_ms + QUICKEST_PROBE_MS
         self.failures = 0
+        self.strangers = 0  # that answered in its place
 
     def patience_ms(self, now_ms: int) -> int:
         waited_ms = now_ms - self.since_ms

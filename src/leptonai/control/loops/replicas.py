@@ -13,6 +13,7 @@ from leptonai.control.draining import Draining
 from leptonai.control.loops.loop import RETRY_AFTER_MS, retry_ms
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.control.owners import OwnerKey, Owners, owner_of
+from leptonai.control.template_memory import TemplateMemory
 from leptonai.control.traffic import TrafficLog
 from leptonai.control.warm_starts import WarmStarts
 from leptonai.core.access import Principal, Role
@@ -24,6 +25,8 @@ from leptonai.core.attachments import (
 )
 from leptonai.core.lifecycle import node as node_lifecycle
 from leptonai.core.lifecycle.environment import environment, host_names
+from leptonai.core.lifecycle.ray_node import start_command, token_variables
+from leptonai.core.lifecycle.raycluster import head_of
 from leptonai.core.lifecycle.replica import (
     Ask,
     SeenEnded,
@@ -96,6 +99,7 @@ class ReplicasLoop:
         engine: Engine,
         owners: Owners,
         traffic: TrafficLog,
+        templates: TemplateMemory,
         fence: Fence,
         clock: Clock,
         *,
@@ -104,6 +108,7 @@ class ReplicasLoop:
         job_token: Callable[[Job], str],
         run_token: Callable[[Job], str],
         pod_key: Callable[[Replica], str],
+        ray_token: Callable[[Replica], str],
         runs_images: bool = False,
         mounts_volumes: bool = True,
     ) -> None:
@@ -119,6 +124,7 @@ class ReplicasLoop:
         self._job_token = job_token
         self._run_token = run_token
         self._pod_key = pod_key
+        self._ray_token = ray_token
         self._runs_images = runs_images
         self._mounts_volumes = mounts_volumes
         self._failures: dict[str, int] = {}  # of each node, in a row
@@ -127,7 +133,9 @@ class ReplicasLoop:
         ] = {}  # by node: attempts that were ours and are still there
         self.looked = asyncio.Event()  # set after every look at the nodes
         self._draining = Draining(mirror, traffic)
-        self._warm_starts = WarmStarts(mirror, store, engine, fence, clock, runs_images=runs_images)
+        self._warm_starts = WarmStarts(
+            mirror, store, engine, templates, fence, clock, runs_images=runs_images
+        )
         traffic.wake_when_idle(self.watch.news)
 
     async def step(self) -> int | None:
@@ -303,11 +311,11 @@ class ReplicasLoop:
             return
         if attempt is None:
             return  # the rest of its gang, or its job, is still on its way into the mirror
-        ignored = not self._runs_images or replica.program.pod
+        ignored = not self._runs_images or _on_host(replica)
         if replica.program.image and ignored and replica.attempt == 0:
             event = replace(_image_ignored(replica), at_ms=self._clock.now_ms())
             await self._store.commit(Emit(event), fence=self._fence)
-        in_container = bool(replica.program.image) and self._runs_images
+        in_container = bool(replica.program.image) and not ignored
         if attempt.volumes and not (self._mounts_volumes or in_container) and not replica.attempt:
             event = replace(_volumes_linked(replica), at_ms=self._clock.now_ms())
             await self._store.commit(Emit(event), fence=self._fence)
@@ -343,6 +351,18 @@ class ReplicasLoop:
         if program.pod:
             env["LEPTON_POD_KEY"] = self._pod_key(replica)
         env |= await self._user_env(replica.workspace, program)
+        command = program.command
+        if replica.owner_kind is OwnerKind.RAYCLUSTER:
+            head = head_of(self._mirror.replicas_of(replica.workspace, replica.parent))
+            if head is None or not head.ports:
+                return None  # it is ending, and this worker with it
+            command = start_command(
+                replica,
+                head,
+                address=addresses[replica.node],
+                head_address=addresses.get(head.node, "127.0.0.1"),
+            )
+            env |= token_variables(self._ray_token(replica))
         trees = []
         if program.workdir:
             trees.append(Tree(digest=program.workdir, at="workdir"))
@@ -351,7 +371,7 @@ class ReplicasLoop:
         return Attempt(
             id=replica.attempt_id,
             node=replica.node,
-            command=program.command,
+            command=command,
             hosts=host_names(replica, gang, addresses) if talks else {},
             env=env,
             cpu_millis=program.needs.cpu_millis,
@@ -362,7 +382,7 @@ class ReplicasLoop:
             trees=tuple(trees),
             start_in=KEPT if program.pod else "workdir" if program.workdir else "",
             keeps=_kept_by(replica),
-            image=program.image if self._runs_images and not program.pod else "",
+            image=program.image if self._runs_images and not _on_host(replica) else "",
             volumes=await self._volumes(replica, nodes[replica.node].group),
             files=await self._attached_files(replica),
             warm=self._warm_starts.of(replica),
@@ -488,6 +508,12 @@ def _kept_by(replica: Replica) -> str:
     return replica.owner_id if lasts else ""
 
 
+def _on_host(replica: Replica) -> bool:
+    """Whether it runs in no image, whatever it names. A Ray node needs the ports of its node, and
+    Ray of a version that asks who connects."""
+    return replica.program.pod or replica.owner_kind is OwnerKind.RAYCLUSTER
+
+
 def _sight(observation: Seen, attempt: str) -> Sight:
     match observation.attempts.get(attempt):
         case Running(started_at_ms):
@@ -523,8 +549,8 @@ def _image_ignored(replica: Replica) -> Event:
         message=(
             f"running on the host instead of in {replica.program.image}; "
             + (
-                "pods run in no image"
-                if replica.program.pod
+                "pods and Ray clusters run in no image"
+                if _on_host(replica)
                 else "to run images: leptonai up --containers auto (see `leptonai doctor`)"
             )
         ),

@@ -95,7 +95,10 @@ def _needed(
 ) -> tuple[int, str, bool]:
     """Replicas, why, and whether a forecast said so."""
     if policy.target is None:
-        return policy.min_replicas, f"{policy.min_replicas} while there are requests", False
+        reason = f"{policy.min_replicas} while there are requests"
+        if policy.max_replicas > policy.min_replicas and not policy.schedules:
+            reason += f"; without a target nothing asks for the {policy.max_replicas} it may have"
+        return policy.min_replicas, reason, False
     each = capacity(state, policy)
     now_rate = state.rate(REACTIVE_S)
     if not each:

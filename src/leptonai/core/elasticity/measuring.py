@@ -18,6 +18,7 @@ GIVEN_UP_AT, TAKEN_BACK_AT = 1.2, 1.0  # times the loss of the reactive rule
 LEVELS_A_DOUBLING = 4  # of requests/s a replica, for which latency is remembered
 FIRST_LEVEL_PER_S = 2.0**-10
 MAX_LEVELS = 100
+FULL = 0.95  # GPUs that are busy for so much of a window could do no more in it
 MEMORY_LATENCY = 2_000.0  # requests that a level's share of slow ones is of
 LEAST_KNOWN = 20.0  # requests from which on a mean is believed
 PROBE = 1.25  # a replica may get so much more than was ever seen to go well
@@ -107,7 +108,12 @@ def learn(state: State, policy: Policy, demand: Demand, fleet: Fleet, now_s: flo
     # would be that of the short ones.
     service = state.service.with_(demand.ended, demand.busy_s, memory=MEMORY_REQUESTS)
     state = replace(state, service=service)
-    if isinstance(policy.target, Utilisation) and demand.gpu_utilisation is not None and traffic:
+    if (
+        isinstance(policy.target, Utilisation)
+        and demand.gpu_utilisation is not None
+        and traffic
+        and not _overloaded(demand, fleet)
+    ):
         gpu_s = demand.gpu_utilisation * fleet.ready * demand.window_s
         gpu = state.gpu.with_(demand.ended, gpu_s, memory=MEMORY_REQUESTS)
         state = replace(state, gpu=gpu)
@@ -163,6 +169,13 @@ def judge(state: State, forecast: Forecast | None, service_s: float | None) -> S
         unchanged = reactive_rate(state.rate(REACTIVE_S), forecast.certainty, service_s)
         pending = (*pending, Pending(now_s + forecast.lead_s, expected, unchanged))
     return replace(state, pending=pending, loss=loss, reactive_loss=reactive, given_up=given_up)
+
+
+def _overloaded(demand: Demand, fleet: Fleet) -> bool:
+    """Whether GPUs did all they can while there was more to do: then their time is all there was,
+    and not what the requests would have taken."""
+    full = demand.gpu_utilisation is not None and demand.gpu_utilisation >= FULL
+    return full and demand.in_flight + demand.queued > fleet.ready * fleet.slots
 
 
 def _learn_latency(state: State, demand: Demand, fleet: Fleet) -> tuple[Mean, ...]:

@@ -46,6 +46,12 @@ def environment(
         return env | _of_worker(replica, gang, addresses, failures)
     if replica.program.pod:
         env["LEPTON_PORTS"] = ",".join(map(str, replica.ports))
+    if replica.owner_kind is OwnerKind.RAYCLUSTER:
+        return env | {
+            "LEPTON_RAYCLUSTER_NAME": replica.owner_name,
+            "LEPTON_RAYCLUSTER_GROUP": replica.group or "head",
+            "LEPTON_REPLICA_ID": replica.id,
+        }
     return env | {
         "LEPTON_DEPLOYMENT_NAME": replica.owner_name,
         "LEPTON_REPLICA_ID": replica.id,

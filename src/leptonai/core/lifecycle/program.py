@@ -25,6 +25,7 @@ PROJECT_LABEL = "project"  # whose quota a workload counts against, beside its o
 def program_of_job(job: Job) -> Program:
     spec = job.spec
     requested = requested_by(spec)
+    nodes, groups = affine_to(spec.affinity)
     return Program(
         command=tuple(spec.container.command or ()),
         envs=tuple(spec.envs or ()),
@@ -35,10 +36,10 @@ def program_of_job(job: Job) -> Program:
         ports=(ANY_PORT,) * len(spec.container.ports or ()),
         image=spec.container.image or "",
         workdir=spec.workdir or "",
-        mounts=_mounts(spec.mounts),
+        mounts=mounts_of(spec.mounts),
         attachments=tuple(spec.storage_attachments or ()),
-        allowed_nodes=_nodes(spec.affinity),
-        allowed_groups=_groups(spec.affinity),
+        allowed_nodes=nodes,
+        allowed_groups=groups,
         workspace_token=bool(spec.include_workspace_token),
     )
 
@@ -49,6 +50,7 @@ def program_of_endpoint(endpoint: Endpoint) -> Program:
     spec = endpoint.spec
     wanted = spec.resource_requirement
     requested = requested_by(wanted)
+    nodes, groups = affine_to(wanted.affinity)
     return Program(
         command=tuple(spec.container.command or MODEL_SERVER),
         envs=tuple(spec.envs or ()),
@@ -59,10 +61,10 @@ def program_of_endpoint(endpoint: Endpoint) -> Program:
         image=spec.container.image or "",
         workdir=spec.workdir or "",
         model=endpoint.model_digest,
-        mounts=_mounts(spec.mounts),
+        mounts=mounts_of(spec.mounts),
         attachments=tuple(spec.storage_attachments or ()),
-        allowed_nodes=_nodes(wanted.affinity),
-        allowed_groups=_groups(wanted.affinity),
+        allowed_nodes=nodes,
+        allowed_groups=groups,
     )
 
 
@@ -71,6 +73,7 @@ def program_of_pod(pod: Endpoint) -> Program:
     spec, settings = pod.spec, pod.spec.pod or PodSettings()
     wanted = spec.resource_requirement
     requested = requested_by(wanted)
+    nodes, groups = affine_to(wanted.affinity)
     ports = [port.container_port for port in spec.pod_ports]
     plan = PodPlan(
         ports=ports,
@@ -88,8 +91,8 @@ def program_of_pod(pod: Endpoint) -> Program:
         limit_memory_bytes=requested.limit_memory_bytes,
         ports=(ANY_PORT,) * (1 + len(ports)),  # the first is its own process's
         image=spec.container.image or "",
-        allowed_nodes=(pod.pod.node,) if pod.pod.node else _nodes(wanted.affinity),
-        allowed_groups=() if pod.pod.node else _groups(wanted.affinity),
+        allowed_nodes=(pod.pod.node,) if pod.pod.node else nodes,
+        allowed_groups=() if pod.pod.node else groups,
         pod=True,
     )
 
@@ -113,15 +116,17 @@ def replica_suffix(*parts: object) -> str:
     return "".join(letters)
 
 
-def _nodes(affinity: Affinity | None) -> tuple[str, ...]:
-    return tuple(affinity.allowed_nodes_in_node_group or ()) if affinity else ()
+def affine_to(affinity: Affinity | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The nodes, and the node groups, of which it may be placed on one; () allows all."""
+    if affinity is None:
+        return (), ()
+    return (
+        tuple(affinity.allowed_nodes_in_node_group or ()),
+        tuple(affinity.allowed_dedicated_node_groups or ()),
+    )
 
 
-def _groups(affinity: Affinity | None) -> tuple[str, ...]:
-    return tuple(affinity.allowed_dedicated_node_groups or ()) if affinity else ()
-
-
-def _mounts(mounts: Sequence[Mount] | None) -> tuple[VolumeMount, ...]:
+def mounts_of(mounts: Sequence[Mount] | None) -> tuple[VolumeMount, ...]:
     return tuple(
         VolumeMount(
             source=mount.source or "",

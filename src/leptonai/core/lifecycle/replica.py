@@ -20,9 +20,14 @@ from leptonai.core.records import (
     Goal,
     OwnerKind,
     Phase,
+    RayCluster,
     Replica,
     Termination,
+    Workload,
 )
+from leptonai.spec.endpoints import EndpointSpec
+from leptonai.spec.jobs import JobSpec
+from leptonai.spec.rayclusters import RayGroup
 
 HEALTHY_AFTER_MS = 600_000  # a run this long forgets the crashes before it
 CRASH_LOOP = 3  # crashes in a row after which one is said to keep ending
@@ -117,6 +122,13 @@ def stop_due_ms(replica: Replica) -> int:
     """A server that was in the route table gets no SIGTERM before the gateway has let go of it."""
     asked = replica.stop_asked_at_ms or 0
     return asked + DRAIN_MS if replica.owner_kind is OwnerKind.ENDPOINT and replica.ready else asked
+
+
+def asked_of(replica: Replica, owner: Workload | None) -> JobSpec | EndpointSpec | RayGroup | None:
+    """What its owner asked for it: of a Ray cluster, its group."""
+    if isinstance(owner, RayCluster):
+        return owner.spec.group(replica.group)
+    return None if owner is None else owner.spec
 
 
 # --- what owners do to their replicas ------------------------------------------------------------

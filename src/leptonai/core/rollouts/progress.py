@@ -101,15 +101,17 @@ def step(
 
 def wake_at_ms(endpoint: Endpoint, replicas: Iterable[Replica], now_ms: int) -> int | None:
     """When to look again if nothing changes before."""
-    rollout = candidate(endpoint)
-    if rollout is None:
+    rollout = endpoint.rollout
+    if rollout is None or rollout.state is not RolloutState.PROGRESSING:
         return None
     times = [
         r.started_at_ms + ANSWERS_WITHIN_MS
         for r in replicas
         if _deaf(rollout, r) and r.started_at_ms is not None
     ]
-    if rollout.step_since_ms is not None or rollout.percent:
+    if rollout.plan.strategy is not Strategy.ROLLING and (
+        rollout.step_since_ms is not None or rollout.percent
+    ):
         times.append(now_ms + REPORT_MS)
     if rollout.plan.strategy is Strategy.BLUE_GREEN and rollout.step_since_ms is not None:
         times.append(rollout.step_since_ms + _keep_ms(rollout) - rollout.step_spent_ms)
@@ -128,11 +130,12 @@ def _step(
         return endpoint
     if rollout.state is not RolloutState.PROGRESSING:
         return _left_alone(endpoint, rollout, replicas)
-    if rollout.plan.strategy is Strategy.ROLLING:
-        return _replaced(endpoint, rollout, replicas, wanted, now_ms)
+    rolling = rollout.plan.strategy is Strategy.ROLLING
     broken = next((words for r in replicas if (words := _broken(rollout, r, now_ms))), None)
-    if broken is not None:
+    if broken is not None and (not rolling or _only_old_ones_serve(rollout, replicas)):
         return rolled_back(endpoint, broken, now_ms)
+    if rolling:
+        return _replaced(endpoint, rollout, replicas, wanted, now_ms)
     if wanted == 0:
         return replace(endpoint, rollout=_paused(endpoint, rollout, now_ms))
     rollout = _counted(rollout, traffic, now_ms)
@@ -157,6 +160,13 @@ def _left_alone(endpoint: Endpoint, rollout: Rollout, replicas: Sequence[Replica
     if rollout.percent is None or any(r.revision != endpoint.revision for r in replicas):
         return endpoint
     return replace(endpoint, rollout=replace(rollout, percent=None))
+
+
+def _only_old_ones_serve(rollout: Rollout, replicas: Sequence[Replica]) -> bool:
+    """Else a rolling one stays as it is: part of its new revision serves, or nobody does, and then
+    what was newly asked is as good as what was there."""
+    serving = {r.revision for r in replicas if r.ready and r.goal is Goal.RUN}
+    return bool(serving) and rollout.revision not in serving
 
 
 def _replaced(
@@ -290,7 +300,9 @@ def _deaf(rollout: Rollout, replica: Replica) -> bool:
 
 def _events(before: Endpoint, after: Endpoint) -> tuple[Event, ...]:
     was, rollout = before.rollout, after.rollout
-    if was is None or rollout is None or rollout.plan.strategy is Strategy.ROLLING:
+    if was is None or rollout is None:
+        return ()
+    if rollout.plan.strategy is Strategy.ROLLING and rollout.state is not RolloutState.ROLLED_BACK:
         return ()
     severity = Severity.NORMAL
     if rollout.state is not was.state:

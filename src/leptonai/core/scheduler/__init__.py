@@ -33,6 +33,7 @@ from leptonai.core.scheduler.values import (
     Resize,
     Running,
     Snapshot,
+    Spare,
     Unmet,
     Wait,
     WaitCode,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from leptonai.core.scheduler.index import Change, Index, advance
     from leptonai.core.scheduler.placement import decide, schedule
     from leptonai.core.scheduler.reasons import clearing, feasible
+    from leptonai.core.scheduler.spares import giving_way
 
 __all__ = [
     "ANY_PORT",
@@ -71,6 +73,7 @@ __all__ = [
     "Resize",
     "Running",
     "Snapshot",
+    "Spare",
     "Unmet",
     "Wait",
     "WaitCode",
@@ -80,6 +83,7 @@ __all__ = [
     "clearing",
     "decide",
     "feasible",
+    "giving_way",
     "schedule",
 ]
 
@@ -91,6 +95,7 @@ _HOME_OF = {
     "clearing": "leptonai.core.scheduler.reasons",
     "decide": "leptonai.core.scheduler.placement",
     "feasible": "leptonai.core.scheduler.reasons",
+    "giving_way": "leptonai.core.scheduler.spares",
     "schedule": "leptonai.core.scheduler.placement",
 }
 

@@ -33,6 +33,7 @@ class AlternativeKind(StrEnum):
 
     AFFINITY = "affinity"  # other nodes
     GPU_TYPE = "gpu_type"
+    SEGMENTS = "segments"  # its workers anywhere, not so many behind one switch
     SIZE = "size"  # a smaller share of CPU or memory for each worker
     WORKERS = "workers"  # fewer
     GPUS = "gpus"  # fewer for each worker, or a smaller share of one
@@ -96,6 +97,8 @@ class _Asked:
             yield AlternativeKind.AFFINITY, changed, None
         for changed in self._other_gpus():
             yield AlternativeKind.GPU_TYPE, changed, None
+        if self._gang.segment:
+            yield AlternativeKind.SEGMENTS, replace(self._gang, segment=0), None
         for changed in self._smaller():
             yield AlternativeKind.SIZE, changed, None
         for changed in self._with_fewer_workers():
@@ -141,7 +144,8 @@ class _Asked:
         return self._each(partial(_share, parts=parts, cpu=cpu, memory=memory))
 
     def _with_fewer_workers(self) -> Iterator[Gang]:
-        least = len(self._gang.least)
+        """In whole segments, where it has such."""
+        least = len(self._gang.least) // (self._gang.segment or 1)
         many = self._most(least - 1, self._of_workers)
         for fewer in dict.fromkeys((many, many // 2)):
             if fewer:
@@ -150,7 +154,7 @@ class _Asked:
     def _of_workers(self, many: int) -> Gang:
         if self._gang.min_workers:
             return replace(self._gang, min_workers=many)
-        return replace(self._gang, workers=self._gang.workers[:many])
+        return replace(self._gang, workers=self._gang.workers[: many * (self._gang.segment or 1)])
 
     def _with_fewer_gpus(self) -> Iterator[Gang]:
         devices = max(worker.needs.gpus for worker in self._gang.workers)

@@ -7,6 +7,7 @@ import numpy as np
 
 from leptonai.core.resources import Free, Needs
 from leptonai.core.scheduler.nodes import Bools, Ints, Nodes, WorkerSize, copies_on
+from leptonai.core.scheduler.segments import deal, segments_by_domain
 from leptonai.core.scheduler.values import Gang, Worker
 
 SEARCH_STEPS = 5_000  # for a gang of unequal workers, before it is said not to fit
@@ -16,12 +17,12 @@ Shape = tuple[object, ...]
 
 
 def shape_of(gang: Gang) -> Shape:
-    affinity = (gang.allowed_nodes, gang.allowed_groups, gang.avoided_nodes, gang.apart)
+    where = (gang.allowed_nodes, gang.allowed_groups, gang.avoided_nodes, gang.apart, gang.segment)
     size = equal_size(gang)
     if size is not None:
-        return (size, len(gang.workers), gang.min_workers, *affinity)
+        return (size, len(gang.workers), gang.min_workers, *where)
     sizes = tuple(WorkerSize.of(worker) for worker in gang.workers)
-    return (sizes, gang.min_workers, *affinity)
+    return (sizes, gang.min_workers, *where)
 
 
 def equal_size(gang: Gang) -> WorkerSize | None:
@@ -71,9 +72,24 @@ def choose_nodes(
     one = copies >= workers
     if one.any():
         return [int(np.where(one, score, np.inf).argmin())] * workers
+    if gang.segment:
+        return _span_domains(copies, score, nodes, gang)
     if copies.sum() < workers:
         return None
     return _span(copies, score, nodes, workers)
+
+
+def _span_domains(copies: Ints, score: np.ndarray, nodes: Nodes, gang: Gang) -> list[int] | None:
+    """Whole segments, in as few domains as possible."""
+    room = segments_by_domain(copies, nodes, gang.segment)
+    wanted = len(gang.workers) // gang.segment
+    if room.sum() < wanted:
+        return None
+    chosen: list[int] = []
+    for domain, segments in deal(room, wanted):
+        inside = np.where(nodes.domain == domain, copies, 0)
+        chosen += _span(inside, score, nodes, segments * gang.segment)
+    return chosen
 
 
 def _span(copies: Ints, score: np.ndarray, nodes: Nodes, workers: int) -> list[int]:

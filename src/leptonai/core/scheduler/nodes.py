@@ -8,6 +8,8 @@ changed, not the size of the cluster.
 
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -18,6 +20,8 @@ from leptonai.core.scheduler.values import ANY_PORT, Assignment, NodeView, Power
 
 UNBOUNDED = 1 << 30  # workers that need nothing fit without end
 MAX_LOG = 100_000  # changes of nodes that rows may lag behind before they are computed anew
+
+Name = TypeVar("Name", str, tuple[str, str])
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -59,10 +63,6 @@ class Columns:
     @property
     def cpu_total(self) -> Ints:
         return self._nodes.total.cpu[self.at]
-
-    @property
-    def memory_total(self) -> Ints:
-        return self._nodes.total.memory[self.at]
 
     @property
     def gpus_total(self) -> Ints:
@@ -211,6 +211,9 @@ class Nodes:
         self._free = self.total.of(self._all)  # a copy
         self._ending = self.total.of(self._all)  # held by what ends by itself
         self._ending.clear()
+        spare = _column(view.spare_bytes for view in self.views)
+        self._free.memory -= spare
+        self._ending.memory += spare
         self.gpu_types, self.gpu_type = _coded(capacity.gpu_type for capacity in capacities)
         switches, self.switch = _coded(view.switch for view in self.views)
         self.switches = len(switches)
@@ -232,6 +235,11 @@ class Nodes:
 
     def __len__(self) -> int:
         return len(self.views)
+
+    @cached_property
+    def domain(self) -> Ints:
+        """Of each node: a number for its domain."""
+        return _coded(view.domain for view in self.views)[1]
 
     def replaced(self, views: Iterable[NodeView]) -> "Nodes":
         """Other nodes, of which nothing is taken, that are scored the same way."""
@@ -545,7 +553,7 @@ def _devices(gpus: Sequence[int]) -> Ints:
     return np.where(there, MILLIS, 0).astype(np.int64)
 
 
-def _coded(names: Iterable[str]) -> tuple[list[str], Ints]:
+def _coded(names: Iterable[Name]) -> tuple[list[Name], Ints]:
     names = list(names)
     codes = {name: code for code, name in enumerate(sorted(set(names)))}
     return list(codes), _column(codes[name] for name in names)

@@ -10,6 +10,7 @@ from leptonai.core.resources import MILLIS, Capacity, Free, Needs
 from leptonai.core.scheduler.fitting import choose_nodes
 from leptonai.core.scheduler.index import Affinity, Index, affinity_of
 from leptonai.core.scheduler.nodes import Bools, Columns, Ints, WorkerSize, copies_on
+from leptonai.core.scheduler.segments import segments_by_domain
 from leptonai.core.scheduler.values import (
     Gang,
     Holder,
@@ -50,6 +51,8 @@ def feasible(gang: Gang, nodes: Iterable[NodeView]) -> Reason | None:
             f"needs {len(workers)} nodes, one for each worker; it may use {len(admitted)}",
             {"workers": len(workers), "nodes": len(admitted)},
         )
+    if gang.segment:
+        return _too_few_segments(gang, admitted)
     if len(counts) == 1:
         room = sum(
             many * min(_copies_when_empty(kind, workers[0]), 1 if gang.apart else len(workers))
@@ -59,7 +62,7 @@ def feasible(gang: Gang, nodes: Iterable[NodeView]) -> Reason | None:
             return Reason(
                 WaitCode.NO_NODE,
                 f"needs room for {len(workers)} workers with {describe(workers[0].needs)} each;"
-                f" {_these(len(admitted))} have room for {room} when empty",
+                f" {_these(len(admitted))} room for {room} when empty",
                 {"workers": len(workers), "room": room},
             )
         return None
@@ -72,10 +75,39 @@ def feasible(gang: Gang, nodes: Iterable[NodeView]) -> Reason | None:
             return Reason(
                 WaitCode.NO_NODE,
                 f"needs {resource.words(needed)} in all;"
-                f" {_these(len(admitted))} have {resource.words(total)} when empty",
+                f" {_these(len(admitted))} {resource.words(total)} when empty",
                 {"resource": resource.name, "needed": needed, "largest": total},
             )
     return None
+
+
+def _too_few_segments(gang: Gang, admitted: Sequence[NodeView]) -> Reason | None:
+    worker, segments = gang.workers[0], len(gang.workers) // gang.segment
+    copies: dict[tuple[Capacity, int], int] = {}
+    behind: Counter[tuple[str, str]] = Counter()
+    for node in admitted:
+        kind = (node.capacity, node.ports_to - node.ports_from)
+        if kind not in copies:
+            copies[kind] = _copies_when_empty(kind, worker)
+        behind[node.domain] += min(copies[kind], 1 if gang.apart else len(gang.workers))
+    room = sum(workers // gang.segment for workers in behind.values())
+    if room >= segments:
+        return None
+    return Reason(
+        WaitCode.NO_NODE,
+        f"needs {_segments_of(gang, admitted)}; {_these(len(admitted))} room for {room} when empty",
+        {"segments": segments, "workers": gang.segment, "room": room},
+    )
+
+
+def _segments_of(gang: Gang, nodes: Sequence[NodeView]) -> str:
+    """ "room for 2 segments of 4 workers with 1 CPU each, a segment behind one switch"."""
+    many = len(gang.workers) // gang.segment
+    where = "behind one switch" if any(node.switch for node in nodes) else "on one node"
+    return (
+        f"room for {many} segment{'s' if many > 1 else ''} of {gang.segment} workers"
+        f" with {describe(gang.workers[0].needs)} each, a segment {where}"
+    )
 
 
 def _copies_when_empty(kind: tuple[Capacity, int], worker: Worker) -> int:
@@ -179,8 +211,12 @@ def no_room(gang: Gang, index: Index, held: Held) -> Reason:
     if key not in held:
         held[key] = _holders(scarce, index, here)
     many = len(gang.least)
-    room = min(many, int(nodes.row(WorkerSize(needs, 0)).copies[here].sum()))
-    if many > 1:
+    copies = np.where(here, nodes.row(WorkerSize(needs, 0)).copies, 0)
+    room = min(many, int(copies.sum()))
+    if gang.segment:
+        whole = int(segments_by_domain(copies, nodes, gang.segment).sum())
+        text = f"needs {_segments_of(gang, nodes.views)}; there is room for {whole}"
+    elif many > 1:
         each = "each" if len({worker.needs for worker in gang.workers}) == 1 else "and less"
         text = (
             f"needs room for {many} workers with {describe(needs)} {each}; there is room for {room}"
@@ -338,7 +374,7 @@ def _affinity(gang: Gang) -> str:
 
 
 def _these(nodes: int) -> str:
-    return "the nodes it may use" if nodes > 1 else "the one node it may use"
+    return "the nodes it may use have" if nodes > 1 else "the one node it may use has"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -1,13 +1,14 @@
 """Room that is kept: for a gang that is overdue, or for the first of a queue that may be passed."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from leptonai.core.resources import MILLIS, Free, Needs
 from leptonai.core.scheduler.fitting import equal_size
 from leptonai.core.scheduler.nodes import Bools, Ints, Nodes, WorkerSize, copies_on
+from leptonai.core.scheduler.segments import deal, segments_by_domain
 from leptonai.core.scheduler.values import Gang, Running
 
 
@@ -30,6 +31,8 @@ def keep_room(gang: Gang, nodes: Nodes, admitted: Bools | None) -> bool:
     if gang.apart:
         copies = np.minimum(copies, 1)
     order = _longest_without_a_start(nodes, copies)
+    if gang.segment:
+        return _keep_for_segments(gang, nodes, copies, order, size.needs)
     enough = int(np.searchsorted(np.cumsum(copies[order]), wanted))
     if enough == len(order):
         return False
@@ -37,6 +40,28 @@ def keep_room(gang: Gang, nodes: Nodes, admitted: Bools | None) -> bool:
         many = min(wanted, int(copies[at]))
         nodes.keep(at, gang.id, size.needs, many)
         wanted -= many
+    return True
+
+
+def _keep_for_segments(gang: Gang, nodes: Nodes, copies: Ints, order: Ints, needs: Needs) -> bool:
+    """The segments whose nodes all went longest without a new start."""
+    wanted = len(gang.workers) // gang.segment
+    begun: defaultdict[int, list[int]] = defaultdict(list)  # by domain: the node of each worker
+    keeping: list[int] = []
+    for at in order.tolist():
+        room = int(copies[at])
+        segment = begun[int(nodes.domain[at])]
+        while room and len(keeping) < wanted * gang.segment:
+            more = min(room, gang.segment - len(segment))
+            segment += [at] * more
+            room -= more
+            if len(segment) == gang.segment:
+                keeping += segment
+                segment.clear()
+    if len(keeping) < wanted * gang.segment:
+        return False
+    for at, many in Counter(keeping).items():
+        nodes.keep(at, gang.id, needs, many)
     return True
 
 
@@ -103,7 +128,7 @@ def keep_until(
     if admitted is not None:
         free_now = np.where(admitted, free_now, 0)
     after = free_now.copy()
-    wanted, total, at_ms = len(gang.workers), int(free_now.sum()), now_ms
+    wanted, total, at_ms = len(gang.workers), _room(gang, nodes, free_now), now_ms
     rest: dict[int, Free] = {}
     for ending in sorted(
         (r for r in running if r.gang.remaining_ms is not None and r.started_at_ms is not None),
@@ -123,24 +148,46 @@ def keep_until(
             many = copies_on(rest[at], size.needs)
             total += many - int(after[at])
             after[at] = many
+        if gang.segment:
+            total = _room(gang, nodes, after)
     if total < wanted:
         return None
     # As much as possible of what is not free yet, so that little is closed now.
     becoming = after - free_now
     copies: Counter[int] = Counter()
-    for room in (becoming, free_now):
-        for at in np.lexsort((np.arange(len(room)), -room)).tolist():
-            many = min(wanted, int(room[at]))
-            if many <= 0:
-                break
-            copies[at] += many
-            wanted -= many
+    for within, wanted in _shares(gang, nodes, after):
+        for room in (becoming, free_now):
+            room = np.where(within, room, 0)
+            for at in np.lexsort((np.arange(len(room)), -room)).tolist():
+                many = min(wanted, int(room[at]))
+                if many <= 0:
+                    break
+                copies[at] += many
+                wanted -= many
     for at, many in copies.items():
         now = nodes.free(at)
         short = _still_short(size.needs, many, now, rest.get(at, now))
         if short != Needs():
             nodes.keep(at, gang.id, short, 1)
     return max(at_ms, due_ms)
+
+
+def _room(gang: Gang, nodes: Nodes, copies: Ints) -> int:
+    """For how many of its workers: in whole segments."""
+    if not gang.segment:
+        return int(copies.sum())
+    return int(segments_by_domain(copies, nodes, gang.segment).sum()) * gang.segment
+
+
+def _shares(gang: Gang, nodes: Nodes, copies: Ints) -> Iterator[tuple[Bools, int]]:
+    """Which nodes are to have how many of its workers."""
+    workers = len(gang.workers)
+    if not gang.segment:
+        yield np.ones(len(nodes), dtype=np.bool_), workers
+        return
+    room = segments_by_domain(copies, nodes, gang.segment)
+    for domain, segments in deal(room, workers // gang.segment):
+        yield nodes.domain == domain, segments * gang.segment
 
 
 def _still_short(needs: Needs, many: int, now: Free, then: Free) -> Needs:

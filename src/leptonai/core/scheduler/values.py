@@ -29,9 +29,25 @@ class NodeView:
     capacity: Capacity
     labels: Mapping[str, str] = field(default_factory=dict)
     schedulable: bool = True
+    spare_bytes: int = 0  # of its memory: taken by what ends when somebody waits for it
     power: Power | None = None
     ports_from: int = 20_000  # replicas' ports are given from this range …
     ports_to: int = 30_000  # … up to, but not including
+
+    @property
+    def domain(self) -> tuple[str, str]:
+        """The nodes behind its switch; itself, where that is not known."""
+        return (self.switch, "") if self.switch else ("", self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """Memory of a node that a template takes, which ends when somebody waits for it."""
+
+    node: str
+    key: str
+    memory_bytes: int
+    wanted_at_ms: int  # when a server that could be its copy was last asked for
 
 
 # --- the work ------------------------------------------------------------------------------------
@@ -60,6 +76,8 @@ class Gang:
     """Workers that start together or not at all.
 
     With `min_workers` it is elastic: any first n of its workers will do, if n >= min_workers.
+    With `segment` its equal workers come in segments of so many, in their order, and all of a
+    segment are within one domain: behind one switch or, where that is not known, on one node.
     """
 
     id: str
@@ -74,6 +92,7 @@ class Gang:
     allowed_groups: frozenset[str] = frozenset()
     avoided_nodes: frozenset[str] = frozenset()
     apart: bool = False  # each worker on a node of its own
+    segment: int = 0  # workers that must be within one domain; 0: they may be anywhere
     preemptible: bool = False
     may_preempt: bool = True
     promised: bool = False  # others have given way to it: goes before all of its priority
@@ -88,6 +107,9 @@ class Gang:
     def __post_init__(self) -> None:
         assert self.workers, self.id
         assert 0 <= self.min_workers <= len(self.workers), self
+        if self.segment:
+            assert not self.min_workers and len(self.workers) % self.segment == 0, self.id
+            assert len({(each.needs, len(each.ports)) for each in self.workers}) == 1, self.id
         gpus = sum(w.needs.gpus * w.needs.gpu_millis for w in self.workers) / MILLIS
         object.__setattr__(self, "gpus", gpus or 1.0)
 

@@ -135,7 +135,8 @@ class Divided:
         self._pipeline = pipeline
         self._names = list(parts)
         self._part_of, rows = _rows_of(parts)
-        self._table = Table(first.records, None if len(rows) == len(self._part_of) else rows)
+        all_of_them = len(rows) == len(self._part_of)
+        self._table = Table(first.records, None if all_of_them else rows, coded=True)
         self._of_stretch = self._table.stretch_rows()
         self._whole = first.whole()
 

@@ -112,7 +112,10 @@ def _look(dataset: "Dataset", wanted: Collection[str], progress: "Progress | Non
     seen.measured += [
         Skipped(gate, reason)
         for gates, reason in (
-            (OF_COLUMNS, "the data is no table"),
+            (
+                OF_COLUMNS,
+                "the data is no table" if frame is None else "the table has no such columns",
+            ),
             (OF_CLASSES, "there are no classes"),
             (("corrupt",), "the samples are no images"),
             (OF_NEAR, "the samples are neither images nor texts"),

@@ -5,7 +5,6 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -16,21 +15,11 @@ from typing import Literal
 
 from leptonai.core.records import EndReason, Termination
 from leptonai.engines.local import logs, mounts
-from leptonai.engines.local.containers import (
-    Containers,
-    NoRuntime,
-    Runtime,
-    client_environment,
-    find_runtime,
-)
-from leptonai.engines.local.environment import (
-    KEPT_VARIABLE,
-    base_environment,
-    gpu_environment,
-    tree_variable,
-)
+from leptonai.engines.local.containers import Containers, NoRuntime, Runtime, find_runtime
+from leptonai.engines.local.environment import base_environment, gpu_environment
 from leptonai.engines.local.epoch import EpochFile
 from leptonai.engines.local.gpus import GpuMeter
+from leptonai.engines.local.launching import NAME, Host, check_name, launch_of
 from leptonai.engines.local.machine import Gpus, describe, find_gpus
 from leptonai.engines.local.rubbish import Rubbish
 from leptonai.engines.local.templates import COPY_OF, Templates
@@ -38,7 +27,6 @@ from leptonai.errors import Conflict, InvalidRequest, LeptonError, StorageFull
 from leptonai.home import replace_file
 from leptonai.ports.clock import Clock
 from leptonai.ports.engine import (
-    KEPT,
     Attempt,
     AttemptId,
     AttemptState,
@@ -51,10 +39,9 @@ from leptonai.ports.engine import (
     Seen,
     Unreachable,
 )
-from leptonai.supervisor import Cgroups, Ending, Folder, Launch, Limits, Supervisor
+from leptonai.supervisor import Cgroups, Ending, Folder, Supervisor
 from leptonai.supervisor.copying import Copying
 from leptonai.supervisor.folder import MODE, is_plain
-from leptonai.supervisor.supervise import ID_VARIABLE
 
 FetchTree = Callable[[str, Path], Awaitable[None]]  # lays out a tree's digest in an empty directory
 
@@ -64,7 +51,6 @@ MAX_READ_BYTES = 4 << 20  # of a log at once
 MAX_FETCHES = 4  # trees laid out at once
 FENCE_PATIENCE_S = 10.0
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _log = logging.getLogger("leptonai.engines")
 
 
@@ -112,7 +98,7 @@ class LocalEngine:
             on_change=self._on_change,
             outside=self._containers,
         )
-        self._own_environment = dict(os.environ)
+        self._environment = dict(os.environ)
         self._base_environment = base_environment(os.environ)
         self._templates = Templates(
             home / "attempts" / "templates",
@@ -204,6 +190,9 @@ class LocalEngine:
             states[id] = Ended(_termination(id, ending))
         return Seen(self._clock.now_ms(), states, self._templates.states)
 
+    async def listens(self, node: str, attempt: AttemptId, port: int) -> bool | None:
+        return node == self._node and await self._supervisor.listens(attempt, port)
+
     async def changed(self) -> None:
         await self._changed.wait()
 
@@ -232,7 +221,7 @@ class LocalEngine:
         self._admit(attempt.node, attempt.id, epoch)
         if attempt.warm is not None:
             for name in (attempt.warm.key, *(tree.at for tree in attempt.trees)):
-                _check_name(name)
+                check_name(name)
             no_gpus = gpu_environment((), machine_has_gpus=self._gpus.count > 0)
             self._templates.load(attempt, {**self._base_environment, **no_gpus})
 
@@ -356,7 +345,8 @@ class LocalEngine:
         # Before there is a copy: what it reads is not to be removed.
         with suppress(FileExistsError):
             Path(folder.at(COPY_OF)).symlink_to(template.name)
-        launch = self._launch_of(attempt, folder, self._templates.trees(template, attempt.trees))
+        trees = self._templates.trees(template, attempt.trees)
+        launch = launch_of(attempt, folder, trees, (), self._host)
         copying = await self._supervisor.start_copy(launch, str(template))
         if copying is not None:
             task = asyncio.create_task(self._watch_copy(attempt, template, copying))
@@ -377,7 +367,7 @@ class LocalEngine:
             return
         folder = self._supervisor.folder(attempt.id)
         try:
-            launch = self._launch_of(attempt, folder, trees, found)
+            launch = launch_of(attempt, folder, trees, found, self._host)
             self._supervisor.start(launch)
         except LeptonError as error:
             self._refuse(attempt.id, error.message)
@@ -386,86 +376,23 @@ class LocalEngine:
         except ValueError as error:  # a zero byte in the command or in a variable
             self._refuse(attempt.id, f"it cannot be run: {error}")
 
-    def _launch_of(
-        self,
-        attempt: Attempt,
-        folder: Folder,
-        laid_out: Mapping[str, Path],
-        found: Sequence[mounts.Found] = (),
-    ) -> Launch:
-        """`laid_out` says where its trees are, `found` where its volumes are."""
-        if not attempt.command:
-            raise InvalidRequest("the command is empty", hint="say what to run")
-        trees = {at: str(path) for at, path in laid_out.items()}
-        kept = self._kept_folder(attempt)
-        places = trees if kept is None else trees | {KEPT: str(kept)}
-        if attempt.start_in and attempt.start_in not in places:
-            raise InvalidRequest(
-                f"it should start in {attempt.start_in!r}, which is not among its files",
-                hint="name one of its trees",
-            )
-        directory = places[attempt.start_in] if attempt.start_in else ""
-        in_container = self._runtime is not None and bool(attempt.image)
-        # A container has no other devices than its own, and they are counted from 0 there.
-        gpus = tuple(range(len(attempt.gpus))) if in_container else attempt.gpus
-        given = {
-            **attempt.env,
-            **{tree_variable(at): path for at, path in trees.items()},
-            **gpu_environment(gpus, machine_has_gpus=self._gpus.count > 0),
-        }
-        if kept is not None:
-            given[KEPT_VARIABLE] = str(kept)
-        if attempt.files:
-            given |= mounts.write_files(folder, attempt.files)
-        if self._runtime is not None and attempt.image:
-            folder.prepare()
-            folder.note_container(self._runtime.program)
-            given = {"PYTHONUNBUFFERED": "1", **given, ID_VARIABLE: attempt.id}
-            return Launch(
-                id=attempt.id,
-                command=self._containers.command(
-                    self._runtime,
-                    attempt,
-                    env=given,
-                    mounts=[
-                        *(folder.at("work"), *trees.values()),
-                        *([str(kept)] if kept else []),
-                        *([folder.at(mounts.FILES)] if attempt.files else []),
-                    ],
-                    volumes=found,
-                    directory=directory or folder.at("work"),
-                ),
-                env=client_environment(self._own_environment, given),
-                directory=directory,  # no limits: the container has them, and its client needs none
-            )
-        command = attempt.command
-        if self.mounts_volumes and (found or attempt.hosts):
-            named = [mounts.hosts(folder, attempt.hosts)] if attempt.hosts else []
-            command = mounts.mounting(folder, [*found, *named], command)
-        elif found:
-            folder.prepare()
-            mounts.link(Path(directory or folder.at("work")), found)
-        return Launch(
-            id=attempt.id,
-            command=command,
-            env={**self._base_environment, **given},
-            directory=directory,
-            limits=_limits(attempt),
+    @property
+    def _host(self) -> Host:
+        return Host(
+            kept=self._kept,
+            environment=self._environment,
+            base=self._base_environment,
+            has_gpus=self._gpus.count > 0,
+            mounts_volumes=self.mounts_volumes,
+            containers=self._containers,
+            runtime=self._runtime,
         )
-
-    def _kept_folder(self, attempt: Attempt) -> Path | None:
-        if not attempt.keeps:
-            return None
-        _check_name(attempt.keeps)
-        folder = self._kept / attempt.keeps
-        folder.mkdir(exist_ok=True, mode=0o700)
-        return folder
 
     def _refuse(self, id: AttemptId, message: str) -> None:
         self._supervisor.refuse(id, message)
 
     def _tree_path(self, id: AttemptId, at: str) -> Path:
-        _check_name(at)
+        check_name(at)
         return self._live / id / "trees" / at
 
     def _admit(self, node: str, attempt: AttemptId, epoch: int) -> None:
@@ -473,7 +400,7 @@ class LocalEngine:
             raise InvalidRequest(
                 f"node {node!r} is not of this engine", hint=f"it runs {self._node!r} alone"
             )
-        if attempt and not _NAME.fullmatch(attempt):
+        if attempt and not NAME.fullmatch(attempt):
             raise InvalidRequest(f"{attempt!r} is no attempt's id", hint="use letters and digits")
         try:
             self._epoch.admit(epoch)
@@ -513,7 +440,7 @@ class LocalEngine:
         return self._clock.now_ms() * 1_000_000
 
     def _log_path(self, node: str, attempt: AttemptId) -> Path | None:
-        if node != self._node or not _NAME.fullmatch(attempt):
+        if node != self._node or not NAME.fullmatch(attempt):
             return None
         for place in (self._live, self._done):
             path = place / attempt / "log"
@@ -544,19 +471,6 @@ def _termination(id: AttemptId, ending: Ending) -> Termination:
         started_at_ms=ending.started_at_ms,
         finished_at_ms=ending.finished_at_ms,
     )
-
-
-def _limits(attempt: Attempt) -> Limits:
-    return Limits(
-        cpu_millis=attempt.cpu_millis,
-        limit_cpu_millis=attempt.limit_cpu_millis,
-        limit_memory_bytes=attempt.limit_memory_bytes,
-    )
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise InvalidRequest(f"{name!r} is no name for a directory", hint="use letters and digits")
 
 
 def _taken_port(ports: tuple[int, ...]) -> int | None:

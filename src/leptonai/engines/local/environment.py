@@ -37,7 +37,8 @@ def base_environment(ours: Mapping[str, str]) -> dict[str, str]:
     path = [p for p in ours.get("PATH", os.defpath).split(os.pathsep) if p and p != programs]
     base["PATH"] = os.pathsep.join([programs, *path])
     if sys.prefix != sys.base_prefix:
-        base["VIRTUAL_ENV"] = sys.prefix
+        # The second is what programs for the hosted platform activate.
+        base["VIRTUAL_ENV"] = base["LEPTON_VIRTUAL_ENV"] = sys.prefix
     base["PYTHONUNBUFFERED"] = "1"  # or a log would show nothing until the program ends
     return base
 

@@ -6,6 +6,8 @@ import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 from leptonai.core.resources import MILLIS, Capacity
 from leptonai.ports.engine import Machine
@@ -16,6 +18,7 @@ class Gpus:
     count: int = 0
     type: str = ""
     driver: str = ""
+    clique: str = ""  # machines of one are in one NVLink domain
 
 
 def describe(home: Path, *, id: str, node: str, group: str, limits: str, gpus: Gpus) -> Machine:
@@ -41,6 +44,7 @@ def describe(home: Path, *, id: str, node: str, group: str, limits: str, gpus: G
         ),
         provider_id=id,
         limits=limits,
+        switch=gpus.clique,
         facts={name: value for name, value in facts.items() if value},
     )
 
@@ -58,14 +62,32 @@ def find_gpus() -> Gpus:
     except Exception:  # no library, no binding, no driver: no GPU
         return Gpus()
     try:
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
         count = pynvml.nvmlDeviceGetCount()
-        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)) if count else ""
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        return Gpus(count, _text(name), _text(driver))
+        if not count:
+            return Gpus(driver=driver)
+        first = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return Gpus(count, _text(pynvml.nvmlDeviceGetName(first)), driver, _clique(pynvml, first))
     except pynvml.NVMLError:
         return Gpus()
     finally:
         pynvml.nvmlShutdown()
+
+
+def clique_name(cluster: bytes, clique: int) -> str:
+    """Of a partition of an NVLink fabric, as NVIDIA's own tools name it; "" if there is none."""
+    return f"{UUID(bytes=cluster)}.{clique}" if any(cluster) else ""
+
+
+def _clique(nvml: Any, device: Any) -> str:
+    fabric = nvml.c_nvmlGpuFabricInfo_t()
+    try:
+        nvml.nvmlDeviceGetGpuFabricInfo(device, ctypes.byref(fabric))
+    except nvml.NVMLError:  # an older driver, or a GPU without a fabric between machines
+        return ""
+    if fabric.state != nvml.NVML_GPU_FABRIC_STATE_COMPLETED or fabric.status != nvml.NVML_SUCCESS:
+        return ""
+    return clique_name(bytes(fabric.clusterUuid), fabric.cliqueId)
 
 
 def _text(value: str | bytes) -> str:

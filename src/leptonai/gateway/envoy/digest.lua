@@ -1,5 +1,6 @@
 -- The SHA-256 of a bearer token, in a header that routes are chosen by: Envoy sees no token that
--- it could compare. A client's own header of that name is dropped first.
+-- it could compare; and its beginning, which is all of it that replicas see. A client's own
+-- headers of these names are dropped first.
 local bit = require("bit")
 local band, bxor, bnot, ror, rshift, tobit =
   bit.band, bit.bxor, bit.bnot, bit.ror, bit.rshift, bit.tobit
@@ -76,6 +77,7 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
+  headers:remove("x-lepton-client")
   if headers:get("x-lepton-digest") ~= nil then
     headers:remove("x-lepton-digest")
     handle:clearRouteCache()  -- its route was chosen by what a client says
@@ -89,7 +91,9 @@ function envoy_on_request(handle)
   end
   local token = given:sub(8):match("^ *(.-) *$")
   if token ~= "" then
-    headers:add("x-lepton-digest", digest_of(token))
+    local digest = digest_of(token)
+    headers:add("x-lepton-digest", digest)
+    headers:add("x-lepton-client", digest:sub(1, 16))
     handle:clearRouteCache()
   end
 end

@@ -21,6 +21,7 @@ OURS = "lepton"  # the cluster that is our gateway
 DIGEST = "x-lepton-digest"
 KEY = "x-lepton-envoy-key"  # proves to our gateway that it is Envoy that asks
 ADDRESS = "x-lepton-address"  # whose request it is
+CALLER = "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"  # what Envoy puts there
 OURS_IDLE_S = 3_700  # our gateway has shorter deadlines of its own
 POOL_IDLE_S = 3  # under the 5 s after which uvicorn closes
 RETRIES = 4
@@ -217,10 +218,12 @@ def _routes_of(
                         "retry_policy": _retries(retry_on),
                     },
                     "request_headers_to_add": [
-                        _header("x-forwarded-for", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+                        _header("x-forwarded-for", CALLER),
                         _header("x-forwarded-proto", "http"),
                         _header("x-forwarded-host", "%REQ(:AUTHORITY)%"),
                         _header("x-forwarded-prefix", prefix or "/"),
+                        # Where tokens let in, the filter has set it by the token.
+                        *([_header("x-lepton-client", CALLER)] if route.public else []),
                     ],
                     "request_headers_to_remove": [
                         *(DIGEST, KEY, ADDRESS, "x-lepton-shadow"),
@@ -269,7 +272,7 @@ def _to_us(key: str) -> Json:
         },
         "request_headers_to_add": [
             _header(KEY, key),
-            _header(ADDRESS, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+            _header(ADDRESS, CALLER),
         ],
         "request_headers_to_remove": [DIGEST, "x-envoy-external-address"],
     }
@@ -296,7 +299,12 @@ def _listener(host: str, port: int, lua: str) -> Json:
         "stream_idle_timeout": "0s",  # routes have their own
         "request_headers_timeout": "10s",
         "max_request_headers_kb": MAX_HEAD_BYTES // 1024,
-        "common_http_protocol_options": {"idle_timeout": "75s", "max_headers_count": MAX_HEADERS},
+        "common_http_protocol_options": {
+            "idle_timeout": "75s",
+            "max_headers_count": MAX_HEADERS,
+            # To CGI and WSGI an underscore is a dash: `X_Forwarded_For` would be believed there.
+            "headers_with_underscores_action": "DROP_HEADER",
+        },
         "http_protocol_options": {"accept_http_10": True},
         "upgrade_configs": [{"upgrade_type": "websocket", "enabled": False}],
         "local_reply_config": {

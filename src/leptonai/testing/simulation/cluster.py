@@ -133,8 +133,11 @@ class SimulatedCluster(FakeEngine):
             self._report(f"{began.node} runs two attempts on one GPU: {names}")
 
     def _worker(self, attempt: AttemptId) -> str:
-        """Who it is of whom there may only be one: a worker of a job is the same in every round."""
+        """Who it is of whom there may only be one: a worker of a job is the same in every round,
+        and so is the head of a Ray cluster."""
         env = self._attempts[attempt].env
         if job := env.get("LEPTON_JOB_NAME"):
             return f"{job} {env['LEPTON_JOB_WORKER_INDEX']}"
+        if env.get("LEPTON_RAYCLUSTER_GROUP") == "head":
+            return f"the head of {env['LEPTON_RAYCLUSTER_NAME']}"
         return attempt.rpartition(".")[0]

@@ -228,6 +228,11 @@ class EngineHandle:
     async def observe(self, node: str) -> Observation:
         return await self._life.call(f"observe {node}", lambda: self._cluster.observe(node))
 
+    async def listens(self, node: str, attempt: AttemptId, port: int) -> bool | None:
+        return await self._life.call(
+            f"listens {attempt} on {node}", lambda: self._cluster.listens(node, attempt, port)
+        )
+
     async def changed(self) -> None:
         await self._cluster.changed()
         self._life.check()

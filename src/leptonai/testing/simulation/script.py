@@ -24,7 +24,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def script_of(attempt: Attempt) -> fake_engine.Script:
-    program = msgspec.json.decode(attempt.command[1], type=Program)
+    # The last: a node of a Ray cluster has its user's command behind its own.
+    program = msgspec.json.decode(attempt.command[-1], type=Program)
     number = int(attempt.id.rpartition(".")[2])
     return fake_engine.Script(
         seconds=program.runs_s,

@@ -19,6 +19,7 @@ from leptonai.core.records import (
     Job,
     OwnerKind,
     Phase,
+    RayCluster,
     Replica,
 )
 from leptonai.core.resources import MIB, Capacity
@@ -30,6 +31,7 @@ from leptonai.ports.engine import AttemptId, Machine
 from leptonai.ports.store import Query, Store
 from leptonai.spec.endpoints import EndpointState
 from leptonai.spec.jobs import JobState
+from leptonai.spec.rayclusters import RayClusterState
 from leptonai.stores.memory import MemoryStore
 from leptonai.testing.simulation.cluster import SimulatedCluster
 from leptonai.testing.simulation.faults import (
@@ -391,7 +393,30 @@ class _World:
             serving = [r for r in by_owner.get(f"endpoint/{id}", []) if r.phase is Phase.RUNNING]
             if len(serving) != spec.replicas or any(r.goal is Goal.STOP for r in serving):
                 return f"{id} has {len(serving)} servers, not {spec.replicas}"
+        if problem := await self._unsettled_rayclusters(by_owner):
+            return problem
         return self._unsettled_rest(replicas)
+
+    async def _unsettled_rayclusters(self, by_owner: dict[str, list[Replica]]) -> str:
+        wishes = self.users.wishes
+        found = await self.store.find(RayCluster, Query(workspace=WORKSPACE))
+        clusters = {cluster.id: cluster for cluster in found}
+        for id, spec in wishes.rayclusters.items():
+            if id in wishes.removed:
+                if id in clusters:
+                    return f"{id} was removed, and is {clusters[id].state}"
+                continue
+            if id not in clusters:
+                self.report(f"{id} was acknowledged, and is gone")
+            cluster = clusters[id]
+            wanted = RayClusterState.STOPPED if spec.suspend else RayClusterState.READY
+            if cluster.state is not wanted or cluster.spec != spec:
+                return f"{id} is {cluster.state}, not {wanted} ({cluster.message})"
+            running = [r for r in by_owner.get(f"raycluster/{id}", []) if r.phase is Phase.RUNNING]
+            nodes = 0 if spec.suspend else 1 + spec.workers
+            if len(running) != nodes or any(r.round != cluster.round for r in running):
+                return f"{id} has {len(running)} nodes, not {nodes}, or some of an earlier round"
+        return ""
 
     def _why(self, job: Job) -> str:
         if self._current is None:

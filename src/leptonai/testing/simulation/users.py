@@ -14,8 +14,9 @@ from msgspec.structs import replace
 
 from leptonai.core.lifecycle.endpoint import new_endpoint, updated
 from leptonai.core.lifecycle.job import advance, new_job
+from leptonai.core.lifecycle.raycluster import new_raycluster, resized
 from leptonai.core.lifecycle.replica import abandon
-from leptonai.core.records import Endpoint, Job, Quota, Record, Replica
+from leptonai.core.records import Endpoint, Job, Quota, RayCluster, Record, Replica, kind_of
 from leptonai.core.rollouts.asked import promoted
 from leptonai.core.rollouts.progress import candidate
 from leptonai.errors import AlreadyExists, TryLater, VersionConflict
@@ -24,6 +25,7 @@ from leptonai.ports.store import Delete, Put, Query, Store
 from leptonai.spec.containers import Container, EnvVar, QueueConfig, SecretReference
 from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
 from leptonai.spec.jobs import JobSpec
+from leptonai.spec.rayclusters import RayClusterSpec, RayGroup, RayWorkerGroup
 from leptonai.spec.rollouts import RolloutPlan, Strategy
 from leptonai.testing.simulation.faults import Died
 from leptonai.testing.simulation.script import Program
@@ -32,7 +34,7 @@ WORKSPACE = "default"
 TRY_AGAIN_S = 0.5
 
 T = TypeVar("T")
-R = TypeVar("R", Job, Endpoint)
+R = TypeVar("R", Job, Endpoint, RayCluster)
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Wishes:
     jobs: dict[str, JobSpec] = field(default_factory=dict)  # by id
     scripts: dict[str, Program] = field(default_factory=dict)  # of jobs, by id
     endpoints: dict[str, EndpointSpec] = field(default_factory=dict)  # by id
+    rayclusters: dict[str, RayClusterSpec] = field(default_factory=dict)  # by id
     removed: set[str] = field(default_factory=set)
 
 
@@ -59,6 +62,7 @@ class Users:
         self._platform = platform  # waits until there is one
         self._random = random
         self._count = 0
+        self._newest: dict[str, int] = {}  # of what was told of each Ray cluster, its version
         self.wishes = Wishes()
 
     async def act(self) -> None:
@@ -66,8 +70,15 @@ class Users:
         wishes = self.wishes
         jobs = [id for id in wishes.jobs if id not in wishes.removed]
         endpoints = [id for id in wishes.endpoints if id not in wishes.removed]
+        clusters = [id for id in wishes.rayclusters if id not in wishes.removed]
         choice = self._random.random()
-        if choice < 0.5 or not (jobs or endpoints):
+        if choice < 0.04 and not clusters:
+            await self._create_raycluster()
+        elif choice < 0.1 and clusters:
+            await self._change_raycluster(clusters[0])
+        elif choice < 0.11 and clusters:
+            await self.remove(RayCluster, clusters[0])
+        elif choice < 0.5 or not (jobs or endpoints):
             await self._submit_job()
         elif choice < 0.6 and len(endpoints) < MAX_ENDPOINTS:
             await self._create_endpoint()
@@ -150,6 +161,45 @@ class Users:
         if await self._change(Endpoint, id, change) is not None:
             self.wishes.endpoints[id] = spec
 
+    async def _create_raycluster(self) -> None:
+        self._count += 1
+        name = f"rays-{self._count}"
+        spec = _random_raycluster(self._random)
+        made: list[str] = []
+
+        async def create(store: Store, clock: Clock) -> None:
+            cluster = new_raycluster(
+                workspace=WORKSPACE, name=name, spec=spec, owner="bob", labels={}, visibility="",
+                now_ms=clock.now_ms(),
+            )  # fmt: skip
+            try:
+                await store.commit(Put(cluster))
+                made.append(cluster.id)
+            except AlreadyExists as error:
+                made.append(error.existing_id)
+
+        await self._persist(create)
+        self.wishes.rayclusters[made[-1]] = spec
+
+    async def _change_raycluster(self, id: str) -> None:
+        """Stop it, start it, or change how many workers it has; perhaps change one's mind."""
+        for _ in range(self._random.choice([1, 1, 2, 3])):
+            wish = _random_raycluster(self._random)
+
+            def change(
+                cluster: RayCluster, clock: Clock, wish: RayClusterSpec = wish
+            ) -> RayCluster:
+                group = replace(cluster.spec.groups[0], min_replicas=wish.groups[0].min_replicas)
+                spec = replace(cluster.spec, suspend=wish.suspend, worker_group_specs=[group])
+                return resized(cluster, spec, clock.now_ms())
+
+            changed = await self._change(RayCluster, id, change)
+            # Answers may come in another order than the changes were made in.
+            if changed is not None and changed.version > self._newest.get(id, 0):
+                self._newest[id] = changed.version
+                self.wishes.rayclusters[id] = changed.spec
+            await asyncio.sleep(self._random.uniform(0, 5))
+
     async def _set_quota(self) -> None:
         owner = self._random.choice(OWNERS)
         limits = {
@@ -196,12 +246,11 @@ class Users:
                 self.wishes.endpoints[id] = mended
 
     async def remove(self, kind: type[R], id: str) -> None:
-        parent = f"{'job' if kind is Job else 'endpoint'}/{id}"
-
         async def delete(store: Store, clock: Clock) -> None:
             record = await store.get(kind, WORKSPACE, id)
             if record is None:
                 return
+            parent = f"{kind_of(record)}/{id}"
             replicas = await store.find(Replica, Query(workspace=WORKSPACE, parent=parent))
             abandoned = [Put(abandon(replica, clock.now_ms())) for replica in replicas]
             await store.commit(Delete(record), *abandoned)
@@ -296,4 +345,30 @@ def _random_endpoint(random: Random) -> EndpointSpec:
         resource_requirement=ResourceRequirement(
             cpu=0.1, memory=128, min_replicas=random.choice([0, 1, 1, 2, 3])
         ),
+    )
+
+
+def _random_raycluster(random: Random) -> RayClusterSpec:
+    """Of nodes that never end by themselves: what goes wrong sees to that."""
+    program = random.choice(
+        [
+            _SERVER,
+            _SERVER,
+            Program(runs_s=None, ready_after_s=random.uniform(0, 5)),
+            Program(runs_s=None, ready_after_s=0.1, heeds_term_after_s=None),
+        ]
+    )
+    container = Container(command=program.command)
+    return RayClusterSpec(
+        suspend=random.choice([None, None, True]),
+        head_group_spec=RayGroup(cpu=0.1, memory=128, container=container),
+        worker_group_specs=[
+            RayWorkerGroup(
+                group_name="workers",
+                cpu=0.1,
+                memory=128,
+                container=container,
+                min_replicas=random.choice([0, 1, 2]),
+            )
+        ],
     )

@@ -105,7 +105,6 @@ class HFModel(Model, format="hugging-face"):
         self.tokenizer = str(source) if tokenizer is None and source is not None else tokenizer
         self.architecture = _plain_config(config)
         self.inside = inside.eval()
-        self.per_token = task != "text-classification" and task != "image-classification"
         generates = task in ("fill-mask", "text-generation")
         self.task = Classes(int(config.vocab_size if generates else config.num_labels))
         self.classes = (

@@ -19,7 +19,7 @@ _STAGE_WIDTHS = (64, 128, 256, 512)
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # of each stage, by depth
 _WIDER = 4  # what a bottleneck gives, as a multiple of what is inside
 
-_Norm = Callable[[int], nn.Module]
+_Norm = Callable[[int], nn.GroupNorm | nn.BatchNorm2d]
 
 
 class ResNet(ImageModel, format="torch-resnet"):
@@ -140,7 +140,7 @@ class _Plain(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
         )
-        self.last_norm = norm(width)  # type: ignore[assignment]
+        self.last_norm = norm(width)
         self.beside = _shortcut(channels, width, stride, norm)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class _Bottleneck(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv2d(width, width * _WIDER, 1, bias=False),
         )
-        self.last_norm = norm(width * _WIDER)  # type: ignore[assignment]
+        self.last_norm = norm(width * _WIDER)
         self.beside = _shortcut(channels, width * _WIDER, stride, norm)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -177,5 +177,5 @@ def _shortcut(channels: int, width: int, stride: int, norm: _Norm) -> nn.Module:
     return nn.Sequential(nn.Conv2d(channels, width, 1, stride=stride, bias=False), norm(width))
 
 
-def _group_norm(channels: int) -> nn.Module:
+def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(_GROUPS, channels)

@@ -86,14 +86,15 @@ class Option:
 class Model:
     """Tasks, nodes, and what each would be on each. Raises InvalidRequest where it makes no sense.
 
-    >>> Model(
-    ...     tasks=(Task(id="a", needs={"gpu": 1}),),
-    ...     nodes=(Node(id="n", rates={"gpu": 8}),),
-    ...     options=(Option(task="a", node="m", value=1),),
-    ... )
-    Traceback (most recent call last):
-        ...
-    leptonai.errors.InvalidRequest: the option of 'a' on 'm' is on no node
+    >>> try:
+    ...     Model(
+    ...         tasks=(Task(id="a", needs={"gpu": 1}),),
+    ...         nodes=(Node(id="n", rates={"gpu": 8}),),
+    ...         options=(Option(task="a", node="m", value=1),),
+    ...     )
+    ... except InvalidRequest as error:
+    ...     print(error)
+    the option of 'a' on 'm' is on no node
     """
 
     tasks: tuple[Task, ...]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
+from leptonai.data.coded import is_coded
 from leptonai.data.frames import time_of
 from leptonai.data.manifest import Field
 from leptonai.data.pipeline.tables.table import Row
@@ -141,6 +142,8 @@ def _as_type(column: "pl.Series", field: Field, at: int) -> "pl.Series":
             column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
         return column.cast(pl.Datetime("us"))
     if found == field.type:
+        if is_coded(column.dtype):
+            return column
         return column.cast(wanted) if field.type != "other" and column.dtype != wanted else column
     first = column.is_not_null().arg_true()
     if not len(first):

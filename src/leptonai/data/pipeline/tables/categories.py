@@ -32,6 +32,7 @@ class OneHot(TableStep, frozen=True, kw_only=True, tag="one_hot"):
     """
 
     fits = ("text", "boolean", "number")
+    takes_codes = True
 
     types: tuple[Literal["number", "text", "boolean", "time"], ...] | None = ("text", "boolean")
     most: int = 100  # categories of a column; others count as unseen: the most frequent are taken

@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leptonai.data.chance import Chance
+from leptonai.data.coded import changed_codes, decoded, is_coded, recoded
 from leptonai.data.pipeline.step import Learnt
 from leptonai.data.pipeline.tables.table import (
     HIDDEN,
@@ -34,6 +35,7 @@ class Clean(TableStep, frozen=True, kw_only=True, tag="clean"):
     """
 
     is_costly = True
+    takes_codes = True
 
     strip: bool = True
     missing: tuple[str, ...] = MISSING  # in lower case
@@ -51,9 +53,8 @@ class Clean(TableStep, frozen=True, kw_only=True, tag="clean"):
         first: dict[str, Any] = {}
         varies: set[str] = set()
         copies = _Copies(columns)
-        expressions = self._cleaned(texts, floats)
         for _, frame in training.columns(columns):
-            cleaned = frame.with_columns(expressions)
+            cleaned = frame.with_columns(self._cleaned(frame.schema, texts, floats))
             for name in [*numeric]:
                 as_number = cleaned.select(_as_number(name)).to_series()
                 if as_number.null_count() > cleaned[name].null_count():
@@ -90,6 +91,7 @@ class Clean(TableStep, frozen=True, kw_only=True, tag="clean"):
         facts = learnt.facts
         cleaned = batch.drop(facts["drop"]).with_columns(
             self._cleaned(
+                batch.collect_schema(),
                 [name for name in facts["texts"] if name not in facts["drop"]],
                 [name for name in facts["floats"] if name not in facts["drop"]],
             )
@@ -101,10 +103,16 @@ class Clean(TableStep, frozen=True, kw_only=True, tag="clean"):
                 cleaned = refusing(cleaned, wrong).with_columns(number)
         return cleaned
 
-    def _cleaned(self, texts: Iterable[str], floats: Iterable[str]) -> "list[pl.Expr]":
+    def _cleaned(
+        self, schema: "Mapping[str, pl.DataType]", texts: Iterable[str], floats: Iterable[str]
+    ) -> "list[pl.Expr]":
         import polars as pl
 
-        made = [pl.col(name).map_batches(self._texts, return_dtype=pl.String) for name in texts]
+        made = []
+        for name in texts:
+            dtype = schema[name]
+            cleaned = changed_codes(dtype, "cleaned") if is_coded(dtype) else pl.String()
+            made.append(pl.col(name).map_batches(self._texts, return_dtype=cleaned))
         for name in floats:
             if self.infinite_is_missing:
                 number = pl.col(name)
@@ -115,6 +123,8 @@ class Clean(TableStep, frozen=True, kw_only=True, tag="clean"):
         """Each text of a column once, where few are in it often."""
         import polars as pl
 
+        if is_coded(values.dtype):
+            return recoded(values, self._each_text, changed_codes(values.dtype, "cleaned"))
         if values.head(LOOKED_AT).n_unique() > LOOKED_AT // OFTEN:
             return self._each_text(values)
         coded = values.cast(pl.Categorical(pl.Categories.random()))
@@ -155,6 +165,7 @@ class Clean(TableStep, frozen=True, kw_only=True, tag="clean"):
 class DropColumns(TableStep, frozen=True, kw_only=True, tag="drop_columns"):
     """The named columns; without names, those of which more than a share is missing."""
 
+    takes_codes = True
     missing_above: float = 0.5
 
     def learn(self, training: Stretches, columns: tuple[str, ...]) -> Learnt:
@@ -197,6 +208,8 @@ class DropColumns(TableStep, frozen=True, kw_only=True, tag="drop_columns"):
 class Select(TableStep, frozen=True, kw_only=True, tag="select"):
     """These columns alone, in this order, and the target."""
 
+    takes_codes = True
+
     def __post_init__(self) -> None:
         if not self.columns:
             raise InvalidRequest("Select needs columns", hint='Select(columns=("age", "city"))')
@@ -227,6 +240,7 @@ class DropMissing(TableStep, frozen=True, kw_only=True, tag="drop_missing"):
     """Rows in which one of the columns is missing go, from frames and datasets. Given as dicts they
     are refused: who sent one waits for its answer."""
 
+    takes_codes = True
     may_take_target = True
 
     def transform(
@@ -265,7 +279,7 @@ def number_of(name: str, text: str) -> float:
 def _as_number(name: str) -> "pl.Expr":
     import polars as pl
 
-    text = pl.col(name)
+    text = pl.col(name).cast(pl.String)
     number = text.cast(pl.Float64, strict=False)
     return pl.when(text.str.contains(NUMBER) & number.is_finite()).then(number).alias(name)
 
@@ -281,9 +295,9 @@ class _Copies:
         for group in self._groups:
             parts: list[list[str]] = []
             for name in group:
-                values = frame[name]
+                values = decoded(frame.select(name)).to_series()
                 for part in parts:
-                    other = frame[part[0]]
+                    other = decoded(frame.select(part[0])).to_series()
                     if values.dtype == other.dtype and values.equals(other, null_equal=True):
                         part.append(name)
                         break

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from leptonai.data.chance import Chance
+from leptonai.data.coded import decoded
 from leptonai.data.pipeline.step import Learnt
 from leptonai.data.pipeline.tables.counts import counts_of
 from leptonai.data.pipeline.tables.statistics import moments, quantiles
@@ -24,6 +25,7 @@ class Impute(TableStep, frozen=True, kw_only=True, tag="impute"):
     """
 
     fits = ("number", "text", "boolean")
+    takes_codes = True
 
     strategy: Literal["mean", "median", "mode", "constant"] = "mean"
     value: float | str | bool | None = None  # the constant
@@ -82,6 +84,8 @@ class Impute(TableStep, frozen=True, kw_only=True, tag="impute"):
 
         numeric = {*learnt.facts["numbers"]}
         made = []
+        if self.strategy == "constant":  # for which there may be no code
+            batch = decoded(batch)
         for name, value in learnt.facts["values"].items():
             column = pl.col(name).cast(pl.Float64) if name in numeric else pl.col(name)
             made.append(column.fill_null(value))

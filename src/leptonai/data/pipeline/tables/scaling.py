@@ -23,6 +23,7 @@ class Scale(TableStep, frozen=True, kw_only=True, tag="scale"):
     """
 
     fits = ("number",)
+    takes_codes = True
 
     method: Literal["standard", "min_max", "robust"] = "standard"
 
@@ -83,6 +84,7 @@ class ClipOutliers(TableStep, frozen=True, kw_only=True, tag="clip_outliers"):
     """
 
     fits = ("number",)
+    takes_codes = True
 
     method: Literal["iqr", "z", "mad"] = "iqr"
     factor: float | None = None

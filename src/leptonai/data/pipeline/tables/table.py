@@ -110,6 +110,7 @@ class TableStep(Step, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fits: ClassVar[tuple[Type, ...]] = ("number", "text", "boolean", "time")
     may_take_target: ClassVar[bool] = False
     is_costly: ClassVar[bool] = False  # its result is kept for the steps that learn from it
+    takes_codes: ClassVar[bool] = False  # in place of texts: see `data/coded.py`
 
     columns: tuple[str, ...] | None = None
     types: tuple[Type, ...] | None = None

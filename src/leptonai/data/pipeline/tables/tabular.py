@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leptonai.data.coded import decoded
 from leptonai.data.frames import Table
 from leptonai.data.pipeline.saving import FittedOn
 from leptonai.data.pipeline.step import Learnt, Step
@@ -116,7 +117,8 @@ class Tabular:
             given: a row as it came, by its number, for errors.
             done: how many of the steps it has gone through.
         """
-        made = transformed(frame, self.steps[done:], self.fitted.learnt[done:]).collect()
+        last = transformed(frame, self.steps[done:], self.fitted.learnt[done:])
+        made = decoded(last).collect()
         refused = made[REFUSED].arg_true()
         if len(refused):
             row = int(made[AT][int(refused[0])])
@@ -254,8 +256,12 @@ def transformed(
 ) -> "pl.LazyFrame":
     """By as many steps as have learnt."""
     for step, known in zip(steps, learnt, strict=False):
-        frame = step.transform(frame, known)
+        frame = step.transform(_for(step, frame), known)
     return frame
+
+
+def _for(step: TableStep, frame: "pl.LazyFrame") -> "pl.LazyFrame":
+    return frame if step.takes_codes else decoded(frame)
 
 
 def with_hidden(
@@ -317,9 +323,10 @@ def fit_staged(
     learnt: list[Learnt] = []
     steps = [step for step in pipeline.steps if isinstance(step, TableStep)]
 
-    def training() -> "Iterator[pl.LazyFrame]":
+    def training(step: TableStep) -> "Iterator[pl.LazyFrame]":
         for stretch in staged.read(part):
-            yield transformed(stretch, steps[staged.steps_done :], learnt[staged.steps_done :])
+            since = staged.steps_done
+            yield _for(step, transformed(stretch, steps[since:], learnt[since:]))
 
     def schema() -> "dict[str, pl.DataType]":
         empty = pl.LazyFrame(schema=admission.schema | {ROW: pl.Int64()})
@@ -327,7 +334,7 @@ def fit_staged(
         return {name: dtype for name, dtype in after.items() if name not in HIDDEN}
 
     for step in steps:
-        found = step.fit(Stretches(training, schema(), pipeline.target))
+        found = step.fit(Stretches(partial(training, step), schema(), pipeline.target))
         learnt.append(found)
         if step.is_costly and step is not steps[-1]:
             since = slice(staged.steps_done, len(learnt))
@@ -336,7 +343,9 @@ def fit_staged(
     after = schema()
     gives = tuple(name for name in after if name != pipeline.target)
     last = learnt[-1].facts.get("columns") if isinstance(steps[-1], ToMatrix) else None
-    classes = _outcome(Stretches(training, after, pipeline.target), pipeline.target)
+    classes = _outcome(
+        Stretches(partial(training, steps[-1]), after, pipeline.target), pipeline.target
+    )
     return Fitted(
         tuple(learnt), on, members, takes, tuple(last) if last else gives, classes, versions()
     )
@@ -371,7 +380,7 @@ def _source(part: Any) -> tuple[Any, tuple[Any, ...], FittedOn, Any]:
     import polars as pl
 
     if is_dataset(part):
-        table: Table = part.table()
+        table = Table(part.records, part.chosen, coded=True)
         on, members = fitted_on(part)
         empty = table.frame_of(np.arange(0))
 
