@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,8 +159,18 @@ def test_bytes_that_are_no_text_are_shown_as_such():
 
 def test_the_sync_client_is_derived_from_the_async_one_as_it_is_now():
     tool = runpy.run_path(str(REPOSITORY / "tools" / "derive_sync_client.py"))
-    derived = tool["derive"](tool["SOURCE"].read_text(encoding="utf-8"))
-    assert tool["DERIVED"].read_text(encoding="utf-8") == derived
+    assert tool["stale"]() == []
+
+
+def test_a_file_of_the_sync_client_that_is_missing_or_changed_or_has_no_source_is_noticed(tmp_path):
+    tool = runpy.run_path(str(REPOSITORY / "tools" / "derive_sync_client.py"))
+    copy = shutil.copytree(tool["DERIVED"], tmp_path / "synchronous")
+    assert tool["stale"](derived=copy) == []
+    (copy / "jobs.py").unlink()
+    with (copy / "pods.py").open("a") as file:
+        file.write("\n")
+    (copy / "extra.py").touch()
+    assert tool["stale"](derived=copy) == ["extra.py", "jobs.py", "pods.py"]
 
 
 def test_the_sync_client_and_the_command_line_load_nothing_heavy():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from leptonai.client.synchronous import Artifacts
+    from leptonai.client.synchronous.artifacts import Artifacts
     from leptonai.spec.artifacts import Artifact
 
 

@@ -48,7 +48,7 @@ from leptonai.spec.quantities import duration_s, moment_s
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
-    from leptonai.client.synchronous import Jobs
+    from leptonai.client.synchronous.jobs import Jobs
     from leptonai.spec.jobs import LeptonJob
 
 job = Group(
@@ -341,7 +341,7 @@ def log(
 
     Lines of several workers begin with the worker's number.
     """
-    from leptonai.client.synchronous import FINISHED
+    from leptonai.client.synchronous.jobs import FINISHED
 
     wanted = Wanted(**lines)
     if follow and output == "json":

@@ -31,7 +31,7 @@ def follow_job(
 ) -> None:
     """Print lines as they come until the job has ended, over all its tries."""
     from leptonai.cli.following import follow_all
-    from leptonai.client.synchronous import FINISHED
+    from leptonai.client.synchronous.jobs import FINISHED
 
     shown: set[str] = set()
     told = ""

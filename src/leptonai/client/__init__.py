@@ -12,7 +12,7 @@
 
     Client(local()).add(x=1)
 
-The first two come from one source, `asynchronous.py`; the sync face is derived from it.
+The first two come from one source, `asynchronous/`; the sync face is derived from it.
 """
 
 from typing import TYPE_CHECKING

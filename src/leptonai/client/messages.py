@@ -179,6 +179,22 @@ def merge_patch(**fields: Any) -> bytes:
     return encode(fields)
 
 
+def get_of(*parts: str, **query: Parameter) -> Request:
+    return Request(method="GET", path=path_of(*parts, **query))
+
+
+def post_to(path: str, body: object, key: str) -> Request:
+    return Request(method="POST", path=path, body=encode(body), key=key)
+
+
+def patch_of(body: bytes, *parts: str) -> Request:
+    return Request(method="PATCH", path=path_of(*parts), body=body)
+
+
+def delete_of(*parts: str, **query: Parameter) -> Request:
+    return Request(method="DELETE", path=path_of(*parts, **query))
+
+
 class Lines:
     """Text lines out of chunks of bytes that are cut anywhere, also inside a character."""
 

@@ -33,7 +33,7 @@ from leptonai.tracking.sending import MAX_QUEUED, Change, End, Mark, Resume, Sen
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
-    from leptonai.client.synchronous import Runs
+    from leptonai.client.synchronous.runs import Runs
 
 FLUSH_WAIT_S = 30.0
 EXIT_WAIT_S = 10.0  # that a process waits at its end for the last points to be sent

@@ -28,7 +28,7 @@ from leptonai.tracking.machine import Machine
 from leptonai.tracking.tensorboard import EventFile
 
 if TYPE_CHECKING:
-    from leptonai.client.synchronous import Runs
+    from leptonai.client.synchronous.runs import Runs
 
 SEND_EVERY_S = 0.5
 SAMPLE_EVERY_S = 5.0

@@ -83,7 +83,7 @@ class Follower:
             self._screen.end()
 
     def _lines(self) -> Iterator[str]:
-        from leptonai.client.synchronous import FINISHED
+        from leptonai.client.synchronous.jobs import FINISHED
 
         jobs = self._client.jobs
         seen: set[str] = set()

@@ -1,0 +1,213 @@
+"""What workloads share: values by key, queues of messages, objects."""
+
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+from leptonai.client.asynchronous.calls import FIRST_LOOK_S, LONGEST_LOOK_S, AsyncCalls, new_key
+from leptonai.client.files import Progress, digest_of, telling
+from leptonai.client.http_async import Feed, in_thread, pause
+from leptonai.client.messages import Request, delete_of, get_of, path_of, post_to
+from leptonai.errors import Internal, InvalidRequest, NotFound
+from leptonai.spec.values import (
+    MAX_KEY_BYTES,
+    KeyList,
+    KeySpace,
+    ObjectFacts,
+    ObjectLink,
+    ObjectList,
+    Queue,
+    QueueLength,
+    QueueMessage,
+)
+
+KEYS_PAGE = 1_000
+OCTETS = "application/octet-stream"
+
+
+class AsyncKeySpaces:
+    """Small values by key, for workloads to share."""
+
+    def __init__(self, calls: AsyncCalls) -> None:
+        self._calls = calls
+
+    async def create(self, name: str) -> KeySpace:
+        path = path_of("kv", "namespaces", name)
+        return await self._calls.read(Request(method="POST", path=path), KeySpace)
+
+    async def list(self) -> Sequence[KeySpace]:
+        return await self._calls.read(get_of("kv", "namespaces"), list[KeySpace])
+
+    async def remove(self, name: str) -> None:
+        """With all its values."""
+        await self._calls.ask(delete_of("kv", "namespaces", name))
+
+    async def keys(self, space: str, prefix: str = "") -> Feed[str]:
+        """In the order in which they were first put."""
+        where, cursor = ("kv", "namespaces", space, "keys"), 0
+        while True:
+            request = get_of(*where, prefix=prefix or None, cursor=cursor, limit=KEYS_PAGE)
+            page = await self._calls.read(request, KeyList)
+            for key in page.keys:
+                yield key
+            if not page.cursor:
+                return
+            cursor = page.cursor
+
+    async def get(self, space: str, key: str) -> bytes:
+        """Raises:
+        NotFound: nothing was put there.
+        """
+        return (await self._calls.ask(get_of(*_value_at(space, key)))).body
+
+    async def put(self, space: str, key: str, value: bytes) -> None:
+        """In place of what was there."""
+        path = path_of(*_value_at(space, key))
+        # Putting the same twice is putting it once, so it has a key.
+        await self._calls.ask(
+            Request(method="POST", path=path, body=value, media=OCTETS, key=new_key())
+        )
+
+    async def delete(self, space: str, key: str) -> None:
+        """Also one that is not there."""
+        await self._calls.ask(delete_of(*_value_at(space, key)))
+
+
+class AsyncQueues:
+    """Messages that workloads hand each other: each goes to one receiver at most."""
+
+    def __init__(self, calls: AsyncCalls) -> None:
+        self._calls = calls
+
+    async def create(self, name: str) -> Queue:
+        return await self._calls.read(post_to("/queue", Queue(name=name), key=""), Queue)
+
+    async def list(self) -> Sequence[Queue]:
+        return await self._calls.read(get_of("queue"), list[Queue])
+
+    async def remove(self, name: str) -> None:
+        """With all its messages."""
+        await self._calls.ask(delete_of("queue", name))
+
+    async def length(self, name: str) -> int:
+        """How many messages wait."""
+        return (await self._calls.read(get_of("queue", name, "length"), QueueLength)).length
+
+    async def send(self, name: str, message: str) -> None:
+        """At the end. The same text, sent within five minutes, is one message: so it is sent again
+        when no answer comes."""
+        path = path_of("queue", name, "messages")
+        await self._calls.ask(post_to(path, QueueMessage(message=message), key=new_key()))
+
+    async def receive(self, name: str, *, timeout_s: float = 0.0) -> str | None:
+        """Take the first message, and wait for one as long as that; None where none came.
+
+        Raises:
+            Unavailable: no answer came; the message that it may have held is lost.
+        """
+        request = replace(get_of("queue", name, "messages"), once=True)
+        give_up, look_s = time.monotonic() + timeout_s, FIRST_LOOK_S
+        while True:
+            if found := await self._calls.read(request, list[QueueMessage]):
+                return found[0].message
+            left_s = give_up - time.monotonic()
+            if left_s <= 0:
+                return None
+            await pause(min(left_s, look_s))
+            look_s = min(2 * look_s, LONGEST_LOOK_S)
+
+
+class AsyncObjects:
+    """Files under names of the user's choice. `bucket` is "private", whose objects only their
+    owners see, or "public", whose objects everybody in the workspace reads."""
+
+    def __init__(self, calls: AsyncCalls) -> None:
+        self._calls = calls
+
+    async def list(self, bucket: str, prefix: str = "") -> Feed[ObjectFacts]:
+        """By their keys."""
+        after = ""
+        while True:
+            request = get_of(
+                "object_storage", bucket, prefix=prefix or None, continuation=after or None
+            )
+            page = await self._calls.read(request, ObjectList)
+            for item in page.items:
+                yield item
+            after = page.nextContinuationToken
+            if not after:
+                return
+
+    async def put(
+        self, bucket: str, key: str, file: Path, progress: Progress | None = None
+    ) -> None:
+        """In place of what was there, when all of it has come."""
+        try:
+            told = telling(progress, file.stat().st_size)
+        except FileNotFoundError as missing:
+            raise NotFound(f"there is no {file}", hint="check the path") from missing
+        path = path_of("objects", bucket, *_key_parts(key))
+        await self._calls.ask(Request(method="PUT", path=path, body=file, told=told))
+
+    async def get(self, bucket: str, key: str, to: Path, progress: Progress | None = None) -> None:
+        """Fetch one into a file. What has come of it is kept beside its place, for the next try.
+
+        Raises:
+            Internal: what arrived is something else; nothing of it stays.
+        """
+        path = path_of("objects", bucket, *_key_parts(key))
+        head = await self._calls.ask(Request(method="HEAD", path=path))
+        size, digest = int(head.headers.get("content-length", 0)), head.headers.get("etag", "")
+        digest = digest.strip('"')
+        draft = to.with_name(f".{to.name}.{digest[-16:]}.part")
+        start = draft.stat().st_size if draft.exists() else 0
+        with draft.open("ab") as file:
+            if start < size:
+                request = Request(method="GET", path=path, ranged=True, start=start)
+                async with aclosing(self._calls.chunks(request)) as chunks:
+                    async for chunk in chunks:
+                        await in_thread(file.write, chunk)
+                        start += len(chunk)
+                        if progress is not None:
+                            progress(start, size)
+        arrived, _ = await in_thread(digest_of, draft)
+        if arrived != digest:
+            draft.unlink()
+            raise Internal(
+                f"{key} is not what arrived, or was replaced meanwhile", hint="fetch it again"
+            )
+        draft.replace(to)
+
+    async def remove(self, bucket: str, key: str) -> None:
+        """Also one that is not there."""
+        await self._calls.ask(delete_of("object_storage", bucket, *_key_parts(key)))
+
+    async def link(self, bucket: str, key: str, *, writes: bool = False) -> str:
+        """A URL that reads the object, or writes it, without a token: for 15 minutes; one that
+        reads a public one for seven days."""
+        signed = bucket if bucket == "public" and not writes else f"{bucket}_presigned"
+        path = path_of("object_storage", signed, *_key_parts(key))
+        request = Request(method="PUT" if writes else "GET", path=path, linking=True)
+        return (await self._calls.read(request, ObjectLink)).url
+
+
+def _value_at(space: str, key: str) -> tuple[str, ...]:
+    if not key:
+        raise InvalidRequest("the key is empty", hint=f"a key has 1 to {MAX_KEY_BYTES} bytes")
+    return ("kv", "namespaces", space, "values", *_key_parts(key))
+
+
+def _key_parts(key: str) -> list[str]:
+    """Of a key with slashes in it.
+
+    Raises:
+        InvalidRequest: no URL could hold it.
+    """
+    parts = key.split("/")
+    if not all(part.strip(".") or len(part) > 2 for part in parts):
+        raise InvalidRequest(
+            f"{key!r} is no key", hint="what stands between its slashes is neither '', '.' nor '..'"
+        )
+    return parts
