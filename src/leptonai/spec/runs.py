@@ -1,6 +1,5 @@
 """Runs: what a training was given, what it measured, and what came of it."""
 
-import hashlib
 import re
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -130,6 +129,8 @@ class RunMetrics(Wire, frozen=True, omit_defaults=False):
 
 def run_id_of_job(workspace: str, job: str) -> str:
     """A job has one run, over all its attempts: everybody who knows the job knows its id."""
+    import hashlib  # loads OpenSSL: every command would pay for it above
+
     return hashlib.sha256(f"{workspace}/{job}".encode()).hexdigest()[:32]
 
 

@@ -1,7 +1,7 @@
 """What all resources of the SDK share: requests that are sent again while that may help."""
 
+import os
 import random
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
@@ -241,7 +241,7 @@ class AsyncCalls:
 
 
 def new_key() -> str:
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()  # as `secrets` makes it, which would load OpenSSL's hashes
 
 
 def sent_metadata(metadata: Metadata) -> Metadata:
