@@ -6,7 +6,7 @@ import msgspec
 from api_world import a_job, with_api
 
 from leptonai.core.finetuning import template
-from leptonai.core.records import Model
+from leptonai.core.records import Dataset, Model
 from leptonai.core.templates import rendered
 from leptonai.ports.store import Put
 from leptonai.spec.artifacts import ArtifactSpec
@@ -16,6 +16,18 @@ CONFIG = {"model_uri": "tiny", "train_dataset_uri": "sums@2", "epochs": 3}
 DIGEST = "sha256:" + "0" * 64
 
 
+async def register(api, kind, name, format="files", *, number=1, **facts):
+    spec = ArtifactSpec(digest=DIGEST, size_bytes=1, format=format, attributes=facts)
+    id = f"{name}@{number}"
+    made = kind(workspace="ws", id=id, name=name, created_at_ms=1, spec=spec, number=number)
+    await api.store.commit(Put(made))
+
+
+async def add_sources(api):
+    await register(api, Model, "tiny", "transformers", architectures=["LlamaForCausalLM"])
+    await register(api, Dataset, "sums", number=2)
+
+
 def a_tuning(config=CONFIG, **spec):
     trainer = {"train_config": config}
     return {"metadata": {"id": "tune"}, "spec": {"trainer": trainer} | spec}
@@ -23,6 +35,7 @@ def a_tuning(config=CONFIG, **spec):
 
 @with_api
 async def test_a_fine_tuning_is_a_job_that_its_trainer_runs(api):
+    await add_sources(api)
     made = await api.call("POST", "/finetune/jobs", who="ana", json=a_tuning())
     assert made.status_code == 200, made.text
     job = made.json()
@@ -47,6 +60,7 @@ async def test_a_fine_tuning_is_a_job_that_its_trainer_runs(api):
 
 @with_api
 async def test_a_spec_that_was_read_can_be_sent_again(api):
+    await add_sources(api)
     told = a_tuning(config=json.dumps(CONFIG))  # some send it as text
     first = (await api.call("POST", "/finetune/jobs", json=told)).json()
     again = {"metadata": {"id": "again"}, "spec": first["spec"]}
@@ -75,24 +89,47 @@ async def test_what_cannot_be_trained_is_refused(api):
 
 
 @with_api
+async def test_what_would_find_nothing_to_learn_from_is_refused(api):
+    await add_sources(api)
+    await register(api, Model, "t5", "transformers", architectures=["T5ForSequenceClassification"])
+    await register(api, Model, "digits", "torch-cnn")
+    for changed, status, words in (
+        ({"model_uri": "tinny"}, 404, "there is no model 'tinny'"),
+        ({"model_uri": "tiny@2"}, 404, "there is no model 'tiny@2'"),
+        ({"model_uri": "t5"}, 400, "t5@1 is no causal language model"),
+        ({"model_uri": "digits"}, 400, "but torch-cnn"),
+        ({"train_dataset_uri": "sums@1"}, 404, "there is no dataset 'sums@1'"),
+        ({"validation_dataset_uri": "more.jsonl"}, 404, "there is no dataset 'more.jsonl'"),
+    ):
+        for path in ("/finetune/jobs", "/jobs", "/jobs?dry_run=true"):
+            answer = await api.call("POST", path, json=a_tuning(config=CONFIG | changed))
+            assert (answer.status_code, words in answer.text) == (status, True), answer.text
+    places = {"model_uri": "hf://someone/tiny", "train_dataset_uri": "/mnt/data/sums.jsonl"}
+    for spec in (
+        a_tuning(config=CONFIG | places),  # nobody knows here what there is
+        a_tuning(
+            config=CONFIG | {"train_dataset_uri": "it.jsonl"}, workdir=await api.add_blob(b"")
+        ),
+    ):
+        answer = await api.call("POST", "/finetune/jobs", json=spec)
+        assert answer.status_code == 200, answer.text
+
+
+@with_api
 async def test_trainers_and_models_are_listed_and_the_template_makes_one(api):
+    await add_sources(api)
     trainers = (await api.call("GET", "/finetune/trainers?default_only=true")).json()
     assert trainers == [{"trainer_id": "lepton-sft", "is_default": True}]
     for name, format, facts in (
-        ("tiny", "transformers", {"architectures": ["LlamaForCausalLM"]}),
         ("judge", "transformers", {"architectures": ["BertForSequenceClassification"]}),
         ("other", "transformers", {}),
         ("digits", "torch-cnn", {}),
+        ("gpt2", "transformers", {"architectures": ["GPT2LMHeadModel"]}),
     ):
-        spec = ArtifactSpec(
-            digest="sha256:" + "0" * 64, size_bytes=1, format=format, attributes=facts
-        )
-        model = Model(
-            workspace="ws", id=f"{name}@1", name=name, created_at_ms=1, spec=spec, number=1
-        )
-        await api.store.commit(Put(model))
+        await register(api, Model, name, format, **facts)
     found = (await api.call("GET", "/finetune/supported-models")).json()
     assert [(each["model_id"], each["lora"]["is_supported"]) for each in found] == [
+        ("gpt2", True),
         ("judge", False),
         ("other", None),
         ("tiny", True),

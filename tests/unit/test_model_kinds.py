@@ -48,7 +48,8 @@ def served(directory: Path) -> ModelServer:
 
 
 def test_a_model_is_recognised_by_its_files(tmp_path: Path) -> None:
-    bert = put(tmp_path / "bert", config__json={"model_type": "bert"}, model__onnx=b"export")
+    described = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
+    bert = put(tmp_path / "bert", config__json=described, model__onnx=b"export")
     save_file({"a": np.zeros(3)}, bert / "model.safetensors")
     lepton = {"format": "torch-mlp", "format_version": 1, "model": {}}
     kinds = [
@@ -67,6 +68,8 @@ def test_a_model_is_recognised_by_its_files(tmp_path: Path) -> None:
         ("photon", "photon"),
         None,
     ]
+    facts = [each.facts for each in kinds if each]
+    assert facts == [{"architectures": ["BertForMaskedLM"]}, {}, {}, {}, {}]
 
 
 class Hostile:

@@ -54,15 +54,17 @@ def create(
 
     check_name(name, "model")
     source = existing_directory(directory)
+    facts: dict[str, Any] = {}
     if format is None:
         found = recognise(source)
         format = found.format if found else "files"
-    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
-        facts = _pairs(attributes)
-        with Progress("storing", interrupted="nothing was registered") as progress:
-            made = client.models.push(
-                name, source, format=format, attributes=facts, progress=progress
-            )
+        facts = found.facts if found else {}
+    facts |= _pairs(attributes)
+    with (
+        connect(retry_for_s=FOLLOW_PATIENCE_S) as client,
+        Progress("storing", interrupted="nothing was registered") as progress,
+    ):
+        made = client.models.push(name, source, format=format, attributes=facts, progress=progress)
     if output == "json":
         print_json(made)
         return

@@ -7,12 +7,18 @@ from msgspec.structs import replace
 
 from leptonai.errors import InvalidRequest
 from leptonai.spec import codec
+from leptonai.spec.artifacts import ArtifactSpec
 from leptonai.spec.finetuning import DEFAULT_TRAINER, TrainConfig, Trainer, schema
 from leptonai.spec.jobs import JobSpec
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.templates import LeptonTemplate, TemplateSpec
 
 PROGRAM = ("python", "-m", "leptonai.training.finetuning")
+HUB = "hf://"
+PLACES = ("/", "file://")  # how a file or directory of the node begins
+LANGUAGE_MODEL = "transformers"  # the format of versions that may be one
+CAUSAL = ("ForCausalLM", "LMHeadModel")  # end the names of architectures that are one
+MAYBE_CAUSAL = "ForConditionalGeneration"  # as Gemma 3, but not T5
 
 
 def trained(spec: JobSpec) -> JobSpec:
@@ -36,6 +42,30 @@ def trained(spec: JobSpec) -> JobSpec:
         container=replace(spec.container, command=command),
         include_workspace_token=True,
     )
+
+
+def registered(spec: JobSpec) -> tuple[list[str], list[str]]:
+    """The models and the datasets that a fine-tuning, as `trained` made it, needs to be registered:
+    they can be nothing else where it will run."""
+    assert spec.trainer is not None
+    if spec.workdir is not None or spec.container.image:
+        return [], []  # a file that comes with it goes before what is registered
+    config = _config(spec.trainer.train_config)
+    models = [] if config.model_uri.startswith((*PLACES, HUB)) else [config.model_uri]
+    data = (config.train_dataset_uri, config.validation_dataset_uri)
+    return models, [uri for uri in data if uri and not uri.startswith(PLACES)]
+
+
+def can_learn(model: ArtifactSpec) -> bool | None:
+    """None: nobody knows before it is loaded."""
+    if model.format != LANGUAGE_MODEL:
+        return False
+    known = model.attributes.get("architectures")
+    if not isinstance(known, list) or not known:
+        return None
+    if any(str(each).endswith(CAUSAL) for each in known):
+        return True
+    return None if any(str(each).endswith(MAYBE_CAUSAL) for each in known) else False
 
 
 def template() -> LeptonTemplate:

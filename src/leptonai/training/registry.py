@@ -97,7 +97,7 @@ def _register_other(
         saved = save(model, directory, companion)
         if pipeline is not None:
             pipeline.save(directory / PIPELINE_FILE)
-        return _pushed(name, directory, saved.format, pipeline, data, metrics, {}, client)
+        return _pushed(name, directory, saved.format, pipeline, data, metrics, saved.facts, client)
 
 
 def check_can_register(model: Any, name: str, pipeline: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from leptonai.control.actions.artifacts import find_artifact
 from leptonai.control.actions.committing import (
     insisting,
     patched_metadata,
@@ -16,12 +17,14 @@ from leptonai.control.actions.committing import (
 from leptonai.control.api.context import World
 from leptonai.control.requests import check_labels, checked_job
 from leptonai.core.access import Action, Principal, Resource
+from leptonai.core.finetuning import can_learn, registered
 from leptonai.core.lifecycle import job as job_lifecycle
-from leptonai.core.records import Job, OwnerKind
+from leptonai.core.records import Dataset, Job, Model, OwnerKind
 from leptonai.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, Unavailable
 from leptonai.ports.store import Put, Query
 from leptonai.security.permissions import may_read, may_see, require, resource_of
 from leptonai.spec import codec
+from leptonai.spec.artifacts import ArtifactSpec
 from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import JobSpec, JobState, LeptonJob
 from leptonai.spec.names import check_name
@@ -51,7 +54,7 @@ async def submit_job(
         earlier = await _job_with_key(world, workspace, unique_key, name)
         if earlier is not None:
             return earlier
-    spec = await checked_job(world, principal, workspace, asked.spec)
+    spec = await _checked(world, principal, workspace, asked.spec)
     admitted = False
     for _ in range(ID_TRIES):
         step = _first_step(world, principal, workspace, asked, spec, unique_key)
@@ -87,10 +90,34 @@ async def foresee_job(
     """
     require(principal, Action.CREATE, Resource(kind="job", workspace=workspace))
     _name_of_job(asked)
-    spec = await checked_job(world, principal, workspace, asked.spec)
+    spec = await _checked(world, principal, workspace, asked.spec)
     step = _first_step(world, principal, workspace, asked, spec)
     explanation = await world.advice.foresee(step.job, step.replicas, may_see(principal))
     return step.job, explanation
+
+
+async def _checked(world: World, principal: Principal, workspace: str, spec: JobSpec) -> JobSpec:
+    """As `checked_job`; and what a fine-tuning learns from is there."""
+    spec = await checked_job(world, principal, workspace, spec)
+    if spec.trainer is None:
+        return spec
+    models, datasets = registered(spec)
+    for reference in models:
+        model = await find_artifact(world, principal, workspace, Model, reference)
+        if can_learn(model.spec) is False:
+            raise InvalidRequest(
+                f"spec.trainer.train_config.model_uri: {model.id} is no causal language model of "
+                f"transformers, but {_kind_of(model.spec)}",
+                hint="GET /finetune/supported-models lists those that can learn.",
+            )
+    for reference in datasets:
+        await find_artifact(world, principal, workspace, Dataset, reference)
+    return spec
+
+
+def _kind_of(model: ArtifactSpec) -> str:
+    named = model.attributes.get("architectures")
+    return ", ".join(map(str, named))[:200] if isinstance(named, list) else model.format[:60]
 
 
 def _name_of_job(asked: LeptonJob) -> str:

@@ -7,6 +7,7 @@ from leptonai.control.api.job_modes import MODE
 from leptonai.control.api.paging import PAGING
 from leptonai.control.api.routing import Call, Parameter, Route
 from leptonai.core.access import Action, Resource
+from leptonai.core.finetuning import LANGUAGE_MODEL, can_learn
 from leptonai.core.records import Job, Model
 from leptonai.errors import NotFound
 from leptonai.ports.store import Query
@@ -14,9 +15,6 @@ from leptonai.security.permissions import may_read, require
 from leptonai.spec.finetuning import DEFAULT_TRAINER, Trainer
 from leptonai.spec.jobs import LeptonJob
 from leptonai.spec.metadata import Wire
-
-LANGUAGE_MODEL = "transformers"  # the format of versions that may be one
-CAUSAL = "ForCausalLM"  # ends the name of an architecture that is one
 
 
 class FineTuneList(Wire, frozen=True, omit_defaults=False):
@@ -85,10 +83,7 @@ async def list_models(call: Call) -> list[SupportedModel]:
 
 
 def _technique(model: Model) -> Technique:
-    known = model.spec.attributes.get("architectures")
-    if not isinstance(known, list) or not known:
-        return Technique()
-    return Technique(is_supported=any(str(each).endswith(CAUSAL) for each in known))
+    return Technique(is_supported=can_learn(model.spec))
 
 
 def _is_one(job: Job) -> bool:

@@ -48,6 +48,18 @@ class Found(NamedTuple):
     format: str  # what a version of it is registered as
     file: Path  # the one that says so
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its record says of it, for whoever has not loaded it: the fine-tuning, say.
+
+        Raises:
+            InvalidRequest: as `recognise`.
+        """
+        if self.kind != "transformers":
+            return {}
+        named = read_json(self.file).get("architectures")
+        return {"architectures": [*map(str, named)]} if isinstance(named, list) and named else {}
+
 
 def recognise(directory: Path) -> Found | None:
     """None where the files are no model that is served without code.
