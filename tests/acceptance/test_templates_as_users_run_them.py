@@ -85,3 +85,33 @@ def test_an_engine_is_called_with_what_the_template_was_given(
     )
     assert json.loads(told.stdout) == [part.format(model=model) for part in expected]
     assert not (tmp_path / "pwned").exists()
+
+
+def test_what_a_template_becomes_is_started_as_what_it_is(platform, tmp_path):
+    said = {"word": {"type": "string"}}
+    variables = [{"name": "WORD", "value": "{{word}}"}]
+    container = {"command": ["echo", "said {{word}}"]}
+    small = {"cpu": 0.1, "memory": 64}
+    for name, kind, content in (
+        ("says", "job", {"container": container} | small),
+        ("desk", "pod", {"resource_requirement": small, "envs": variables}),
+        ("site", "deployment", {"resource_requirement": small, "container": container}),
+    ):
+        file = tmp_path / f"{name}.json"
+        spec = {"content": content, "json_schema": {"properties": said}, "workload_type": kind}
+        file.write_text(json.dumps(spec))
+        platform.cli("template", "create", "-n", name, str(file))
+    done = platform.cli("template", "start", "says", "word=hello", "-n", "one", "--follow")
+    assert "said hello" in done.stdout.splitlines()
+    started = platform.answer("template", "start", "desk", "word=hi", "-n", "two", "-o", "json")
+    rendered = tmp_path / "rendered.json"
+    told = platform.answer("template", "render", "desk", "word=hi", "-o", "json")
+    rendered.write_text(json.dumps(told["spec"]))
+    asked = ("pod", "create", "three", "-f", str(rendered), "--memory", "96MiB", "-o", "json")
+    made = platform.answer(*asked)
+    assert [each["spec"]["is_pod"] for each in (started, made)] == [True, True]
+    assert started["spec"]["envs"] == made["spec"]["envs"] == [{"name": "WORD", "value": "hi"}]
+    sizes = [each["spec"]["resource_requirement"] for each in (started, made)]
+    assert [(size["cpu"], size["memory"]) for size in sizes] == [(0.1, 64), (0.1, 96)]
+    served = platform.answer("template", "start", "site", "word=it", "-n", "four", "-o", "json")
+    assert served["spec"]["api_tokens"] == [{"value_from": {"token_name_ref": "WORKSPACE_TOKEN"}}]

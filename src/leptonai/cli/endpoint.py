@@ -183,17 +183,29 @@ def create(
             return
         if directory is not None:
             asked = _with(asked, workdir=client.trees.push(directory))
-        made = client.endpoints.create(asked)
-        made_name = made.metadata.name or name or ""
-        if wait:
-            say(f"created {made_name}; waiting until it is ready")
-            made = client.endpoints.wait_ready(made_name, timeout)
+        submit(client, asked, wait=wait, timeout_s=timeout, output=output)
+
+
+def submit(
+    client: LeptonClient,
+    asked: LeptonDeployment,
+    *,
+    wait: bool,
+    output: str,
+    timeout_s: float | None = None,
+) -> None:
+    """Create an endpoint, and print where it is asked."""
+    made = client.endpoints.create(asked)
+    name = made.metadata.name or ""
+    if wait:
+        say(f"created {name}; waiting until it is ready")
+        made = client.endpoints.wait_ready(name, timeout_s)
     if output == "json":
         print_json(made)
         return
-    click.echo(url_of(made) or made_name)
+    click.echo(url_of(made) or name)
     if not wait:
-        say(f"next: leptonai endpoint why {made_name}")
+        say(f"next: leptonai endpoint why {name}")
 
 
 @endpoint.does("list", example="leptonai endpoint list\nleptonai endpoint list -o json")

@@ -10,7 +10,7 @@ import click
 from leptonai.cli.groups import Group
 from leptonai.cli.output import age, print_facts, print_json, print_list, say, span
 from leptonai.cli.pod_files import sync
-from leptonai.cli.pod_keys import default_key, read_key
+from leptonai.cli.pod_keys import default_keys, read_key
 from leptonai.cli.pod_sessions import exec_, forward, proxy, ssh, ssh_config
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
@@ -27,6 +27,7 @@ from leptonai.cli.views import print_events, print_explanation, resources_text, 
 from leptonai.spec.quantities import duration_s
 
 if TYPE_CHECKING:
+    from leptonai.client import LeptonClient
     from leptonai.spec.endpoints import LeptonDeployment
 
 pod = Group(
@@ -49,7 +50,8 @@ leptonai pod create work
 leptonai pod create work --gpu 1 --memory 32GiB --idle-stop 2h
 leptonai pod create lab --jupyter --wait
 leptonai pod create work --ssh-key ~/.ssh/id_ed25519.pub -e HF_HOME=/data/hf -s HF_TOKEN
-leptonai pod create work --command 'tensorboard --logdir runs --port $LEPTON_PORT_18888'""",
+leptonai pod create work --command 'tensorboard --logdir runs --port $LEPTON_PORT_18888'
+leptonai pod create again -f spec.json            # {"resource_requirement": {"cpu": 2}}""",
 )
 @click.option("--jupyter", is_flag=True, help="Start JupyterLab in it; installed if need be.")
 @click.option(
@@ -80,6 +82,13 @@ leptonai pod create work --command 'tensorboard --logdir runs --port $LEPTON_POR
 )
 @priority_option
 @click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
+@click.option(
+    "-f",
+    "--file",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read the pod from a JSON file; flags override it.",
+)
 @click.option("--wait", is_flag=True, help="Return when it can be entered.")
 @output_option
 @click.argument("name")
@@ -99,61 +108,61 @@ def create(
     secrets: tuple[str, ...],
     priority: str | None,
     label_texts: tuple[str, ...],
+    file: Path | None,
     wait: bool,
     output: str,
     name: str,
 ) -> None:
     """Create a pod. Only you and admins of the workspace can enter it."""
-    from leptonai.spec.containers import Container, ContainerPort, QueueConfig
-    from leptonai.spec.endpoints import EndpointSpec, LeptonDeployment, ResourceRequirement
-    from leptonai.spec.metadata import Metadata
-    from leptonai.spec.names import check_name
-    from leptonai.spec.pods import HOST_PORT_MAPPING, PodSettings
+    from leptonai.cli.requested import pod_of, read_endpoint
+    from leptonai.spec.containers import ContainerPort
+    from leptonai.spec.pods import HOST_PORT_MAPPING
 
-    check_name(name, "pod")
-    found = default_key()
-    keys = [read_key(Path(file).expanduser()) for file in ssh_keys] or ([found] if found else [])
-    size: dict[str, Any] = {
-        **given(
+    read = read_endpoint(file)
+    keys = [read_key(Path(key).expanduser()) for key in ssh_keys]
+    if not keys and not (read.spec.pod and read.spec.pod.ssh_keys):
+        keys = default_keys()
+    asked = pod_of(
+        read,
+        name=name,
+        labels=labels(label_texts),
+        command=("/bin/sh", "-c", shell_command) if shell_command else (),
+        ports=[
+            ContainerPort(container_port=port, expose_strategies=[HOST_PORT_MAPPING])
+            for port in ports
+        ],
+        settings=given(
+            ssh_keys=keys or None,
+            ssh_listen=ssh_listen,
+            jupyter=jupyter or None,
+            idle_stop_seconds=idle_stop,
+        ),
+        priority=priority,
+        envs=variables(envs, secrets),
+        resources=given(
             resource_shape=resource_shape,
             cpu=cpu,
             memory=memory,
             accelerator_num=gpu,
             accelerator_type=gpu_type,
-        )
-    }
-    asked = LeptonDeployment(
-        metadata=Metadata(name=name, labels=labels(label_texts)),
-        spec=EndpointSpec(
-            is_pod=True,
-            container=Container(
-                command=["/bin/sh", "-c", shell_command] if shell_command else None,
-                ports=[
-                    ContainerPort(container_port=port, expose_strategies=[HOST_PORT_MAPPING])
-                    for port in ports
-                ]
-                or None,
-            ),
-            resource_requirement=ResourceRequirement(**size),
-            envs=variables(envs, secrets) or None,
-            queue_config=QueueConfig(priority_class=priority) if priority else None,
-            pod=PodSettings(
-                ssh_keys=keys or None,
-                ssh_listen=ssh_listen,
-                jupyter=jupyter or None,
-                idle_stop_seconds=idle_stop,
-            ),
         ),
     )
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
-        made = client.pods.create(asked)
-        if wait:
-            say(f"created {name}; waiting until it can be entered")
-            made = client.pods.wait_ready(name)
+        submit(client, asked, wait=wait, output=output)
+
+
+def submit(client: LeptonClient, asked: LeptonDeployment, *, wait: bool, output: str) -> None:
+    """Create a pod, and say how to enter it."""
+    made = client.pods.create(asked)
+    name = made.metadata.name or ""
+    if wait:
+        say(f"created {name}; waiting until it can be entered")
+        made = client.pods.wait_ready(name)
     if output == "json":
         print_json(made)
         return
     click.echo(f"created {name}")
+    jupyter = made.spec.pod is not None and made.spec.pod.jupyter
     say(f"next: leptonai pod {'open' if jupyter else 'ssh'} {name}")
 
 

@@ -7,10 +7,10 @@ from leptonai.errors import InvalidRequest, NotFound
 DEFAULT_KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 
 
-def default_key() -> str | None:
-    """The first of those that ssh would offer by itself."""
+def default_keys() -> list[str]:
+    """The first of those that ssh would offer by itself, if there is one."""
     file = default_key_file()
-    return read_key(file) if file else None
+    return [read_key(file)] if file else []
 
 
 def default_key_file() -> Path | None:

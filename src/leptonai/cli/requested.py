@@ -1,4 +1,4 @@
-"""The job, or the endpoint, that a command line asks for: a file's, overridden by flags. Pure but
+"""The job, endpoint or pod that a command line asks for: a file's, overridden by flags. Pure but
 for reading the file."""
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ from leptonai.spec.endpoints import (
 from leptonai.spec.jobs import JobSpec, LeptonJob, SegmentConfig
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.names import check_name
+from leptonai.spec.pods import PodSettings
 
 T = TypeVar("T")
 MAX_SPEC_BYTES = 1 << 20
@@ -40,7 +41,7 @@ def read_job(path: Path | None) -> LeptonJob:
 
 
 def read_endpoint(path: Path | None) -> LeptonDeployment:
-    """A file holds a whole endpoint, as `endpoint get -o json` prints it, or a spec alone."""
+    """A file holds a whole endpoint or pod, as `get -o json` prints it, or a spec alone."""
     fields = _read_fields(path)
     if "spec" in fields or "metadata" in fields:
         fields.setdefault("metadata", {})
@@ -162,10 +163,8 @@ def endpoint_of(
         changes |= {"allow_unauthenticated_access": True, "api_tokens": []}
     elif tokens:
         changes["api_tokens"] = [ApiToken(value=token) for token in tokens]
-    elif spec.api_tokens is None and not spec.allow_unauthenticated_access:
-        changes["api_tokens"] = [
-            ApiToken(value_from=TokenReference(token_name_ref=WORKSPACE_TOKEN))
-        ]
+    else:
+        changes["api_tokens"] = entering(spec)
     if health_path is not None:
         health = spec.health or Health()
         readiness = msgspec.structs.replace(
@@ -179,6 +178,51 @@ def endpoint_of(
         changes["envs"] = merged_variables(spec.envs, envs)
     return LeptonDeployment(
         metadata=named(read.metadata, "endpoint", name, labels),
+        spec=msgspec.structs.replace(spec, **changes),
+    )
+
+
+def entering(spec: EndpointSpec) -> list[ApiToken] | None:
+    """What opens an endpoint: where nothing is said of that, the tokens of the workspace."""
+    if spec.api_tokens is not None or spec.allow_unauthenticated_access:
+        return spec.api_tokens
+    return [ApiToken(value_from=TokenReference(token_name_ref=WORKSPACE_TOKEN))]
+
+
+def pod_of(
+    read: LeptonDeployment,
+    *,
+    name: str,
+    labels: dict[str, str] | None,
+    command: Sequence[str],
+    ports: Sequence[ContainerPort],
+    settings: Mapping[str, Any],
+    priority: str | None,
+    envs: Sequence[EnvVar],
+    resources: Mapping[str, Any],
+) -> LeptonDeployment:
+    """Raises:
+    InvalidRequest: its name is none.
+    """
+    spec = read.spec
+    container = msgspec.structs.replace(
+        spec.container,
+        command=list(command) or spec.container.command,
+        ports=[*ports] or spec.container.ports,
+    )
+    changes: dict[str, Any] = {
+        "is_pod": True,
+        "container": container,
+        "resource_requirement": msgspec.structs.replace(spec.resource_requirement, **resources),
+        "pod": msgspec.structs.replace(spec.pod or PodSettings(), **settings),
+    }
+    if priority is not None:
+        queue = spec.queue_config or QueueConfig()
+        changes["queue_config"] = msgspec.structs.replace(queue, priority_class=priority)
+    if envs:
+        changes["envs"] = merged_variables(spec.envs, envs)
+    return LeptonDeployment(
+        metadata=named(read.metadata, "pod", name, labels),
         spec=msgspec.structs.replace(spec, **changes),
     )
 

@@ -9,7 +9,7 @@ import click
 
 from leptonai.cli.groups import Group
 from leptonai.cli.output import print_facts, print_json, print_table
-from leptonai.cli.session import connect, output_option
+from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, output_option
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
@@ -20,6 +20,7 @@ template = Group(
     help="Keep workloads with parameters, and fill them in.",
     example="""\
 leptonai template list
+leptonai template start torchrun run="train.py --epochs 3" -n train
 leptonai template render torchrun run="train.py --epochs 3" > job.json
 leptonai template create -n nightly template.json""",
 )
@@ -53,7 +54,7 @@ def get(name: str, output: str) -> None:
         (
             ("template", found.metadata.id or ""),
             ("of", scope),
-            ("makes", found.spec.workload_type),
+            ("makes", _makes(found)),
             ("what", str(schema.get("description", ""))),
             *((name, _parameter(found, name)) for name in schema.get("properties") or {}),
         )
@@ -75,6 +76,62 @@ def render(name: str, values: tuple[str, ...], output: str) -> None:
         scope, found = _find(client, name)
         made = client.templates.render(scope, name, _values(found, values))
     print_json(made if output == "json" else made.spec)
+
+
+@template.does(
+    "start",
+    example="""\
+leptonai template start torchrun run="train.py --epochs 3" -n train --follow
+leptonai template start jupyterlab -n lab --wait
+leptonai template start vllm model=Qwen/Qwen3-8B -n chat""",
+)
+@click.option("-n", "--name", required=True, help="Of the job, pod or endpoint.")
+@click.option("--follow", is_flag=True, help="Print a job's log until it ends; fail if it fails.")
+@click.option("--wait", is_flag=True, help="Return when a job has ended, or all else is ready.")
+@output_option
+@click.argument("template")
+@click.argument("values", nargs=-1, metavar="[PARAMETER=VALUE]...")
+def start(
+    name: str, follow: bool, wait: bool, output: str, template: str, values: tuple[str, ...]
+) -> None:
+    """Start what a template becomes: a job, a pod or an endpoint.
+
+    To change more of it than its parameters, `render` it into a file, and create it with -f.
+    """
+    from msgspec.structs import replace
+
+    from leptonai.cli import endpoint, job, pod
+    from leptonai.cli.pod_keys import default_keys
+    from leptonai.cli.requested import entering, named
+    from leptonai.spec import codec
+    from leptonai.spec.endpoints import EndpointSpec, LeptonDeployment
+    from leptonai.spec.jobs import JobSpec, LeptonJob
+    from leptonai.spec.metadata import Metadata
+    from leptonai.spec.pods import PodSettings
+
+    if follow and output == "json":
+        raise click.UsageError("--follow prints a log, which is no JSON: use --wait")
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        scope, found = _find(client, template)
+        kind = _makes(found)
+        if follow and kind != "job":
+            raise click.UsageError(f"--follow is for jobs, and {template} makes an endpoint or pod")
+        metadata = named(Metadata(), kind, name, None)
+        made = client.templates.render(scope, template, _values(found, values)).spec
+        if kind == "job":
+            asked = LeptonJob(metadata=metadata, spec=codec.convert(JobSpec, made))
+            job.submit(client, asked, None, follow=follow, wait=wait, output=output)
+            return
+        spec = codec.convert(EndpointSpec, made)
+        if kind == "pod":
+            settings = spec.pod or PodSettings()
+            settings = replace(settings, ssh_keys=settings.ssh_keys or default_keys() or None)
+            asked_pod = LeptonDeployment(metadata=metadata, spec=replace(spec, pod=settings))
+            pod.submit(client, asked_pod, wait=wait, output=output)
+            return
+        spec = replace(spec, api_tokens=entering(spec))
+        served = LeptonDeployment(metadata=metadata, spec=spec)
+        endpoint.submit(client, served, wait=wait, output=output)
 
 
 @template.does(
@@ -118,6 +175,11 @@ def _find(client: LeptonClient, name: str) -> tuple[str, LeptonTemplate]:
     return "private", client.templates.get("private", name)
 
 
+def _makes(found: LeptonTemplate) -> str:
+    kind = found.spec.workload_type
+    return "endpoint" if kind == "deployment" else kind
+
+
 def _values(found: LeptonTemplate, texts: tuple[str, ...]) -> dict[str, Any]:
     """As the template's schema types them."""
     properties = (found.spec.json_schema or {}).get("properties") or {}
@@ -158,7 +220,7 @@ def _row(scope: str, each: LeptonTemplate) -> tuple[str, ...]:
     return (
         each.metadata.id or "",
         scope,
-        "endpoint" if each.spec.workload_type == "deployment" else each.spec.workload_type,
+        _makes(each),
         str(schema.get("description", "")),
         ", ".join(schema.get("properties") or {}),
     )
