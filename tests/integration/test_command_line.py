@@ -497,6 +497,15 @@ def test_an_endpoint_says_which_engine_serves_its_model_and_is_ready_when_that_i
         assert error in err
 
 
+def test_a_training_finds_volumes_and_buckets_as_any_job_does(lepton):
+    storage = ("--mount", "data:/mnt/data:ro", "--bucket", "pets:msc")
+    _, trained, _ = lepton("train", *storage, "-o", "json", "my_package.train")
+    _, ran, _ = lepton("job", "create", "-n", "ran", *storage, "-o", "json", "--", "true")
+    found, expected = (json.loads(each)["spec"] for each in (trained, ran))
+    for field in ("mounts", "storage_attachments"):
+        assert found[field] == expected[field] != []
+
+
 def test_a_model_that_is_a_pickle_is_refused_before_anything_is_sent(lepton, server, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "forest.pkl").write_bytes(b"\x80\x04N.")

@@ -9,6 +9,7 @@ import click
 
 from leptonai.cli.groups import Command
 from leptonai.cli.job import submit
+from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     connect,
@@ -39,6 +40,7 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
     example="""\
 leptonai train train.py
 leptonai train --num-workers 2 --cpu 1 --dataset digits@1 train.py -- --epochs 5
+leptonai train --mount data:/mnt/data train.py -- --data /mnt/data
 leptonai train --gpu 8 --num-workers 4 --preemptible my_package.train""",
 )
 @click.option("-n", "--name", help="Of the job; by default the script's.")
@@ -47,6 +49,7 @@ leptonai train --gpu 8 --num-workers 4 --preemptible my_package.train""",
 )
 @resource_options
 @environment_options
+@storage_options
 @gang_options
 @click.option(
     "--max-job-failure-retry",
@@ -73,6 +76,8 @@ def train(
     envs: tuple[str, ...],
     secrets: tuple[str, ...],
     workdir: str | None,
+    mounts: tuple[str, ...],
+    buckets: tuple[str, ...],
     priority: str | None,
     preemptible: bool | None,
     project: str | None,
@@ -120,6 +125,8 @@ def train(
             memory=memory,
             accelerator_num=gpu,
             accelerator_type=gpu_type,
+            mounts=mounts_of(mounts),
+            storage_attachments=attachments_of(buckets),
             min_workers=min_workers,
             max_job_failure_retry=max_job_failure_retry,
             final_exit_codes=[FINAL_EXIT_CODE],
