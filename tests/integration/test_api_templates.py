@@ -1,6 +1,12 @@
 """Templates through the API."""
 
+import os
+import subprocess
+
 from api_world import with_api
+
+from leptonai.control.templates import public_templates
+from leptonai.core.templates import rendered
 
 GREET = {
     "metadata": {"name": "greet"},
@@ -51,3 +57,16 @@ async def test_a_private_template_is_its_owners_alone_if_it_says_so(api):
     assert rendered.status_code == 404
     other = "/api/v2/workspaces/other/templates/private"
     assert (await api.call("GET", other, who="eve")).json() == []
+
+
+def test_torchrun_starts_a_process_for_each_gpu_or_one_without_any(tmp_path):
+    made = rendered(public_templates()["torchrun"].spec, {"run": "train.py"})
+    stand_in = tmp_path / "torchrun"
+    stand_in.write_text('#!/bin/sh\nprintf "%s" "$6 $NGPUS"\n')
+    stand_in.chmod(0o700)
+    for gpus, processes in (("0", "1"), ("8", "8"), ("", "1")):
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LEPTON_RESOURCE_ACCELERATOR_NUM": gpus}
+        told = subprocess.run(
+            made.container.command, env=env, capture_output=True, text=True, check=True
+        )
+        assert told.stdout == f"{processes} {processes}"

@@ -1,4 +1,4 @@
-"""By which names the workers of a job find each other."""
+"""What a worker is told of its job, and by which names workers find each other."""
 
 from msgspec.structs import replace
 
@@ -37,6 +37,13 @@ def test_every_worker_has_the_names_that_are_made_of_its_variables():
     assert names[f"{prefix}-1.{domain}"] == "10.0.0.2"
     assert names[f"{prefix}-1.{domain}.ws-w.svc.cluster.local"] == "10.0.0.2"
     assert len(names) == 4
+
+
+def test_a_worker_without_gpus_is_told_so():
+    gang = a_gang()
+    env = environment(gang[0], gang, addresses=ADDRESSES, gpu_type="H200", workspace_url="")
+    told = [env[f"LEPTON_RESOURCE_ACCELERATOR_{what}"] for what in ("TYPE", "NUM")]
+    assert told == ["", "0"]
 
 
 def test_a_server_has_no_such_names():

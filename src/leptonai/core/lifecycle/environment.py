@@ -38,10 +38,10 @@ def environment(
         "LEPTON_WORKSPACE_URL": workspace_url,
         "OMP_NUM_THREADS": str(max(1, needs.cpu_millis // 1000)),
         "PYTHONUNBUFFERED": "1",  # or the log of a running program stays empty
+        # Also without GPUs: scripts that are sourced under `set -u` read them unasked.
+        "LEPTON_RESOURCE_ACCELERATOR_TYPE": gpu_type if needs.gpus else "",
+        "LEPTON_RESOURCE_ACCELERATOR_NUM": str(needs.gpus),
     }
-    if needs.gpus:
-        env["LEPTON_RESOURCE_ACCELERATOR_TYPE"] = gpu_type
-        env["LEPTON_RESOURCE_ACCELERATOR_NUM"] = str(needs.gpus)
     if replica.owner_kind is OwnerKind.JOB:
         return env | _of_worker(replica, gang, addresses, failures)
     if replica.program.pod:
