@@ -160,6 +160,8 @@ class ReplicaConnection(asyncio.Protocol):
                 return
         except httptools.HttpParserError as error:
             if not self._ended:
+                if whole:  # its head came along, and has not gone on to the client
+                    exchange.responding = False
                 self._garbled(exchange, str(error))
                 return
             self._poisoned = True
