@@ -1,9 +1,11 @@
 """Where one platform keeps everything: the files under $LEPTON_HOME."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from leptonai.errors import InvalidRequest, Locked
 from leptonai.processes import Process
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 OPTIONS_VARIABLE = "LEPTON_PLATFORM_OPTIONS"  # what `up` was told, for the platform, in JSON
 
 
@@ -142,8 +145,16 @@ class Home:
         """Make the folders, for nobody else to read.
 
         Raises:
-            InvalidRequest: the place cannot be written to.
+            InvalidRequest: the place cannot be written to, or named.
         """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(
+                f"{os.fsencode(self.path).decode(errors='replace')} has characters that file names "
+                f"in {sys.getfilesystemencoding()}, as here, have not",
+                hint="set LC_ALL=C.UTF-8, or LEPTON_HOME to a directory with an ASCII name",
+            ) from None
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             for part in ("run", "logs", "gateway", "attempts", "blobs"):
@@ -154,7 +165,9 @@ class Home:
         except OSError as error:
             raise InvalidRequest(
                 f"cannot write to {self.path}: {error.strerror or error}",
-                hint="make it writable, or set LEPTON_HOME to a directory that is",
+                hint="make room on its disk, or set LEPTON_HOME to a directory of another"
+                if error.errno in NO_ROOM
+                else "make it writable, or set LEPTON_HOME to a directory that is",
             ) from None
 
     def state(self) -> PlatformState | None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from leptonai.errors import StorageFull
+from leptonai.errors import InvalidRequest, StorageFull
+from leptonai.home import Home
 from leptonai.spec.containers import Container
 from leptonai.spec.jobs import JobSpec, LeptonJob
 from leptonai.spec.metadata import Metadata
@@ -51,6 +52,14 @@ def refused(client, ballast) -> StorageFull:
             client.jobs.create(a_job(number, "true"))
             fill(ballast)
     return refusal.value
+
+
+def test_a_home_on_a_full_disk_wants_room_and_no_permission(small_disk):
+    Home(small_disk).make()
+    fill(small_disk / "ballast")
+    with pytest.raises(InvalidRequest, match="No space left") as refused:
+        Home(small_disk).make()
+    assert refused.value.hint.startswith("make room on its disk")
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["goes-on", "killed-meanwhile"])

@@ -613,6 +613,28 @@ def test_a_terminal_that_cannot_show_a_character_does_not_stop_the_command(serve
     assert (found.returncode, found.stdout, found.stderr) == (0, b"gr\xf6\xdfe ?\n", b"")
 
 
+def test_a_home_is_found_where_file_names_are_ascii_and_refused_for_a_platform(server, tmp_path):
+    home = tmp_path / "größe"
+    (home / "run").mkdir(parents=True)
+    (home / "token").write_text(TOKEN)
+    url, _, workspace = server.url.partition("/api/v2/workspaces/")
+    facts = {"url": url, "workspace": workspace, "token_file": str(home / "token")}
+    (home / "run" / "platform.json").write_text(json.dumps(facts))
+    names = {name: each for name, each in os.environ.items() if not name.startswith("LEPTON_")}
+    env = names | {"LEPTON_HOME": str(home), "LC_ALL": "POSIX", "PYTHONUTF8": "0"}
+
+    def call(*arguments):
+        command = [sys.executable, "-m", "leptonai.cli", *arguments]
+        return subprocess.run(command, capture_output=True, env=env, text=True)
+
+    found = call("job", "list", "-o", "json")
+    assert (found.returncode, found.stdout, found.stderr) == (0, "[]\n", "")
+    refused = call("up")
+    assert refused.returncode == 1
+    assert "file names in ascii, as here, have not" in refused.stderr
+    assert "LC_ALL=C.UTF-8" in refused.stderr
+
+
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly(server):
     job_id = server.add_job("log", "Completed")
     server.add_replica(job_id, f"{job_id}-0-abcde", *[b"x" * 1000 + b"\n"] * 1000)

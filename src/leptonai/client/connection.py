@@ -164,13 +164,19 @@ def local_platform(home: Path) -> LocalPlatform | None:
         return LocalPlatform(
             url=str(facts["url"]).rstrip("/"),
             workspace=str(facts["workspace"]),
-            token_file=Path(facts.get("token_file") or home / "token"),
+            token_file=_path(facts.get("token_file") or str(home / "token")),
             pid=int(facts["pid"]) if facts.get("pid") else None,
             started=str(facts.get("started") or ""),
-            blobs=Path(blobs) if plain else None,
+            blobs=_path(blobs) if plain else None,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _path(text: str) -> Path:
+    """What another process wrote of a path, as this one names it: its locale may be POSIX, in which
+    file names are ASCII, and all else in them bytes."""
+    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 
 def _read_token(path: Path) -> str:
