@@ -30,7 +30,6 @@ MAX_STRETCH_ROWS = 1 << 17
 MIN_STRETCH_ROWS = 1 << 8
 SPARSE = 4  # rows are picked one by one when fewer than one in so many is wanted
 HEADER_BYTES = 1 << 20
-MAX_PARQUET_READ_BYTES = 64 << 20  # of one that lies among others in an object
 # What stands for a missing value, in any column. Beyond these, `Clean` has a say.
 NULLS = ["", "NA", "N/A", "n/a", "na", "NaN", "nan", "NAN", "NULL", "Null", "null", "None", "none"]
 _TIMES = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%dT%H:%M")

@@ -157,10 +157,6 @@ class Tabular:
             columns[self.target] = y_B
         return pl.DataFrame(columns)
 
-    @property
-    def makes_arrays(self) -> bool:
-        return self._matrix is not None
-
     def _output(self, made: "pl.DataFrame") -> Any:
         if self._matrix is None:
             return self.columns_of(made)
