@@ -87,6 +87,22 @@ def test_from_a_folder_to_versions_and_back(platform, tmp_path):
     assert platform.cli("dataset", "get", "animals").stdout.startswith("version      animals@1")
 
 
+def test_a_table_is_previewed_with_its_columns(platform, tmp_path):
+    file = tmp_path / "sales.csv"
+    file.write_text("day,shop,sold,open\n" + "2024-05-01,Nord,3,true\n2024-05-02,,2.5,false\n" * 10)
+    platform.cli("dataset", "create", "-n", "sales", str(file))
+    shown = platform.cli("dataset", "preview", "sales", "--samples", "2")
+    assert [line.split() for line in shown.stdout.splitlines()] == [
+        ["day", "shop", "sold", "open"],
+        ["time", "text", "number", "boolean"],
+        ["2024-05-01", "00:00:00", "Nord", "3.0", "true"],
+        ["2024-05-02", "00:00:00", "null", "2.5", "false"],
+    ]
+    assert shown.stderr == "2 of 20 rows\n"
+    (row,) = platform.answer("dataset", "preview", "sales", "--samples", "1", "-o", "json")
+    assert row["content"] == "2024-05-01,Nord,3,true"
+
+
 def test_an_alias_names_one_version_at_a_time(client, tmp_path):
     for content in (b"1", b"2"):
         (tmp_path / "data.bin").write_bytes(content)

@@ -15,7 +15,7 @@ import pytest
 
 import leptonai
 from leptonai.cli.__main__ import root, run
-from leptonai.cli.output import age, span, table
+from leptonai.cli.output import age, columns_that_fit, span, table
 from leptonai.testing.workspace_server import TOKEN, WorkspaceServer
 
 
@@ -677,6 +677,13 @@ def test_a_table_fits_its_terminal_and_only_a_terminal():
     rows = [("ID", "MESSAGE"), ("a", "x" * 100)]
     assert table(rows, width=40) == ["ID  MESSAGE", "a   " + "x" * 35 + "…"]
     assert table(rows, width=None) == ["ID  MESSAGE", "a   " + "x" * 100]
+
+
+def test_of_a_wide_table_as_many_columns_are_shown_as_can_be_read():
+    rows = [("ID", "MESSAGE", "A", "B"), ("a", "x" * 100, "1", "2")]
+    assert [columns_that_fit(rows, width) for width in (1, 15, 16, 18, 19, 22, 80, None)] == [
+        1, 1, 2, 2, 3, 4, 4, 4,
+    ]  # fmt: skip
 
 
 def test_ages_are_short():

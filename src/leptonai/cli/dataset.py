@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 from leptonai.cli.artifacts import changed_alias
 from leptonai.cli.dataset_check import check, fail_on_option, summary_line
 from leptonai.cli.dataset_library import data_library
+from leptonai.cli.dataset_preview import preview
 from leptonai.cli.dataset_transform import transform
 from leptonai.cli.groups import Command, Group
 from leptonai.cli.output import age, print_facts, print_json, print_table, printable, say
@@ -21,13 +21,10 @@ from leptonai.spec.names import check_name
 from leptonai.spec.quantities import show_bytes
 
 if TYPE_CHECKING:
-    from leptonai.data.dataset import Dataset
     from leptonai.spec.artifacts import Artifact
 
 SECOND_WORDS = {"image": "classification", "object": "detection", "text": "classification",
                 "time": "series"}  # fmt: skip
-SHOWN_CHARS = 200  # of one sample
-MAX_PREVIEW = 1000
 MAX_DIFF_LINES = 50
 
 dataset = Group(
@@ -102,6 +99,7 @@ def create(
 
 dataset.add_command(create)
 dataset.add_command(check)
+dataset.add_command(preview)
 dataset.add_command(transform)
 
 
@@ -148,29 +146,6 @@ def get(output: str, reference: str) -> None:
     with connect() as client:
         found = client.datasets.get(reference)
     print_json(found) if output == "json" else print_facts(_facts(found))
-
-
-@dataset.does("preview", example="leptonai dataset preview digits --samples 5")
-@click.option("--samples", default=10, show_default=True, type=click.IntRange(1, MAX_PREVIEW))
-@output_option
-@click.argument("reference", metavar="NAME[@VERSION]")
-def preview(samples: int, output: str, reference: str) -> None:
-    """Show the first samples, spread over the classes."""
-    of = data_library()
-    with connect() as client:
-        shown = of.get(reference, client=client)
-        rows = [_sample(shown, at) for at in _spread(shown, samples)]
-    if output == "json":
-        print_json(rows)
-        return
-    headers = ("SAMPLE", "FILE", "LABEL", "SIZE", "CONTENT")
-    print_table(
-        headers,
-        [
-            (str(row["sample"]), row["file"], row["label"], show_bytes(row["size"]), row["content"])
-            for row in rows
-        ],
-    )
 
 
 @dataset.does("diff", example="leptonai dataset diff digits@1 digits@2")
@@ -311,55 +286,6 @@ def _facts(artifact: Artifact) -> list[tuple[str, str]]:
 
 def _text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _spread(shown: Dataset, samples: int) -> list[int]:
-    """The first of each class, then the next of each, …"""
-    labels = shown.labels
-    if labels is None:
-        return list(range(min(samples, len(shown))))
-    import numpy as np
-
-    order = np.argsort(labels, kind="stable")
-    first = np.searchsorted(labels[order], labels[order])
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order)) - first
-    found: list[int] = np.lexsort((labels, rank))[:samples].tolist()
-    return found
-
-
-def _sample(shown: Dataset, at: int) -> dict[str, Any]:
-    data, label = shown[at]
-    classes = shown.classes
-    return {
-        "sample": at,
-        "file": shown.path_of(at),
-        "label": "" if label is None else classes[label],
-        "size": len(data),
-        "content": (_image_text(data) or _start_text(data))[:SHOWN_CHARS],
-    }
-
-
-def _image_text(data: Any) -> str:
-    """`PNG, 28 x 28 RGB`; "" for what is no image, and without a library that would tell."""
-    try:
-        from PIL import Image
-    except ModuleNotFoundError:
-        return ""
-    try:
-        with Image.open(BytesIO(data)) as image:
-            return f"{image.format}, {image.width} x {image.height} {image.mode}"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return ""
-
-
-def _start_text(data: Any) -> str:
-    start = bytes(data[: 4 * SHOWN_CHARS])
-    try:
-        return start.decode()
-    except UnicodeDecodeError as wrong:
-        cut = wrong.start >= len(start) - 3 and len(data) > len(start)
-        return start[: wrong.start].decode() if cut else start[:16].hex(" ")
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, str]:

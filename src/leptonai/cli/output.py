@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 import click
@@ -83,6 +84,21 @@ def fits_terminal(rows: Sequence[Sequence[str]]) -> bool:
     if not sys.stdout.isatty():
         return True
     return len(max(table(rows, width=None), key=len)) <= shutil.get_terminal_size().columns
+
+
+def columns_that_fit(rows: Sequence[Sequence[str]], width: int | None = None) -> int:
+    """How many of a table's columns there is room for, at least one, each as narrow as `table` may
+    cut it. Without a `width`: on the terminal; off a terminal there is room for all."""
+    if width is None and sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+    widths = [
+        min(MIN_COLUMN_CHARS, max(len(printable(cell)) for cell in column))
+        for column in zip(*rows, strict=True)
+    ]
+    if width is None:
+        return len(widths)
+    ends = accumulate(size + len(GAP) for size in widths)
+    return max(1, sum(end - len(GAP) <= width for end in ends))
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
