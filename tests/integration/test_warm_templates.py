@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from leptonai.engines.local import LocalEngine
-from leptonai.engines.local.templates import MAX_TEMPLATES
+from leptonai.engines.local.templates import MAX_TEMPLATES, code_in_use
 from leptonai.ports.engine import (
     Attempt,
     Cold,
@@ -378,3 +378,22 @@ def test_a_template_that_cannot_get_its_files_is_cold(tmp_path):
             assert (await node.ended(gone)).how.reason == "NotStarted"
 
     asyncio.run(test())
+
+
+def test_code_is_another_one_when_it_changed_and_not_when_it_was_compiled(tmp_path):
+    package, libraries = tmp_path / "package", tmp_path / "site-packages"
+    module = package / "inner" / "module.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("")
+    libraries.mkdir()
+    os.utime(libraries, ns=(1, 1))
+    before = code_in_use(package, [libraries])
+    (package / "__pycache__").mkdir()
+    (module.parent / "__pycache__").mkdir()
+    assert code_in_use(package, [libraries]) == before
+    os.utime(module, ns=(1, 1))
+    changed = code_in_use(package, [libraries])
+    assert changed != before
+    os.utime(libraries, ns=(2, 2))
+    assert code_in_use(package, [libraries]) != changed
+    assert code_in_use(package, [tmp_path / "none"]) != before

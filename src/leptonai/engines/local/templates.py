@@ -7,9 +7,10 @@ claim and a log, found again by the next engine, and ended with all that it star
 import asyncio
 import hashlib
 import itertools
+import os
 import secrets
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +86,10 @@ class Templates:
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by id: what loads
         self._loading = asyncio.Semaphore(MAX_LOADING)
         self._news = asyncio.Event()
-        self._code = _code_in_use()
+        self._code = code_in_use(
+            Path(__file__).parents[2],
+            [Path(path) for path in sys.path if path.endswith("-packages")],
+        )
 
     async def open(self) -> None:
         """Find those again that an earlier engine left, if they have the code that is there now."""
@@ -311,11 +315,23 @@ def _why_ended(ending: Ending) -> str:
     )
 
 
-def _code_in_use() -> str:
-    """Another one as soon as a package of this environment was installed, replaced or removed."""
-    told = [sys.executable, sys.version]
-    ours = str(Path(__file__).parents[2])
-    for entry in (ours, *(path for path in sys.path if path.endswith("-packages"))):
-        with suppress(OSError):
-            told.append(f"{entry} {Path(entry).stat().st_mtime_ns}")
+def code_in_use(package: Path, libraries: Iterable[Path]) -> str:
+    """Another one as soon as a module of the package changed, or anything was installed into or
+    removed from a directory of libraries."""
+    # Not by the time of the package: that is another one once Python has put its cache there.
+    modules = (
+        Path(directory, name)
+        for directory, _, names in os.walk(package)
+        for name in names
+        if name.endswith(".py")
+    )
+    told = sorted(_dated(path) for path in (*modules, *libraries))
+    told += [sys.executable, sys.version]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
+
+
+def _dated(path: Path) -> str:
+    try:
+        return f"{path} {path.stat().st_mtime_ns}"
+    except OSError:
+        return str(path)
