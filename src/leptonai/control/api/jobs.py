@@ -18,7 +18,7 @@ from leptonai.control.api.paging import PAGING, label_selector, label_terms, pag
 from leptonai.control.api.routing import DRY_RUN, TEXT, Answer, Call, Parameter, Route
 from leptonai.control.api.views import dry_run_of, event_view, job_view, replica_view
 from leptonai.core.access import Role
-from leptonai.core.records import Job, Node, OwnerKind, Replica
+from leptonai.core.records import Job, OwnerKind, Replica
 from leptonai.errors import NotFound
 from leptonai.ports.store import Query
 from leptonai.security.permissions import may_read, may_see
@@ -60,7 +60,7 @@ async def found(
     if states == ():
         return []
     selects = label_selector(call.text("query"))
-    groups = await _groups(call)
+    groups = set(call.texts("node_groups"))
     sees_all = call.principal.role is Role.ADMIN
 
     def shown(job: Job) -> bool:
@@ -87,14 +87,6 @@ async def found(
     everything = sees_all and selects is None and not groups and only is None
     page = await page_of(call, Job, query, None if everything else shown)
     return [_view(call, job) for job in page]
-
-
-async def _groups(call: Call) -> set[str]:
-    """The node groups that jobs are asked for; none where that is all there are: a job that is
-    bound to none is in one of them, too."""
-    asked = set(call.texts("node_groups"))
-    there = {node.group for node in await call.world.store.find(Node, Query())} if asked else set()
-    return set() if there and there <= asked else asked
 
 
 def _mentioned(selector: str, groups: set[str]) -> bytes | None:
