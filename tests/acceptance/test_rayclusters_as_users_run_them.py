@@ -5,7 +5,6 @@ tests of the published client, whose environment has it."""
 import json
 import os
 import signal
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from leptonai.testing.platform import RunningPlatform, eventually
+from leptonai.testing.programs import write_program
 
-STAND_IN = f"""\
-#!{sys.executable} -S
+STAND_IN = """\
 import http.server, os, socket, sys, time
 if sys.argv[1:] == ["--version"]:
     sys.exit(print("ray, version 2.60.0"))
@@ -106,8 +105,7 @@ def test_a_cluster_waits_for_ray_and_outlives_what_happens_to_it(platform, progr
     assert refused.value.code == 503
     assert "pip install" in json.loads(refused.value.read())["message"]
 
-    (programs / "ray").write_text(STAND_IN)
-    (programs / "ray").chmod(0o755)
+    write_program(programs / "ray", STAND_IN, "-S")
     assert becomes(platform, "Ready")["readyWorkerReplicas"] == 1  # by itself
     assert asked(platform, "/api/jobs/?x=1") == "/api/jobs/?x=1 hello"
     before = nodes_of(platform)

@@ -3,8 +3,8 @@
 import ctypes.util
 import json
 import os
+import shlex
 import shutil
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from leptonai.testing.platform import RunningPlatform
+from leptonai.testing.programs import write_program
 
 RANK = Path(__file__).parent / "summing_ranks.py"
-STAND_IN = """#!{python}
+STAND_IN = """\
 import json, sys
 print(json.dumps(sys.argv[1:]))
 """
@@ -31,7 +32,8 @@ def platform(tmp_path_factory):
     reason="Open MPI is not installed: apt-get install openmpi-bin",
 )
 def test_an_mpi_program_has_a_rank_a_worker_and_mpirun_starts_once(platform, tmp_path):
-    run = f"mpirun {sys.executable} {RANK}; cat $HOSTFILE; echo $NODE_RANK of $NNODES"
+    ranks = shlex.join(["mpirun", sys.executable, str(RANK)])
+    run = f"{ranks}; cat $HOSTFILE; echo $NODE_RANK of $NNODES"
     rendered = platform.answer("template", "render", "mpi", f"run={run}", "-o", "json")
     job = tmp_path / "job.json"
     job.write_text(json.dumps(rendered["spec"]))
@@ -71,9 +73,7 @@ def test_an_engine_is_called_with_what_the_template_was_given(
     model = "org/net $(touch pwned); 'a' \"b\""
     asked = (template, f"model={model}", "tensor_parallel=2", "-o", "json")
     spec = platform.answer("template", "render", *asked)["spec"]
-    stand_in = tmp_path / program
-    stand_in.write_text(STAND_IN.format(python=sys.executable))
-    stand_in.chmod(stat.S_IRWXU)
+    write_program(tmp_path / program, STAND_IN)
     given = {each["name"]: each["value"] for each in spec["envs"]}
     told = subprocess.run(
         spec["container"]["command"],

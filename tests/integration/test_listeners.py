@@ -15,7 +15,9 @@ from leptonai.supervisor import Cgroups
 from leptonai.testing.engine_contract import PATIENCE_S, a_free_port, clean_up
 
 BOTH = pytest.mark.parametrize("cgroups", [None, Cgroups(0)], ids=["cgroups", "no cgroups"])
-SERVER = f"{sys.executable} -m http.server"
+# Python may lie in a path with spaces.
+PYTHON = {"PYTHON": sys.executable}
+SERVER = '"$PYTHON" -m http.server'
 
 
 class Clock:
@@ -34,7 +36,7 @@ def while_it_runs(
         engine = LocalEngine(home, fetch_tree=no_tree, clock=Clock(), cgroups=cgroups)
         await engine.open()
         try:
-            attempt = Attempt(id="a.0", node="local", command=("sh", "-c", script))
+            attempt = Attempt(id="a.0", node="local", command=("sh", "-c", script), env=PYTHON)
             await engine.start(attempt, epoch=1)
             await story(engine)
         finally:
@@ -109,5 +111,5 @@ def test_it_is_asked_who_takes_ipv4_not_who_listens_on_the_same_port_beside(tmp_
                     await asyncio.sleep(0.02)
             assert await engine.listens("local", "a.0", port) is False
 
-        script = f'exec {sys.executable} -c "{beside.format(port)}"'
+        script = f'exec "$PYTHON" -c "{beside.format(port)}"'
         while_it_runs(tmp_path, None, script, story)

@@ -7,8 +7,6 @@ import importlib.util
 import json
 import os
 import socket
-import stat
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from test_photon_server import ask, serving
 from tiny_language import save_llama
 
 from leptonai.core.routing import Upstream
+from leptonai.testing.programs import write_program
 
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("needs the extra hf: transformers", allow_module_level=True)
@@ -232,7 +231,7 @@ def test_through_the_gateway_tokens_are_counted_whole_and_in_pieces(through_gate
         through_gateway.completions.create(**much)
 
 
-STAND_IN = """#!{python}
+STAND_IN = """\
 import http.server, json, os, sys
 with open(os.environ["RECORD"], "w") as record:
     json.dump([sys.argv[1:], os.environ.get("HF_HUB_OFFLINE")], record)
@@ -241,7 +240,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_response(200 if self.path in ("/health", "/healthz") else 404)
         self.send_header("content-length", "15")
         self.end_headers()
-        self.wfile.write(b'{{"status":"ok"}}')
+        self.wfile.write(b'{"status":"ok"}')
     def log_message(self, *_):
         pass
 host, port = (sys.argv[sys.argv.index(name) + 1] for name in ("--host", "--port"))
@@ -254,8 +253,7 @@ def test_an_engine_takes_the_place_of_our_server(tmp_path: Path) -> None:
     directory, programs = tmp_path / "tiny", tmp_path / "bin"
     save_llama(directory)
     programs.mkdir()
-    (programs / "vllm").write_text(STAND_IN.format(python=sys.executable))
-    (programs / "vllm").chmod(stat.S_IRWXU)
+    write_program(programs / "vllm", STAND_IN)
     variables = {
         "LEPTON_MODEL_DIR": str(directory),
         "LEPTON_DEPLOYMENT_NAME": "chat",

@@ -1,5 +1,6 @@
 """How ssh is told of a pod, and whose key it is."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def test_its_configuration_leads_through_the_platform_and_holds_no_token(home: P
     config = way.config()
     assert config.splitlines()[0] == "Host work.team.lepton"
     assert "  User ann" in config
-    command = f"env 'LEPTON_HOME=/the home' {sys.executable} -m leptonai.cli pod proxy work"
+    command = (
+        f"env 'LEPTON_HOME=/the home' {shlex.quote(sys.executable)} -m leptonai.cli pod proxy work"
+    )
     assert f"  ProxyCommand {command}" in config
     known = f"{home}/.cache/leptonai/pods/work.team.lepton.known_hosts"
     assert f'  UserKnownHostsFile "{known}"'.replace("%", "%%") in config
