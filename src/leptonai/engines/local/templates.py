@@ -318,14 +318,15 @@ def _why_ended(ending: Ending) -> str:
 def code_in_use(package: Path, libraries: Iterable[Path]) -> str:
     """Another one as soon as a module of the package changed, or anything was installed into or
     removed from a directory of libraries."""
-    # Not by the time of the package: that is another one once Python has put its cache there.
+    # Not by the times of these directories: they change once more when Python puts its cache there.
     modules = (
         Path(directory, name)
         for directory, _, names in os.walk(package)
         for name in names
         if name.endswith(".py")
     )
-    told = sorted(_dated(path) for path in (*modules, *libraries))
+    installed = (each for library in libraries for each in library.glob("*.*-info"))
+    told = sorted(_dated(path) for path in (*modules, *installed))
     told += [sys.executable, sys.version]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
 
