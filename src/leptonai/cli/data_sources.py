@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_facts, print_json, print_table, say
+from leptonai.cli.output import age, print_facts, print_json, print_list, say
 from leptonai.cli.session import connect, output_option
 
 if TYPE_CHECKING:
@@ -39,22 +39,19 @@ def list_(node_group: str, output: str) -> None:
     """List the data sources."""
     with connect() as client:
         found = client.storage.data_sources(node_group)
-    if output == "json":
-        print_json(found)
-    elif found:
-        rows = [
-            (
-                each.spec.name,
-                each.spec.bucket.provider.kind,
-                each.spec.bucket.bucket,
-                _who(each),
-                age(each.metadata.created_at),
-            )
-            for each in found
-        ]
-        print_table(("NAME", "PROVIDER", "BUCKET", "WHO", "AGE"), rows)
-    else:
-        say("no data sources; an admin adds one: leptonai storage source add")
+    print_list(
+        found,
+        output,
+        ("NAME", "PROVIDER", "BUCKET", "WHO", "AGE"),
+        lambda each: (
+            each.spec.name,
+            each.spec.bucket.provider.kind,
+            each.spec.bucket.bucket,
+            _who(each),
+            age(each.metadata.created_at),
+        ),
+        none="no data sources; an admin adds one: leptonai storage source add",
+    )
 
 
 @source.does("get", example="leptonai storage source get pets")

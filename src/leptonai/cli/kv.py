@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_json, print_table, printable, say
+from leptonai.cli.output import age, print_json, print_list, printable, say
 from leptonai.cli.session import connect, output_option
 from leptonai.errors import NotFound, TooLarge
 from leptonai.spec.values import MAX_VALUE_BYTES
@@ -43,15 +43,13 @@ def list_(output: str) -> None:
     """List the key spaces."""
     with connect() as client:
         found = client.key_spaces.list()
-    if output == "json":
-        print_json(found)
-    elif found:
-        rows = [
-            (each.name, each.metadata.owner or "", age(each.metadata.created_at)) for each in found
-        ]
-        print_table(("NAME", "OWNER", "AGE"), rows)
-    else:
-        say("no key spaces yet; create one: leptonai kv create NAME")
+    print_list(
+        found,
+        output,
+        ("NAME", "OWNER", "AGE"),
+        lambda each: (each.name, each.metadata.owner or "", age(each.metadata.created_at)),
+        none="no key spaces yet; create one: leptonai kv create NAME",
+    )
 
 
 @kv.does("keys", example="leptonai kv keys results\nleptonai kv keys results --prefix job-")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_facts, print_json, print_table, say
+from leptonai.cli.output import age, print_facts, print_json, print_list, say
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     Parsed,
@@ -110,15 +110,15 @@ def create(
     )
 
     check_name(name, "Ray cluster")
-    size: dict[str, Any] = {
-        **given(
+    size: dict[str, Any] = dict(
+        given(
             resource_shape=resource_shape,
             cpu=cpu,
             memory=memory,
             accelerator_num=gpu,
             accelerator_type=gpu_type,
         )
-    }
+    )
     if file is not None:
         told = (size, line, envs, secrets, priority, head_shape, head_memory, workers)
         if any(each not in (None, (), {}) for each in told):
@@ -163,12 +163,9 @@ def list_(output: str) -> None:
     """List Ray clusters."""
     with connect() as client:
         found = client.rayclusters.list()
-    if output == "json":
-        print_json(found)
-    elif found:
-        print_table(("NAME", "STATE", "WORKERS", "EACH", "AGE"), [_row(each) for each in found])
-    else:
-        say("no Ray clusters yet; create one: leptonai raycluster create NAME")
+    headers = ("NAME", "STATE", "WORKERS", "EACH", "AGE")
+    none = "no Ray clusters yet; create one: leptonai raycluster create NAME"
+    print_list(found, output, headers, _row, none=none)
 
 
 @raycluster.does(

@@ -172,8 +172,7 @@ def endpoint_of(
         )
         changes["health"] = msgspec.structs.replace(health, readiness=readiness)
     if priority is not None:
-        queue = spec.queue_config or QueueConfig()
-        changes["queue_config"] = msgspec.structs.replace(queue, priority_class=priority)
+        changes["queue_config"] = _with_priority(spec.queue_config, priority)
     if envs:
         changes["envs"] = merged_variables(spec.envs, envs)
     return LeptonDeployment(
@@ -217,8 +216,7 @@ def pod_of(
         "pod": msgspec.structs.replace(spec.pod or PodSettings(), **settings),
     }
     if priority is not None:
-        queue = spec.queue_config or QueueConfig()
-        changes["queue_config"] = msgspec.structs.replace(queue, priority_class=priority)
+        changes["queue_config"] = _with_priority(spec.queue_config, priority)
     if envs:
         changes["envs"] = merged_variables(spec.envs, envs)
     return LeptonDeployment(
@@ -241,6 +239,10 @@ def segments(count: int | None, workers: int | None) -> SegmentConfig | None:
             hint="give --num-workers a multiple of --segment-count",
         )
     return SegmentConfig(count_per_segment=workers // count)
+
+
+def _with_priority(queue: QueueConfig | None, priority: str) -> QueueConfig:
+    return msgspec.structs.replace(queue or QueueConfig(), priority_class=priority)
 
 
 def _merged_scaler(read: AutoScaler | None, asked: Mapping[str, Any] | None) -> AutoScaler | None:
