@@ -1,17 +1,15 @@
 """Servers behind the gateway."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leptonai.client.asynchronous.calls import (
-    FIRST_LOOK_S,
-    LONGEST_LOOK_S,
     AsyncCalls,
+    AsyncLooks,
     new_key,
     sent_metadata,
 )
-from leptonai.client.http_async import Feed, pause
+from leptonai.client.http_async import Feed
 from leptonai.client.messages import Request, delete_of, encode, get_of, patch_of, path_of, post_to
 from leptonai.errors import Conflict, TryLater
 from leptonai.spec.endpoints import (
@@ -163,8 +161,7 @@ class AsyncEndpoints:
             TryLater: not in time.
             Conflict: it is being stopped or removed.
         """
-        give_up = None if timeout_s is None else time.monotonic() + timeout_s
-        look_s = FIRST_LOOK_S
+        looks = AsyncLooks(timeout_s)
         while True:
             endpoint = await self.get(name)
             state = endpoint_state(endpoint)
@@ -175,15 +172,14 @@ class AsyncEndpoints:
                     f"endpoint {name} is {state}, so it will not get ready",
                     hint=f"give it replicas: `leptonai endpoint update {name} --replicas 1`",
                 )
-            if give_up is not None and time.monotonic() + look_s > give_up:
+            if looks.are_over:
                 told = endpoint.status.message if endpoint.status else None
                 raise TryLater(
                     f"endpoint {name} is still {state} after {timeout_s:g} s"
                     + (f": {told}" if told else ""),
                     hint=f"see `leptonai endpoint why {name}` and `leptonai endpoint log {name}`",
                 )
-            await pause(look_s)
-            look_s = min(LONGEST_LOOK_S, look_s * 1.3)
+            await looks.pause()
 
     async def list(self) -> Sequence[LeptonDeployment]:
         found = await self._calls.read(get_of("deployments"), list[LeptonDeployment])

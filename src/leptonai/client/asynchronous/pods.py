@@ -1,20 +1,17 @@
 """Machines to work in."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import structs
 
 from leptonai.client.asynchronous.calls import (
-    FIRST_LOOK_S,
-    LONGEST_LOOK_S,
     AsyncCalls,
+    AsyncLooks,
     new_key,
     sent_metadata,
 )
 from leptonai.client.asynchronous.endpoints import endpoint_state
-from leptonai.client.http_async import pause
 from leptonai.client.messages import Request, delete_of, encode, get_of, patch_of, path_of, post_to
 from leptonai.errors import Conflict, NotFound, TryLater
 from leptonai.spec.endpoints import EndpointState, LeptonDeployment
@@ -91,8 +88,7 @@ class AsyncPods:
             Conflict: it was stopped.
             TryLater: it is not ready in time.
         """
-        give_up = None if timeout_s is None else time.monotonic() + timeout_s
-        look_s = FIRST_LOOK_S
+        looks = AsyncLooks(timeout_s)
         while True:
             pod = await self.get(name)
             state = endpoint_state(pod)
@@ -102,15 +98,14 @@ class AsyncPods:
                 raise Conflict(
                     f"pod {name} is {state}", hint=f"start it: `leptonai pod start {name}`"
                 )
-            if give_up is not None and time.monotonic() + look_s > give_up:
+            if looks.are_over:
                 told = pod.status.message if pod.status else None
                 raise TryLater(
                     f"pod {name} is still {state} after {timeout_s:g} s"
                     + (f": {told}" if told else ""),
                     hint=f"see `leptonai endpoint why {name}`",
                 )
-            await pause(look_s)
-            look_s = min(LONGEST_LOOK_S, look_s * 1.3)
+            await looks.pause()
 
     async def _resize(self, name: str, replicas: int) -> LeptonDeployment:
         pod = await self.get(name)

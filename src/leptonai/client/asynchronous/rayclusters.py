@@ -1,10 +1,9 @@
 """Clusters of Ray."""
 
-import time
 from collections.abc import Mapping, Sequence
 
-from leptonai.client.asynchronous.calls import FIRST_LOOK_S, LONGEST_LOOK_S, AsyncCalls
-from leptonai.client.http_async import Feed, pause
+from leptonai.client.asynchronous.calls import AsyncCalls, AsyncLooks
+from leptonai.client.http_async import Feed
 from leptonai.client.messages import delete_of, get_of, merge_patch, patch_of, path_of, post_to
 from leptonai.errors import Conflict, TryLater
 from leptonai.spec.explanations import Explanation
@@ -81,8 +80,7 @@ class AsyncRayClusters:
             Conflict: it was stopped.
             TryLater: not in time; the message says how far it is.
         """
-        give_up = None if timeout_s is None else time.monotonic() + timeout_s
-        look_s = FIRST_LOOK_S
+        looks = AsyncLooks(timeout_s)
         while True:
             cluster = await self.get(name)
             state = cluster.status.state if cluster.status else RayClusterState.STARTING
@@ -93,11 +91,10 @@ class AsyncRayClusters:
                     f"Ray cluster {name} is {state}",
                     hint=f"start it: `leptonai raycluster start {name}`",
                 )
-            if give_up is not None and time.monotonic() + look_s > give_up:
+            if looks.are_over:
                 told = cluster.status.message if cluster.status else None
                 raise TryLater(
                     f"Ray cluster {name} is still {state}" + (f": {told}" if told else ""),
                     hint=f"see `leptonai raycluster why {name}`",
                 )
-            await pause(look_s)
-            look_s = min(LONGEST_LOOK_S, look_s * 1.3)
+            await looks.pause()

@@ -40,6 +40,24 @@ FIRST_LOOK_S = 0.02  # between two looks at what is waited for; grows to the lon
 LONGEST_LOOK_S = 1.0
 
 
+class Looks:
+    """Looks at what somebody waits for, seldomer the longer it takes."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        self._look_s = FIRST_LOOK_S
+
+    @property
+    def are_over(self) -> bool:
+        """Whether there is no time for another one."""
+        return self._give_up is not None and time.monotonic() + self._look_s > self._give_up
+
+    def pause(self) -> None:
+        """Until the next one."""
+        pause(self._look_s)
+        self._look_s = min(LONGEST_LOOK_S, self._look_s * 1.3)
+
+
 class Calls:
     """Requests to one workspace, sent again while that is safe and may help."""
 

@@ -1,18 +1,16 @@
 """`asynchronous/jobs.py` as `tools/derive_sync_client.py` made it sync; change that."""
 
-import time
 from collections.abc import Sequence
 from typing import Literal
 
 from leptonai.client.synchronous.calls import (
-    FIRST_LOOK_S,
-    LONGEST_LOOK_S,
     PAGE_SIZE,
     Calls,
+    Looks,
     new_key,
     sent_metadata,
 )
-from leptonai.client.http_sync import Feed, pause
+from leptonai.client.http_sync import Feed
 from leptonai.client.messages import (
     Request,
     delete_of,
@@ -149,20 +147,18 @@ class Jobs:
         Raises:
             TryLater: it has not ended in time.
         """
-        give_up = None if timeout_s is None else time.monotonic() + timeout_s
-        look_s = FIRST_LOOK_S
+        looks = Looks(timeout_s)
         while True:
             job = self.get(id)
             state = job.status.state if job.status else JobState.QUEUEING
             if state in FINISHED:
                 return job
-            if give_up is not None and time.monotonic() + look_s > give_up:
+            if looks.are_over:
                 raise TryLater(
                     f"job {id} is still {state} after {timeout_s:g} s",
                     hint=f"see `leptonai job why {id}`",
                 )
-            pause(look_s)
-            look_s = min(LONGEST_LOOK_S, look_s * 1.3)
+            looks.pause()
 
     def list(
         self,
