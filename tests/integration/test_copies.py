@@ -13,8 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from leptonai.supervisor import Cgroups, Ending, Launch, Outcome, Supervisor, copying, processes
-from leptonai.supervisor.template import ROOM_BYTES, ROOM_VARIABLE, SOCKET
+from leptonai.supervisor import (
+    Cgroups,
+    Ending,
+    Launch,
+    Outcome,
+    Supervisor,
+    copying,
+    processes,
+    supervise,
+)
+from leptonai.supervisor.template import CLAIMED_BEFORE, ROOM_BYTES, ROOM_VARIABLE, SOCKET
 from leptonai.testing.engine_contract import PATIENCE_S
 
 BOTH = pytest.mark.parametrize(
@@ -289,6 +298,36 @@ def test_of_a_copy_and_a_plain_start_one_runs(tmp_path):
                 await asking
                 await some.ended(id)
                 assert some.log(id).count("runs") == 1
+
+    asyncio.run(test())
+
+
+def test_a_wrapper_that_comes_too_late_ends_without_the_copy(tmp_path, monkeypatch):
+    late = tmp_path / "late.sh"
+    late.write_text(f"until [ -e {tmp_path}/goes ]; do sleep 0.01; done; exit {CLAIMED_BEFORE}")
+    monkeypatch.setattr(supervise, "WRAPPER", late)
+
+    async def test() -> None:
+        async with copies(tmp_path, Cgroups(0)) as some:
+            done = tmp_path / "done"
+            launch = a_launch(
+                "a.0",
+                "copy.ready(); print('serves', flush=True)\n"
+                f"while not os.path.exists({str(done)!r}): time.sleep(0.01)\n"
+                "print('the copy runs'); sys.exit(3)",
+            )
+            some.supervisor.start(launch)
+            copy = await some.supervisor.start_copy(launch, str(some.template))
+            assert copy is not None and await copy.trouble() == ""
+            wrapper = some.supervisor._watches["a.0"].wrapper_pid
+            (tmp_path / "goes").touch()
+            async with asyncio.timeout(PATIENCE_S):
+                while processes.read_stat(wrapper) is not None:
+                    await asyncio.sleep(0.01)
+            assert "a.0" in some.supervisor.running
+            done.touch()
+            assert (await some.ended()).code == 3
+            assert some.log() == "serves\nthe copy runs\n"
 
     asyncio.run(test())
 

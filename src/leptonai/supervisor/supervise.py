@@ -360,6 +360,8 @@ class Supervisor:
             return
         # One that is watched already keeps what was asked of it.
         watch = self._watches.setdefault(id, self._unseen(id, group))
+        if watch.pidfd is not None:
+            return  # a wrapper that came too late ends at once, and that end asks again
         if isinstance(state, Ending):
             watch.group = watch.group or Group(folder.cgroups())
             watch.started_at_ms = state.started_at_ms or state.finished_at_ms
