@@ -120,7 +120,7 @@ class PlacementLoop:
         index = self._index
         return Snapshot(
             now_ms=self._clock.now_ms(),
-            nodes=index.nodes.views,
+            nodes=index.nodes.machines.views,
             running=tuple(index.running.values()),
             queue=tuple(index.waiting.values()),
             quotas=index.quotas,
@@ -304,7 +304,7 @@ class PlacementLoop:
     def _changed_nodes(self, seen: dict[str, NodeView]) -> _NodeChange:
         if not seen and len(self._mirror.nodes) == len(self._index.nodes):
             return {}
-        known = {view.id: view for view in self._index.nodes.views}
+        known = {view.id: view for view in self._index.nodes.machines.views}
         there = {node.id for node in self._mirror.nodes.values()}
         return {
             "nodes": tuple(v for id, v in seen.items() if id in there and known.get(id) != v),

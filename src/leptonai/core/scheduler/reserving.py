@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from leptonai.core.resources import MILLIS, Free, Needs
+from leptonai.core.scheduler.columns import Bools, Ints
+from leptonai.core.scheduler.copies import WorkerSize, copies_on
 from leptonai.core.scheduler.fitting import equal_size
 from leptonai.core.scheduler.index import Index
-from leptonai.core.scheduler.nodes import Bools, Ints, Nodes, WorkerSize, copies_on
+from leptonai.core.scheduler.nodes import Nodes
 from leptonai.core.scheduler.policy import Passing
 from leptonai.core.scheduler.segments import deal, segments_by_domain
 from leptonai.core.scheduler.values import Gang, Running
@@ -111,7 +113,7 @@ def _keep_for_segments(gang: Gang, nodes: Nodes, copies: Ints, order: Ints, need
     keeping: list[int] = []
     for at in order.tolist():
         room = int(copies[at])
-        segment = begun[int(nodes.domain[at])]
+        segment = begun[int(nodes.machines.domain[at])]
         while room and len(keeping) < wanted * gang.segment:
             more = min(room, gang.segment - len(segment))
             segment += [at] * more
@@ -201,7 +203,7 @@ def _keep_until(
         if total < wanted:
             at_ms = ends_ms
         for worker, to in ending.held:
-            at = nodes.at.get(to.node)
+            at = nodes.machines.at.get(to.node)
             if at is None or (admitted is not None and not admitted[at]):
                 continue
             free = rest.get(at) or nodes.free(at)
@@ -248,7 +250,7 @@ def _shares(gang: Gang, nodes: Nodes, copies: Ints) -> Iterator[tuple[Bools, int
         return
     room = segments_by_domain(copies, nodes, gang.segment)
     for domain, segments in deal(room, workers // gang.segment):
-        yield nodes.domain == domain, segments * gang.segment
+        yield nodes.machines.domain == domain, segments * gang.segment
 
 
 def _still_short(needs: Needs, many: int, now: Free, then: Free) -> Needs:
