@@ -30,7 +30,7 @@ from leptonai.core.scheduler import (
     advance,
     decide,
 )
-from leptonai.main import GC_THRESHOLD
+from leptonai.main.running import GC_THRESHOLD
 
 SEED = 1
 NODES, WAITING, USERS, EVENTS = 10_000, 100_000, 50, 500

@@ -8,8 +8,8 @@ import urllib.request
 
 import pytest
 
-from leptonai.envoy_process import find_envoy
 from leptonai.errors import NotFound
+from leptonai.main.envoy_process import find_envoy
 from leptonai.testing.platform import RunningPlatform, eventually
 
 

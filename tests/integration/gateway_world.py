@@ -20,8 +20,8 @@ import pytest
 from leptonai.core.ingress import Host
 from leptonai.core.routing import Route, RouteTable, Upstream
 from leptonai.core.traffic import TrafficReport
-from leptonai.envoy_process import EnvoyProcess, end_envoy
 from leptonai.home import Home
+from leptonai.main.envoy_process import EnvoyProcess, end_envoy
 
 PATIENCE_S = 20  # how long a test waits for what must come
 WORKSPACE_TOKEN = "workspace-secret"

@@ -14,7 +14,8 @@ import pytest
 from leptonai.core.records import Secret
 from leptonai.errors import InvalidRequest, NotFound, Unavailable
 from leptonai.home import Home
-from leptonai.main import _key_of, _open_store, _see_to_token, shut_down
+from leptonai.main.ending import shut_down
+from leptonai.main.opening import key_of, open_store_of, see_to_token
 from leptonai.ports.store import Put, Query
 from leptonai.stores import open_store
 from leptonai.testing.platform import RunningPlatform
@@ -96,44 +97,44 @@ def test_settings_that_cannot_be_read_are_not_taken_for_none(home, text):
 def test_a_token_file_that_holds_none_is_told(home, text):
     home.token_file.write_bytes(text.encode("latin-1"))
     with pytest.raises(InvalidRequest, match="holds no token"):
-        _see_to_token(home.token_file)
+        see_to_token(home.token_file)
 
 
 def test_a_token_that_others_could_read_is_theirs_no_more(home):
-    _see_to_token(home.token_file)
+    see_to_token(home.token_file)
     home.token_file.chmod(0o644)
-    _see_to_token(home.token_file)
+    see_to_token(home.token_file)
     assert home.token_file.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("damage", ["removed", "emptied"])
 def test_no_empty_database_takes_the_place_of_one_that_is_gone(home, damage):
     async def story():
-        store = await _open_store(home, home.config())
-        await _key_of(home, store)
+        store = await open_store_of(home, home.config())
+        await key_of(home, store)
         await store.close()
         if damage == "removed":
             home.database.unlink()
         else:
             home.database.write_bytes(b"")
         with pytest.raises(NotFound, match="is gone or empty"):
-            await _open_store(home, home.config())
+            await open_store_of(home, home.config())
         home.key_file.unlink()  # as the hint says
-        await (await _open_store(home, home.config())).close()
+        await (await open_store_of(home, home.config())).close()
 
     asyncio.run(story())
 
 
 def test_a_new_key_does_not_take_the_place_of_one_that_secrets_are_sealed_with(home):
     async def story():
-        store = await _open_store(home, home.config())
-        await _key_of(home, store)
+        store = await open_store_of(home, home.config())
+        await key_of(home, store)
         home.key_file.unlink()
-        await _key_of(home, store)  # nothing is sealed with it yet
+        await key_of(home, store)  # nothing is sealed with it yet
         home.key_file.unlink()
         await store.commit(Put(SECRET))
         with pytest.raises(NotFound, match="1 secrets are sealed with it"):
-            await _key_of(home, store)
+            await key_of(home, store)
         await store.close()
 
     asyncio.run(story())

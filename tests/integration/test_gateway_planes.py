@@ -26,9 +26,9 @@ from gateway_world import (
 )
 
 from leptonai.control.draining import DRAIN_MS
-from leptonai.envoy_process import find_envoy
 from leptonai.errors import NotFound
 from leptonai.gateway.envoy.shortcuts import takes_short_cut
+from leptonai.main.envoy_process import find_envoy
 
 PATH = "/e/default/e/"
 

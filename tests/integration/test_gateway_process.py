@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from leptonai import __version__
-from leptonai.gateway_process import GatewayProcess, Record, end_gateway
 from leptonai.home import Home, replace_file
+from leptonai.main.gateway_process import GatewayProcess, Record, end_gateway
 from leptonai.processes import Process
 
 PATIENCE_S = 30.0
@@ -24,7 +24,7 @@ PATIENCE_S = 30.0
 DIES_EARLY = """
 import os, signal, sys
 from pathlib import Path
-from leptonai import gateway_process
+from leptonai.main import gateway_process
 from leptonai.home import Home
 gateway_process.replace_file = lambda path, text: os.kill(os.getpid(), signal.SIGKILL)
 gateway = gateway_process.GatewayProcess(

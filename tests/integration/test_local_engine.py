@@ -748,7 +748,7 @@ def test_the_machine_is_described(tmp_path):
 
 
 def test_a_log_is_capped_while_it_is_written_and_read_from_a_line_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("leptonai.engines.local.engine.LOG_TICK_S", 0.02)
+    monkeypatch.setattr("leptonai.engines.local.attempt_logs.TICK_S", 0.02)
     keep = 1 << 20
 
     async def main():

@@ -26,8 +26,8 @@ from gateway_world import (
 )
 
 from leptonai.core.routing import RouteTable, Upstream
-from leptonai.gateway_process import GatewayProcess, end_gateway
 from leptonai.home import Home
+from leptonai.main.gateway_process import GatewayProcess, end_gateway
 
 # Takes a few ms for each request, so that there is always one under way.
 SERVER = """

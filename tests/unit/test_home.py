@@ -9,7 +9,8 @@ import pytest
 
 from leptonai.errors import Locked
 from leptonai.home import Home, PlatformState, Settled
-from leptonai.main import Options, _settle
+from leptonai.main.opening import settle
+from leptonai.main.options import Options
 from leptonai.processes import Process
 
 # Takes the lock, starts a child that lives on, and waits to be killed.
@@ -94,7 +95,7 @@ def test_what_a_killed_platform_started_does_not_keep_its_lock(home):
     ],
 )
 def test_a_home_knows_whether_another_database_was_ever_used(home, before, database, is_new, sole):
-    settled = _settle(before, Options(database=database), is_new=is_new)
+    settled = settle(before, Options(database=database), is_new=is_new)
     assert settled.sole_database is sole
     home.write_config(settled)
     assert home.config() == settled

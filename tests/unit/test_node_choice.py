@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leptonai.core.scheduler import Choice, NodeView, Power
-from leptonai.core.scheduler.nodes import Hold, Nodes, WorkerSize
+from leptonai.core.scheduler.copies import WorkerSize
+from leptonai.core.scheduler.nodes import Hold, Nodes
 from leptonai.core.scheduler.scoring import Typical, drawn_watts, score_of
 from leptonai.testing.builders import a_node, needs
 
@@ -17,9 +18,9 @@ def scores(choice, worker, *nodes, demand=None, seed=0, taken=()):
     """By node, of a worker that was asked for once or of a given demand."""
     columns = Nodes(nodes, score_of(choice, demand or {worker: 1.0}, seed))
     for node, held, devices in taken:
-        columns.take(columns.at[node], Hold("held", held, devices))
+        columns.take(columns.machines.at[node], Hold("held", held, devices))
     row = columns.row(WorkerSize(worker, 0))
-    return dict(zip((view.id for view in columns.views), row.score.tolist(), strict=True))
+    return dict(zip((view.id for view in columns.machines.views), row.score.tolist(), strict=True))
 
 
 def best(choice, worker, *nodes, **given):

@@ -139,7 +139,7 @@ def down(keep: bool, output: str) -> None:
         raise errors.NotFound(
             f"there is no platform in {home.path}", hint="start one: leptonai up -d"
         )
-    from leptonai.main import shut_down
+    from leptonai.main.ending import shut_down
 
     ended = shut_down(home, keep=keep)
     if output == "json":
@@ -225,7 +225,7 @@ def _checks(home: Home) -> Iterator[Check]:
         "platform", True, f"running at {state.url}" if state else "not running",
         "" if state else "leptonai up -d",
     )  # fmt: skip
-    from leptonai.main import container_facts, machine_facts
+    from leptonai.main.facts import container_facts, machine_facts
 
     limits, gpus, gpu_type = machine_facts()
     yield Check(

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from leptonai.control.api.context import MaySee
-from leptonai.control.loops.placement import PlacementLoop, gang_of
+from leptonai.control.loops.placement import PlacementLoop
 from leptonai.control.mirror import Mirror
 from leptonai.core.explain import explain_endpoint, explain_job, explain_raycluster
+from leptonai.core.gangs import gang_of
 from leptonai.core.outlook import Named, NameOf, deadline_ms, explained
 from leptonai.core.records import (
-    Endpoint,
     Goal,
     Job,
     OwnerKind,
@@ -160,19 +160,9 @@ class Advice:
         return replace(snapshot, queue=(*snapshot.queue, gang))
 
     def _gang_of(self, workload: Workload, replicas: Sequence[Replica]) -> Gang:
-        """Of what is not there yet: one that is stored is in the mirror."""
-        first = replicas[0]
-        members = [replica for replica in replicas if replica.gang == first.gang]
-        alone = Mirror()
-        key = workload.workspace, workload.id
-        match workload:
-            case Job():
-                alone.jobs[key] = workload
-            case Endpoint():
-                alone.endpoints[key] = workload
-            case RayCluster():
-                alone.rayclusters[key] = workload
-        return gang_of(f"{first.workspace}/{first.gang}", members, alone, self._placement.reserved)
+        """Of what is not there yet."""
+        members = [replica for replica in replicas if replica.gang == replicas[0].gang]
+        return gang_of(members, workload, self._placement.reserved)
 
     def _plain(
         self, workload: Workload, replicas: Sequence[Replica], reason: Reason | None

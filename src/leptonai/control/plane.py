@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from leptonai.blobs import BlobStore
+from leptonai.control.attempts import Attempts
 from leptonai.control.gpus import measured_by
 from leptonai.control.loops.forecasts import Apart, ForecastsLoop, here
 from leptonai.control.loops.loop import Loop, run_loop
@@ -28,6 +29,7 @@ from leptonai.control.mirror import Mirror
 from leptonai.control.owners import Owners
 from leptonai.control.template_memory import TemplateMemory
 from leptonai.control.traffic import TrafficLog
+from leptonai.control.warm_starts import WarmStarts
 from leptonai.core.records import Job, Node, NodeState, Secret
 from leptonai.core.scheduler.policy import DEFAULT, Policy
 from leptonai.errors import Conflict, StaleEpoch, TryLater
@@ -123,15 +125,9 @@ class ControlPlane:
         templates = TemplateMemory(mirror, self._engine, fence)
         self.placement = PlacementLoop(mirror, store, owners, fence, clock, templates, self._policy)
         self.routes = RoutesLoop(mirror, clock, lambda pod: self._pod_key(pod.workspace, pod.id))
-        replicas = ReplicasLoop(
+        attempts = Attempts(
             mirror,
             store,
-            self._engine,
-            owners,
-            self.traffic,
-            templates,
-            fence,
-            clock,
             workspace_url=self._workspace_url,
             unseal=self._unseal,
             job_token=self._job_token,
@@ -140,6 +136,27 @@ class ControlPlane:
             ray_token=lambda replica: self._ray_token(replica.workspace, replica.owner_id),
             runs_images=self._runs_images,
             mounts_volumes=self._mounts_volumes,
+        )
+        warm_starts = WarmStarts(
+            mirror,
+            store,
+            self._engine,
+            templates,
+            attempts.of,
+            fence,
+            clock,
+            runs_images=self._runs_images,
+        )
+        replicas = ReplicasLoop(
+            mirror,
+            store,
+            self._engine,
+            owners,
+            self.traffic,
+            fence,
+            clock,
+            attempts,
+            warm_starts,
         )
         forecasts = ForecastsLoop(
             mirror,

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 from leptonai.control.api.context import World
 from leptonai.control.domains import check_domain
 from leptonai.control.grpc_endpoints import check_grpc
-from leptonai.control.nodes import view_of
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.attachments import check_attachments
 from leptonai.core.elasticity.policy import policy_of
 from leptonai.core.finetuning import trained
+from leptonai.core.gangs import view_of
 from leptonai.core.pods import checked_pod
 from leptonai.core.records import (
     DataSource,

@@ -32,6 +32,7 @@ class WarmStarts:
         store: Store,
         engine: Engine,
         memory: TemplateMemory,
+        attempt_of: AttemptOf,
         fence: Fence,
         clock: Clock,
         *,
@@ -41,6 +42,7 @@ class WarmStarts:
         self._store = store
         self._engine = engine
         self._memory = memory
+        self._attempt_of = attempt_of
         self._fence = fence
         self._clock = clock
         self._runs_images = runs_images
@@ -49,16 +51,7 @@ class WarmStarts:
         self._told: dict[str, dict[str, TemplateState]] = {}  # by node: of which key what was told
         self._of: dict[str, Key] = {}  # endpoints by the keys of their templates, as of some time
 
-    def of(self, replica: Replica) -> Warm | None:
-        """Of which template it may be a copy."""
-        program = replica.program
-        if self._owner(replica) is None or why_cold(program, runs_images=self._runs_images):
-            return None
-        return Warm(template_key(replica), withheld(program))
-
-    async def tend(
-        self, node: str, seen: Seen, replicas: Iterable[Replica], attempt_of: AttemptOf
-    ) -> None:
+    async def tend(self, node: str, seen: Seen, replicas: Iterable[Replica]) -> None:
         """Ask for a template once for each server, when it is ready: by then loading takes nobody's
         time, and one that had to make room for others is not loaded again at once."""
         self._memory.see(node, seen.templates)
@@ -75,17 +68,15 @@ class WarmStarts:
         }
         fresh = ready.keys() - self._asked.get(node, set())
         for id in sorted(fresh):
-            await self._ask(ready[id], seen, held_bytes, attempt_of)
+            await self._ask(ready[id], seen, held_bytes)
         self._asked[node] = set(ready)
         # What an earlier control plane left has been told.
         told = self._told.setdefault(node, dict(seen.templates))
         if told or seen.templates:
             self._told[node] = await self._look_at(node, seen.templates, told)
 
-    async def _ask(
-        self, replica: Replica, seen: Seen, held_bytes: int, attempt_of: AttemptOf
-    ) -> None:
-        endpoint = self._owner(replica)
+    async def _ask(self, replica: Replica, seen: Seen, held_bytes: int) -> None:
+        endpoint = _owner(replica, self._mirror)
         if endpoint is None:
             return
         if why := why_cold(replica.program, runs_images=self._runs_images):
@@ -94,7 +85,7 @@ class WarmStarts:
         if template_key(replica) in seen.templates:
             return
         try:
-            attempt = await attempt_of(replica)
+            attempt = await self._attempt_of(replica)
         except (NotFound, Internal):  # a secret is gone: the next start will say so
             return
         if attempt is None:
@@ -147,9 +138,18 @@ class WarmStarts:
         endpoint = self._mirror.endpoints.get(self._of.get(key, ("", "")))
         return endpoint if endpoint is not None and key in keys_wanted(endpoint) else None
 
-    def _owner(self, replica: Replica) -> Endpoint | None:
-        """Its endpoint, if that may have replicas that are copies."""
-        if replica.owner_kind is not OwnerKind.ENDPOINT or not loads_a_model(replica.program):
-            return None
-        endpoint = self._mirror.endpoints.get((replica.workspace, replica.owner_id))
-        return endpoint if endpoint is not None and wants_template(endpoint) else None
+
+def warm_of(replica: Replica, mirror: Mirror, *, runs_images: bool) -> Warm | None:
+    """Of which template it may be a copy."""
+    program = replica.program
+    if _owner(replica, mirror) is None or why_cold(program, runs_images=runs_images):
+        return None
+    return Warm(template_key(replica), withheld(program))
+
+
+def _owner(replica: Replica, mirror: Mirror) -> Endpoint | None:
+    """Its endpoint, if that may have replicas that are copies."""
+    if replica.owner_kind is not OwnerKind.ENDPOINT or not loads_a_model(replica.program):
+        return None
+    endpoint = mirror.endpoints.get((replica.workspace, replica.owner_id))
+    return endpoint if endpoint is not None and wants_template(endpoint) else None

@@ -3,54 +3,45 @@
 import asyncio
 import dataclasses
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TypedDict
 
 from msgspec.structs import replace
 
 from leptonai.control.mirror import Key, Mirror, Watch
-from leptonai.control.nodes import view_of
 from leptonai.control.owners import Owners
 from leptonai.control.template_memory import TemplateMemory
 from leptonai.core import records, scheduler
-from leptonai.core.lifecycle.job import Seat, replica_id
-from leptonai.core.lifecycle.replica import asked_of
+from leptonai.core.gangs import gang_of, quota_of, running_of, view_of
+from leptonai.core.lifecycle.job import Seat
 from leptonai.core.records import (
-    EndReason,
     Goal,
     Job,
     Node,
-    OwnerKind,
     Phase,
     Record,
     Replica,
     Reservation,
+    Workload,
 )
-from leptonai.core.reservations import NOTHING, Reserved, reserved_at
+from leptonai.core.reservations import NOTHING, reserved_at
 from leptonai.core.scheduler.demand import Demand
 from leptonai.core.scheduler.policy import DEFAULT, Policy
 from leptonai.core.scheduler.values import (
-    ANY_PORT,
-    Assignment,
-    Deadline,
-    Gang,
     NodeView,
     Place,
     Preempt,
     Quota,
     Reason,
     Resize,
-    Running,
     Snapshot,
     Spare,
     WaitCode,
-    Worker,
 )
 from leptonai.errors import TryLater, VersionConflict
 from leptonai.ports.clock import Clock
 from leptonai.ports.store import Delete, Fence, Put, Store
-from leptonai.spec.containers import QueueConfig
 
 MAX_GIVEN_WAY_TO = 100  # gangs, the first ones: templates give way to those that wait
 GROW_EVERY_MS = 60_000  # looks whether elastic jobs should have more workers, if nothing happens
@@ -129,7 +120,7 @@ class PlacementLoop:
         index = self._index
         return Snapshot(
             now_ms=self._clock.now_ms(),
-            nodes=index.nodes.views,
+            nodes=index.nodes.machines.views,
             running=tuple(index.running.values()),
             queue=tuple(index.waiting.values()),
             quotas=index.quotas,
@@ -278,9 +269,9 @@ class PlacementLoop:
             if holding or not replicas:
                 self._promised.discard(gang)
             if holding:
-                running.append(running_of(gang, holding, self._mirror, self.reserved))
+                running.append(running_of(holding, self._owner_of(holding), self.reserved))
             elif replicas and len(replicas) == replicas[0].gang_size:
-                waiting = gang_of(gang, replicas, self._mirror, self.reserved)
+                waiting = gang_of(replicas, self._owner_of(replicas), self.reserved)
                 promised = gang in self._promised
                 queued.append(dataclasses.replace(waiting, promised=promised))
             else:  # over, or the rest is still on its way here
@@ -297,6 +288,10 @@ class PlacementLoop:
             self._index = scheduler.advance(self._index, change)
         self._why = None
 
+    def _owner_of(self, replicas: list[Replica]) -> Workload | None:
+        first = replicas[0]
+        return self._mirror.workload(first.owner_kind, (first.workspace, first.owner_id))
+
     def _view(self, node: Node) -> NodeView:
         return dataclasses.replace(view_of(node), spare_bytes=self._templates.taken(node.id))
 
@@ -309,7 +304,7 @@ class PlacementLoop:
     def _changed_nodes(self, seen: dict[str, NodeView]) -> _NodeChange:
         if not seen and len(self._mirror.nodes) == len(self._index.nodes):
             return {}
-        known = {view.id: view for view in self._index.nodes.views}
+        known = {view.id: view for view in self._index.nodes.machines.views}
         there = {node.id for node in self._mirror.nodes.values()}
         return {
             "nodes": tuple(v for id, v in seen.items() if id in there and known.get(id) != v),
@@ -360,107 +355,3 @@ class PlacementLoop:
 def _matters(record: Record) -> bool:
     """Of a job only its checkpoints and to whom it gave way: the rest is told by its replicas."""
     return not isinstance(record, Job) or record.saved_at_ms is not None or record.gave_way_to != ""
-
-
-def gang_of(id: str, replicas: list[Replica], mirror: Mirror, reserved: Reserved = NOTHING) -> Gang:
-    """Users and projects are named "workspace/name": those of two workspaces are strangers."""
-    replicas = sorted(replicas, key=lambda r: r.index)
-    first = replicas[0]
-    key = (first.workspace, first.owner_id)
-    job = mirror.jobs.get(key) if first.owner_kind is OwnerKind.JOB else None
-    asked = asked_of(first, mirror.workload(first.owner_kind, key))
-    queue = (asked.queue_config if asked else None) or QueueConfig()
-    deadline = job.spec.deadline if job else None
-    estimate = job.spec.estimated_seconds if job else None
-    affinity = reserved.affinity(
-        asked.reservation_config if asked else None,
-        first.workspace,
-        first.owner,
-        frozenset(first.program.allowed_nodes),
-    )
-    return Gang(
-        id=id,
-        name=first.owner_name,
-        workers=tuple(
-            Worker(replica=f"{r.workspace}/{r.id}", needs=r.program.needs, ports=_wished_ports(r))
-            for r in replicas
-        ),
-        min_workers=min(job.spec.min_workers or 0, len(replicas)) if job else 0,
-        priority=first.priority,
-        queued_at_ms=job.queued_at_ms if job else first.created_at_ms,
-        user=f"{first.workspace}/{first.owner}",
-        project=f"{first.workspace}/{first.project}" if first.project else "",
-        allowed_nodes=affinity.allowed,
-        allowed_groups=frozenset(first.program.allowed_groups),
-        avoided_nodes=affinity.avoided,
-        # Of those that are left of a gang no segment is asked for any more.
-        segment=job.spec.segment if job and len(replicas) == first.gang_size else 0,
-        preemptible=job is not None and queue.can_be_preempted is True,
-        may_preempt=queue.can_preempt is not False,
-        deadline=Deadline(at_ms=1000 * deadline.at, hard=deadline.hard) if deadline else None,
-        remaining_ms=None if estimate is None else 1000 * estimate,
-        lasting=first.owner_kind is not OwnerKind.JOB,
-        attained_ms=job.attained_ms if job else 0,
-    )
-
-
-def _wished_ports(replica: Replica) -> tuple[int, ...]:
-    """One that could not be started may have found its port taken: any will do now."""
-    end = replica.last_end
-    if end is not None and end.reason is EndReason.NOT_STARTED:
-        return (ANY_PORT,) * len(replica.program.ports)
-    return replica.program.ports
-
-
-def running_of(
-    id: str, replicas: list[Replica], mirror: Mirror, reserved: Reserved = NOTHING
-) -> Running:
-    """
-    Args:
-        replicas: those of the gang that hold something.
-    """
-    replicas = sorted(replicas, key=lambda r: r.index)
-    first = replicas[0]
-    key = (first.workspace, first.owner_id)
-    job = mirror.jobs.get(key) if first.owner_kind is OwnerKind.JOB else None
-    gang = gang_of(id, replicas, mirror, reserved)
-    held = tuple(
-        (worker, Assignment(worker.replica, replica.node, replica.gpus, replica.ports))
-        for worker, replica in zip(gang.workers, replicas, strict=True)
-    )
-    if job is not None and job.giving_way:  # once at a time
-        gang = dataclasses.replace(gang, min_workers=0, preemptible=False)
-    elif len(replicas) < first.gang_size:  # some have ended: the rest is no gang to resize
-        gang = dataclasses.replace(gang, min_workers=0)
-    elif job is not None and gang.min_workers:
-        more = range(first.gang_size, job.spec.workers)
-        gang = dataclasses.replace(gang, workers=gang.workers + tuple(_further(job, first, more)))
-    started = [r.started_at_ms for r in replicas if r.started_at_ms is not None]
-    leaving = [r for r in replicas if r.leaving]
-    return Running(
-        gang=gang,
-        held=held,
-        rendezvous_port=first.rendezvous_port,
-        started_at_ms=min(started, default=None),
-        saved_at_ms=job.saved_at_ms if job else None,
-        lasting=first.owner_kind is not OwnerKind.JOB,
-        leaving=frozenset(f"{r.workspace}/{r.id}" for r in leaving),
-        leaving_since_ms=min((r.stop_asked_at_ms or 0 for r in leaving), default=0),
-    )
-
-
-def _further(job: Job, first: Replica, indices: Iterable[int]) -> Iterator[Worker]:
-    """The workers that an elastic job could have beside those it has."""
-    for index in indices:
-        yield Worker(replica=f"{job.workspace}/{replica_id(job, index)}", needs=first.program.needs)
-
-
-def quota_of(record: records.Quota) -> Quota:
-    whose = f"{record.workspace}/{record.name}"
-    return Quota(
-        user="" if record.of_project else whose,
-        project=whose if record.of_project else "",
-        gpus=record.gpus,
-        cpu_millis=record.cpu_millis,
-        borrow=record.borrow,
-    )

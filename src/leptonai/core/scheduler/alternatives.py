@@ -198,7 +198,7 @@ class _Asked:
         return replace(self._gang, workers=tuple(workers))
 
     def _views(self) -> Iterator[NodeView]:
-        return (view for view in self._index.nodes.views if view.schedulable)
+        return (view for view in self._index.nodes.machines.views if view.schedulable)
 
     # --- whether it helps -------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class _Asked:
         if not yielding:
             return index.nodes
         if yielding not in self._without:
-            nodes = index.nodes.replaced(index.nodes.views)
+            nodes = index.nodes.replaced(index.nodes.machines.views)
             for id, running in index.running.items():
                 if id not in yielding:
                     for at, hold in index.holds(running):

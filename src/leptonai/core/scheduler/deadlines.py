@@ -150,7 +150,7 @@ def snapshot_of(index: Index, now_ms: int) -> Snapshot:
     staying = [r for id, r in index.running.items() if id not in index.dated]
     return Snapshot(
         now_ms=now_ms,
-        nodes=index.nodes.views,
+        nodes=index.nodes.machines.views,
         running=(*staying, *(one for one in dated if isinstance(one, Running))),
         queue=tuple(one for one in dated if isinstance(one, Gang)),
     )

@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from leptonai.core.resources import Free, Needs
-from leptonai.core.scheduler.nodes import Bools, Ints, Nodes, WorkerSize, copies_on
+from leptonai.core.scheduler.columns import Bools, Ints
+from leptonai.core.scheduler.copies import WorkerSize, copies_on
+from leptonai.core.scheduler.nodes import Nodes
 from leptonai.core.scheduler.segments import deal, segments_by_domain
 from leptonai.core.scheduler.values import Gang, Worker
 
@@ -87,7 +89,7 @@ def _span_domains(copies: Ints, score: np.ndarray, nodes: Nodes, gang: Gang) -> 
         return None
     chosen: list[int] = []
     for domain, segments in deal(room, wanted):
-        inside = np.where(nodes.domain == domain, copies, 0)
+        inside = np.where(nodes.machines.domain == domain, copies, 0)
         chosen += _span(inside, score, nodes, segments * gang.segment)
     return chosen
 
@@ -95,12 +97,14 @@ def _span_domains(copies: Ints, score: np.ndarray, nodes: Nodes, gang: Gang) -> 
 def _span(copies: Ints, score: np.ndarray, nodes: Nodes, workers: int) -> list[int]:
     """As few nodes as possible, behind one switch if one suffices: the roomiest first, and as the
     last the best of those that hold what is left."""
-    if nodes.switches > 1:
-        behind = np.bincount(nodes.switch, weights=copies, minlength=nodes.switches)
+    if nodes.machines.switches > 1:
+        behind = np.bincount(
+            nodes.machines.switch, weights=copies, minlength=nodes.machines.switches
+        )
         enough = np.flatnonzero(behind >= workers)
         if len(enough):
             tightest = enough[behind[enough].argmin()]
-            copies = np.where(nodes.switch == tightest, copies, 0)
+            copies = np.where(nodes.machines.switch == tightest, copies, 0)
     used = np.flatnonzero(copies)
     roomiest_first = used[np.lexsort((used, score[used], -copies[used]))]
     chosen: list[int] = []

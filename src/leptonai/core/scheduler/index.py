@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from leptonai.core.resources import MILLIS, Needs
+from leptonai.core.scheduler.columns import Bools
 from leptonai.core.scheduler.fitting import Shape, shape_of
-from leptonai.core.scheduler.nodes import Bools, Hold, Nodes
+from leptonai.core.scheduler.nodes import Hold, Nodes
 from leptonai.core.scheduler.ordering import rank, urgent_at_ms
 from leptonai.core.scheduler.policy import DEFAULT, Order, Policy
 from leptonai.core.scheduler.quotas import Usage
@@ -95,14 +96,14 @@ class Index:
     @property
     def gpus(self) -> float:
         """Of the whole cluster; where there are none, each node counts as one."""
-        return self.nodes.gpu_millis_total / MILLIS or float(len(self.nodes)) or 1.0
+        return self.nodes.machines.gpu_millis_total / MILLIS or float(len(self.nodes)) or 1.0
 
     def admitted(self, gang: Gang) -> Bools | None:
         """Which nodes its affinity allows; None: all."""
         affinity = affinity_of(gang)
         if affinity not in self._admitted:
             self._admitted[affinity] = (
-                np.array([gang.admits(view) for view in self.nodes.views], dtype=np.bool_)
+                np.array([gang.admits(view) for view in self.nodes.machines.views], dtype=np.bool_)
                 if any(affinity)
                 else None
             )
@@ -116,7 +117,7 @@ class Index:
         started = None if running.lasting else running.started_at_ms or 0
         extra = (running.rendezvous_port,) if running.rendezvous_port else ()
         for worker, to in running.held:
-            at = self.nodes.at.get(to.node)
+            at = self.nodes.machines.at.get(to.node)
             if at is not None:
                 yield at, Hold(worker.replica, worker.needs, to.gpus, to.ports + extra, started)
             extra = ()
@@ -137,7 +138,7 @@ class Index:
         used = self.used.get(("user", user))
         if used is None:
             return 0.0
-        gpus, cpu = self.nodes.gpu_millis_total, self.nodes.cpu_millis_total
+        gpus, cpu = self.nodes.machines.gpu_millis_total, self.nodes.machines.cpu_millis_total
         share = max(used.gpu_millis / gpus if gpus else 0.0, used.cpu_millis / cpu if cpu else 0.0)
         return share / self.weights.get(user, 1.0)
 
@@ -236,7 +237,7 @@ def _by_urgency(index: Index, gang: Gang) -> tuple[int, str]:
 
 
 def _with_nodes(index: Index, change: Change) -> Index:
-    views = {view.id: view for view in index.nodes.views}
+    views = {view.id: view for view in index.nodes.machines.views}
     for gone in change.removed_nodes:
         views.pop(gone, None)
     views |= {view.id: view for view in change.nodes}

@@ -9,8 +9,8 @@ from math import ceil, floor, log2
 import numpy as np
 
 from leptonai.core.resources import MILLIS
+from leptonai.core.scheduler.columns import Floats, Ints
 from leptonai.core.scheduler.elastic import Curve
-from leptonai.core.scheduler.nodes import Floats, Ints
 from leptonai.core.scheduler.values import Gang, NodeView, Running, Snapshot, Worker
 
 DAY_MS = 24 * 3_600_000

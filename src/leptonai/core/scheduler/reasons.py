@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from leptonai.core.resources import MILLIS, Capacity, Free, Needs
+from leptonai.core.scheduler.columns import Bools, Columns, Ints
+from leptonai.core.scheduler.copies import WorkerSize, copies_on
 from leptonai.core.scheduler.fitting import choose_nodes
 from leptonai.core.scheduler.index import Affinity, Index, affinity_of
-from leptonai.core.scheduler.nodes import Bools, Columns, Ints, WorkerSize, copies_on
 from leptonai.core.scheduler.segments import segments_by_domain
 from leptonai.core.scheduler.values import (
     Gang,
@@ -127,7 +128,7 @@ def why_it_waits(gang: Gang, index: Index, kept_for: Sequence[Gang], held: Held)
         kept_for: gangs for which room is kept.
         held: what earlier calls found of the same nodes and running gangs; is added to.
     """
-    views = index.nodes.views
+    views = index.nodes.machines.views
     if not any(view.schedulable for view in views):
         return no_usable_nodes(views)
     if (never := no_node(gang, views)) is not None:
@@ -215,7 +216,7 @@ def no_room(gang: Gang, index: Index, held: Held) -> Reason:
     room = min(many, int(copies.sum()))
     if gang.segment:
         whole = int(segments_by_domain(copies, nodes, gang.segment).sum())
-        text = f"needs {_segments_of(gang, nodes.views)}; there is room for {whole}"
+        text = f"needs {_segments_of(gang, nodes.machines.views)}; there is room for {whole}"
     elif many > 1:
         each = "each" if len({worker.needs for worker in gang.workers}) == 1 else "and less"
         text = (

@@ -6,13 +6,76 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from leptonai.core.resources import MILLIS, Free, Needs
+from leptonai.core.scheduler.columns import Bools, Ints
+from leptonai.core.scheduler.copies import WorkerSize, copies_on
 from leptonai.core.scheduler.fitting import equal_size
-from leptonai.core.scheduler.nodes import Bools, Ints, Nodes, WorkerSize, copies_on
+from leptonai.core.scheduler.index import Index
+from leptonai.core.scheduler.nodes import Nodes
+from leptonai.core.scheduler.policy import Passing
 from leptonai.core.scheduler.segments import deal, segments_by_domain
 from leptonai.core.scheduler.values import Gang, Running
 
+MAX_KEPT = 16  # overdue gangs for which room is kept at the same time
 
-def keep_room(gang: Gang, nodes: Nodes, admitted: Bools | None) -> bool:
+
+class Kept:
+    """The room that one decision keeps, and for whom."""
+
+    def __init__(self, index: Index, now_ms: int) -> None:
+        self.gangs: list[Gang] = []
+        self._index = index
+        self._policy = index.policy
+        self._now_ms = now_ms
+        self._head_starts_ms: int | None = None  # where passing is RESERVED
+        self._head_due_ms = 0
+
+    @property
+    def plans_ahead(self) -> bool:
+        """Whether room is kept for who is due before that is late."""
+        policy = self._policy
+        return policy.passing is Passing.RESERVED and policy.overdue_after_ms is not None
+
+    def is_head(self, gang: Gang) -> bool:
+        """Whether room is kept for it ahead of its time."""
+        return self.plans_ahead and self.gangs[:1] == [gang]
+
+    def ends_before_the_head_starts(self, gang: Gang) -> bool:
+        return (
+            self._head_starts_ms is not None
+            and gang.remaining_ms is not None
+            and self._now_ms + gang.remaining_ms <= self._head_starts_ms
+        )
+
+    def for_overdue(self, gang: Gang) -> None:
+        """If the policy does, and not for too many."""
+        if (
+            self._policy.passing in (Passing.WINDOW, Passing.RESERVED)
+            and self._head_starts_ms is None
+            and len(self.gangs) < MAX_KEPT
+            and _keep_room(gang, self._index.nodes, self._index.admitted(gang))
+        ):
+            self.gangs.append(gang)
+
+    def until(self, head: Gang, running: Iterable[Running], *, due_ms: int) -> None:
+        """Keep room for the head of the queue, which starts when enough of what runs has ended."""
+        self.gangs.append(head)
+        self._head_due_ms = due_ms
+        admitted = self._index.admitted(head)
+        self._head_starts_ms = _keep_until(
+            head, self._index.nodes, admitted, running, self._now_ms, due_ms=due_ms
+        )
+
+    def again(self, running: Iterable[Running]) -> None:
+        """For the same head, now that more runs."""
+        self._index.nodes.keep_nothing()
+        self.until(self.gangs.pop(), running, due_ms=self._head_due_ms)
+
+    def nothing(self) -> None:
+        self._index.nodes.keep_nothing()
+        self.gangs.clear()
+
+
+def _keep_room(gang: Gang, nodes: Nodes, admitted: Bools | None) -> bool:
     """Close to all others, for an overdue gang, the nodes that went longest without a new start.
 
     Nothing new starts there from now on, so those nodes stay the ones that went longest without,
@@ -50,7 +113,7 @@ def _keep_for_segments(gang: Gang, nodes: Nodes, copies: Ints, order: Ints, need
     keeping: list[int] = []
     for at in order.tolist():
         room = int(copies[at])
-        segment = begun[int(nodes.domain[at])]
+        segment = begun[int(nodes.machines.domain[at])]
         while room and len(keeping) < wanted * gang.segment:
             more = min(room, gang.segment - len(segment))
             segment += [at] * more
@@ -101,7 +164,7 @@ def _keep_for_unequal(gang: Gang, nodes: Nodes, admitted: Bools | None) -> bool:
     return True
 
 
-def keep_until(
+def _keep_until(
     gang: Gang,
     nodes: Nodes,
     admitted: Bools | None,
@@ -140,7 +203,7 @@ def keep_until(
         if total < wanted:
             at_ms = ends_ms
         for worker, to in ending.held:
-            at = nodes.at.get(to.node)
+            at = nodes.machines.at.get(to.node)
             if at is None or (admitted is not None and not admitted[at]):
                 continue
             free = rest.get(at) or nodes.free(at)
@@ -187,7 +250,7 @@ def _shares(gang: Gang, nodes: Nodes, copies: Ints) -> Iterator[tuple[Bools, int
         return
     room = segments_by_domain(copies, nodes, gang.segment)
     for domain, segments in deal(room, workers // gang.segment):
-        yield nodes.domain == domain, segments * gang.segment
+        yield nodes.machines.domain == domain, segments * gang.segment
 
 
 def _still_short(needs: Needs, many: int, now: Free, then: Free) -> Needs:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leptonai.core.resources import MILLIS, Needs
-from leptonai.core.scheduler.nodes import Bools, Columns, Floats, Ints, Score
+from leptonai.core.scheduler.columns import Bools, Columns, Floats, Ints
+from leptonai.core.scheduler.nodes import Score
 from leptonai.core.scheduler.policy import Choice
 
 RESOURCES = ("cpu", "memory", "disk")  # beside GPUs, as Columns calls them
@@ -168,7 +169,7 @@ def _lost_gpus(typical: Typical, needs: Needs, columns: Columns, crowding: float
     usable_2NK = _usable_by_kind(typical, gpu_2ND)
     if any(types for _, _, types in typical.kinds):
         asked = tuple(types for _, _, types in typical.kinds)
-        allowed_NK = _allowed(asked, tuple(columns.gpu_types))[columns.gpu_type]
+        allowed_NK = _allowed(asked, tuple(columns.machines.gpu_types))[columns.gpu_type]
         usable_2NK *= np.concatenate([allowed_NK, allowed_NK])
     usable_2N = _usable_millis(typical, compute_2N, usable_2NK, crowding)
     before, after = usable_2N.reshape(2, -1)
@@ -254,9 +255,9 @@ def _gpu_after(needs: Needs, columns: Columns) -> Ints:
 
 def _left_over(needs: Needs, columns: Columns) -> Floats:
     """What stays free of a node, as the mean of its shares of the largest node's CPU and GPUs."""
-    cpu = (columns.cpu - needs.cpu_millis) / max(columns.cpu_most, 1)
+    cpu = (columns.cpu - needs.cpu_millis) / max(columns.machines.cpu_most, 1)
     gpu = columns.gpu.sum(axis=1) - needs.gpus * needs.gpu_millis
-    left_over: Floats = (cpu + gpu / max(columns.gpus_most * MILLIS, 1)) / 2
+    left_over: Floats = (cpu + gpu / max(columns.machines.gpus_most * MILLIS, 1)) / 2
     return left_over
 
 
@@ -288,7 +289,10 @@ def dot_product(needs: Needs, columns: Columns) -> Floats:
 
     Source: Panigrahy et al. 2011, "Heuristics for Vector Bin Packing"; the direction is FGD's.
     """
-    most_cpu, most_gpu = max(columns.cpu_most, 1), max(columns.gpus_most * MILLIS, 1)
+    most_cpu, most_gpu = (
+        max(columns.machines.cpu_most, 1),
+        max(columns.machines.gpus_most * MILLIS, 1),
+    )
     cpu = (columns.cpu / most_cpu) * (needs.cpu_millis / most_cpu)
     gpu = columns.gpu.sum(axis=1) / most_gpu * (needs.gpus * needs.gpu_millis / most_gpu)
     score: Floats = cpu + gpu

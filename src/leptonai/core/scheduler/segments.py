@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from leptonai.core.scheduler.nodes import Ints, Nodes
+from leptonai.core.scheduler.columns import Ints
+from leptonai.core.scheduler.nodes import Nodes
 
 
 def segments_by_domain(copies: Ints, nodes: Nodes, segment: int) -> Ints:
@@ -11,7 +12,7 @@ def segments_by_domain(copies: Ints, nodes: Nodes, segment: int) -> Ints:
     Args:
         copies: how many workers fit, by node.
     """
-    return np.bincount(nodes.domain, weights=copies).astype(np.int64) // segment
+    return np.bincount(nodes.machines.domain, weights=copies).astype(np.int64) // segment
 
 
 def deal(room: Ints, wanted: int) -> list[tuple[int, int]]:

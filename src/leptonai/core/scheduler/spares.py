@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from leptonai.core.resources import Needs
+from leptonai.core.scheduler.copies import WorkerSize, copies_on
 from leptonai.core.scheduler.index import Index
-from leptonai.core.scheduler.nodes import WorkerSize, copies_on
 from leptonai.core.scheduler.values import Gang, Spare
 
 
@@ -23,10 +23,10 @@ def giving_way(index: Index, gang: Gang, spares: Sequence[Spare]) -> tuple[Spare
     missing = len(gang.least) - there
     given: list[Spare] = []
     for node in sorted({spare.node for spare in spares}):
-        at = index.nodes.at.get(node)
+        at = index.nodes.machines.at.get(node)
         if missing <= 0 or at is None:
             continue
-        view = index.nodes.views[at]
+        view = index.nodes.machines.views[at]
         if not view.schedulable or not gang.admits(view):
             continue
         free = index.nodes.free(at)

@@ -275,7 +275,7 @@ def _arrive(
         return advance(index, Change(gone=(id,))), False
     (assignment,) = plan.places[0].assignments
     if any_device is not None and pod.needs.gpus == 1:
-        left = index.nodes.free(index.nodes.at[assignment.node]).gpu_millis
+        left = index.nodes.free(index.nodes.machines.at[assignment.node]).gpu_millis
         fitting = [device for device, millis in enumerate(left) if millis >= pod.needs.gpu_millis]
         assignment = replace(assignment, gpus=(fitting[int(any_device.integers(len(fitting)))],))
     running = Running(gang=gang, held=((worker, assignment),), started_at_ms=number)

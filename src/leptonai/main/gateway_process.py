@@ -13,11 +13,11 @@ import time
 from dataclasses import asdict, dataclass
 
 from leptonai import __version__
-from leptonai.envoy_process import EnvoyProcess, end_envoy
 from leptonai.errors import LeptonError, Unavailable
 from leptonai.home import Home, replace_file
 from leptonai.listening import bind, url_of
 from leptonai.log_files import open_log
+from leptonai.main.envoy_process import EnvoyProcess, end_envoy
 from leptonai.processes import Process
 
 DRAIN_S = 3.0  # for requests under way when all is to end
