@@ -47,7 +47,7 @@ async def _create(
     event = event_of(endpoint, OwnerKind.ENDPOINT, "Created", f"created by {principal.name}")
     try:
         written = await world.commit(
-            Put(step.endpoint),
+            Put(step.owner),
             *(Put(replica) for replica in step.replicas),
             *told((event, *step.events), now_ms),
         )
@@ -67,7 +67,7 @@ async def foresee_endpoint(
     if await world.store.find(Endpoint, query):
         raise _name_is_taken(endpoint.name)
     step = endpoint_lifecycle.advance(endpoint, (), endpoint.created_at_ms)
-    explanation = await world.advice.foresee(step.endpoint, step.replicas, may_see(principal))
+    explanation = await world.advice.foresee(step.owner, step.replicas, may_see(principal))
     return endpoint, explanation
 
 

@@ -19,6 +19,7 @@ from leptonai.control.requests import check_labels, checked_job
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.finetuning import can_learn, registered
 from leptonai.core.lifecycle import job as job_lifecycle
+from leptonai.core.lifecycle.step import Step
 from leptonai.core.records import Dataset, Job, Model, OwnerKind
 from leptonai.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, Unavailable
 from leptonai.ports.store import Put, Query
@@ -58,13 +59,13 @@ async def submit_job(
     admitted = False
     for _ in range(ID_TRIES):
         step = _first_step(world, principal, workspace, asked, spec, unique_key)
-        now_ms = step.job.created_at_ms
+        now_ms = step.owner.created_at_ms
         if not admitted:
-            await world.advice.admit(step.job, step.replicas)
+            await world.advice.admit(step.owner, step.replicas)
             admitted = True
         try:
             written = await world.commit(
-                Put(step.job),
+                Put(step.owner),
                 *(Put(replica) for replica in step.replicas),
                 *told(step.events, now_ms),
             )
@@ -92,8 +93,8 @@ async def foresee_job(
     _name_of_job(asked)
     spec = await _checked(world, principal, workspace, asked.spec)
     step = _first_step(world, principal, workspace, asked, spec)
-    explanation = await world.advice.foresee(step.job, step.replicas, may_see(principal))
-    return step.job, explanation
+    explanation = await world.advice.foresee(step.owner, step.replicas, may_see(principal))
+    return step.owner, explanation
 
 
 async def _checked(world: World, principal: Principal, workspace: str, spec: JobSpec) -> JobSpec:
@@ -134,7 +135,7 @@ def _first_step(
     asked: LeptonJob,
     spec: JobSpec,
     unique_key: str = "",
-) -> job_lifecycle.JobStep:
+) -> Step[Job]:
     """A new job, under an id that is likely to be free, and its workers."""
     name, now_ms = _name_of_job(asked), world.clock.now_ms()
     drawn = secrets.token_bytes(ID_SUFFIX_CHARS)

@@ -48,7 +48,7 @@ async def create_raycluster(
     event = event_of(cluster, OwnerKind.RAYCLUSTER, "Created", f"created by {principal.name}")
     try:
         written = await world.commit(
-            Put(step.cluster),
+            Put(step.owner),
             *(Put(replica) for replica in step.replicas),
             *told((event, *step.events), now_ms),
         )
