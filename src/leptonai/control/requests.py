@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from leptonai.control.api.context import World
 from leptonai.control.domains import check_domain
 from leptonai.control.grpc_endpoints import check_grpc
 from leptonai.control.nodes import view_of
+from leptonai.control.world import World
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.attachments import check_attachments

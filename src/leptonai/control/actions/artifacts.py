@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from leptonai.blobs.manifest import objects_of
 from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
 from leptonai.control.requests import check_labels, check_tree
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Dataset, Model
 from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, TooLarge, VersionConflict

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from leptonai.control.api.context import World
 from leptonai.control.owners import removal
 from leptonai.control.requests import check_labels
+from leptonai.control.world import World
 from leptonai.core.records import (
     Endpoint,
     Event,

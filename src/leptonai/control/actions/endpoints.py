@@ -13,9 +13,9 @@ from leptonai.control.actions.committing import (
     remove,
     told,
 )
-from leptonai.control.api.context import World
 from leptonai.control.grpc_endpoints import check_grpc_rollout
 from leptonai.control.requests import check_labels, checked_endpoint
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
 from leptonai.core.records import Endpoint, OwnerKind, TokenHash

@@ -9,9 +9,9 @@ import msgspec
 from msgspec.structs import replace
 
 from leptonai.control.actions.committing import insisting, patched_metadata, put
-from leptonai.control.api.context import World
 from leptonai.control.domains import check_domain
 from leptonai.control.requests import check_labels
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Endpoint, Ingress
 from leptonai.errors import AlreadyExists, InvalidRequest, NotFound

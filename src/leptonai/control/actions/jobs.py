@@ -14,8 +14,8 @@ from leptonai.control.actions.committing import (
     remove,
     told,
 )
-from leptonai.control.api.context import World
 from leptonai.control.requests import check_labels, checked_job
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.finetuning import can_learn, registered
 from leptonai.core.lifecycle import job as job_lifecycle

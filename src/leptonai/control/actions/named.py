@@ -4,7 +4,7 @@ import secrets
 from typing import TypeVar
 
 from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Kind, Principal, Resource
 from leptonai.core.records import KeySpace, MessageQueue, Named
 from leptonai.errors import AlreadyExists, NotFound

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Deny, Principal, Resource, decide
 from leptonai.core.records import StoredObject
 from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, VersionConflict

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from leptonai.control.actions.artifacts import find_artifact, register_artifact
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Model
 from leptonai.durable import DISK_FULL

@@ -3,7 +3,7 @@
 import secrets
 
 from leptonai.control.actions.endpoints import find_endpoint
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal
 from leptonai.core.doors import LOGIN_PATH, TICKET_S, ticket
 from leptonai.errors import InvalidRequest

@@ -5,7 +5,7 @@ import secrets
 from msgspec.structs import replace
 
 from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Quota
 from leptonai.core.resources import MILLIS

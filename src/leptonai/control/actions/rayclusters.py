@@ -11,9 +11,9 @@ from leptonai.control.actions.committing import (
     remove,
     told,
 )
-from leptonai.control.api.context import World
 from leptonai.control.ray_requests import checked_raycluster, patched_spec
 from leptonai.control.requests import check_labels
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.lifecycle import raycluster as lifecycle
 from leptonai.core.records import OwnerKind, RayCluster

@@ -6,8 +6,8 @@ from collections import Counter
 from msgspec.structs import replace
 
 from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
 from leptonai.control.requests import check_labels
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Node, Replica, Reservation
 from leptonai.core.reservations import end_ms, free_nodes, start_ms

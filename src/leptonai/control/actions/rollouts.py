@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from leptonai.control.actions.committing import event_of, insisting, told
 from leptonai.control.actions.endpoints import find_endpoint
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal
 from leptonai.core.lifecycle.endpoint import no_longer_settled
 from leptonai.core.records import Endpoint, OwnerKind

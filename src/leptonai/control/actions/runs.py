@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from leptonai.blobs.points import Batch
 from leptonai.control.actions.committing import insisting, patched_metadata, put
-from leptonai.control.api.context import World
 from leptonai.control.requests import check_labels, check_tree
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Job, Run
 from leptonai.core.shapes import requested_by

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 
 from leptonai.control.actions.committing import insisting
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Secret
 from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, TooLarge

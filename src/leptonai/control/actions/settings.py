@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import SETTINGS_ID, Settings
 from leptonai.errors import AlreadyExists, VersionConflict

@@ -3,9 +3,9 @@
 import secrets
 
 from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
 from leptonai.control.requests import check_labels
 from leptonai.control.templates import public_templates
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Template
 from leptonai.core.templates import check_template

@@ -1,7 +1,7 @@
 """Tokens of people: issued by admins, shown once, and taken back."""
 
 from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Token
 from leptonai.errors import Conflict, InvalidRequest, NotFound

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from leptonai.beneath import Beneath
 from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import DataSource, Node, Secret, Volume
 from leptonai.core.volumes import DEFAULT_VOLUME, SYSTEM_DIRECTORIES
