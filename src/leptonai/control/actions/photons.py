@@ -86,7 +86,7 @@ async def list_photons(world: World, principal: Principal, workspace: str) -> li
     """Newest first."""
     query = Query(workspace=workspace, states=(FORMAT,), newest_first=True)
     found = await world.store.find(Model, query)
-    return [each for each in found if may_read(principal, "model", each)]
+    return [each for each in found if may_read(principal, each)]
 
 
 async def _receive(stream: AsyncIterator[bytes], file: Path) -> None:
