@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from leptonai.blobs import BlobStore
 from leptonai.control.api.app import make_app
-from leptonai.control.api.context import Config, World
 from leptonai.control.traffic import TrafficLog
+from leptonai.control.world import Config, World
 from leptonai.core.lifecycle.job import new_job
 from leptonai.core.records import Job
 from leptonai.core.routing import RouteTable

@@ -7,9 +7,9 @@ import httpx
 
 from leptonai.blobs import BlobStore
 from leptonai.control.api.app import make_app
-from leptonai.control.api.context import Config, World
 from leptonai.control.dns import DomainLookups
 from leptonai.control.traffic import TrafficLog
+from leptonai.control.world import Config, World
 from leptonai.core.records import Node
 from leptonai.core.resources import Capacity
 from leptonai.core.routing import RouteTable

@@ -45,8 +45,8 @@ class Life:
         for _ in range(20):
             step = advance(self.endpoint, self.replicas.values(), self.now_ms, traffic)
             traffic = ()  # each window is told once
-            changed = step.endpoint != self.endpoint or step.replicas
-            self.endpoint = step.endpoint
+            changed = step.owner != self.endpoint or step.replicas
+            self.endpoint = step.owner
             self.replicas |= {r.id: r for r in step.replicas}
             self.events += step.events
             if not changed:

@@ -1,8 +1,11 @@
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leptonai.core.access import Action, Allow, Deny, Principal, Resource, Role, decide
+from leptonai.core.access import Action, Allow, Deny, Kind, Principal, Resource, Role, decide
+from leptonai.core.records import AnyRecord
 
 KINDS = (
     "workspace",
@@ -152,3 +155,8 @@ def test_only_admins_and_owners_change_what_there_is(principal, action, resource
 def test_every_refusal_says_why(principal, action, resource):
     decision = decide(principal, action, resource)
     assert isinstance(decision, Allow) or decision.because
+
+
+def test_the_tag_of_a_record_is_the_kind_that_is_decided_on():
+    tags = {kind.__struct_config__.tag for kind in get_args(AnyRecord)}
+    assert tags - set(get_args(Kind)) == {"replica", "settings"}  # asked for as what they are of

@@ -72,7 +72,7 @@ def test_its_number_is_the_autoscalers_and_a_stop_is_a_stop():
 
 
 def test_asleep_it_is_ready_says_why_and_requests_wait_for_it():
-    endpoint = advance(an_endpoint(a_spec(idle_s=60), ASLEEP), (), NOW).endpoint
+    endpoint = advance(an_endpoint(a_spec(idle_s=60), ASLEEP), (), NOW).owner
     assert (endpoint.state, endpoint.message) == (EndpointState.READY, "scaled to 0")
     (route,) = route_table(1, [endpoint], {}, {}, {}).routes
     assert route.expecting
@@ -87,7 +87,7 @@ def test_requests_wait_for_as_long_as_its_starts_may_take(starts_s, held_s):
 
 def test_stopped_it_is_not_asleep_and_nothing_waits_for_it():
     stopped = changed(an_endpoint(a_spec(idle_s=60), ASLEEP), a_spec(0, idle_s=60))
-    endpoint = advance(stopped, (), NOW).endpoint
+    endpoint = advance(stopped, (), NOW).owner
     assert (endpoint.state, endpoint.asleep) == (EndpointState.STOPPED, False)
     (route,) = route_table(1, [endpoint], {}, {}, {}).routes
     assert not route.expecting

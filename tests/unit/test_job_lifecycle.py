@@ -41,8 +41,8 @@ class Life:
         for _ in range(10):
             step = advance(self.job, self.replicas.values(), self.now_ms)
             self.reasons += [event.reason for event in step.events]
-            changed = step.job != self.job or step.replicas
-            self.job = step.job
+            changed = step.owner != self.job or step.replicas
+            self.job = step.owner
             self.replicas |= {r.id: r for r in step.replicas}
             if not changed:
                 return
@@ -78,7 +78,7 @@ class Life:
     def give_way(self, *keeps: str) -> None:
         step = give_way(self.job, self.replicas.values(), self.now_ms, why="gives way", keeps=keeps)
         self.reasons += [event.reason for event in step.events]
-        self.job = step.job
+        self.job = step.owner
         self.replicas |= {r.id: r for r in step.replicas}
         self.advance()
 

@@ -57,8 +57,8 @@ class Life:
     def advance(self) -> None:
         for _ in range(20):
             step = advance(self.cluster, self.replicas.values(), self.now_ms)
-            rests = step.cluster == self.cluster and not step.replicas
-            self.cluster = step.cluster
+            rests = step.owner == self.cluster and not step.replicas
+            self.cluster = step.owner
             self.replicas |= {r.id: r for r in step.replicas}
             self.events += step.events
             assert sum(r.group == "" for r in self.living) <= 1, "two heads"

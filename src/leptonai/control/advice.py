@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from leptonai.control.api.context import MaySee
 from leptonai.control.loops.placement import PlacementLoop
 from leptonai.control.mirror import Mirror
+from leptonai.control.world import MaySee
 from leptonai.core.explain import explain_endpoint, explain_job, explain_raycluster
 from leptonai.core.gangs import gang_of
 from leptonai.core.outlook import Named, NameOf, deadline_ms, explained

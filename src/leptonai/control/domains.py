@@ -3,7 +3,7 @@
 import re
 from urllib.parse import urlsplit
 
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.ingress import domain_owners
 from leptonai.core.records import Endpoint, Ingress
 from leptonai.errors import AlreadyExists, InvalidRequest

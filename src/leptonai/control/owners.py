@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
@@ -14,11 +15,14 @@ from leptonai.core.lifecycle import raycluster as raycluster_lifecycle
 from leptonai.core.lifecycle.endpoint import last_replica
 from leptonai.core.lifecycle.job import Seat
 from leptonai.core.lifecycle.replica import abandon
+from leptonai.core.lifecycle.step import Step
 from leptonai.core.records import (
     Autoscaling,
     Endpoint,
     Event,
+    Job,
     OwnerKind,
+    RayCluster,
     Record,
     Replica,
     Workload,
@@ -86,8 +90,8 @@ class Owners:
             step = job_lifecycle.give_way(
                 job, replicas, now_ms, why=why, to=to, keeps=keeps, adds=adds
             )
-            if step.job != job:
-                await self._write(step.job, step.replicas, step.events, now_ms)
+            if step.owner != job:
+                await self._write(step.owner, step.replicas, step.events, now_ms)
 
     async def scale(self, key: Key, autoscaling: Autoscaling) -> None:
         """Write down what an endpoint's autoscaler came to, and the replicas that follow from it.
@@ -97,71 +101,61 @@ class Owners:
         """
         lock = self._locks.setdefault((OwnerKind.ENDPOINT, key), asyncio.Lock())
         async with lock:
-            endpoint = self._as_judged(key)
-            if endpoint is None:
+            found = self._mirror.endpoints.get(key)
+            if found is None:
                 return
+            endpoint = self._as_judged(found)
             replicas = self._mirror.replicas_of(key[0], f"{OwnerKind.ENDPOINT}/{key[1]}")
             now_ms = self._clock.now_ms()
             told = self._told_for_rollout(endpoint)
             step = endpoint_lifecycle.scaled(endpoint, autoscaling, replicas, now_ms, told)
-            if step.endpoint != endpoint:
-                await self._write(step.endpoint, step.replicas, step.events, now_ms)
+            if step.owner != endpoint:
+                await self._write(step.owner, step.replicas, step.events, now_ms)
 
     async def _advance(self, key: OwnerKey, news: dict[str, Replica]) -> int | None:
         kind, (workspace, id) = key
         now_ms = self._clock.now_ms()
-        replicas = {r.id: r for r in self._mirror.replicas_of(workspace, f"{kind}/{id}")} | news
-        step: (
-            job_lifecycle.JobStep
-            | endpoint_lifecycle.EndpointStep
-            | raycluster_lifecycle.RayClusterStep
-        )
-        before: Workload | None
-        after: Workload
-        if kind is OwnerKind.JOB:
-            before = job = self._mirror.jobs.get(key[1])
-            if job is not None:
-                step = job_lifecycle.advance(job, replicas.values(), now_ms)
-                after = step.job
-        elif kind is OwnerKind.RAYCLUSTER:
-            before = cluster = self._mirror.rayclusters.get(key[1])
-            if cluster is not None:
-                step = raycluster_lifecycle.advance(cluster, replicas.values(), now_ms)
-                after = step.cluster
-        else:
-            before = self._mirror.endpoints.get(key[1])
-            endpoint = self._as_judged(key[1])
-            if endpoint is not None:
-                told = self._told_for_rollout(endpoint)
-                step = endpoint_lifecycle.advance(endpoint, replicas.values(), now_ms, told)
-                after = step.endpoint
-                if not step.replicas and not news and self._only_judged(before, after):
-                    return step.wake_at_ms
+        before = self._mirror.workload(kind, key[1])
         if before is None:  # removed: what became of its replicas is still to be known
+            self._judged.pop(key[1], None)
             if news:
                 puts = [Put(replica) for replica in news.values()]
                 await self._mirror.commit(self._store, *puts, fence=self._fence)
             return None
+        known = self._mirror.replicas_of(workspace, f"{kind}/{id}")
+        replicas = ({r.id: r for r in known} | news).values()
+        step: Step[Any]
+        match before:
+            case Job():
+                step = job_lifecycle.advance(before, replicas, now_ms)
+            case RayCluster():
+                step = raycluster_lifecycle.advance(before, replicas, now_ms)
+            case Endpoint():
+                endpoint = self._as_judged(before)
+                told = self._told_for_rollout(endpoint)
+                step = endpoint_lifecycle.advance(endpoint, replicas, now_ms, told)
+                if not step.replicas and not news and self._only_judged(before, step.owner):
+                    return step.wake_at_ms
         changed = news | {replica.id: replica for replica in step.replicas}
-        if after != before or changed:
+        if step.owner != before or changed:
             # The owner is always written along, so that nothing is made for one that was removed.
-            await self._write(after, changed.values(), step.events, now_ms)
+            await self._write(step.owner, changed.values(), step.events, now_ms)
         return step.wake_at_ms
 
-    def _as_judged(self, key: Key) -> Endpoint | None:
-        """An endpoint, with all that was seen of its roll-out."""
-        endpoint, judged = self._mirror.endpoints.get(key), self._judged.get(key)
+    def _as_judged(self, endpoint: Endpoint) -> Endpoint:
+        """With all that was seen of its roll-out."""
+        key, kept = (endpoint.workspace, endpoint.id), endpoint.rollout
+        judged = self._judged.get(key)
         if judged is None:
             return endpoint
-        kept = None if endpoint is None else endpoint.rollout
-        if endpoint is None or kept is None or not _same_but_for_evidence(kept, judged):
+        if kept is None or not _same_but_for_evidence(kept, judged):
             del self._judged[key]  # it went on since
             return endpoint
         return replace(endpoint, rollout=judged)
 
-    def _only_judged(self, before: Workload | None, after: Endpoint) -> bool:
+    def _only_judged(self, before: Endpoint, after: Endpoint) -> bool:
         """Whether nothing is to be written down yet; then it is remembered here."""
-        if not isinstance(before, Endpoint) or before.rollout is None or after.rollout is None:
+        if before.rollout is None or after.rollout is None:
             return False
         kept, judged = before.rollout, after.rollout
         if (

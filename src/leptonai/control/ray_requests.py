@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from leptonai.control.api.context import World
 from leptonai.control.requests import (
     check_command,
     check_envs,
@@ -16,6 +15,7 @@ from leptonai.control.requests import (
     check_storage,
     gpu_types,
 )
+from leptonai.control.world import World
 from leptonai.core.access import Principal
 from leptonai.core.lifecycle.ray_node import program_of_node
 from leptonai.core.records import Node

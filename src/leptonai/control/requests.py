@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from leptonai.control.api.context import World
 from leptonai.control.domains import check_domain
 from leptonai.control.grpc_endpoints import check_grpc
+from leptonai.control.world import World
 from leptonai.core import scheduler
 from leptonai.core.access import Action, Principal
 from leptonai.core.attachments import check_attachments
@@ -31,7 +31,7 @@ from leptonai.core.shapes import gpu_type_of, requested_by
 from leptonai.core.volumes import check_mounts
 from leptonai.errors import Forbidden, InvalidRequest, NotFound, Unsatisfiable
 from leptonai.ports.store import Query
-from leptonai.security.permissions import require, resource_of
+from leptonai.security.permissions import require
 from leptonai.spec.artifacts import LATEST
 from leptonai.spec.codec import suggestion
 from leptonai.spec.containers import (
@@ -46,7 +46,8 @@ from leptonai.spec.containers import (
 from leptonai.spec.endpoints import EndpointSpec
 from leptonai.spec.gateway import GatewaySettings
 from leptonai.spec.jobs import JobSpec
-from leptonai.spec.names import check_env_name, check_label
+from leptonai.spec.metadata import Metadata
+from leptonai.spec.names import check_env_name, check_label, check_name
 from leptonai.spec.reservations import ReservationPhase
 
 MAX_ARGUMENTS = 4_096
@@ -171,6 +172,14 @@ async def checked_endpoint(
     return spec, await _model_digest(world, workspace, spec.model)
 
 
+def name_and_labels(metadata: Metadata, word: str, default: str = "") -> tuple[str, dict[str, str]]:
+    """Those that something new is to have."""
+    name, labels = metadata.name or metadata.id or default, metadata.labels or {}
+    check_name(name, word)
+    check_labels(labels)
+    return name, labels
+
+
 def check_labels(labels: dict[str, str]) -> None:
     if len(labels) > MAX_LABELS:
         raise InvalidRequest(
@@ -247,7 +256,7 @@ async def check_envs(
                 f"spec.envs: {variable} refers to the secret {name[:100]!r}, which does not exist",
                 hint=f"Create it first: `leptonai secret create {name[:100]}`.",
             )
-        require(principal, Action.USE, resource_of("secret", known[name]))
+        require(principal, Action.USE, known[name])
 
 
 def check_priority(queue: QueueConfig | None) -> None:

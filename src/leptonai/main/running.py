@@ -94,12 +94,12 @@ async def _run(
 ) -> None:
     from leptonai.control.actions.volumes import make_default_volume
     from leptonai.control.api.app import make_app
-    from leptonai.control.api.context import Config, World
     from leptonai.control.clock import SystemClock
     from leptonai.control.dns import DomainLookups
     from leptonai.control.plane import ControlPlane, check_whose_store
     from leptonai.control.pod_reader import HttpPodReader
     from leptonai.control.prober import TcpProber
+    from leptonai.control.world import Config, World
     from leptonai.engines.local import LocalEngine
     from leptonai.engines.local.trees import lay_out
     from leptonai.monitoring.audit import AuditLog

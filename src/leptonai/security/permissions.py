@@ -1,15 +1,17 @@
 """Access decisions as the routes apply them."""
 
 from collections.abc import Callable
+from typing import cast
 
 from leptonai.core.access import Action, Deny, Kind, Principal, Resource, decide
-from leptonai.core.records import Record, Run, Workload, kind_of
+from leptonai.core.records import Record, Run, Workload
 from leptonai.errors import Forbidden
 from leptonai.spec.metadata import Visibility
 
 
-def require(principal: Principal, action: Action, resource: Resource) -> None:
+def require(principal: Principal, action: Action, of: Record | Resource) -> None:
     """Raise Forbidden unless the principal may."""
+    resource = resource_of(of) if isinstance(of, Record) else of
     decision = decide(principal, action, resource)
     if isinstance(decision, Deny):
         raise Forbidden(
@@ -22,23 +24,22 @@ def may(principal: Principal, action: Action, resource: Resource) -> bool:
     return not isinstance(decide(principal, action, resource), Deny)
 
 
-def may_read(principal: Principal, kind: Kind, record: Record) -> bool:
-    return may(principal, Action.READ, resource_of(kind, record))
+def may_read(principal: Principal, record: Record) -> bool:
+    return may(principal, Action.READ, resource_of(record))
 
 
 def may_see(principal: Principal) -> Callable[[Workload], bool]:
     """Which other workloads a principal may be told of."""
 
     def sees(workload: Workload) -> bool:
-        kind: Kind = kind_of(workload).value
-        return workload.workspace == principal.workspace and may_read(principal, kind, workload)
+        return workload.workspace == principal.workspace and may_read(principal, workload)
 
     return sees
 
 
-def resource_of(kind: Kind, record: Record) -> Resource:
+def resource_of(record: Record) -> Resource:
     return Resource(
-        kind=kind,
+        kind=cast(Kind, record.__struct_config__.tag),
         workspace=record.workspace,
         id=record.id,
         owner=record.owner,

@@ -7,14 +7,14 @@ import msgspec
 from msgspec.structs import replace
 
 from leptonai.blobs.manifest import objects_of
-from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
-from leptonai.control.requests import check_labels, check_tree
+from leptonai.control.actions.committing import insisting, put_first
+from leptonai.control.requests import check_tree, name_and_labels
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Dataset, Model
-from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, TooLarge, VersionConflict
+from leptonai.errors import InvalidRequest, NotFound, TooLarge
 from leptonai.ports.store import Put, Query
-from leptonai.security.permissions import may_read, require, resource_of
+from leptonai.security.permissions import may_read, require
 from leptonai.spec.artifacts import LATEST, Artifact, ArtifactSpec
 from leptonai.spec.names import check_name
 
@@ -32,10 +32,7 @@ async def register_artifact(
     """The next version of a name; the newest one itself if it is the same to the last byte."""
     word = word_of(kind)
     require(principal, Action.CREATE, Resource(kind=word, workspace=workspace))
-    name = asked.metadata.name or asked.metadata.id or ""
-    check_name(name, word)
-    labels = asked.metadata.labels or {}
-    check_labels(labels)
+    name, labels = name_and_labels(asked.metadata, word)
     if asked.aliases:
         raise InvalidRequest("aliases: cannot be given here", hint="Set them on the version.")
     await check_tree(world, asked.spec.digest, "spec.digest")
@@ -67,10 +64,7 @@ async def register_artifact(
             spec=asked.spec,
             number=number,
         )
-        try:
-            return await put(world, fresh)
-        except AlreadyExists as error:  # somebody else took the number meanwhile
-            raise VersionConflict(error.message, hint=error.hint) from None
+        return await put_first(world, fresh)
 
     return await insisting(change)
 
@@ -94,7 +88,7 @@ async def find_artifacts(
         for each in await _versions(world, workspace, kind, name)
         if not each.deleted
         and (version in ("", LATEST, str(each.number)) or version in each.aliases)
-        and may_read(principal, word, each)
+        and may_read(principal, each)
     ]
     if version == LATEST:
         found = found[-1:]
@@ -114,7 +108,7 @@ async def delete_artifacts(
     async def change() -> None:
         found = await find_artifacts(world, principal, workspace, kind, reference)
         for each in found:
-            require(principal, Action.DELETE, resource_of(word_of(kind), each))
+            require(principal, Action.DELETE, each)
         now_ms = world.clock.now_ms()
         await world.commit(
             *(Put(replace(each, deleted=True, modified_at_ms=now_ms)) for each in found)
@@ -140,7 +134,7 @@ async def set_alias(
 
     async def change() -> ArtifactRecord:
         meant = await find_artifact(world, principal, workspace, kind, reference)
-        require(principal, Action.UPDATE, resource_of(word_of(kind), meant))
+        require(principal, Action.UPDATE, meant)
         others = await _versions(world, workspace, kind, meant.name)
         now_ms = world.clock.now_ms()
         changes = [
@@ -171,7 +165,7 @@ async def drop_alias(
 
     async def change() -> None:
         meant = await find_artifact(world, principal, workspace, kind, reference)
-        require(principal, Action.UPDATE, resource_of(word_of(kind), meant))
+        require(principal, Action.UPDATE, meant)
         if alias not in meant.aliases:
             raise NotFound(
                 f"{meant.id} has no alias {alias[:100]!r}",

@@ -7,27 +7,27 @@ import msgspec
 from msgspec.structs import replace
 
 from leptonai.control.actions.committing import (
-    event_of,
     insisting,
-    patched_metadata,
+    put,
+    put_new,
     remove,
     told,
+    with_metadata,
 )
-from leptonai.control.api.context import World
+from leptonai.control.actions.finding import known_to, with_key
 from leptonai.control.grpc_endpoints import check_grpc_rollout
-from leptonai.control.requests import check_labels, checked_endpoint
+from leptonai.control.requests import checked_endpoint, name_and_labels
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.lifecycle import endpoint as endpoint_lifecycle
-from leptonai.core.records import Endpoint, OwnerKind, TokenHash
+from leptonai.core.records import Endpoint, TokenHash, event_of
 from leptonai.core.rollouts.asked import checked as checked_plan
-from leptonai.errors import AlreadyExists, InvalidRequest, NotFound
-from leptonai.ports.store import Put, Query
-from leptonai.security.permissions import may_read, may_see, require, resource_of
+from leptonai.errors import AlreadyExists, InvalidRequest
+from leptonai.security.permissions import may_see, require
 from leptonai.security.tokens import token_hash
 from leptonai.spec import codec
 from leptonai.spec.endpoints import ApiToken, EndpointSpec, LeptonDeployment
 from leptonai.spec.explanations import Explanation
-from leptonai.spec.names import check_name
 from leptonai.spec.rollouts import RolloutPlan
 
 
@@ -35,26 +35,13 @@ async def create_endpoint(
     world: World, principal: Principal, workspace: str, asked: LeptonDeployment
 ) -> Endpoint:
     async with world.hosts:
-        return await _create(world, principal, workspace, asked)
-
-
-async def _create(
-    world: World, principal: Principal, workspace: str, asked: LeptonDeployment
-) -> Endpoint:
-    endpoint = await _new_endpoint(world, principal, workspace, asked)
-    name, now_ms = endpoint.name, endpoint.created_at_ms
-    step = endpoint_lifecycle.advance(endpoint, (), now_ms)
-    event = event_of(endpoint, OwnerKind.ENDPOINT, "Created", f"created by {principal.name}")
-    try:
-        written = await world.commit(
-            Put(step.endpoint),
-            *(Put(replica) for replica in step.replicas),
-            *told((event, *step.events), now_ms),
-        )
-    except AlreadyExists as error:
-        raise _name_is_taken(name, error.existing_id) from None
-    assert isinstance(written[0], Endpoint)
-    return written[0]
+        endpoint = await _new_endpoint(world, principal, workspace, asked)
+        step = endpoint_lifecycle.advance(endpoint, (), endpoint.created_at_ms)
+        event = event_of(endpoint, "Created", f"created by {principal.name}")
+        try:
+            return await put_new(world, step, event)
+        except AlreadyExists as error:
+            raise _name_is_taken(endpoint.name, error.existing_id) from None
 
 
 async def foresee_endpoint(
@@ -63,11 +50,10 @@ async def foresee_endpoint(
     """The endpoint as it would be accepted, and what would become of its first replica. Nothing
     is written."""
     endpoint = await _new_endpoint(world, principal, workspace, asked)
-    query = Query(workspace=workspace, unique_key=endpoint.name, limit=1)
-    if await world.store.find(Endpoint, query):
+    if await with_key(world, workspace, Endpoint, endpoint.name):
         raise _name_is_taken(endpoint.name)
     step = endpoint_lifecycle.advance(endpoint, (), endpoint.created_at_ms)
-    explanation = await world.advice.foresee(step.endpoint, step.replicas, may_see(principal))
+    explanation = await world.advice.foresee(step.owner, step.replicas, may_see(principal))
     return endpoint, explanation
 
 
@@ -80,10 +66,7 @@ async def _new_endpoint(
             "rollout: there is no revision before the first one",
             hint="Leave it out; it is for changes of an endpoint.",
         )
-    name = asked.metadata.name or asked.metadata.id or ""
-    check_name(name, "endpoint")
-    labels = asked.metadata.labels or {}
-    check_labels(labels)
+    name, labels = name_and_labels(asked.metadata, "endpoint")
     spec, model_digest = await checked_endpoint(world, principal, workspace, name, asked.spec)
     spec, token_hashes = _without_literal_tokens(spec, ())
     return endpoint_lifecycle.new_endpoint(
@@ -122,8 +105,8 @@ async def patch_endpoint(
 
     async def change() -> Endpoint:
         before = await find_endpoint(world, principal, workspace, name)
-        require(principal, Action.UPDATE, resource_of("endpoint", before))
-        metadata = patched_metadata(before, patch)
+        require(principal, Action.UPDATE, before)
+        relabelled = with_metadata(before, patch)
         merged = codec.merge_patch(msgspec.to_builtins(before.spec), patch.get("spec") or {})
         asked = codec.convert(EndpointSpec, merged)
         known = {token.masked for token in before.token_hashes}
@@ -142,15 +125,13 @@ async def patch_endpoint(
         now_ms = world.clock.now_ms()
         changed = replace(
             endpoint_lifecycle.updated(
-                before,
+                relabelled,
                 spec,
                 token_hashes=token_hashes,
                 model_digest=model_digest,
                 now_ms=now_ms,
                 plan=plan,
             ),
-            labels=metadata.labels or {},
-            visibility=metadata.visibility or "",
             modified_at_ms=before.modified_at_ms,
         )
         if plan is not None and changed.revision == before.revision:
@@ -167,10 +148,8 @@ async def patch_endpoint(
         changed = replace(changed, modified_at_ms=now_ms)
         if dry_run:
             return replace(changed, version=before.version + 1)
-        event = event_of(before, OwnerKind.ENDPOINT, "Updated", f"updated by {principal.name}")
-        written = await world.commit(Put(changed), *told((event,), now_ms))
-        assert isinstance(written[0], Endpoint)
-        return written[0]
+        event = event_of(before, "Updated", f"updated by {principal.name}")
+        return await put(world, changed, *told(now_ms, event))
 
     async with world.hosts:
         return await insisting(change)
@@ -192,16 +171,11 @@ async def restart_endpoint(
 ) -> Endpoint:
     async def change() -> Endpoint:
         endpoint = await find_endpoint(world, principal, workspace, name)
-        require(principal, Action.UPDATE, resource_of("endpoint", endpoint))
+        require(principal, Action.UPDATE, endpoint)
         now_ms = world.clock.now_ms()
-        event = event_of(
-            endpoint, OwnerKind.ENDPOINT, "Restarting", f"restarted by {principal.name}"
-        )
-        written = await world.commit(
-            Put(endpoint_lifecycle.restarted(endpoint, now_ms)), *told((event,), now_ms)
-        )
-        assert isinstance(written[0], Endpoint)
-        return written[0]
+        event = event_of(endpoint, "Restarting", f"restarted by {principal.name}")
+        restarted = endpoint_lifecycle.restarted(endpoint, now_ms)
+        return await put(world, restarted, *told(now_ms, event))
 
     return await insisting(change)
 
@@ -217,27 +191,21 @@ async def delete_endpoint(
 
     async def change() -> Endpoint:
         endpoint = await find_endpoint(world, principal, workspace, name)
-        require(principal, Action.DELETE, resource_of("endpoint", endpoint))
-        await remove(
-            world,
-            endpoint,
-            OwnerKind.ENDPOINT,
-            f"deleted by {principal.name}",
-            spare_files=keep_files,
-        )
+        require(principal, Action.DELETE, endpoint)
+        because = f"deleted by {principal.name}"
+        await remove(world, endpoint, because, spare_files=keep_files)
         return endpoint
 
     return await insisting(change)
 
 
 async def find_endpoint(world: World, principal: Principal, workspace: str, name: str) -> Endpoint:
-    found = await world.store.find(Endpoint, Query(workspace=workspace, unique_key=name, limit=1))
-    if not found or not may_read(principal, "endpoint", found[0]):
-        raise NotFound(
-            f"there is no endpoint or pod {name[:100]!r}",
-            hint="`leptonai endpoint list` and `leptonai pod list` show what there is.",
-        )
-    return found[0]
+    return known_to(
+        principal,
+        await with_key(world, workspace, Endpoint, name),
+        f"there is no endpoint or pod {name[:100]!r}",
+        hint="`leptonai endpoint list` and `leptonai pod list` show what there is.",
+    )
 
 
 def _without_literal_tokens(

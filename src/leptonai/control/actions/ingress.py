@@ -8,18 +8,24 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from leptonai.control.actions.committing import insisting, patched_metadata, put
-from leptonai.control.api.context import World
+from leptonai.control.actions.committing import (
+    insisting,
+    name_taken,
+    put,
+    with_metadata,
+)
+from leptonai.control.actions.finding import known_to, with_key
 from leptonai.control.domains import check_domain
-from leptonai.control.requests import check_labels
+from leptonai.control.requests import name_and_labels
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Endpoint, Ingress
-from leptonai.errors import AlreadyExists, InvalidRequest, NotFound
+from leptonai.errors import InvalidRequest, NotFound
 from leptonai.ports.store import Delete, Query
-from leptonai.security.permissions import may_read, require, resource_of
+from leptonai.security.permissions import may_read, require
 from leptonai.spec import codec
 from leptonai.spec.ingress import IngressEndpoint, IngressSpec, LeptonIngress
-from leptonai.spec.names import MAX_NAME_CHARS, check_name
+from leptonai.spec.names import MAX_NAME_CHARS
 
 SUFFIX_CHARS = 4
 
@@ -29,13 +35,13 @@ async def create_ingress(
 ) -> Ingress:
     """Under the name that was asked for, or one that is made from the domain."""
     require(principal, Action.CREATE, Resource(kind="ingress", workspace=workspace))
-    name = asked.metadata.name or asked.metadata.id or _name_from(asked.spec.domain_name)
-    check_name(name, "ingress")
-    labels = asked.metadata.labels or {}
-    check_labels(labels)
+    made = _name_from(asked.spec.domain_name)
+    name, labels = name_and_labels(asked.metadata, "ingress", made)
     await _check(world, principal, workspace, name, asked.spec)
     now_ms = world.clock.now_ms()
-    try:
+    with name_taken(
+        f"there is an ingress {name!r} already", hint="Change that one, or remove it first."
+    ):
         return await put(
             world,
             Ingress(
@@ -50,26 +56,14 @@ async def create_ingress(
                 spec=asked.spec,
             ),
         )
-    except AlreadyExists as error:
-        raise AlreadyExists(
-            f"there is an ingress {name!r} already",
-            hint="Change that one, or remove it first.",
-            existing_id=error.existing_id,
-        ) from None
 
 
 async def patch_ingress(
     world: World, principal: Principal, workspace: str, name: str, patch: dict[str, Any]
 ) -> Ingress:
     def merged(before: Ingress) -> Ingress:
-        metadata = patched_metadata(before, patch)
         spec = codec.merge_patch(msgspec.to_builtins(before.spec), patch.get("spec") or {})
-        return replace(
-            before,
-            spec=codec.convert(IngressSpec, spec),
-            labels=metadata.labels or {},
-            visibility=metadata.visibility or "",
-        )
+        return replace(with_metadata(before, patch), spec=codec.convert(IngressSpec, spec))
 
     return await _change(world, principal, workspace, name, merged)
 
@@ -106,7 +100,7 @@ async def stop_sharing_with(
 async def delete_ingress(world: World, principal: Principal, workspace: str, name: str) -> Ingress:
     async def change() -> Ingress:
         ingress = await find_ingress(world, principal, workspace, name)
-        require(principal, Action.DELETE, resource_of("ingress", ingress))
+        require(principal, Action.DELETE, ingress)
         await world.commit(Delete(ingress))
         return ingress
 
@@ -114,17 +108,12 @@ async def delete_ingress(world: World, principal: Principal, workspace: str, nam
 
 
 async def find_ingress(world: World, principal: Principal, workspace: str, name: str) -> Ingress:
-    found = await _named(world, workspace, name)
-    if found is None or not may_read(principal, "ingress", found):
-        raise NotFound(
-            f"there is no ingress {name[:100]!r}", hint="`leptonai ingress list` shows them."
-        )
-    return found
-
-
-async def _named(world: World, workspace: str, name: str) -> Ingress | None:
-    found = await world.store.find(Ingress, Query(workspace=workspace, unique_key=name, limit=1))
-    return found[0] if found else None
+    return known_to(
+        principal,
+        await with_key(world, workspace, Ingress, name),
+        f"there is no ingress {name[:100]!r}",
+        hint="`leptonai ingress list` shows them.",
+    )
 
 
 async def _change(
@@ -136,7 +125,7 @@ async def _change(
 ) -> Ingress:
     async def change() -> Ingress:
         before = await find_ingress(world, principal, workspace, name)
-        require(principal, Action.UPDATE, resource_of("ingress", before))
+        require(principal, Action.UPDATE, before)
         after = decide(before)
         if after == before:
             return before
@@ -167,8 +156,8 @@ async def _check(
             f"spec.endpoints: {twice[0][:60]!r} is named twice", hint="Give it one weight."
         )
     found = await world.store.find(Endpoint, Query(workspace=workspace)) if named else []
-    known = {each.name for each in found if may_read(principal, "endpoint", each)}
-    before = await _named(world, workspace, name)
+    known = {each.name for each in found if may_read(principal, each)}
+    before = await with_key(world, workspace, Ingress, name)
     kept = {share.deployment for share in before.spec.endpoints or ()} if before else set()
     for each in named:
         if each not in known and each not in kept:  # one that has gone since stays named

@@ -9,25 +9,25 @@ from msgspec.structs import replace
 from leptonai.control.actions.artifacts import find_artifact
 from leptonai.control.actions.committing import (
     insisting,
-    patched_metadata,
     put,
+    put_new,
     remove,
-    told,
+    with_metadata,
 )
-from leptonai.control.api.context import World
-from leptonai.control.requests import check_labels, checked_job
+from leptonai.control.actions.finding import known_to, with_key
+from leptonai.control.requests import checked_job, name_and_labels
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.finetuning import can_learn, registered
 from leptonai.core.lifecycle import job as job_lifecycle
-from leptonai.core.records import Dataset, Job, Model, OwnerKind
-from leptonai.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, Unavailable
-from leptonai.ports.store import Put, Query
-from leptonai.security.permissions import may_read, may_see, require, resource_of
+from leptonai.core.lifecycle.step import Step
+from leptonai.core.records import Dataset, Job, Model
+from leptonai.errors import AlreadyExists, Conflict, InvalidRequest, Unavailable
+from leptonai.security.permissions import may_see, require
 from leptonai.spec import codec
 from leptonai.spec.artifacts import ArtifactSpec
 from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import JobSpec, JobState, LeptonJob
-from leptonai.spec.names import check_name
 
 ID_TRIES = 16  # of a random id that is taken
 ID_SUFFIX_CHARS = 4
@@ -43,7 +43,7 @@ async def submit_job(
     The same idempotency key of the same principal gives the same job, however often it is sent.
     """
     require(principal, Action.CREATE, Resource(kind="job", workspace=workspace))
-    name = _name_of_job(asked)
+    name, _ = name_and_labels(asked.metadata, "job")
     if len(idempotency_key) > MAX_IDEMPOTENCY_KEY_CHARS:
         raise InvalidRequest(
             "the Idempotency-Key is too long",
@@ -58,24 +58,16 @@ async def submit_job(
     admitted = False
     for _ in range(ID_TRIES):
         step = _first_step(world, principal, workspace, asked, spec, unique_key)
-        now_ms = step.job.created_at_ms
         if not admitted:
-            await world.advice.admit(step.job, step.replicas)
+            await world.advice.admit(step.owner, step.replicas)
             admitted = True
         try:
-            written = await world.commit(
-                Put(step.job),
-                *(Put(replica) for replica in step.replicas),
-                *told(step.events, now_ms),
-            )
+            return await put_new(world, step)
         except AlreadyExists:
             if unique_key:
                 earlier = await _job_with_key(world, workspace, unique_key, name)
                 if earlier is not None:
                     return earlier
-            continue
-        assert isinstance(written[0], Job)
-        return written[0]
     raise Unavailable(
         f"no free id was found for a job named {name!r}", hint="Send it again, or rename it."
     )
@@ -89,11 +81,11 @@ async def foresee_job(
     A hard deadline that could not be promised is refused here, too.
     """
     require(principal, Action.CREATE, Resource(kind="job", workspace=workspace))
-    _name_of_job(asked)
+    name_and_labels(asked.metadata, "job")
     spec = await _checked(world, principal, workspace, asked.spec)
     step = _first_step(world, principal, workspace, asked, spec)
-    explanation = await world.advice.foresee(step.job, step.replicas, may_see(principal))
-    return step.job, explanation
+    explanation = await world.advice.foresee(step.owner, step.replicas, may_see(principal))
+    return step.owner, explanation
 
 
 async def _checked(world: World, principal: Principal, workspace: str, spec: JobSpec) -> JobSpec:
@@ -120,13 +112,6 @@ def _kind_of(model: ArtifactSpec) -> str:
     return ", ".join(map(str, named))[:200] if isinstance(named, list) else model.format[:60]
 
 
-def _name_of_job(asked: LeptonJob) -> str:
-    name = asked.metadata.name or asked.metadata.id or ""
-    check_name(name, "job")
-    check_labels(asked.metadata.labels or {})
-    return name
-
-
 def _first_step(
     world: World,
     principal: Principal,
@@ -134,9 +119,10 @@ def _first_step(
     asked: LeptonJob,
     spec: JobSpec,
     unique_key: str = "",
-) -> job_lifecycle.JobStep:
+) -> Step[Job]:
     """A new job, under an id that is likely to be free, and its workers."""
-    name, now_ms = _name_of_job(asked), world.clock.now_ms()
+    name, labels = name_and_labels(asked.metadata, "job")
+    now_ms = world.clock.now_ms()
     drawn = secrets.token_bytes(ID_SUFFIX_CHARS)
     suffix = "".join(ID_ALPHABET[byte % len(ID_ALPHABET)] for byte in drawn)
     job = job_lifecycle.new_job(
@@ -145,7 +131,7 @@ def _first_step(
         name=name,
         spec=spec,
         owner=principal.name,
-        labels=asked.metadata.labels or {},
+        labels=labels,
         visibility=asked.metadata.visibility or "",
         now_ms=now_ms,
         idempotency_key=unique_key,
@@ -160,15 +146,9 @@ async def patch_job(
 
     async def change() -> Job:
         job = await find_job(world, principal, workspace, id)
-        require(principal, Action.UPDATE, resource_of("job", job))
-        metadata = patched_metadata(job, patch)
+        require(principal, Action.UPDATE, job)
         spec = _patched_spec(job, patch)
-        changed = replace(
-            job,
-            spec=spec,
-            labels=metadata.labels or {},
-            visibility=metadata.visibility or "",
-        )
+        changed = replace(with_metadata(job, patch), spec=spec)
         wants_start = (patch.get("spec") or {}).get("stopped") is False or (
             job.spec.stopped is True and spec.stopped is not True
         )
@@ -189,21 +169,20 @@ async def delete_job(world: World, principal: Principal, workspace: str, id: str
 
     async def change() -> Job:
         job = await find_job(world, principal, workspace, id)
-        require(principal, Action.DELETE, resource_of("job", job))
-        await remove(world, job, OwnerKind.JOB, f"deleted by {principal.name}")
+        require(principal, Action.DELETE, job)
+        await remove(world, job, f"deleted by {principal.name}")
         return job
 
     return await insisting(change)
 
 
 async def find_job(world: World, principal: Principal, workspace: str, id: str) -> Job:
-    job = await world.store.get(Job, workspace, id)
-    if job is None or not may_read(principal, "job", job):
-        raise NotFound(
-            f"there is no job {id[:100]!r}",
-            hint="`leptonai job list` shows the jobs; an id ends in four characters of its own.",
-        )
-    return job
+    return known_to(
+        principal,
+        await world.store.get(Job, workspace, id),
+        f"there is no job {id[:100]!r}",
+        hint="`leptonai job list` shows the jobs; an id ends in four characters of its own.",
+    )
 
 
 async def note_checkpoint(world: World, principal: Principal, workspace: str, id: str) -> Job:
@@ -226,13 +205,13 @@ async def note_checkpoint(world: World, principal: Principal, workspace: str, id
 
 
 async def _job_with_key(world: World, workspace: str, unique_key: str, name: str) -> Job | None:
-    found = await world.store.find(Job, Query(workspace=workspace, unique_key=unique_key, limit=1))
-    if found and found[0].name != name:
+    found = await with_key(world, workspace, Job, unique_key)
+    if found is not None and found.name != name:
         raise Conflict(
-            f"the Idempotency-Key was used for the job {found[0].id}",
+            f"the Idempotency-Key was used for the job {found.id}",
             hint="Use a new key for another job.",
         )
-    return found[0] if found else None
+    return found
 
 
 def _patched_spec(job: Job, patch: dict[str, Any]) -> JobSpec:

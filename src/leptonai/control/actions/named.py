@@ -3,13 +3,13 @@
 import secrets
 from typing import TypeVar
 
-from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
+from leptonai.control.actions.committing import insisting, name_taken, put
+from leptonai.control.actions.finding import known_to, with_key
+from leptonai.control.world import World
 from leptonai.core.access import Action, Kind, Principal, Resource
 from leptonai.core.records import KeySpace, MessageQueue, Named
-from leptonai.errors import AlreadyExists, NotFound
 from leptonai.ports.store import Delete, Query
-from leptonai.security.permissions import may_read, require, resource_of
+from leptonai.security.permissions import may_read, require
 from leptonai.spec.names import check_name
 
 N = TypeVar("N", KeySpace, MessageQueue)
@@ -35,20 +35,14 @@ async def create_named(
         modified_at_ms=now_ms,
         owner=principal.name,
     )
-    try:
+    with name_taken(f"there is a {word} {name} already", hint="Use it, or choose another name."):
         return await put(world, fresh)
-    except AlreadyExists as error:
-        raise AlreadyExists(
-            f"there is a {word} {name} already",
-            hint="Use it, or choose another name.",
-            existing_id=error.existing_id,
-        ) from None
 
 
 async def list_named(world: World, principal: Principal, workspace: str, kind: type[N]) -> list[N]:
     found = await world.store.find(kind, Query(workspace=workspace))
     return sorted(
-        (each for each in found if may_read(principal, WORDS[kind][0], each)),
+        (each for each in found if may_read(principal, each)),
         key=lambda each: each.name,
     )
 
@@ -61,12 +55,14 @@ async def find_named(
         NotFound: there is none of this name, or this principal may not know of it.
         Forbidden: the principal may not do that.
     """
-    resource, word = WORDS[kind]
-    found = await world.store.find(kind, Query(workspace=workspace, unique_key=name))
-    if not found or not may_read(principal, resource, found[0]):
-        raise NotFound(f"there is no {word} {name[:100]!r}", hint="Create it first.")
-    require(principal, action, resource_of(resource, found[0]))
-    return found[0]
+    found = known_to(
+        principal,
+        await with_key(world, workspace, kind, name),
+        f"there is no {WORDS[kind][1]} {name[:100]!r}",
+        hint="Create it first.",
+    )
+    require(principal, action, found)
+    return found
 
 
 async def delete_named(

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
+from leptonai.control.actions.committing import insisting, put, put_first
+from leptonai.control.actions.finding import with_key
+from leptonai.control.world import World
 from leptonai.core.access import Action, Deny, Principal, Resource, decide
 from leptonai.core.records import StoredObject
-from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, VersionConflict
+from leptonai.errors import InvalidRequest, NotFound
 from leptonai.ports.store import Delete, Query
-from leptonai.security.permissions import may_read, require, resource_of
+from leptonai.security.permissions import may_read, require
 from leptonai.spec.metadata import Visibility
 from leptonai.spec.values import MAX_OBJECT_KEY_CHARS
 
@@ -97,10 +98,7 @@ async def put_object(
             digest=digest,
             size_bytes=size,
         )
-        try:
-            return await put(world, fresh)
-        except AlreadyExists as error:  # somebody else put one there meanwhile
-            raise VersionConflict(error.message, hint=error.hint) from None
+        return await put_first(world, fresh)
 
     return await insisting(change)
 
@@ -112,7 +110,7 @@ async def delete_object(world: World, principal: Principal, place: Place) -> Non
         found = await _find(world, place)
         if found is None or not _may_know(principal, place, found):
             return
-        require(principal, Action.DELETE, resource_of("object", found))
+        require(principal, Action.DELETE, found)
         await world.commit(Delete(found))
 
     await insisting(change)
@@ -125,18 +123,12 @@ async def list_objects(
     place = place_of(workspace, bucket, "any")
     found = await world.store.find(StoredObject, Query(workspace=workspace))
     beginning = f"{place.bucket}/{prefix}"
-    seen = (
-        each
-        for each in found
-        if each.name.startswith(beginning) and may_read(principal, "object", each)
-    )
+    seen = (each for each in found if each.name.startswith(beginning) and may_read(principal, each))
     return sorted(seen, key=lambda each: each.name)
 
 
 async def _find(world: World, place: Place) -> StoredObject | None:
-    query = Query(workspace=place.workspace, unique_key=place.name)
-    found = await world.store.find(StoredObject, query)
-    return found[0] if found else None
+    return await with_key(world, place.workspace, StoredObject, place.name)
 
 
 def _may_know(principal: Principal, place: Place, found: StoredObject) -> bool:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from leptonai.control.actions.artifacts import find_artifact, register_artifact
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Model
 from leptonai.durable import DISK_FULL
@@ -86,7 +86,7 @@ async def list_photons(world: World, principal: Principal, workspace: str) -> li
     """Newest first."""
     query = Query(workspace=workspace, states=(FORMAT,), newest_first=True)
     found = await world.store.find(Model, query)
-    return [each for each in found if may_read(principal, "model", each)]
+    return [each for each in found if may_read(principal, each)]
 
 
 async def _receive(stream: AsyncIterator[bytes], file: Path) -> None:

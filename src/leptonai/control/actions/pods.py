@@ -3,11 +3,11 @@
 import secrets
 
 from leptonai.control.actions.endpoints import find_endpoint
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal
 from leptonai.core.doors import LOGIN_PATH, TICKET_S, ticket
 from leptonai.errors import InvalidRequest
-from leptonai.security.permissions import require, resource_of
+from leptonai.security.permissions import require
 from leptonai.spec.pods import JUPYTER_AT, PodLogin
 
 
@@ -16,7 +16,7 @@ async def login_to_pod(world: World, principal: Principal, workspace: str, name:
     Forbidden: to who may not change the pod.
     """
     pod = await find_endpoint(world, principal, workspace, name)
-    require(principal, Action.UPDATE, resource_of("endpoint", pod))
+    require(principal, Action.UPDATE, pod)
     if not pod.is_pod:
         raise InvalidRequest(
             f"{name} is an endpoint, and no pod", hint="Its URL is in `leptonai endpoint get`."

@@ -4,13 +4,14 @@ import secrets
 
 from msgspec.structs import replace
 
-from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
+from leptonai.control.actions.committing import insisting, put_first
+from leptonai.control.actions.finding import with_key
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Quota
 from leptonai.core.resources import MILLIS
-from leptonai.errors import AlreadyExists, NotFound, VersionConflict
-from leptonai.ports.store import Delete, Query
+from leptonai.errors import NotFound
+from leptonai.ports.store import Delete
 from leptonai.security.permissions import require
 from leptonai.spec.names import check_label
 from leptonai.spec.quotas import QuotaSpec
@@ -38,7 +39,7 @@ async def set_quota(
             owner=principal.name,
             of_project=of_project,
         )
-        before = await _same_quota(world, fresh) or fresh
+        before = await with_key(world, workspace, Quota, fresh.unique_key) or fresh
         after = replace(
             before,
             modified_at_ms=now_ms,
@@ -47,10 +48,7 @@ async def set_quota(
             borrow=spec.borrow,
             weight=spec.weight,
         )
-        try:
-            return await put(world, after)
-        except AlreadyExists as error:  # somebody else made it meanwhile
-            raise VersionConflict(error.message, hint=error.hint) from None
+        return await put_first(world, after)
 
     return await insisting(change)
 
@@ -62,7 +60,7 @@ async def delete_quota(
 
     async def change() -> None:
         meant = Quota(workspace=workspace, id="", name=name, created_at_ms=0, of_project=of_project)
-        found = await _same_quota(world, meant)
+        found = await with_key(world, workspace, Quota, meant.unique_key)
         if found is None:
             whose = "project" if of_project else "user"
             raise NotFound(
@@ -71,10 +69,3 @@ async def delete_quota(
         await world.commit(Delete(found))
 
     await insisting(change)
-
-
-async def _same_quota(world: World, quota: Quota) -> Quota | None:
-    """The one there is of the same user or project."""
-    same = Query(workspace=quota.workspace, unique_key=quota.unique_key, limit=1)
-    found = await world.store.find(Quota, same)
-    return found[0] if found else None

@@ -6,16 +6,16 @@ from collections import Counter
 from msgspec.structs import replace
 
 from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
-from leptonai.control.requests import check_labels
+from leptonai.control.requests import name_and_labels
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Node, Replica, Reservation
 from leptonai.core.reservations import end_ms, free_nodes, start_ms
 from leptonai.errors import Conflict, InvalidRequest, NotFound, Unsatisfiable
 from leptonai.ports.store import Delete, Put, Query
-from leptonai.security.permissions import may_read, require, resource_of
+from leptonai.security.permissions import may_read, require
 from leptonai.spec.codec import suggestion
-from leptonai.spec.names import check_label, check_name
+from leptonai.spec.names import check_label
 from leptonai.spec.reservations import NodeReservation, Verdict
 
 LATEST_TIME_S = 32_503_680_000  # the year 3000: a later time is one in milliseconds
@@ -26,10 +26,7 @@ async def ask_reservation(
     world: World, principal: Principal, workspace: str, group: str, asked: NodeReservation
 ) -> Reservation:
     require(principal, Action.CREATE, Resource(kind="reservation", workspace=workspace))
-    name = asked.metadata.name or asked.metadata.id or "reserved"
-    check_name(name, "reservation")
-    labels = asked.metadata.labels or {}
-    check_labels(labels)
+    name, labels = name_and_labels(asked.metadata, "reservation", "reserved")
     spec = asked.spec
     for user in spec.users or ():
         check_label("user", user)
@@ -102,11 +99,7 @@ async def decide_reservation(
             spec=replace(reservation.spec, approved_nodes=len(nodes)),
             modified_at_ms=now_ms,
         )
-        written = await world.commit(
-            Put(approved), *(Put(each) for each in others if each != reservation)
-        )
-        assert isinstance(written[0], Reservation)
-        return written[0]
+        return await put(world, approved, *(Put(each) for each in others if each != reservation))
 
     return await insisting(change)
 
@@ -116,7 +109,7 @@ async def delete_reservation(
 ) -> Reservation:
     async def change() -> Reservation:
         reservation = await find_reservation(world, principal, workspace, group, id)
-        require(principal, Action.DELETE, resource_of("reservation", reservation))
+        require(principal, Action.DELETE, reservation)
         await world.commit(Delete(reservation))
         return reservation
 
@@ -127,7 +120,7 @@ async def find_reservation(
     world: World, principal: Principal, workspace: str, group: str, id: str
 ) -> Reservation:
     found = await world.store.get(Reservation, workspace, id)
-    if found is None or found.group != group or not may_read(principal, "reservation", found):
+    if found is None or found.group != group or not may_read(principal, found):
         raise NotFound(
             f"the node group {group[:60]} has no reservation {id[:100]!r}",
             hint="`leptonai node reservations` shows them.",

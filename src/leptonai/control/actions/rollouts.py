@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 
-from leptonai.control.actions.committing import event_of, insisting, told
+from leptonai.control.actions.committing import insisting, put, told
 from leptonai.control.actions.endpoints import find_endpoint
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal
 from leptonai.core.lifecycle.endpoint import no_longer_settled
-from leptonai.core.records import Endpoint, OwnerKind
+from leptonai.core.records import Endpoint, event_of
 from leptonai.core.rollouts.asked import promoted, rolled_back
 from leptonai.core.rollouts.words import outcome_text
-from leptonai.ports.store import Put
-from leptonai.security.permissions import require, resource_of
+from leptonai.security.permissions import require
 
 
 async def promote(world: World, principal: Principal, workspace: str, name: str) -> Endpoint:
@@ -38,19 +37,13 @@ async def _decide(
 ) -> Endpoint:
     async def change() -> Endpoint:
         before = await find_endpoint(world, principal, workspace, name)
-        require(principal, Action.UPDATE, resource_of("endpoint", before))
+        require(principal, Action.UPDATE, before)
         now_ms = world.clock.now_ms()
         changed = decision(before, because, now_ms)
         if changed == before:
             return before
         assert changed.rollout is not None
-        event = event_of(
-            before, OwnerKind.ENDPOINT, changed.rollout.state, outcome_text(changed.rollout)
-        )
-        written = await world.commit(
-            Put(no_longer_settled(changed, before)), *told((event,), now_ms)
-        )
-        assert isinstance(written[0], Endpoint)
-        return written[0]
+        event = event_of(before, changed.rollout.state, outcome_text(changed.rollout))
+        return await put(world, no_longer_settled(changed, before), *told(now_ms, event))
 
     return await insisting(change)

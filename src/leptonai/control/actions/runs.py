@@ -8,15 +8,16 @@ import msgspec
 from msgspec.structs import replace
 
 from leptonai.blobs.points import Batch
-from leptonai.control.actions.committing import insisting, patched_metadata, put
-from leptonai.control.api.context import World
+from leptonai.control.actions.committing import insisting, put, with_metadata
+from leptonai.control.actions.finding import known_to
 from leptonai.control.requests import check_labels, check_tree
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Job, Run
 from leptonai.core.shapes import requested_by
 from leptonai.errors import AlreadyExists, Conflict, InvalidRequest, NotFound, TooLarge
 from leptonai.ports.store import Delete
-from leptonai.security.permissions import may_read, require, resource_of
+from leptonai.security.permissions import require
 from leptonai.spec import codec
 from leptonai.spec import runs as wire
 from leptonai.spec.runs import (
@@ -52,7 +53,7 @@ async def start_run(world: World, principal: Principal, workspace: str, asked: w
         found = await world.store.get(Run, workspace, id)
         if found is None:
             return await _make(world, principal, workspace, id, asked, of_job)
-        require(principal, Action.UPDATE, resource_of("run", found))
+        require(principal, Action.UPDATE, found)
         if found.spec.job != job:
             raise Conflict(
                 f"the run {id} belongs to {found.spec.job or 'no job'}", hint="Use another id."
@@ -111,8 +112,8 @@ async def update_run(
 
     async def change() -> Run:
         run = await find_run(world, principal, workspace, id)
-        require(principal, Action.UPDATE, resource_of("run", run))
-        metadata = patched_metadata(run, dict(patch))
+        require(principal, Action.UPDATE, run)
+        relabelled = with_metadata(run, patch)
         before = msgspec.to_builtins(run.spec)
         asked = dict(patch.get("spec") or {})
         for field in _FIXED:
@@ -122,9 +123,7 @@ async def update_run(
                 )
         spec = codec.convert(RunSpec, codec.merge_patch(before, asked))
         await _check_spec(world, run.spec, spec)
-        changed = replace(
-            run, spec=spec, labels=metadata.labels or {}, visibility=metadata.visibility or ""
-        )
+        changed = replace(relabelled, spec=spec)
         if changed == run:
             return run
         return await put(world, replace(changed, modified_at_ms=world.clock.now_ms()))
@@ -140,7 +139,7 @@ async def end_run(
 
     async def change() -> Run:
         run = await find_run(world, principal, workspace, id)
-        require(principal, Action.UPDATE, resource_of("run", run))
+        require(principal, Action.UPDATE, run)
         if run.state is not RunState.RUNNING:
             return run  # a repeated end is one end
         now_ms = world.clock.now_ms()
@@ -163,7 +162,7 @@ async def append_points(
 ) -> bool:
     """False where the batch was there already."""
     run = await find_run(world, principal, workspace, id)
-    require(principal, Action.UPDATE, resource_of("run", run))
+    require(principal, Action.UPDATE, run)
     return await world.store.points.append(workspace, id, batch, world.clock.now_ms())
 
 
@@ -172,7 +171,7 @@ async def resume_run(
 ) -> Run:
     """Supersede what was recorded after a step, once for each key."""
     run = await find_run(world, principal, workspace, id)
-    require(principal, Action.UPDATE, resource_of("run", run))
+    require(principal, Action.UPDATE, run)
     # Who resumes is a writer of one batch; the processes that write are others.
     writer = hashlib.sha256(f"resume {key}".encode()).hexdigest()[:16]
     batch = Batch(writer, 1, asked.stream, resume=asked.step)
@@ -185,7 +184,7 @@ async def remove_run(world: World, principal: Principal, workspace: str, id: str
 
     async def change() -> Run:
         run = await find_run(world, principal, workspace, id)
-        require(principal, Action.DELETE, resource_of("run", run))
+        require(principal, Action.DELETE, run)
         await world.store.points.forget(workspace, id)
         await world.commit(Delete(run))
         return run
@@ -194,10 +193,12 @@ async def remove_run(world: World, principal: Principal, workspace: str, id: str
 
 
 async def find_run(world: World, principal: Principal, workspace: str, id: str) -> Run:
-    run = await world.store.get(Run, workspace, id)
-    if run is None or not may_read(principal, "run", run):
-        raise NotFound(f"there is no run {id[:100]!r}", hint="`leptonai run list` shows the runs.")
-    return run
+    return known_to(
+        principal,
+        await world.store.get(Run, workspace, id),
+        f"there is no run {id[:100]!r}",
+        hint="`leptonai run list` shows the runs.",
+    )
 
 
 async def _job(world: World, principal: Principal, workspace: str, id: str) -> Job:
@@ -206,7 +207,7 @@ async def _job(world: World, principal: Principal, workspace: str, id: str) -> J
     if job is None:
         raise NotFound(f"there is no job {id[:100]!r}", hint="Leave spec.job out.")
     if principal.job != job.id:
-        require(principal, Action.UPDATE, resource_of("job", job))
+        require(principal, Action.UPDATE, job)
     return job
 
 

@@ -4,12 +4,13 @@ import secrets
 from collections.abc import Sequence
 
 from leptonai.control.actions.committing import insisting
-from leptonai.control.api.context import World
+from leptonai.control.actions.finding import known_to, with_key
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Secret
-from leptonai.errors import AlreadyExists, InvalidRequest, NotFound, TooLarge
-from leptonai.ports.store import Delete, Put, Query
-from leptonai.security.permissions import may_read, require, resource_of
+from leptonai.errors import AlreadyExists, InvalidRequest, TooLarge
+from leptonai.ports.store import Delete, Put
+from leptonai.security.permissions import require
 from leptonai.spec.metadata import Visibility
 from leptonai.spec.names import check_secret_name
 from leptonai.spec.workspace import SecretItem
@@ -69,13 +70,13 @@ async def create_secrets(
 
 async def delete_secret(world: World, principal: Principal, workspace: str, name: str) -> None:
     async def change() -> None:
-        found = await world.store.find(Secret, Query(workspace=workspace, unique_key=name))
-        secret = found[0] if found else None
-        if secret is None or not may_read(principal, "secret", secret):
-            raise NotFound(
-                f"there is no secret {name[:100]!r}", hint="`leptonai secret list` shows them."
-            )
-        require(principal, Action.DELETE, resource_of("secret", secret))
+        secret = known_to(
+            principal,
+            await with_key(world, workspace, Secret, name),
+            f"there is no secret {name[:100]!r}",
+            hint="`leptonai secret list` shows them.",
+        )
+        require(principal, Action.DELETE, secret)
         await world.commit(Delete(secret))
 
     await insisting(change)

@@ -5,11 +5,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
+from leptonai.control.actions.committing import insisting, put_first
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import SETTINGS_ID, Settings
-from leptonai.errors import AlreadyExists, VersionConflict
 from leptonai.security.permissions import require
 from leptonai.spec import codec
 from leptonai.spec.workspace import Features
@@ -36,9 +35,6 @@ async def patch_features(
         )
         merged = codec.merge_patch(msgspec.to_builtins(before.features), patch)
         after = replace(before, features=codec.convert(Features, merged), modified_at_ms=now_ms)
-        try:
-            return (await put(world, after)).features
-        except AlreadyExists as error:  # somebody else made it meanwhile
-            raise VersionConflict(error.message, hint=error.hint) from None
+        return (await put_first(world, after)).features
 
     return await insisting(change)

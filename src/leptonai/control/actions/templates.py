@@ -2,17 +2,17 @@
 
 import secrets
 
-from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
-from leptonai.control.requests import check_labels
+from leptonai.control.actions.committing import insisting, name_taken, put
+from leptonai.control.actions.finding import with_key
+from leptonai.control.requests import name_and_labels
 from leptonai.control.templates import public_templates
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Template
 from leptonai.core.templates import check_template
 from leptonai.errors import AlreadyExists, InvalidRequest, NotFound
-from leptonai.ports.store import Delete, Query
-from leptonai.security.permissions import may_read, require, resource_of
-from leptonai.spec.names import check_name
+from leptonai.ports.store import Delete
+from leptonai.security.permissions import may_read, require
 from leptonai.spec.templates import LeptonTemplate
 
 
@@ -20,17 +20,17 @@ async def create_template(
     world: World, principal: Principal, workspace: str, asked: LeptonTemplate
 ) -> Template:
     require(principal, Action.CREATE, Resource(kind="template", workspace=workspace))
-    name = asked.metadata.name or asked.metadata.id or ""
-    check_name(name, "template")
-    labels = asked.metadata.labels or {}
-    check_labels(labels)
+    name, labels = name_and_labels(asked.metadata, "template")
     if name in public_templates():
         raise AlreadyExists(f"there is a public template {name!r}", hint="Choose another name.")
     if not asked.spec.content:
         raise InvalidRequest("spec.content: is empty", hint="Give the spec of a workload.")
     check_template(asked.spec)
     now_ms = world.clock.now_ms()
-    try:
+    with name_taken(
+        f"there is a template {name!r} already",
+        hint=f"Remove it first: `leptonai template remove {name}`.",
+    ):
         return await put(
             world,
             Template(
@@ -45,29 +45,22 @@ async def create_template(
                 spec=asked.spec,
             ),
         )
-    except AlreadyExists as error:
-        raise AlreadyExists(
-            f"there is a template {name!r} already",
-            hint=f"Remove it first: `leptonai template remove {name}`.",
-            existing_id=error.existing_id,
-        ) from None
 
 
 async def delete_template(world: World, principal: Principal, workspace: str, name: str) -> None:
     async def change() -> None:
         template = await find_template(world, principal, workspace, name)
-        require(principal, Action.DELETE, resource_of("template", template))
+        require(principal, Action.DELETE, template)
         await world.commit(Delete(template))
 
     await insisting(change)
 
 
 async def find_template(world: World, principal: Principal, workspace: str, name: str) -> Template:
-    query = Query(workspace=workspace, unique_key=name, limit=1)
-    found = await world.store.find(Template, query)
-    if not found or not may_read(principal, "template", found[0]):
+    found = await with_key(world, workspace, Template, name)
+    if found is None or not may_read(principal, found):
         raise no_template(name)
-    return found[0]
+    return found
 
 
 def no_template(name: str) -> NotFound:

@@ -1,12 +1,12 @@
 """Tokens of people: issued by admins, shown once, and taken back."""
 
 from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import Token
 from leptonai.errors import Conflict, InvalidRequest, NotFound
 from leptonai.ports.store import Delete, Query
-from leptonai.security.permissions import require, resource_of
+from leptonai.security.permissions import require
 from leptonai.security.tokens import issue
 from leptonai.spec.names import check_user_name
 from leptonai.spec.tokens import NO_EXPIRY_MS, NewToken
@@ -56,7 +56,7 @@ async def remove_token(world: World, principal: Principal, workspace: str, id: s
             raise NotFound(
                 f"there is no token {id[:100]!r}", hint="`leptonai token list` shows their ids."
             )
-        require(principal, Action.DELETE, resource_of("token", found))
+        require(principal, Action.DELETE, found)
         if found.name in PLATFORMS_OWN:
             raise Conflict(
                 f"the token {id} is the platform's own",

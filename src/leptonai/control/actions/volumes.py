@@ -8,14 +8,15 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from leptonai.beneath import Beneath
-from leptonai.control.actions.committing import insisting, put
-from leptonai.control.api.context import World
+from leptonai.control.actions.committing import insisting, name_taken, put
+from leptonai.control.actions.finding import with_key
+from leptonai.control.world import World
 from leptonai.core.access import Action, Principal, Resource
 from leptonai.core.records import DataSource, Node, Secret, Volume
 from leptonai.core.volumes import DEFAULT_VOLUME, SYSTEM_DIRECTORIES
-from leptonai.errors import AlreadyExists, Conflict, InvalidRequest, NotFound
+from leptonai.errors import Conflict, InvalidRequest, NotFound
 from leptonai.ports.store import Delete, Put, Query, Store
-from leptonai.security.permissions import require, resource_of
+from leptonai.security.permissions import require
 from leptonai.spec import nodes as wire
 from leptonai.spec.storage import DataSourceSpec, StoragePermission
 
@@ -89,14 +90,11 @@ async def add_volume(
         size_in_gb=asked.size_in_gb,
         creation_mode=asked.creation_mode or "none",
     )
-    try:
+    with name_taken(
+        f"there is a volume {asked.name} in this node group already",
+        hint="Choose another name, or delete that one first.",
+    ):
         return await put(world, fresh)
-    except AlreadyExists as error:
-        raise AlreadyExists(
-            f"there is a volume {asked.name} in this node group already",
-            hint="Choose another name, or delete that one first.",
-            existing_id=error.existing_id,
-        ) from None
 
 
 async def delete_volume(
@@ -112,7 +110,7 @@ async def delete_volume(
 
     async def change() -> Volume:
         volume = await find_volume(world, workspace, name, group)
-        require(principal, Action.DELETE, resource_of("volume", volume))
+        require(principal, Action.DELETE, volume)
         if volume.managed:
             raise Conflict(
                 f"the volume {name} is the platform's own", hint="Remove the files in it instead."
@@ -146,7 +144,7 @@ async def set_permission(
 
     async def change() -> None:
         volume = await find_volume(world, workspace, name, group)
-        require(principal, Action.UPDATE, resource_of("volume", volume))
+        require(principal, Action.UPDATE, volume)
         kept = tuple(each for each in volume.rules if each.path_prefix != rule.path_prefix)
         if len(kept) >= MAX_RULES:
             raise Conflict(f"the volume has {MAX_RULES} rules", hint="Delete one first.")
@@ -160,7 +158,7 @@ async def delete_permission(
 ) -> None:
     async def change() -> None:
         volume = await find_volume(world, workspace, name, group)
-        require(principal, Action.UPDATE, resource_of("volume", volume))
+        require(principal, Action.UPDATE, volume)
         kept = tuple(each for each in volume.rules if each.path_prefix != prefix)
         if len(kept) == len(volume.rules):
             raise NotFound(
@@ -173,14 +171,13 @@ async def delete_permission(
 
 
 async def find_data_source(world: World, workspace: str, group: str, name: str) -> DataSource:
-    query = Query(workspace=workspace, unique_key=f"{group}/{name}")
-    found = await world.store.find(DataSource, query)
-    if not found:
+    found = await with_key(world, workspace, DataSource, f"{group}/{name}")
+    if found is None:
         raise NotFound(
             f"there is no data source {name[:100]!r} in the node group {group[:100]!r}",
             hint="`lep node storage` shows them.",
         )
-    return found[0]
+    return found
 
 
 async def create_data_source(
@@ -199,14 +196,11 @@ async def create_data_source(
         group=group,
         spec=spec,
     )
-    try:
+    with name_taken(
+        f"there is a data source {spec.name} in this node group already",
+        hint="Choose another name, or delete that one first.",
+    ):
         return await put(world, fresh)
-    except AlreadyExists as error:
-        raise AlreadyExists(
-            f"there is a data source {spec.name} in this node group already",
-            hint="Choose another name, or delete that one first.",
-            existing_id=error.existing_id,
-        ) from None
 
 
 async def update_data_source(
@@ -221,7 +215,7 @@ async def update_data_source(
 
     async def change() -> DataSource:
         before = await find_data_source(world, workspace, group, name)
-        require(principal, Action.UPDATE, resource_of("datasource", before))
+        require(principal, Action.UPDATE, before)
         fixed = replace(before.spec.bucket, credentials=spec.bucket.credentials)
         if spec.name != name or spec.bucket != fixed:
             raise InvalidRequest(
@@ -239,7 +233,7 @@ async def delete_data_source(
 ) -> None:
     async def change() -> None:
         found = await find_data_source(world, workspace, group, name)
-        require(principal, Action.DELETE, resource_of("datasource", found))
+        require(principal, Action.DELETE, found)
         await world.commit(Delete(found))
 
     await insisting(change)
@@ -310,11 +304,10 @@ async def _check_credentials(
     if credentials is None or credentials.kind != "leptonSecret" or s3 is None:
         return
     for name in (s3.access_key_secret_name, s3.secret_key_secret_name):
-        query = Query(workspace=workspace, unique_key=name)
-        found = await world.store.find(Secret, query)
-        if not found:
+        found = await with_key(world, workspace, Secret, name)
+        if found is None:
             raise InvalidRequest(
                 f"credentials: there is no secret {name[:100]!r}",
                 hint=f"Create it first: `leptonai secret create {name[:100]}`.",
             )
-        require(principal, Action.USE, resource_of("secret", found[0]))
+        require(principal, Action.USE, found)

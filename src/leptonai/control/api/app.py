@@ -19,10 +19,10 @@ from starlette.routing import compile_path
 from starlette.types import Message, Receive, Scope, Send
 
 from leptonai.control.api import routing
-from leptonai.control.api.context import World
 from leptonai.control.api.openapi import document
 from leptonai.control.api.routes import ROUTES
 from leptonai.control.api.routing import Answer, Call, Route, json_answer
+from leptonai.control.world import World
 from leptonai.core.access import Principal, Role
 from leptonai.errors import Forbidden, Internal, LeptonError, NotFound, RequestError, TooLarge
 from leptonai.monitoring.audit import AuditLine

@@ -26,7 +26,7 @@ Handler = Callable[[Call], Awaitable[object]]
 def _list(kind: ArtifactKind) -> Handler:
     async def list_all(call: Call) -> list[Artifact]:
         def shown(record: ArtifactRecord) -> bool:
-            return not record.deleted and may_read(call.principal, word_of(kind), record)
+            return not record.deleted and may_read(call.principal, record)
 
         query = Query(workspace=call.workspace, name=call.text("name") or None)
         return [artifact_view(record) for record in await page_of(call, kind, query, shown)]

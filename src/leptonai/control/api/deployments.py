@@ -73,11 +73,7 @@ async def created(call: Call, asked: LeptonDeployment) -> LeptonDeployment:
 
 async def list_deployments(call: Call) -> list[LeptonDeployment]:
     found = await call.world.store.find(Endpoint, Query(workspace=call.workspace))
-    return [
-        _view(call, endpoint)
-        for endpoint in found
-        if may_read(call.principal, "endpoint", endpoint)
-    ]
+    return [_view(call, endpoint) for endpoint in found if may_read(call.principal, endpoint)]
 
 
 async def get(call: Call) -> LeptonDeployment:

@@ -74,7 +74,7 @@ async def list_models(call: Call) -> list[SupportedModel]:
         for each in sorted(found, key=lambda each: each.number)
         if each.spec.format == LANGUAGE_MODEL
         and not each.deleted
-        and may_read(call.principal, "model", each)
+        and may_read(call.principal, each)
     }
     return [
         SupportedModel(model_id=name, sft=_technique(each), lora=_technique(each))

@@ -25,7 +25,7 @@ from leptonai.spec.ingress import IngressEndpoint, LeptonIngress
 
 async def list_ingresses(call: Call) -> list[LeptonIngress]:
     found = await call.world.store.find(Ingress, Query(workspace=call.workspace))
-    return await _views(call, [each for each in found if may_read(call.principal, "ingress", each)])
+    return await _views(call, [each for each in found if may_read(call.principal, each)])
 
 
 async def create(call: Call) -> LeptonIngress:

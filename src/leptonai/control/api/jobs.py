@@ -66,7 +66,7 @@ async def found(
     def shown(job: Job) -> bool:
         affinity = job.spec.affinity
         return (
-            (sees_all or may_read(call.principal, "job", job))
+            (sees_all or may_read(call.principal, job))
             and (only is None or only(job))
             and (selects is None or selects(job.labels))
             and (

@@ -56,7 +56,7 @@ def _list(wire_: Wire) -> Handler:
         return [
             _shown(call, wire_, each)
             for each in found
-            if bool(each.spec.is_pod) is wire_.pods and may_read(call.principal, "endpoint", each)
+            if bool(each.spec.is_pod) is wire_.pods and may_read(call.principal, each)
         ]
 
     return handle

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from leptonai.control.api.context import Config
 from leptonai.control.api.views import metadata_of
+from leptonai.control.world import Config
 from leptonai.core.records import RayCluster, Replica
 from leptonai.core.resources import MIB, MILLIS
 from leptonai.core.shapes import requested_by

@@ -20,7 +20,7 @@ from leptonai.core.lifecycle.raycluster import head_of
 from leptonai.core.records import Node, OwnerKind, Phase, RayCluster, Replica
 from leptonai.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from leptonai.ports.store import Query
-from leptonai.security.permissions import may_read, may_see, require, resource_of
+from leptonai.security.permissions import may_read, may_see, require
 from leptonai.spec import replicas as wire
 from leptonai.spec.explanations import Explanation
 from leptonai.spec.rayclusters import LeptonRayCluster
@@ -41,9 +41,7 @@ async def create(call: Call) -> LeptonRayCluster:
 
 async def list_(call: Call) -> list[LeptonRayCluster]:
     found = await call.world.store.find(RayCluster, Query(workspace=call.workspace))
-    return [
-        await _view(call, each) for each in found if may_read(call.principal, "raycluster", each)
-    ]
+    return [await _view(call, each) for each in found if may_read(call.principal, each)]
 
 
 async def get(call: Call) -> LeptonRayCluster:
@@ -93,7 +91,7 @@ async def why(call: Call) -> Explanation:
 async def dashboard(call: Call) -> Answer:
     """Whatever it is asked, it may run: whoever comes here may change the cluster."""
     cluster = await _cluster(call)
-    require(call.principal, Action.UPDATE, resource_of("raycluster", cluster))
+    require(call.principal, Action.UPDATE, cluster)
     path = dashboard_path(call.raw_target)
     target = await _target(call, cluster)
     take_over = call.upgrade if call.route.method == "GET" else None

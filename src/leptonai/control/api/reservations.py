@@ -34,9 +34,7 @@ async def list_reservations(call: Call) -> list[NodeReservation]:
     await nodes_of_group(call)
     parent = f"group/{call.path['group']}"
     found = await call.world.store.find(Reservation, Query(workspace=call.workspace, parent=parent))
-    return [
-        await _view(call, each) for each in found if may_read(call.principal, "reservation", each)
-    ]
+    return [await _view(call, each) for each in found if may_read(call.principal, each)]
 
 
 async def ask(call: Call) -> NodeReservation:

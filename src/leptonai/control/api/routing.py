@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
-from leptonai.control.api.context import World
+from leptonai.control.world import World
 from leptonai.core.access import Principal
 from leptonai.errors import InvalidRequest, TooLarge
 from leptonai.spec import codec

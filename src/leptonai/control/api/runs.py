@@ -60,7 +60,7 @@ async def list_runs(call: Call) -> RunList:
 
     def shown(run: Run) -> bool:
         return (
-            (sees_all or may_read(call.principal, "run", run))
+            (sees_all or may_read(call.principal, run))
             and (selects is None or selects(run.labels))
             and all(holds(run.spec.params) for holds in conditions)
         )

@@ -11,7 +11,7 @@ from leptonai.spec.workspace import SecretItem
 
 async def list_secrets(call: Call) -> list[SecretItem]:
     found = await call.world.store.find(Secret, Query(workspace=call.workspace))
-    shown = [secret for secret in found if may_read(call.principal, "secret", secret)]
+    shown = [secret for secret in found if may_read(call.principal, secret)]
     return [secret_view(secret) for secret in sorted(shown, key=lambda secret: secret.name)]
 
 

@@ -42,7 +42,7 @@ async def render_public(call: Call) -> RenderedTemplate:
 
 async def list_private(call: Call) -> list[LeptonTemplate]:
     found = await call.world.store.find(Template, Query(workspace=call.workspace))
-    return [_view(each) for each in found if may_read(call.principal, "template", each)]
+    return [_view(each) for each in found if may_read(call.principal, each)]
 
 
 async def get_private(call: Call) -> LeptonTemplate:

@@ -44,7 +44,7 @@ async def delete(call: Call) -> Answer:
 
 
 def _sees_all(call: Call, token: Token) -> bool:
-    return call.principal.role is Role.ADMIN and may_read(call.principal, "token", token)
+    return call.principal.role is Role.ADMIN and may_read(call.principal, token)
 
 
 def _expiry(token: Token) -> int:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from leptonai.control.api.context import Config
+from leptonai.control.world import Config
 from leptonai.core.lifecycle.job import status_of
 from leptonai.core.lifecycle.replica import describe_end
 from leptonai.core.points import RunPoints, shown

@@ -96,6 +96,6 @@ def _opening(pod: Endpoint, tokens: Iterable[Token]) -> tuple[str, ...]:
         if may(
             Principal(token.name, Role(token.role), token.workspace),
             Action.UPDATE,
-            resource_of("endpoint", pod),
+            resource_of(pod),
         )
     )

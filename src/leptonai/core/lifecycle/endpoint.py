@@ -8,33 +8,29 @@ revision beside the old one (`core.rollouts`), that keeps its replicas until it 
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from leptonai.core.autoscaling import policy_kept
-from leptonai.core.lifecycle.backoff import backoff_ms
-from leptonai.core.lifecycle.program import (
-    PROJECT_LABEL,
-    priority_of,
-    program_of_endpoint,
-    replica_suffix,
-)
+from leptonai.core.lifecycle.program import program_of_endpoint, replica_suffix
 from leptonai.core.lifecycle.replica import (
     CRASH_LOOP,
     crashes_of,
     describe_end,
     done,
-    next_attempt,
-    stop,
+    late_at_ms,
+    least_used,
+    new_replica,
+    started_again,
+    without,
 )
+from leptonai.core.lifecycle.step import Step, new_or_changed
 from leptonai.core.records import (
     Autoscaling,
     Endpoint,
     EndReason,
     Event,
     Goal,
-    OwnerKind,
     Phase,
     PodSeen,
     Replica,
@@ -54,16 +50,6 @@ from leptonai.spec.rollouts import RolloutPlan, RolloutState
 SURGE = 1  # replicas above the number asked while a revision is rolled out
 SURGE_PATIENCE_MS = 20_000  # a surge that finds no room for so long lets an old replica go first
 NOT_READY_AFTER_MS = 60_000  # a replica that has not answered by then is reported
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointStep:
-    """What an endpoint and its replicas should become, all at once or not at all."""
-
-    endpoint: Endpoint
-    replicas: tuple[Replica, ...] = ()  # new or changed
-    events: tuple[Event, ...] = ()
-    wake_at_ms: int | None = None  # look again then, if nothing changes before
 
 
 def new_endpoint(
@@ -137,7 +123,7 @@ def scaled(
     replicas: Iterable[Replica],
     now_ms: int,
     traffic: Sequence[TrafficWindow] = (),
-) -> EndpointStep:
+) -> Step[Endpoint]:
     """The step that follows from what its autoscaler came to; else as `advance`."""
     after = replace(endpoint, autoscaling=autoscaling)
     step = advance(after, replicas, now_ms, traffic)
@@ -187,7 +173,7 @@ def advance(
     replicas: Iterable[Replica],
     now_ms: int,
     traffic: Sequence[TrafficWindow] = (),
-) -> EndpointStep:
+) -> Step[Endpoint]:
     """The endpoint's next step. Advancing what a step gave, without news, changes nothing more.
 
     Args:
@@ -223,14 +209,13 @@ def advance(
     changed = replace(changed, state=state, message=message, ready_replicas=ready)
     if state is not endpoint.state:
         events.append(event_of(endpoint, state.value.replace(" ", ""), message or state.value))
-    old = {r.id: r for r in before}
     times = (
         _wake_at_ms(main, living, now_ms),
         progress.wake_at_ms(changed, living, now_ms),
     )
-    return EndpointStep(
+    return Step(
         changed,
-        tuple(r for r in after if old.get(r.id) is not r),
+        new_or_changed(before, after),
         tuple(events),
         wake_at_ms=min((at for at in times if at is not None), default=None),
     )
@@ -247,8 +232,8 @@ def _after_end(
         return done(replica)
     if replica.revision not in kept:
         return done(replica)  # its successor is due anyway
-    crashes = crashes_of(replica)
-    wait_ms = backoff_ms(crashes - 1) if crashes > 1 else 0
+    again = started_again(replica, now_ms)
+    wait_ms = again.not_before_ms - now_ms
     events.append(
         event_of(
             endpoint,
@@ -258,8 +243,7 @@ def _after_end(
             Severity.WARNING,
         )
     )
-    # What could not be started may find what it needs on another node, or another port.
-    return next_attempt(replica, now_ms + wait_ms, stay=end.reason is not EndReason.NOT_STARTED)
+    return again
 
 
 def _roll(endpoint: Endpoint, replicas: list[Replica], wanted: int, now_ms: int) -> list[Replica]:
@@ -287,14 +271,14 @@ def _roll(endpoint: Endpoint, replicas: list[Replica], wanted: int, now_ms: int)
         leaving += serving[: max(0, spare)]
         surplus = len(new) - wanted
         if surplus > 0:
-            leaving += _least_used(new)[:surplus]
-    return _without(leaving, replicas, now_ms)
+            leaving += least_used(new)[:surplus]
+    return without(leaving, replicas, now_ms)
 
 
 def _alone(pod: Endpoint, replicas: list[Replica], wanted: int, now_ms: int) -> list[Replica]:
     """A pod's: its files are one replica's at a time, so the old one ends before another begins."""
     leaving = [r for r in replicas if wanted == 0 or r.revision != pod.revision]
-    replicas = _without(leaving, replicas, now_ms)
+    replicas = without(leaving, replicas, now_ms)
     if wanted and all(r.phase is Phase.DONE for r in replicas):
         replicas = [*replicas, _new_replica(pod, replicas, now_ms)]
     return replicas
@@ -320,16 +304,7 @@ def _beside(endpoint: Endpoint, replicas: list[Replica], number: int, now_ms: in
         fresh = _new_replica(endpoint, replicas, now_ms)
         replicas = [*replicas, fresh]
     surplus = max(0, len(staying) - number)
-    return _without(_least_used(staying)[:surplus], replicas, now_ms)
-
-
-def _least_used(replicas: list[Replica]) -> list[Replica]:
-    return sorted(replicas, key=lambda r: (r.ready, r.phase is Phase.RUNNING, -r.index))
-
-
-def _without(leaving: list[Replica], replicas: list[Replica], now_ms: int) -> list[Replica]:
-    ids = {r.id for r in leaving}
-    return [stop(r, now_ms) if r.id in ids else r for r in replicas]
+    return without(least_used(staying)[:surplus], replicas, now_ms)
 
 
 def _new_replica(endpoint: Endpoint, siblings: list[Replica], now_ms: int) -> Replica:
@@ -340,24 +315,16 @@ def _new_replica(endpoint: Endpoint, siblings: list[Replica], now_ms: int) -> Re
     }
     index = next(i for i in range(len(taken) + 1) if i not in taken)
     suffix = replica_suffix(endpoint.workspace, endpoint.id, endpoint.revision, index, now_ms)
-    id = f"{endpoint.name}-{index}-{suffix}"
-    return Replica(
-        workspace=endpoint.workspace,
-        id=id,
+    fresh = new_replica(
+        endpoint,
+        id=f"{endpoint.name}-{index}-{suffix}",
         name=f"{endpoint.name}-{index}",
-        created_at_ms=now_ms,
-        modified_at_ms=now_ms,
-        owner=endpoint.owner,
-        owner_kind=OwnerKind.ENDPOINT,
-        owner_id=endpoint.id,
-        owner_name=endpoint.name,
         index=index,
-        revision=endpoint.revision,
-        gang=f"endpoint/{id}",
-        priority=priority_of(endpoint.spec.queue_config),
-        project=endpoint.labels.get(PROJECT_LABEL, ""),
         program=program_of_endpoint(endpoint),
+        queue=endpoint.spec.queue_config,
+        now_ms=now_ms,
     )
+    return replace(fresh, revision=endpoint.revision)
 
 
 def last_replica(pod: Endpoint, now_ms: int) -> Replica:
@@ -425,7 +392,7 @@ def _trouble(replica: Replica, now_ms: int) -> str:
     end = replica.last_end
     if end is not None and crashes_of(replica) >= CRASH_LOOP and not replica.ready:
         return f"replica {replica.index} keeps ending: it last {describe_end(end)}"
-    late = _late_at_ms(replica)
+    late = late_at_ms(replica, NOT_READY_AFTER_MS)
     if late is not None and now_ms >= late:
         port = replica.ports[0] if replica.ports else 0
         return (
@@ -435,14 +402,8 @@ def _trouble(replica: Replica, now_ms: int) -> str:
     return ""
 
 
-def _late_at_ms(replica: Replica) -> int | None:
-    if replica.phase is not Phase.RUNNING or replica.ready or replica.started_at_ms is None:
-        return None
-    return replica.started_at_ms + NOT_READY_AFTER_MS
-
-
 def _wake_at_ms(endpoint: Endpoint, living: list[Replica], now_ms: int) -> int | None:
-    times = [at for r in living if (at := _late_at_ms(r)) is not None]
+    times = [at for r in living if (at := late_at_ms(r, NOT_READY_AFTER_MS)) is not None]
     if any(r.revision != endpoint.revision for r in living):
         since_ms = _room_awaited_since_ms(endpoint, living)
         if since_ms is not None:

@@ -21,19 +21,14 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from leptonai.core.lifecycle.backoff import backoff_ms
-from leptonai.core.lifecycle.program import (
-    PROJECT_LABEL,
-    priority_of,
-    program_of_job,
-    replica_suffix,
-)
-from leptonai.core.lifecycle.replica import describe_end, done, next_attempt, stop
+from leptonai.core.lifecycle.program import program_of_job, replica_suffix
+from leptonai.core.lifecycle.replica import describe_end, done, new_replica, next_attempt, stop
+from leptonai.core.lifecycle.step import Step, new_or_changed
 from leptonai.core.records import (
     EndReason,
     Event,
     Goal,
     Job,
-    OwnerKind,
     Phase,
     Replica,
     Severity,
@@ -52,16 +47,6 @@ class Seat:
     node: str
     gpus: tuple[int, ...] = ()
     ports: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class JobStep:
-    """What a job and its replicas should become, all at once or not at all."""
-
-    job: Job
-    replicas: tuple[Replica, ...] = ()  # new or changed
-    events: tuple[Event, ...] = ()
-    wake_at_ms: int | None = None  # look again then, if nothing changes before
 
 
 def new_job(
@@ -97,7 +82,7 @@ def start_at_ms(spec: JobSpec) -> int:
     return 1000 * schedule.start_at if schedule and schedule.start_at else 0
 
 
-def advance(job: Job, replicas: Iterable[Replica], now_ms: int) -> JobStep:
+def advance(job: Job, replicas: Iterable[Replica], now_ms: int) -> Step[Job]:
     """The job's next step. Advancing what a step gave, without news, changes nothing more.
 
     Args:
@@ -107,15 +92,15 @@ def advance(job: Job, replicas: Iterable[Replica], now_ms: int) -> JobStep:
     wants_stop = job.spec.stopped is True
     match job.state:
         case JobState.COMPLETED | JobState.FAILED | JobState.ARCHIVED:
-            return JobStep(job)
+            return Step(job)
         case JobState.STOPPED:
-            return JobStep(job) if wants_stop else _start_again(job, now_ms)
+            return Step(job) if wants_stop else _start_again(job, now_ms)
         case JobState.AWAITING | JobState.PENDING_RETRY if wants_stop:
             return _settle(job, (), JobState.STOPPED, "stopped before it ran", now_ms)
         case JobState.AWAITING if start_at_ms(job.spec) > now_ms:
-            return JobStep(job, wake_at_ms=start_at_ms(job.spec))
+            return Step(job, wake_at_ms=start_at_ms(job.spec))
         case JobState.PENDING_RETRY if job.not_before_ms > now_ms:
-            return JobStep(job, wake_at_ms=job.not_before_ms)
+            return Step(job, wake_at_ms=job.not_before_ms)
         case JobState.AWAITING | JobState.PENDING_RETRY:
             return _queue(job, now_ms)
     if not gang:
@@ -138,7 +123,7 @@ def give_way(
     to: str = "",
     keeps: Collection[str] = (),
     adds: Sequence[Seat] = (),
-) -> JobStep:
+) -> Step[Job]:
     """Have its workers end for now, because another needs their room or it can use more.
 
     Args:
@@ -150,13 +135,13 @@ def give_way(
     gang = sorted((r for r in replicas if r.round == job.round), key=lambda r: r.index)
     running = job.state in (JobState.STARTING, JobState.RUNNING)
     if not gang or not running or job.giving_way or job.spec.stopped is True:
-        return JobStep(job)
+        return Step(job)
     staying = [replace(r, stays=True) if r.id in keeps else r for r in gang]
     seats = [_keeper(job, gang, index, seat) for index, seat in enumerate(adds, len(gang))]
     step = _give_way(replace(job, giving_way=why, gave_way_to=to), [*staying, *seats], now_ms)
     event = event_of(job, "Resized" if keeps else "Preempted", why, Severity.WARNING)
     changed = {r.id: r for r in (*seats, *step.replicas)}
-    return JobStep(step.job, tuple(changed.values()), (event, *step.events))
+    return Step(step.owner, tuple(changed.values()), (event, *step.events))
 
 
 def _keeper(job: Job, gang: list[Replica], index: int, seat: Seat) -> Replica:
@@ -182,11 +167,11 @@ def _keeper(job: Job, gang: list[Replica], index: int, seat: Seat) -> Replica:
     )
 
 
-def _give_way(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
+def _give_way(job: Job, gang: list[Replica], now_ms: int) -> Step[Job]:
     after = [r if r.phase is Phase.ENDED else stop(r, now_ms) for r in gang]
     if any(r.phase in (Phase.PLACED, Phase.RUNNING) for r in after):
         stopping = replace(_counted(job, after), state=JobState.STOPPING, message=job.giving_way)
-        return JobStep(stopping, _changed(gang, after))
+        return Step(stopping, new_or_changed(gang, after))
     over = [done(r) for r in after]
     ends = [r.last_end for r in over if r.last_end is not None]
     if ends and all(end.succeeded for end in ends):  # before the stop came
@@ -203,7 +188,7 @@ def _give_way(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
         step = _form_gang(replace(again, state=JobState.STARTING), now_ms, places=kept)
     else:
         step = _form_gang(replace(again, state=JobState.QUEUEING), now_ms)
-    return JobStep(step.job, (*_changed(gang, over), *step.replicas), step.events)
+    return Step(step.owner, (*new_or_changed(gang, over), *step.replicas), step.events)
 
 
 def _ran_ms(gang: Iterable[Replica]) -> int:
@@ -215,7 +200,7 @@ def _ran_ms(gang: Iterable[Replica]) -> int:
     return max(0, max(end.finished_at_ms for end in ends) - min(starts))
 
 
-def _supervise(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
+def _supervise(job: Job, gang: list[Replica], now_ms: int) -> Step[Job]:
     """Judge the workers that ended; the rest of the state follows from the gang."""
     failed = [r for r in gang if _failed(r)]
     fatal = [r for r in failed if not _may_restart(job, r)]
@@ -245,7 +230,9 @@ def _supervise(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
     return _progress(job, gang, after, events)
 
 
-def _progress(job: Job, gang: list[Replica], after: list[Replica], events: list[Event]) -> JobStep:
+def _progress(
+    job: Job, gang: list[Replica], after: list[Replica], events: list[Event]
+) -> Step[Job]:
     """The state of a job whose workers are under way."""
     started = [r.started_at_ms for r in after if r.started_at_ms is not None]
     state = job.state
@@ -264,10 +251,10 @@ def _progress(job: Job, gang: list[Replica], after: list[Replica], events: list[
     if state is JobState.RUNNING and job.state is not JobState.RUNNING:
         where = ", ".join(sorted({r.node for r in after if r.node}))
         events = [*events, event_of(job, "Running", f"{_workers(len(after))} on {where}")]
-    return JobStep(changed, _changed(gang, after), tuple(events))
+    return Step(changed, new_or_changed(gang, after), tuple(events))
 
 
-def _fail(job: Job, gang: list[Replica], culprit: Replica, now_ms: int) -> JobStep:
+def _fail(job: Job, gang: list[Replica], culprit: Replica, now_ms: int) -> Step[Job]:
     """One worker failed for good: take the others down, then retry the gang or give up."""
     end = culprit.last_end
     assert end is not None, culprit
@@ -275,7 +262,7 @@ def _fail(job: Job, gang: list[Replica], culprit: Replica, now_ms: int) -> JobSt
     after = [r if r.phase is Phase.ENDED else stop(r, now_ms) for r in gang]
     if any(r.phase in (Phase.PLACED, Phase.RUNNING) for r in after):
         waiting = replace(_counted(job, after), message=f"{because}; stopping the other workers")
-        return JobStep(waiting, _changed(gang, after))
+        return Step(waiting, new_or_changed(gang, after))
     after = [done(r) for r in after]
     # One that lost its peer may have ended before the peer was seen to have.
     if final := [r for r in after if _is_final(job, r)]:
@@ -299,13 +286,13 @@ def _fail(job: Job, gang: list[Replica], culprit: Replica, now_ms: int) -> JobSt
             f"({job.failures + 1} of {job.spec.max_job_failure_retry})",
             Severity.WARNING,
         )
-        return JobStep(retry, _changed(gang, after), (event,), wake_at_ms=retry.not_before_ms)
+        return Step(retry, new_or_changed(gang, after), (event,), wake_at_ms=retry.not_before_ms)
     return _settle(
         job, after, JobState.FAILED, because, now_ms, exit_code=end.exit_code, before=gang
     )
 
 
-def _stop(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
+def _stop(job: Job, gang: list[Replica], now_ms: int) -> Step[Job]:
     after = [r if r.phase is Phase.ENDED else stop(r, now_ms) for r in gang]
     if all(r.phase in (Phase.ENDED, Phase.DONE) for r in after):
         over = [done(r) for r in after]
@@ -319,10 +306,10 @@ def _stop(job: Job, gang: list[Replica], now_ms: int) -> JobStep:
         message="stopping on request",
         giving_way="",
     )
-    return JobStep(stopping, _changed(gang, after), events)
+    return Step(stopping, new_or_changed(gang, after), events)
 
 
-def _start_again(job: Job, now_ms: int) -> JobStep:
+def _start_again(job: Job, now_ms: int) -> Step[Job]:
     fresh = replace(
         _remember(job, JobState.STOPPED, job.message, job.exit_code),
         failures=0,
@@ -334,7 +321,7 @@ def _start_again(job: Job, now_ms: int) -> JobStep:
     return _queue(fresh, now_ms)
 
 
-def _queue(job: Job, now_ms: int) -> JobStep:
+def _queue(job: Job, now_ms: int) -> Step[Job]:
     """Back into the queue, with a new gang if there was one before."""
     next_round = job.round + 1 if job.history else job.round
     queued = replace(
@@ -348,28 +335,24 @@ def _queue(job: Job, now_ms: int) -> JobStep:
     return _form_gang(queued, now_ms)
 
 
-def _form_gang(job: Job, now_ms: int, *, places: Sequence[Replica] = ()) -> JobStep:
+def _form_gang(job: Job, now_ms: int, *, places: Sequence[Replica] = ()) -> Step[Job]:
     """New workers: in the places of these, which have ended, or else waiting for room."""
     program = program_of_job(job)
     workers = len(places) or job.spec.workers
     gang = [
-        Replica(
-            workspace=job.workspace,
-            id=replica_id(job, index),
-            name=f"{job.name}-{index}",
-            created_at_ms=now_ms,
-            modified_at_ms=now_ms,
-            owner=job.owner,
-            owner_kind=OwnerKind.JOB,
-            owner_id=job.id,
-            owner_name=job.name,
-            index=index,
+        replace(
+            new_replica(
+                job,
+                id=replica_id(job, index),
+                name=f"{job.name}-{index}",
+                index=index,
+                program=program,
+                queue=job.spec.queue_config,
+                now_ms=now_ms,
+            ),
             round=job.round,
             gang=f"job/{job.id}/{job.round}",
             gang_size=workers,
-            priority=priority_of(job.spec.queue_config),
-            project=job.labels.get(PROJECT_LABEL, ""),
-            program=program,
         )
         for index in range(workers)
     ]
@@ -388,7 +371,7 @@ def _form_gang(job: Job, now_ms: int, *, places: Sequence[Replica] = ()) -> JobS
         event = event_of(job, "Restarted", f"going on with {_workers(workers)}")
     else:
         event = event_of(job, "Queued", f"waiting for {_asked(job.spec)}")
-    return JobStep(replace(job, restarts=0), tuple(gang), (event,))
+    return Step(replace(job, restarts=0), tuple(gang), (event,))
 
 
 def replica_id(job: Job, index: int) -> str:
@@ -405,7 +388,7 @@ def _settle(
     *,
     exit_code: int | None = None,
     before: Iterable[Replica] = (),
-) -> JobStep:
+) -> Step[Job]:
     """The job is over. It ended when its last worker did, never before it began."""
     after = list(after)
     ends = [r.last_end.finished_at_ms for r in after if r.last_end is not None]
@@ -422,9 +405,7 @@ def _settle(
     )
     severity = Severity.WARNING if state is JobState.FAILED else Severity.NORMAL
     event = event_of(job, state.value, message or f"{_workers(len(after))} succeeded", severity)
-    old = {r.id: r for r in before}
-    changed = tuple(r for r in after if old.get(r.id) is not r)
-    return JobStep(finished, changed, (event,))
+    return Step(finished, new_or_changed(before, after), (event,))
 
 
 def status_of(job: Job) -> JobStatus:
@@ -503,11 +484,6 @@ def _to_blame(job: Job, replica: Replica) -> tuple[bool, tuple[int, int]]:
 def _ended_first(replica: Replica) -> tuple[int, int]:
     end = replica.last_end or Termination(reason=EndReason.LOST)
     return end.finished_at_ms, replica.index
-
-
-def _changed(before: Iterable[Replica], after: Iterable[Replica]) -> tuple[Replica, ...]:
-    old = {r.id: r for r in before}
-    return tuple(r for r in after if old.get(r.id) is not r)
 
 
 def _workers(many: int) -> str:

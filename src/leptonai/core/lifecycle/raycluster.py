@@ -6,26 +6,28 @@ ends is started again alone.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from leptonai.core.lifecycle.backoff import backoff_ms
-from leptonai.core.lifecycle.program import PROJECT_LABEL, priority_of, replica_suffix
+from leptonai.core.lifecycle.program import replica_suffix
 from leptonai.core.lifecycle.ray_node import TOLD_BY_EXIT, program_of_node
 from leptonai.core.lifecycle.replica import (
     CRASH_LOOP,
     crashes_of,
     describe_end,
     done,
-    next_attempt,
+    late_at_ms,
+    least_used,
+    new_replica,
+    started_again,
     stop,
+    without,
 )
+from leptonai.core.lifecycle.step import Step, new_or_changed
 from leptonai.core.records import (
     EndReason,
     Event,
     Goal,
-    OwnerKind,
     Phase,
     RayCluster,
     Replica,
@@ -35,16 +37,6 @@ from leptonai.core.records import (
 from leptonai.spec.rayclusters import HEAD, RayClusterSpec, RayClusterState
 
 LATE_MS = 180_000  # Ray that does not answer by then is reported: a busy machine takes a minute
-
-
-@dataclass(frozen=True, slots=True)
-class RayClusterStep:
-    """What a cluster and its replicas should become, all at once or not at all."""
-
-    cluster: RayCluster
-    replicas: tuple[Replica, ...] = ()  # new or changed
-    events: tuple[Event, ...] = ()
-    wake_at_ms: int | None = None  # look again then, if nothing changes before
 
 
 def new_raycluster(
@@ -83,7 +75,7 @@ def resized(cluster: RayCluster, spec: RayClusterSpec, now_ms: int) -> RayCluste
     return changed
 
 
-def advance(cluster: RayCluster, replicas: Iterable[Replica], now_ms: int) -> RayClusterStep:
+def advance(cluster: RayCluster, replicas: Iterable[Replica], now_ms: int) -> Step[RayCluster]:
     """The cluster's next step. Advancing what a step gave, without news, changes nothing more."""
     before = sorted(
         (r for r in replicas if r.phase is not Phase.DONE),
@@ -105,11 +97,10 @@ def advance(cluster: RayCluster, replicas: Iterable[Replica], now_ms: int) -> Ra
     if changed.state is not cluster.state:
         told = changed.message or "the head and all workers are ready"
         events.append(event_of(cluster, changed.state.value.replace(" ", ""), told))
-    old = {r.id: r for r in before}
-    late = [at for r in living if (at := _late_at_ms(r)) is not None and at > now_ms]
-    return RayClusterStep(
+    late = [at for r in living if (at := late_at_ms(r, LATE_MS)) is not None and at > now_ms]
+    return Step(
         changed,
-        tuple(r for r in after if old.get(r.id) is not r),
+        new_or_changed(before, after),
         tuple(events),
         wake_at_ms=min(late, default=None),
     )
@@ -141,7 +132,7 @@ def _tend_head(
         else:
             cluster = replace(cluster, round=cluster.round + 1)
             events.append(_restarted(cluster, head, "the head"))
-            after.append(replace(_again(head, now_ms), round=cluster.round))
+            after.append(replace(started_again(head, now_ms), round=cluster.round))
     # The old one ends before another begins: a cluster has one head.
     if not cluster.stopped and all(r.phase is Phase.DONE for r in after):
         cluster = replace(cluster, round=cluster.round + 1)
@@ -159,16 +150,7 @@ def _tend_worker(cluster: RayCluster, worker: Replica, now_ms: int, events: list
     if worker.goal is Goal.STOP or end.reason is EndReason.NODE_LOST:
         return done(worker)
     events.append(_restarted(cluster, worker, f"worker {worker.group}-{worker.index}"))
-    return _again(worker, now_ms)
-
-
-def _again(replica: Replica, now_ms: int) -> Replica:
-    crashes = crashes_of(replica)
-    wait_ms = backoff_ms(crashes - 1) if crashes > 1 else 0
-    end = replica.last_end
-    # What could not be started may find what it needs on another node, or other ports.
-    stay = end is not None and end.reason is not EndReason.NOT_STARTED
-    return next_attempt(replica, now_ms + wait_ms, stay=stay)
+    return started_again(worker, now_ms)
 
 
 def _restarted(cluster: RayCluster, replica: Replica, what: str) -> Event:
@@ -190,9 +172,8 @@ def _sized(cluster: RayCluster, workers: list[Replica], now_ms: int) -> list[Rep
         free = (i for i in range(group.workers + len(taken)) if i not in taken)
         for _ in range(group.workers - len(staying)):
             workers = [*workers, _new_node(cluster, group.group_name, next(free), now_ms)]
-        staying.sort(key=lambda r: (r.ready, r.phase is Phase.RUNNING, -r.index))
-        leaving = {r.id for r in staying[: max(0, len(staying) - group.workers)]}
-        workers = [stop(r, now_ms) if r.id in leaving else r for r in workers]
+        surplus = max(0, len(staying) - group.workers)
+        workers = without(least_used(staying)[:surplus], workers, now_ms)
     return workers
 
 
@@ -201,25 +182,16 @@ def _new_node(cluster: RayCluster, group: str, index: int, now_ms: int) -> Repli
     assert spec is not None, group
     name = f"{cluster.name}-{group}-{index}" if group else f"{cluster.name}-head"
     suffix = replica_suffix(cluster.workspace, cluster.id, cluster.round, group, index, now_ms)
-    id = f"{name}-{suffix}"
-    return Replica(
-        workspace=cluster.workspace,
-        id=id,
+    fresh = new_replica(
+        cluster,
+        id=f"{name}-{suffix}",
         name=name,
-        created_at_ms=now_ms,
-        modified_at_ms=now_ms,
-        owner=cluster.owner,
-        owner_kind=OwnerKind.RAYCLUSTER,
-        owner_id=cluster.id,
-        owner_name=cluster.name,
         index=index,
-        round=cluster.round,
-        group=group,
-        gang=f"raycluster/{id}",
-        priority=priority_of(spec.queue_config),
-        project=cluster.labels.get(PROJECT_LABEL, ""),
         program=program_of_node(spec, is_head=group == HEAD),
+        queue=spec.queue_config,
+        now_ms=now_ms,
     )
+    return replace(fresh, round=cluster.round, group=group)
 
 
 # --- how it is -----------------------------------------------------------------------------------
@@ -288,13 +260,7 @@ def _trouble(replica: Replica, what: str, now_ms: int) -> str:
         return f"{what} cannot start: {TOLD_BY_EXIT[end.exit_code]}"
     if end is not None and crashes_of(replica) >= CRASH_LOOP:
         return f"{what} keeps ending: it last {describe_end(end)}; its log tells more"
-    late = _late_at_ms(replica)
+    late = late_at_ms(replica, LATE_MS)
     if late is not None and now_ms >= late:
         return f"{what} runs, but does not answer after {LATE_MS // 1000} s; its log tells more"
     return ""
-
-
-def _late_at_ms(replica: Replica) -> int | None:
-    if replica.phase is not Phase.RUNNING or replica.ready or replica.started_at_ms is None:
-        return None
-    return replica.started_at_ms + LATE_MS

@@ -9,22 +9,28 @@
                                                                         Done
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from msgspec.structs import replace
 
+from leptonai.core.lifecycle.backoff import backoff_ms
+from leptonai.core.lifecycle.program import PROJECT_LABEL, priority_of
 from leptonai.core.records import (
     MAX_TERMINATIONS,
     EndReason,
     Goal,
     OwnerKind,
     Phase,
+    Program,
     RayCluster,
     Replica,
     Termination,
     Workload,
+    kind_of,
 )
+from leptonai.spec.containers import QueueConfig
 from leptonai.spec.endpoints import EndpointSpec
 from leptonai.spec.jobs import JobSpec
 from leptonai.spec.rayclusters import RayGroup
@@ -134,6 +140,47 @@ def asked_of(replica: Replica, owner: Workload | None) -> JobSpec | EndpointSpec
 # --- what owners do to their replicas ------------------------------------------------------------
 
 
+def new_replica(
+    owner: Workload,
+    *,
+    id: str,
+    name: str,
+    index: int,
+    program: Program,
+    queue: QueueConfig | None,
+    now_ms: int,
+) -> Replica:
+    """One that waits for room, alone in its gang."""
+    kind = kind_of(owner)
+    return Replica(
+        workspace=owner.workspace,
+        id=id,
+        name=name,
+        created_at_ms=now_ms,
+        modified_at_ms=now_ms,
+        owner=owner.owner,
+        owner_kind=kind,
+        owner_id=owner.id,
+        owner_name=owner.name,
+        index=index,
+        gang=f"{kind}/{id}",
+        priority=priority_of(queue),
+        project=owner.labels.get(PROJECT_LABEL, ""),
+        program=program,
+    )
+
+
+def least_used(replicas: Iterable[Replica]) -> list[Replica]:
+    """Those first whose end is missed least."""
+    return sorted(replicas, key=lambda r: (r.ready, r.phase is Phase.RUNNING, -r.index))
+
+
+def without(leaving: Iterable[Replica], replicas: Iterable[Replica], now_ms: int) -> list[Replica]:
+    """All of them, with those that leave asked to stop."""
+    ids = {r.id for r in leaving}
+    return [stop(r, now_ms) if r.id in ids else r for r in replicas]
+
+
 def stop(replica: Replica, now_ms: int) -> Replica:
     """Ask for its end. One that was never placed has nothing to stop."""
     if replica.phase in (Phase.WAITING, Phase.ENDED):
@@ -168,6 +215,23 @@ def next_attempt(replica: Replica, not_before_ms: int, *, stay: bool) -> Replica
     if stay:
         return replace(again, phase=Phase.PLACED)
     return replace(again, phase=Phase.WAITING, node="", gpus=(), ports=(), rendezvous_port=0)
+
+
+def started_again(replica: Replica, now_ms: int) -> Replica:
+    """After it ended by itself: at once, then later and later while it keeps ending."""
+    crashes = crashes_of(replica)
+    wait_ms = backoff_ms(crashes - 1) if crashes > 1 else 0
+    # What could not be started may find what it needs on another node, or other ports.
+    end = replica.last_end
+    stay = end is not None and end.reason is not EndReason.NOT_STARTED
+    return next_attempt(replica, now_ms + wait_ms, stay=stay)
+
+
+def late_at_ms(replica: Replica, patience_ms: int) -> int | None:
+    """When one that runs, but is not ready, is to be reported."""
+    if replica.phase is not Phase.RUNNING or replica.ready or replica.started_at_ms is None:
+        return None
+    return replica.started_at_ms + patience_ms
 
 
 def crashes_of(replica: Replica) -> int:

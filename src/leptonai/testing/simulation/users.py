@@ -109,7 +109,7 @@ class Users:
             step = advance(job, (), clock.now_ms())
             replicas = [Put(replica) for replica in step.replicas]
             with suppress(AlreadyExists):  # an earlier try was heard, and its answer lost
-                await store.commit(Put(step.job), *replicas)
+                await store.commit(Put(step.owner), *replicas)
 
         await self._persist(submit)
         self.wishes.jobs[id] = spec

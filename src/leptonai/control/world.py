@@ -1,4 +1,4 @@
-"""What the routes stand on, handed to them by whoever starts them."""
+"""What routes and actions stand on, handed to them by whoever starts them."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from leptonai.blobs import BlobStore
-from leptonai.control.api.measures import Measures
 from leptonai.control.dns import DomainLookups
 from leptonai.control.log_following import LogTails
+from leptonai.control.measures import Measures
 from leptonai.control.relays import Relays
 from leptonai.control.traffic import TrafficLog
 from leptonai.core.records import Job, Record, Replica, Workload
