@@ -26,7 +26,7 @@ from leptonai.monitoring.logs import LineDates
 from leptonai.ports.engine import KEPT, Attempt, Ended, Running, Seen, Tree, VolumeAt
 from leptonai.supervisor import Cgroups, Folder, processes
 from leptonai.supervisor.folder import identity_text
-from leptonai.supervisor.supervise import WRAPPER
+from leptonai.supervisor.launch import WRAPPER
 from leptonai.testing.engine_contract import PATIENCE_S, ended, log_of, until
 
 EPOCH = 1
