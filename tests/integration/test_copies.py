@@ -349,7 +349,7 @@ def test_without_a_template_there_is_no_copy(tmp_path):
             (tmp_path / "template").mkdir()
             assert await Copies(supervisor, tmp_path / "template").start(SERVES) is None
             assert await Copies(supervisor, tmp_path / "nowhere").start(SERVES) is None
-            assert not supervisor.busy
+            assert not supervisor.running
 
     asyncio.run(test())
 

@@ -26,7 +26,7 @@ from leptonai.monitoring.logs import LineDates
 from leptonai.ports.engine import KEPT, Attempt, Ended, Running, Seen, Tree, VolumeAt
 from leptonai.supervisor import Cgroups, Folder, processes
 from leptonai.supervisor.folder import identity_text
-from leptonai.supervisor.supervise import WRAPPER
+from leptonai.supervisor.launch import WRAPPER
 from leptonai.testing.engine_contract import PATIENCE_S, ended, log_of, until
 
 EPOCH = 1
@@ -1045,10 +1045,17 @@ def test_what_runs_with_volumes_is_stopped_as_anything_is(tmp_path):
     asyncio.run(main())
 
 
-def test_where_nothing_can_be_mounted_a_volume_is_a_link_in_the_working_directory(tmp_path):
+def test_where_nothing_can_be_mounted_a_volume_is_a_link_in_the_working_directory(
+    tmp_path, monkeypatch
+):
+    async def refused(place):
+        return False
+
+    monkeypatch.setattr("leptonai.engines.local.mounts.possible", refused)
+
     async def main():
         async with an_engine(tmp_path / "home") as engine:
-            engine.mounts_volumes = False
+            assert not engine.mounts_volumes
             volumes = (a_volume(tmp_path / "volume"),)
             end, log = await printed(
                 engine, "sh", "-c", "echo made > mnt/lepton-test/data/file", volumes=volumes

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leptonai.supervisor.folder import Claimed, Folder, identity_text
-from leptonai.supervisor.supervise import WRAPPER
+from leptonai.supervisor.launch import WRAPPER
 
 PATIENCE_S = 20.0  # a busy machine is slow, never wrong
 SHELLS = [

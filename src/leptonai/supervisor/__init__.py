@@ -6,6 +6,7 @@ kernel, so a supervisor may die at any instant and another one carries on from w
 
 from leptonai.supervisor.cgroups import Cgroups, Limits
 from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome
-from leptonai.supervisor.supervise import Launch, Supervisor
+from leptonai.supervisor.launch import Launch
+from leptonai.supervisor.supervise import Supervisor
 
 __all__ = ["Cgroups", "Claimed", "Ending", "Folder", "Launch", "Limits", "Outcome", "Supervisor"]

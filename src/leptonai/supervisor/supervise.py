@@ -6,52 +6,28 @@ the kernel say, and `adopt` makes it afresh.
 
 import asyncio
 import os
-import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
-from leptonai.supervisor import listeners, processes
-from leptonai.supervisor.cgroups import Cgroups, Group, Limits
+from leptonai.supervisor import processes
+from leptonai.supervisor.census import Census
+from leptonai.supervisor.cgroups import Cgroups, Group
 from leptonai.supervisor.copying import Copying, ask
 from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome, identity_text
+from leptonai.supervisor.launch import Launch, start_wrapper
+from leptonai.supervisor.members import Members, Outside
 from leptonai.supervisor.template import Request
 
-ID_VARIABLE = "LEPTON_ATTEMPT_ID"
-WRAPPER = Path(__file__).with_name("wrapper.sh")
 SETTLING_PATIENCE_S = 2.0  # of an adoption
 TIDY_TRIES, TIDY_PAUSE_S = 20, 0.005
 # How long a wrapper may outlive its killed command before it is woken, in case it was suspended,
 # and before it is killed too, which loses the exit status: a busy machine is no reason for that.
 WAKE_WRAPPER_S, KILL_WRAPPER_S = 1.0, 60.0
-SIGNAL_ROUNDS = 20
 FIRST_RETRY_S, LAST_RETRY_S = 0.001, 1.0  # between kills of processes that do not end at once
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
-    id: str
-    command: tuple[str, ...]
-    env: Mapping[str, str] = field(repr=False)  # all of it; may hold secrets
-    directory: str = ""  # absolute; "" is the attempt's own empty one
-    limits: Limits = field(default_factory=Limits)
-
-
-class Outside(Protocol):
-    """Reaches what an attempt runs that is not a process of ours: a container."""
-
-    async def terminate(self, folder: Folder) -> bool:
-        """Ask it to end; False if it does not run."""
-        ...
-
-    async def sweep(self, folder: Folder) -> None:
-        """End it, and raise if that is not certain."""
-        ...
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -60,9 +36,8 @@ class _Watch:
 
     id: str
     folder: Folder
-    group: Group
+    members: Members
     started_at_ms: int
-    wrapper_pid: int = 0
     pidfd: int | None = None  # of its wrapper, until that has ended
     terminated: bool = False  # SIGTERM was sent
     kill_at: float | None = None  # by the loop's clock
@@ -95,25 +70,24 @@ class Supervisor:
         self._outside = outside
         self._watches: dict[str, _Watch] = {}
         self.ended: dict[str, Ending] = {}
-        self._census = _Census()
+        self._census = Census()
         self._tasks: set[asyncio.Task[None]] = set()
-        # exec needs the full path: the wrapper's PATH is the command's.
-        self._mv = shutil.which("mv", path="/usr/bin:/bin") or shutil.which("mv") or "/bin/mv"
 
     @property
     def running(self) -> Mapping[str, int]:
         """Since when, in milliseconds since 1970."""
         return {watch.id: watch.started_at_ms for watch in self._watches.values()}
 
-    @property
-    def busy(self) -> bool:
-        return bool(self._watches)
-
     def knows(self, id: str) -> bool:
         return id in self._watches or id in self.ended
 
     def folder(self, id: str) -> Folder:
         return Folder(self._directory / id)
+
+    async def listens(self, id: str, port: int) -> bool | None:
+        """Whether a process of this attempt listens there; None where nobody can say."""
+        watch = self._watches.get(id)
+        return watch is not None and await watch.members.listen_on(port)
 
     def mark(self, id: str) -> str:
         """What its processes are known by where there are no control groups. Others on this machine
@@ -160,41 +134,15 @@ class Supervisor:
         if prepared is None:
             return
         folder, group = prepared
-        log = folder.open_log()
         try:
-            child = subprocess.Popen(
-                [
-                    "/bin/sh",
-                    str(WRAPPER),
-                    self._mv,
-                    identity_text(group.paths),
-                    launch.directory or folder.at("work"),
-                    *group.paths,
-                    "--",
-                    *launch.command,
-                ],
-                cwd=folder.path,
-                env=self._environment(launch),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.DEVNULL,  # the wrapper's own; the command's goes to the log
-                start_new_session=True,
-            )
+            pid = start_wrapper(launch, folder, group, self.mark(launch.id))
         except (OSError, ValueError):
             group.remove()
             raise
-        finally:
-            os.close(log)
-        watch = _Watch(
-            id=launch.id,
-            folder=folder,
-            group=group,
-            started_at_ms=self._now_ms(),
-            wrapper_pid=child.pid,
-        )
-        child.returncode = 0  # it is we who wait for it, by pidfd: Popen has done its part
+        watch = self._unseen(launch.id, group)
+        watch.members.wrapper_pid = pid
         # Nobody else reaps our children, so this pid is still that of the wrapper.
-        self._watch(watch, os.pidfd_open(child.pid))
+        self._watch(watch, os.pidfd_open(pid))
 
     async def start_copy(self, launch: Launch, template: str) -> Copying | None:
         """Run it as a copy of the template of this folder, unless it was started or stopped before.
@@ -212,10 +160,10 @@ class Supervisor:
             folder=str(folder.path),
             identity=identity_text(group.paths),
             mark=self.mark(launch.id),
-            directory=launch.directory or folder.at("work"),
+            directory=launch.directory_of(folder),
             cgroups=group.paths,
             command=launch.command,
-            env=self._environment(launch),
+            env=launch.environment(self.mark(launch.id)),
         )
         copying = await ask(template, request)
         if copying is not None:
@@ -230,13 +178,6 @@ class Supervisor:
             return None
         folder.prepare(work=not launch.directory)
         return folder, self._cgroups.create(launch.id, launch.limits)
-
-    def _environment(self, launch: Launch) -> dict[str, str]:
-        return {
-            **launch.env,
-            ID_VARIABLE: launch.id,
-            processes.MARK_VARIABLE: self.mark(launch.id),
-        }
 
     def refuse(self, id: str, message: str) -> None:
         """It could not be started and never will be."""
@@ -320,30 +261,6 @@ class Supervisor:
                 break
             await asyncio.sleep(TIDY_PAUSE_S)
 
-    # --- what it listens on ----------------------------------------------------------------------
-
-    async def listens(self, id: str, port: int) -> bool | None:
-        """Whether a process of this attempt listens there; None where nobody can say. Costs a look
-        at its descriptors and, without control groups, a pass over /proc."""
-        watch = self._watches.get(id)
-        if watch is None:
-            return False
-        if watch.folder.container_program:
-            return None  # what runs in it belongs to its runtime
-        sockets = await asyncio.to_thread(listeners.sockets_on, port)
-        if not sockets:
-            return None if sockets is None else False
-        if watch.group:
-            return await asyncio.to_thread(listeners.holds, watch.group.members(), sockets)
-        mark = self.mark(id)
-        marked = [pid for pid in await self._census.find(mark) if processes.belongs(pid, mark)]
-        held = await asyncio.to_thread(listeners.holds, marked, sockets)
-        if held is not False:
-            return held
-        # A program that writes its title over its environment shows no mark any more.
-        below = await asyncio.to_thread(processes.descendants, watch.wrapper_pid)
-        return await asyncio.to_thread(listeners.holds, below, sockets)
-
     # --- what happens to it ----------------------------------------------------------------------
 
     def _consider(self, id: str, group: Group | None) -> None:
@@ -363,7 +280,7 @@ class Supervisor:
         if watch.pidfd is not None:
             return  # a wrapper that came too late ends at once, and that end asks again
         if isinstance(state, Ending):
-            watch.group = watch.group or Group(folder.cgroups())
+            watch.members.group = watch.members.group or Group(folder.cgroups())
             watch.started_at_ms = state.started_at_ms or state.finished_at_ms
             self._settle(watch)
             return
@@ -371,8 +288,8 @@ class Supervisor:
         if state.wrapper is None:
             self._spawn(self._seek_wrapper(watch))
             return
-        watch.group = Group(state.cgroups) or watch.group
-        watch.wrapper_pid = state.wrapper.pid
+        watch.members.group = Group(state.cgroups) or watch.members.group
+        watch.members.wrapper_pid = state.wrapper.pid
         try:
             pidfd = os.pidfd_open(state.wrapper.pid)
         except OSError:
@@ -391,10 +308,11 @@ class Supervisor:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
 
     def _unseen(self, id: str, group: Group | None) -> _Watch:
+        folder = self.folder(id)
         return _Watch(
             id=id,
-            folder=self.folder(id),
-            group=group or Group(()),
+            folder=folder,
+            members=Members(self.mark(id), folder, group or Group(()), self._census, self._outside),
             started_at_ms=self._now_ms(),
         )
 
@@ -402,11 +320,11 @@ class Supervisor:
         """Nothing is claimed, or the claim is empty: a wrapper may be on its way to write it, may
         have died there, or may never have been."""
         while True:
-            pids = await self._census.find(self.mark(watch.id))
+            pids = await self._census.find(watch.members.mark)
             # Read after that: while the claim is not written, what was found has forked nothing.
             state = watch.folder.read()
             if isinstance(state, Ending) or (isinstance(state, Claimed) and state.wrapper):
-                self._consider(watch.id, watch.group)
+                self._consider(watch.id, watch.members.group)
                 return
             if not pids:
                 if state is not None:
@@ -416,8 +334,8 @@ class Supervisor:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     pidfd = os.pidfd_open(pid)
-                    if processes.belongs(pid, self.mark(watch.id)):
-                        watch.wrapper_pid = pid
+                    if processes.belongs(pid, watch.members.mark):
+                        watch.members.wrapper_pid = pid
                         self._watch(watch, pidfd)
                         return
                     os.close(pidfd)
@@ -441,10 +359,10 @@ class Supervisor:
             with suppress(OSError):
                 watch.folder.claim(f"unstarted the shell that starts it ended with {code}")
         if isinstance(state, Claimed) and (
-            state.wrapper is None or state.wrapper.pid != watch.wrapper_pid
+            state.wrapper is None or state.wrapper.pid != watch.members.wrapper_pid
         ):
             # Another start was faster, and its wrapper is the one to watch.
-            self._consider(watch.id, watch.group)
+            self._consider(watch.id, watch.members.group)
             return
         self._settle(watch)
 
@@ -456,7 +374,7 @@ class Supervisor:
         outside = bool(watch.folder.container_program)
         self._keep_oom(watch)
         # The usual end costs an rmdir: the kernel refuses it while a member lives.
-        if watch.group and not outside and watch.group.remove():
+        if watch.members.group and not outside and watch.members.group.remove():
             self._conclude(watch)
         else:
             self._spawn(self._sweep(watch))
@@ -464,23 +382,10 @@ class Supervisor:
     async def _sweep(self, watch: _Watch) -> None:
         """Kill what the command left behind, until there is nothing."""
         delay = FIRST_RETRY_S
-        while not await self._swept(watch):
+        while not await watch.members.sweep():
             await asyncio.sleep(delay)
             delay = min(2 * delay, LAST_RETRY_S)
         self._conclude(watch)
-
-    async def _swept(self, watch: _Watch) -> bool:
-        if self._outside is not None and watch.folder.container_program:
-            try:
-                await self._outside.sweep(watch.folder)
-            except Exception:  # whatever it is: not certain, so once more
-                return False
-        if watch.group:
-            watch.group.send(signal.SIGKILL)
-            return watch.group.remove()
-        pids = await self._census.find(self.mark(watch.id))
-        processes.signal_attempt(self.mark(watch.id), pids, signal.SIGKILL)
-        return not pids
 
     def _conclude(self, watch: _Watch) -> None:
         state = watch.folder.read()
@@ -506,7 +411,7 @@ class Supervisor:
 
     def _keep_oom(self, watch: _Watch) -> None:
         state = watch.folder.read()
-        if isinstance(state, Ending) and state.code and watch.group.oom_killed():
+        if isinstance(state, Ending) and state.code and watch.members.group.oom_killed():
             watch.folder.record_oom(state.code)
 
     def _stop_unstarted(self, id: str) -> None:
@@ -525,33 +430,11 @@ class Supervisor:
             self._consider(id, None)
 
     async def _terminate(self, watch: _Watch) -> None:
-        await self._signal(watch, signal.SIGTERM)
+        await watch.members.signal(signal.SIGTERM)
         # Who is suspended hears of no signal but this one and SIGKILL.
-        await self._signal(watch, signal.SIGCONT)
+        await watch.members.signal(signal.SIGCONT)
         if watch.pidfd is not None:
             processes.send(watch.pidfd, signal.SIGCONT)
-
-    async def _signal(self, watch: _Watch, number: signal.Signals) -> None:
-        if number == signal.SIGTERM and self._outside and watch.folder.container_program:
-            # Its processes of ours would hand it on, each of them, and a program that cleans up at
-            # the first one must not get a second. So they are asked only while there is no program.
-            if await self._outside.terminate(watch.folder):
-                return
-            client = await asyncio.to_thread(processes.children, watch.wrapper_pid)
-            processes.signal_attempt(self.mark(watch.id), client, number)
-            return
-        if watch.group:
-            watch.group.send(number)
-            return
-        # Never the wrapper: it ends by itself after its command, and must live to record that.
-        signalled = {watch.wrapper_pid}
-        for _ in range(
-            SIGNAL_ROUNDS
-        ):  # one may fork before the signal reaches it, or be in an exec
-            missed = set(await self._census.find(self.mark(watch.id))) - signalled
-            if not missed:
-                return
-            signalled |= processes.signal_attempt(self.mark(watch.id), missed, number)
 
     def _kill(self, watch: _Watch) -> None:
         if not watch.killing and watch.id in self._watches:
@@ -564,7 +447,7 @@ class Supervisor:
         killed_at = loop.time()
         delay = FIRST_RETRY_S
         while not watch.ended.is_set():
-            await self._signal(watch, signal.SIGKILL)
+            await watch.members.signal(signal.SIGKILL)
             late_s = loop.time() - killed_at
             if late_s > WAKE_WRAPPER_S and watch.pidfd is not None:
                 # Its command is dead and it does not say so.
@@ -599,35 +482,3 @@ def _reap(pidfd: int) -> int | None:
     except ChildProcessError:
         return None  # adopted: its parent, or init, reaps it
     return result.si_status if result else None
-
-
-class _Census:
-    """Looks through /proc for many attempts at once: who asks while a pass runs shares the next."""
-
-    def __init__(self) -> None:
-        self._asked: dict[str, asyncio.Future[list[int]]] = {}
-        self._pass: asyncio.Task[None] | None = None
-
-    def close(self) -> None:
-        if self._pass is not None:
-            self._pass.cancel()
-
-    async def find(self, mark: str) -> list[int]:
-        # A pass that already runs may have gone by where its processes are.
-        future = self._asked.get(mark)
-        if future is None:
-            future = self._asked[mark] = asyncio.get_running_loop().create_future()
-        if self._pass is None:
-            self._pass = asyncio.create_task(self._look())
-        return await asyncio.shield(future)
-
-    async def _look(self) -> None:
-        try:
-            while self._asked:
-                asked, self._asked = self._asked, {}
-                found = await asyncio.to_thread(processes.find, tuple(asked))
-                for mark, future in asked.items():
-                    if not future.done():
-                        future.set_result(found[mark])
-        finally:
-            self._pass = None

@@ -18,9 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 
+from leptonai.core.scheduler.calendar import Calendar
 from leptonai.core.scheduler.elastic import Curve
 from leptonai.core.scheduler.index import Change, Index
-from leptonai.core.scheduler.promises import FOREVER_MS, Calendar, Promises, Slot, Work
+from leptonai.core.scheduler.promises import FOREVER_MS, Promises, Slot, Work
 from leptonai.core.scheduler.values import Gang, Reason, Running, Snapshot, WaitCode
 
 MAX_NAMED = 10  # gangs that an answer names

@@ -15,7 +15,7 @@ from leptonai.engines.local.environment import (
 from leptonai.errors import InvalidRequest
 from leptonai.ports.engine import KEPT, Attempt
 from leptonai.supervisor import Folder, Launch, Limits
-from leptonai.supervisor.supervise import ID_VARIABLE
+from leptonai.supervisor.launch import ID_VARIABLE
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
