@@ -136,13 +136,14 @@ def create(
     Without --tokens and --public, the tokens of the workspace open it.
     """
     from leptonai.cli.photon import registered_photon
-    from leptonai.cli.requested import endpoint_of, read_endpoint
+    from leptonai.cli.requested import endpoint_of, read
+    from leptonai.spec.endpoints import LeptonDeployment
 
     if photon is not None and model is not None:
         raise click.UsageError("--model and --photon exclude each other")
     served_by = asked_engine(engine, engine_options, model)
     asked = endpoint_of(
-        read_endpoint(file),
+        read(LeptonDeployment, file),
         name=name,
         labels=labels(label_texts),
         model=model or photon,

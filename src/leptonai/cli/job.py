@@ -162,8 +162,8 @@ def create(
 
     What follows the two dashes is the command, exactly as typed: no shell comes between.
     """
-    from leptonai.cli.requested import job_of, read_job, segments
-    from leptonai.spec.jobs import Deadline, TimeSchedule
+    from leptonai.cli.requested import job_of, read, segments
+    from leptonai.spec.jobs import Deadline, LeptonJob, TimeSchedule
 
     if follow and output == "json":
         raise click.UsageError("--follow prints a log, which is no JSON: use --wait")
@@ -174,7 +174,7 @@ def create(
     now_s = time.time()
     due = hard_deadline or deadline
     asked = job_of(
-        read_job(file),
+        read(LeptonJob, file),
         name=name,
         labels=labels((*label_texts, *([f"project={project}"] if project else []))),
         command=command,

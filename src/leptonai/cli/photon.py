@@ -228,16 +228,17 @@ def _endpoint(
     name: str, version: Artifact, resources: Any, scaling: Mapping[str, Any], public: bool
 ) -> Any:
     """The photon's own template, and over it what was asked for."""
-    from leptonai.cli.requested import endpoint_of, read_endpoint
+    from leptonai.cli.requested import endpoint_of, read
     from leptonai.cli.session import variables
     from leptonai.serving.packing import template_variables
+    from leptonai.spec.endpoints import LeptonDeployment
 
     template = version.spec.attributes.get("deployment_template") or {}
     shape = template.get("resource_shape")
     envs = tuple(f"{name}={value}" for name, value in template_variables(template).items())
     secrets = tuple(str(secret) for secret in template.get("secret") or ())
     return endpoint_of(
-        read_endpoint(None),
+        read(LeptonDeployment, None),
         name=name,
         labels={},
         model=version.reference,

@@ -114,16 +114,17 @@ def create(
     name: str,
 ) -> None:
     """Create a pod. Only you and admins of the workspace can enter it."""
-    from leptonai.cli.requested import pod_of, read_endpoint
+    from leptonai.cli.requested import pod_of, read
     from leptonai.spec.containers import ContainerPort
+    from leptonai.spec.endpoints import LeptonDeployment
     from leptonai.spec.pods import HOST_PORT_MAPPING
 
-    read = read_endpoint(file)
+    wanted = read(LeptonDeployment, file)
     keys = [read_key(Path(key).expanduser()) for key in ssh_keys]
-    if not keys and not (read.spec.pod and read.spec.pod.ssh_keys):
+    if not keys and not (wanted.spec.pod and wanted.spec.pod.ssh_keys):
         keys = default_keys()
     asked = pod_of(
-        read,
+        wanted,
         name=name,
         labels=labels(label_texts),
         command=("/bin/sh", "-c", shell_command) if shell_command else (),

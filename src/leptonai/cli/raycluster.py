@@ -21,14 +21,13 @@ from leptonai.cli.session import (
     variables,
 )
 from leptonai.cli.views import print_events, print_explanation, print_replicas, resources_text
-from leptonai.errors import InvalidRequest, TryLater, Unavailable
+from leptonai.errors import TryLater, Unavailable
 from leptonai.spec.quantities import memory_mib
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
-    from leptonai.spec.rayclusters import LeptonRayCluster, RayClusterSpec
+    from leptonai.spec.rayclusters import LeptonRayCluster
 
-MAX_SPEC_BYTES = 1 << 20
 TELL_EVERY_S = 2.0  # what is waited for, if it is something else by then
 
 raycluster = Group(
@@ -99,9 +98,11 @@ def create(
     Only you and admins of the workspace can submit Ray jobs to it. Ray must be installed where the
     platform runs: pip install 'ray[default]>=2.52'.
     """
+    import msgspec
+
+    from leptonai.cli.requested import named, read
     from leptonai.spec.containers import Container, QueueConfig
     from leptonai.spec.metadata import Metadata
-    from leptonai.spec.names import check_name
     from leptonai.spec.rayclusters import (
         LeptonRayCluster,
         RayClusterSpec,
@@ -109,7 +110,6 @@ def create(
         RayWorkerGroup,
     )
 
-    check_name(name, "Ray cluster")
     size: dict[str, Any] = dict(
         given(
             resource_shape=resource_shape,
@@ -123,7 +123,7 @@ def create(
         told = (size, line, envs, secrets, priority, head_shape, head_memory, workers)
         if any(each not in (None, (), {}) for each in told):
             raise click.UsageError("with --file, the file says it all: leave the options out")
-        spec = _read(file)
+        asked = read(LeptonRayCluster, file)
     else:
         each: dict[str, Any] = {
             "envs": variables(envs, secrets) or None,
@@ -144,7 +144,9 @@ def create(
                 )
             ],
         )
-    asked = LeptonRayCluster(metadata=Metadata(name=name, labels=labels(label_texts)), spec=spec)
+        asked = LeptonRayCluster(metadata=Metadata(), spec=spec)
+    metadata = named(asked.metadata, "Ray cluster", name, labels(label_texts))
+    asked = msgspec.structs.replace(asked, metadata=metadata)
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         made = client.rayclusters.create(asked)
         if wait:
@@ -311,19 +313,6 @@ def _ready(client: LeptonClient, name: str) -> LeptonRayCluster:
             if error.message != told:
                 told = error.message
                 say(told)
-
-
-def _read(file: Path) -> RayClusterSpec:
-    from leptonai.spec import codec
-    from leptonai.spec.rayclusters import RayClusterSpec
-
-    try:
-        spec = codec.decode(RayClusterSpec, file.read_bytes(), max_bytes=MAX_SPEC_BYTES)
-    except InvalidRequest as refused:
-        raise InvalidRequest(f"{file}: {refused.message}", hint=refused.hint) from None
-    except OSError as error:
-        raise InvalidRequest(f"{file}: {error.strerror}", hint="Name a readable file.") from None
-    return spec
 
 
 def _sizes(texts: tuple[str, ...]) -> dict[str, int]:

@@ -98,9 +98,9 @@ def train(
     """
     from msgspec.structs import replace
 
-    from leptonai.cli.requested import job_of, merged_variables, read_job
+    from leptonai.cli.requested import job_of, merged_variables, read
     from leptonai.spec.containers import ContainerPort, EnvVar
-    from leptonai.spec.jobs import FINAL_EXIT_CODE
+    from leptonai.spec.jobs import FINAL_EXIT_CODE, LeptonJob
 
     if follow and output == "json":
         raise click.UsageError("--follow prints a log, which is no JSON: use --wait")
@@ -108,7 +108,7 @@ def train(
         arguments = arguments[1:]
     directory, command = _program(script, workdir, processes=int(gpu or 0))
     asked = job_of(
-        read_job(None),
+        read(LeptonJob, None),
         name=name or _name_of(script),
         labels=labels((LABEL, *label_texts, *([f"project={project}"] if project else []))),
         command=(*command, *arguments),
