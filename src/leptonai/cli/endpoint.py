@@ -13,35 +13,32 @@ from leptonai.cli.endpoint_views import facts_of, print_requests, row_of, url_of
 from leptonai.cli.engine_options import asked_engine, engine_options
 from leptonai.cli.gateway_options import gateway_options, gateway_patch, overridden
 from leptonai.cli.groups import Group
-from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
-from leptonai.cli.output import print_facts, print_json, print_list, say
-from leptonai.cli.rollout import plan_of, rollout, rollout_options
-from leptonai.cli.scaling import (
-    scaling_options,
-)
+from leptonai.cli.mounts import storage_options
+from leptonai.cli.output import answer, print_facts, print_json, print_list, say
+from leptonai.cli.rollout import rollout, rollout_options
+from leptonai.cli.scaling import scaling_options
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     connect,
     environment_options,
-    existing_directory,
     given,
     labels,
     output_option,
     priority_option,
     resource_options,
-    variables,
 )
+from leptonai.cli.telling import tells
 from leptonai.cli.views import (
     print_dry_run,
-    print_events,
-    print_explanation,
     print_replicas,
 )
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
+    from leptonai.spec.containers import EnvVar
     from leptonai.spec.endpoints import LeptonDeployment
+    from leptonai.spec.rollouts import RolloutPlan
 
 endpoint = Group(
     name="endpoint",
@@ -108,17 +105,11 @@ def create(
     tokens: tuple[str, ...],
     public: bool,
     health_path: str | None,
-    resource_shape: str | None,
-    cpu: float | None,
-    memory: int | None,
-    gpu: float | None,
-    gpu_type: str | None,
+    resources: Mapping[str, Any],
     container_image: str | None,
-    envs: tuple[str, ...],
-    secrets: tuple[str, ...],
-    workdir: str | None,
-    mounts: tuple[str, ...],
-    buckets: tuple[str, ...],
+    envs: list[EnvVar],
+    workdir: Path | None,
+    storage: Mapping[str, Any],
     priority: str | None,
     engine: str | None,
     engine_options: tuple[str, ...],
@@ -155,21 +146,14 @@ def create(
         public=public,
         health_path=health_path or served_by.health_path,
         priority=priority,
-        envs=[*served_by.variables, *variables(envs, secrets)],
-        resources=given(
-            resource_shape=resource_shape,
-            cpu=cpu,
-            memory=memory,
-            accelerator_num=gpu,
-            accelerator_type=gpu_type,
-        ),
+        envs=[*served_by.variables, *envs],
+        resources=resources,
     )
     asked = _with(
         asked,
         gateway=overridden(asked.spec.gateway, gateway_patch(gateway)),
-        **given(mounts=mounts_of(mounts), storage_attachments=attachments_of(buckets)),
+        **storage,
     )
-    directory = existing_directory(workdir) if workdir is not None else None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if photon is not None:
             asked = _with(asked, model=registered_photon(client, photon).reference)
@@ -182,8 +166,8 @@ def create(
             elif would_be.explanation is not None:
                 print_dry_run(would_be.metadata.name or "", would_be.explanation)
             return
-        if directory is not None:
-            asked = _with(asked, workdir=client.trees.push(directory))
+        if workdir is not None:
+            asked = _with(asked, workdir=client.trees.push(workdir))
         submit(client, asked, wait=wait, timeout_s=timeout, output=output)
 
 
@@ -287,21 +271,12 @@ def update(
     scaling: Mapping[str, Any],
     tokens: tuple[str, ...],
     public: bool | None,
-    resource_shape: str | None,
-    cpu: float | None,
-    memory: int | None,
-    gpu: float | None,
-    gpu_type: str | None,
+    resources: Mapping[str, Any],
     container_image: str | None,
-    envs: tuple[str, ...],
-    secrets: tuple[str, ...],
-    workdir: str | None,
+    envs: list[EnvVar],
+    workdir: Path | None,
     priority: str | None,
-    strategy: str | None,
-    canary: str | None,
-    step_seconds: int | None,
-    keep_seconds: int | None,
-    shadow: str | None,
+    plan: RolloutPlan | None,
     output: str,
     name: str,
     **gateway: Any,
@@ -310,17 +285,7 @@ def update(
     --strategy, --canary or --shadow says: `leptonai endpoint rollout` follows that."""
     from leptonai.cli.requested import merged_variables
 
-    plan = plan_of(strategy, canary, step_seconds, keep_seconds, shadow)
-    directory = existing_directory(workdir) if workdir is not None else None
-    resources = dict(
-        given(
-            resource_shape=resource_shape,
-            cpu=cpu,
-            memory=memory,
-            accelerator_num=gpu,
-            accelerator_type=gpu_type,
-        )
-    ) | dict(scaling.get("resource_requirement", {}))
+    resources = {**resources, **scaling.get("resource_requirement", {})}
     container = given(
         command=list(_argv(shell_command, ())) or None,
         image=container_image,
@@ -341,16 +306,16 @@ def update(
         spec["auto_scaler"] = scaling["auto_scaler"]
     if shell_command is not None and model is None:
         spec["model"] = None  # a command takes the place of a model
-    changed = variables(envs, secrets)
-    if not (spec or changed or directory):
+    changed = envs
+    if not (spec or changed or workdir):
         raise click.UsageError("nothing to change: give at least one option")
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if model is not None:
             spec["model"] = _version(client, model)
         if changed:
             spec["envs"] = merged_variables(client.endpoints.get(name).spec.envs, changed)
-        if directory is not None:
-            spec["workdir"] = client.trees.push(directory)
+        if workdir is not None:
+            spec["workdir"] = client.trees.push(workdir)
         made = client.endpoints.update(name, {"spec": spec}, rollout=plan)
     if output == "json":
         print_json(made)
@@ -381,27 +346,16 @@ def restart(output: str, name: str) -> None:
     """Replace every replica, one after another."""
     with connect() as client:
         made = client.endpoints.restart(name)
-    print_json(made) if output == "json" else click.echo(f"restarting {name}")
+    answer(made, output, f"restarting {name}")
 
 
-@endpoint.does("events", example="leptonai endpoint events digits")
-@output_option
-@click.argument("name")
-def events(output: str, name: str) -> None:
-    """Show what happened to an endpoint."""
-    with connect() as client:
-        told = client.endpoints.events(name)
-    print_json(told) if output == "json" else print_events(told)
-
-
-@endpoint.does("why", example="leptonai endpoint why digits")
-@output_option
-@click.argument("name")
-def why(output: str, name: str) -> None:
-    """Say why an endpoint is in the state it is in, and what would change that."""
-    with connect() as client:
-        explanation = client.endpoints.why(name)
-    print_json(explanation) if output == "json" else print_explanation(explanation)
+tells(
+    endpoint,
+    "an endpoint",
+    "digits",
+    events=lambda client, name: client.endpoints.events(name),
+    why=lambda client, name: client.endpoints.why(name),
+)
 
 
 def _argv(shell_command: str | None, command: Sequence[str]) -> Sequence[str]:

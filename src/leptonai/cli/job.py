@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,26 +21,23 @@ from leptonai.cli.job_log import (
     waiting_because,
 )
 from leptonai.cli.log_lines import Wanted, line_options, print_lines
-from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
+from leptonai.cli.mounts import storage_options
 from leptonai.cli.output import age, print_facts, print_json, print_table, say, span
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     Parsed,
     connect,
     environment_options,
-    existing_directory,
     gang_options,
     given,
     labels,
     output_option,
     resource_options,
-    variables,
     waiting_options,
 )
+from leptonai.cli.telling import tells
 from leptonai.cli.views import (
     print_dry_run,
-    print_events,
-    print_explanation,
     print_replicas,
     resources_text,
 )
@@ -49,6 +46,7 @@ from leptonai.spec.quantities import duration_s, moment_s
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
     from leptonai.client.synchronous.jobs import Jobs
+    from leptonai.spec.containers import EnvVar
     from leptonai.spec.jobs import LeptonJob
 
 job = Group(
@@ -127,17 +125,11 @@ def create(
     num_workers: int | None,
     min_workers: int | None,
     segment_count: int | None,
-    resource_shape: str | None,
-    cpu: float | None,
-    memory: int | None,
-    gpu: float | None,
-    gpu_type: str | None,
+    resources: Mapping[str, Any],
     container_image: str | None,
-    envs: tuple[str, ...],
-    secrets: tuple[str, ...],
-    workdir: str | None,
-    mounts: tuple[str, ...],
-    buckets: tuple[str, ...],
+    envs: list[EnvVar],
+    workdir: Path | None,
+    storage: Mapping[str, Any],
     priority: str | None,
     preemptible: bool | None,
     project: str | None,
@@ -182,15 +174,10 @@ def create(
         workers=num_workers,
         priority=priority,
         preemptible=preemptible,
-        envs=variables(envs, secrets),
+        envs=envs,
         overrides=given(
-            resource_shape=resource_shape,
-            cpu=cpu,
-            memory=memory,
-            accelerator_num=gpu,
-            accelerator_type=gpu_type,
-            mounts=mounts_of(mounts),
-            storage_attachments=attachments_of(buckets),
+            **resources,
+            **storage,
             min_workers=min_workers,
             segment_config=segments(segment_count, num_workers),
             max_failure_retry=max_failure_retry,
@@ -205,8 +192,7 @@ def create(
             include_workspace_token=include_workspace_token,
         ),
     )
-    directory = existing_directory(workdir) if workdir is not None else None
-    if directory is None and (stays := _stays_here(command)):
+    if workdir is None and (stays := _stays_here(command)):
         say(f"note: {stays} stays here; --workdir . ships this directory")
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if dry_run:
@@ -216,7 +202,7 @@ def create(
             elif would_be.explanation is not None:
                 print_dry_run(would_be.metadata.name or "", would_be.explanation)
             return
-        submit(client, asked, directory, follow=follow, wait=wait, output=output)
+        submit(client, asked, workdir, follow=follow, wait=wait, output=output)
 
 
 def submit(
@@ -335,7 +321,7 @@ def log(
     replica: str | None,
     output: str,
     name: str,
-    **lines: Any,
+    wanted: Wanted,
 ) -> None:
     """Print what a job wrote, so far or to its end.
 
@@ -343,7 +329,6 @@ def log(
     """
     from leptonai.client.synchronous.jobs import FINISHED
 
-    wanted = Wanted(**lines)
     if follow and output == "json":
         raise click.UsageError("a log that goes on is no JSON: leave out -f or -o json")
     if follow:
@@ -400,24 +385,17 @@ def log(
             say(f"{words}: {waiting_because(client, found)}")
 
 
-@job.does("events", example="leptonai job events hello")
-@output_option
-@click.argument("name")
-def events(output: str, name: str) -> None:
-    """Show what happened to a job."""
-    with connect() as client:
-        told = client.jobs.events(client.jobs.find(name).metadata.id or "")
-    print_json(told) if output == "json" else print_events(told)
+def _id_of(client: LeptonClient, name: str) -> str:
+    return client.jobs.find(name).metadata.id or ""
 
 
-@job.does("why", example="leptonai job why hello")
-@output_option
-@click.argument("name")
-def why(output: str, name: str) -> None:
-    """Say why a job is where it is, and what would change that."""
-    with connect() as client:
-        explanation = client.jobs.why(client.jobs.find(name).metadata.id or "")
-    print_json(explanation) if output == "json" else print_explanation(explanation)
+tells(
+    job,
+    "a job",
+    "hello",
+    events=lambda client, name: client.jobs.events(_id_of(client, name)),
+    why=lambda client, name: client.jobs.why(_id_of(client, name)),
+)
 
 
 @job.does("stop", example="leptonai job stop hello\nleptonai job stop hello-x7f2 ddp")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_json, print_list, printable, say
+from leptonai.cli.output import age, answer, print_json, print_list, printable, say
 from leptonai.cli.session import connect, output_option
 from leptonai.errors import NotFound, TooLarge
 from leptonai.spec.values import MAX_VALUE_BYTES
@@ -31,10 +31,7 @@ def create(output: str, space: str) -> None:
     """Create a key space."""
     with connect() as client:
         made = client.key_spaces.create(space)
-    if output == "json":
-        print_json(made)
-    else:
-        click.echo(f"created {space}")
+    answer(made, output, f"created {space}")
 
 
 @kv.does("list", example="leptonai kv list")

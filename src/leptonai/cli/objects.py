@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_json, print_table, say
+from leptonai.cli.output import age, answer, print_json, print_table, say
 from leptonai.cli.progress import Progress
 from leptonai.cli.session import connect, output_option
 from leptonai.errors import NotFound
@@ -141,10 +141,7 @@ def link(public: bool, write: bool, output: str, key: str) -> None:
     seven days."""
     with connect() as client:
         url = client.objects.link(_bucket(public), key, writes=write)
-    if output == "json":
-        print_json({"key": key, "url": url})
-    else:
-        click.echo(url)
+    answer({"key": key, "url": url}, output, url)
 
 
 @object_.does("remove", example="leptonai object remove reports/may.pdf")

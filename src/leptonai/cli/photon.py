@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_json, print_list, print_table, say
+from leptonai.cli.output import age, answer, print_json, print_list, print_table, say
 from leptonai.cli.progress import Progress
 from leptonai.cli.scaling import scaling_options
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, given, output_option
@@ -68,7 +68,7 @@ def push(name: str, output: str) -> None:
     """Register a packed photon as the next version of its name."""
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         made = _push(client, name)
-    print_json(made) if output == "json" else click.echo(made.reference)
+    answer(made, output, made.reference)
 
 
 @photon.does("list", example="leptonai photon list\nleptonai photon list --local")

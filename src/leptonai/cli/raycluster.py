@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_facts, print_json, print_list, say
+from leptonai.cli.output import age, answer, print_facts, print_json, print_list, say
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     Parsed,
     connect,
-    given,
     labels,
     output_option,
     priority_option,
     resource_options,
-    variables,
+    variable_options,
 )
-from leptonai.cli.views import print_events, print_explanation, print_replicas, resources_text
+from leptonai.cli.telling import tells
+from leptonai.cli.views import print_replicas, resources_text
 from leptonai.errors import TryLater, Unavailable
 from leptonai.spec.quantities import memory_mib
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
+    from leptonai.spec.containers import EnvVar
     from leptonai.spec.rayclusters import LeptonRayCluster
 
 TELL_EVERY_S = 2.0  # what is waited for, if it is something else by then
@@ -54,15 +56,7 @@ leptonai raycluster create tune -f raycluster-spec.json""",
 @click.option("--head-shape", metavar="SHAPE", help="Of the head; by default cpu.small.")
 @click.option("--head-memory", type=Parsed("2GiB", memory_mib), help="Of the head.")
 @click.option("--before", "line", metavar="LINE", help="Run this line of shell before Ray starts.")
-@click.option("-e", "--env", "envs", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
-@click.option(
-    "-s",
-    "--secret",
-    "secrets",
-    multiple=True,
-    metavar="NAME|ENV=NAME",
-    help="Set a variable to a secret's value.",
-)
+@variable_options
 @priority_option
 @click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
 @click.option(
@@ -76,16 +70,11 @@ leptonai raycluster create tune -f raycluster-spec.json""",
 @click.argument("name")
 def create(
     workers: int | None,
-    resource_shape: str | None,
-    cpu: float | None,
-    memory: int | None,
-    gpu: float | None,
-    gpu_type: str | None,
+    resources: Mapping[str, Any],
     head_shape: str | None,
     head_memory: int | None,
     line: str | None,
-    envs: tuple[str, ...],
-    secrets: tuple[str, ...],
+    envs: list[EnvVar],
     priority: str | None,
     label_texts: tuple[str, ...],
     file: Path | None,
@@ -110,27 +99,18 @@ def create(
         RayWorkerGroup,
     )
 
-    size: dict[str, Any] = dict(
-        given(
-            resource_shape=resource_shape,
-            cpu=cpu,
-            memory=memory,
-            accelerator_num=gpu,
-            accelerator_type=gpu_type,
-        )
-    )
     if file is not None:
-        told = (size, line, envs, secrets, priority, head_shape, head_memory, workers)
-        if any(each not in (None, (), {}) for each in told):
+        told = (resources, line, envs, priority, head_shape, head_memory, workers)
+        if any(each not in (None, [], {}) for each in told):
             raise click.UsageError("with --file, the file says it all: leave the options out")
         asked = read(LeptonRayCluster, file)
     else:
         each: dict[str, Any] = {
-            "envs": variables(envs, secrets) or None,
+            "envs": envs or None,
             "container": Container(command=["/bin/sh", "-c", line]) if line else None,
             "queue_config": QueueConfig(priority_class=priority) if priority else None,
         }
-        group = size or {"resource_shape": "cpu.small"}
+        group = resources or {"resource_shape": "cpu.small"}
         spec = RayClusterSpec(
             head_group_spec=RayGroup(
                 resource_shape=head_shape or "cpu.small", memory=head_memory, **each
@@ -222,7 +202,7 @@ def resize(wait: bool, output: str, name: str, sizes: tuple[str, ...]) -> None:
         made = client.rayclusters.resize(name, _sizes(sizes))
         if wait:
             made = _ready(client, name)
-    print_json(made) if output == "json" else click.echo(f"resizing {name}")
+    answer(made, output, f"resizing {name}")
 
 
 @raycluster.does("stop", example="leptonai raycluster stop tune")
@@ -232,10 +212,7 @@ def stop(output: str, names: tuple[str, ...]) -> None:
     """End all that runs in Ray clusters; they can be started again."""
     with connect() as client:
         made = [client.rayclusters.stop(name) for name in names]
-    if output == "json":
-        print_json(made)
-    for name in names if output == "table" else ():
-        click.echo(f"stopping {name}")
+    answer(made, output, *(f"stopping {name}" for name in names))
 
 
 @raycluster.does("start", example="leptonai raycluster start tune --wait")
@@ -248,7 +225,7 @@ def start(wait: bool, output: str, name: str) -> None:
         made = client.rayclusters.start(name)
         if wait:
             made = _ready(client, name)
-    print_json(made) if output == "json" else click.echo(f"starting {name}")
+    answer(made, output, f"starting {name}")
 
 
 @raycluster.does("remove", example="leptonai raycluster remove tune")
@@ -258,30 +235,16 @@ def remove(output: str, name: str) -> None:
     """Stop a Ray cluster and forget it."""
     with connect() as client:
         client.rayclusters.remove(name)
-    if output == "json":
-        print_json({"name": name, "action": "removed"})
-    else:
-        click.echo(f"removed {name}")
+    answer({"name": name, "action": "removed"}, output, f"removed {name}")
 
 
-@raycluster.does("events", example="leptonai raycluster events tune")
-@output_option
-@click.argument("name")
-def events(output: str, name: str) -> None:
-    """Show what happened to a Ray cluster."""
-    with connect() as client:
-        told = client.rayclusters.events(name)
-    print_json(told) if output == "json" else print_events(told)
-
-
-@raycluster.does("why", example="leptonai raycluster why tune")
-@output_option
-@click.argument("name")
-def why(output: str, name: str) -> None:
-    """Say why a Ray cluster is in the state it is in, and what would change that."""
-    with connect() as client:
-        explanation = client.rayclusters.why(name)
-    print_json(explanation) if output == "json" else print_explanation(explanation)
+tells(
+    raycluster,
+    "a Ray cluster",
+    "tune",
+    events=lambda client, name: client.rayclusters.events(name),
+    why=lambda client, name: client.rayclusters.why(name),
+)
 
 
 @raycluster.does("log", example="leptonai raycluster log tune\nleptonai raycluster log -f tune")
