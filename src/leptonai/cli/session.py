@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 else:
     ParamType = click.ParamType
 
-F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
+MOST_SHOWN = 1_000  # unless more are asked for
 PATIENCE_S = 3.0  # with a platform that does not answer
 FOLLOW_PATIENCE_S = 30.0  # where somebody is waiting anyway: it may be restarting
 
@@ -59,14 +61,13 @@ class Parsed(ParamType):
             self.fail(f"{wrong.message}; {wrong.hint}", param, ctx)
 
 
-def output_option(function: F) -> F:
-    return click.option(
-        "-o",
-        "--output",
-        type=click.Choice(["table", "json"]),
-        default="table",
-        help="What to print: a table for people, or JSON for programs.",
-    )(function)
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    help="What to print: a table for people, or JSON for programs.",
+)
 
 
 def _resources(
@@ -212,3 +213,18 @@ def labels(texts: Sequence[str]) -> dict[str, str] | None:
         check_label(key, value)
         pairs[key] = value
     return pairs or None
+
+
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=MOST_SHOWN,
+    show_default=True,
+    help="At most so many.",
+)
+
+
+def first_of(found: Iterable[T], limit: int) -> tuple[list[T], bool]:
+    """So many of them, and whether there are more."""
+    some = [*islice(found, limit + 1)]
+    return some[:limit], len(some) > limit
