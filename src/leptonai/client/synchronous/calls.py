@@ -1,7 +1,7 @@
 """`asynchronous/calls.py` as `tools/derive_sync_client.py` made it sync; change that."""
 
-import os
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
