@@ -21,7 +21,9 @@ from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     connect,
     environment_options,
+    file_option,
     given,
+    label_option,
     labels,
     output_option,
     priority_option,
@@ -82,14 +84,8 @@ leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token
 @priority_option
 @engine_options
 @gateway_options
-@click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
-@click.option(
-    "-f",
-    "--file",
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read the endpoint from a JSON file; flags override it.",
-)
+@label_option
+@file_option("Read the endpoint from a JSON file; flags override it.")
 @click.option("--dry-run", is_flag=True, help="Only say where and when it would start.")
 @click.option("--wait", is_flag=True, help="Return when it is ready.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Wait at most so many seconds.")
@@ -160,11 +156,7 @@ def create(
         elif asked.spec.model is not None:
             asked = _with(asked, model=_version(client, asked.spec.model))
         if dry_run:
-            would_be = client.endpoints.dry_run(asked)
-            if output == "json":
-                print_json(would_be)
-            elif would_be.explanation is not None:
-                print_dry_run(would_be.metadata.name or "", would_be.explanation)
+            print_dry_run(client.endpoints.dry_run(asked), output)
             return
         if workdir is not None:
             asked = _with(asked, workdir=client.trees.push(workdir))

@@ -28,6 +28,7 @@ from leptonai.cli.session import (
     Parsed,
     connect,
     environment_options,
+    file_option,
     gang_options,
     given,
     labels,
@@ -109,13 +110,7 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
     default=None,
     help="Give it a token for this workspace that ends with it.",
 )
-@click.option(
-    "-f",
-    "--file",
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read the job from a JSON file; flags override it.",
-)
+@file_option("Read the job from a JSON file; flags override it.")
 @click.option("--dry-run", is_flag=True, help="Only say where and when it would start.")
 @waiting_options
 @output_option
@@ -196,11 +191,7 @@ def create(
         say(f"note: {stays} stays here; --workdir . ships this directory")
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if dry_run:
-            would_be = client.jobs.dry_run(asked)
-            if output == "json":
-                print_json(would_be)
-            elif would_be.explanation is not None:
-                print_dry_run(would_be.metadata.name or "", would_be.explanation)
+            print_dry_run(client.jobs.dry_run(asked), output)
             return
         submit(client, asked, workdir, follow=follow, wait=wait, output=output)
 

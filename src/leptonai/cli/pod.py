@@ -17,7 +17,9 @@ from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     Parsed,
     connect,
+    file_option,
     given,
+    label_option,
     labels,
     output_option,
     priority_option,
@@ -76,14 +78,8 @@ leptonai pod create again -f spec.json            # {"resource_requirement": {"c
 @resource_options
 @variable_options
 @priority_option
-@click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
-@click.option(
-    "-f",
-    "--file",
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read the pod from a JSON file; flags override it.",
-)
+@label_option
+@file_option("Read the pod from a JSON file; flags override it.")
 @click.option("--wait", is_flag=True, help="Return when it can be entered.")
 @output_option
 @click.argument("name")

@@ -14,6 +14,8 @@ from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     Parsed,
     connect,
+    file_option,
+    label_option,
     labels,
     output_option,
     priority_option,
@@ -58,13 +60,8 @@ leptonai raycluster create tune -f raycluster-spec.json""",
 @click.option("--before", "line", metavar="LINE", help="Run this line of shell before Ray starts.")
 @variable_options
 @priority_option
-@click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
-@click.option(
-    "-f",
-    "--file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A spec as JSON, for several groups of workers; no option says the same then.",
-)
+@label_option
+@file_option("A spec as JSON, for several groups of workers; no option says the same then.")
 @click.option("--wait", is_flag=True, help="Return when its head and all workers are ready.")
 @output_option
 @click.argument("name")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from leptonai.cli.options import as_one, together
+from leptonai.cli.options import Options, as_one, together
 from leptonai.errors import InvalidRequest, NotFound
 from leptonai.spec.names import check_env_name, check_label, check_secret_name
 from leptonai.spec.quantities import cpu_cores, gpus, memory_mib, priority_class
@@ -175,6 +175,17 @@ priority_option = click.option(
 )
 
 
+label_option = click.option(
+    "--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="To find it by."
+)
+
+
+def file_option(help: str) -> Options:
+    """What `cli.requested` reads."""
+    kind = click.Path(exists=True, dir_okay=False, path_type=Path)
+    return click.option("-f", "--file", "file", type=kind, help=help)
+
+
 # How many workers a job has, and how it shares the machines with others.
 gang_options = together(
     click.option("--num-workers", type=click.IntRange(min=1), help="Workers that run together."),
@@ -193,9 +204,7 @@ gang_options = together(
     click.option(
         "--project", metavar="NAME", help="Whose quota it counts against; label `project`."
     ),
-    click.option(
-        "--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="To find it by."
-    ),
+    label_option,
 )
 
 
