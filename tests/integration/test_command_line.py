@@ -143,7 +143,7 @@ def test_a_file_that_is_no_job_is_explained(lepton, tmp_path):
     for text, message in (
         ("{", "is not JSON"),
         ("[]", "holds no JSON object"),
-        ('{"completions": "two"}', "$.completions"),
+        ('{"completions": "two"}', "spec.completions"),
     ):
         file.write_text(text)
         code, _, err = lepton("job", "create", "-n", "x", "-f", str(file), "--", "true")

@@ -4,7 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from leptonai.cli.requested import endpoint_of, read_endpoint
+from leptonai.cli.requested import endpoint_of, read
 from leptonai.cli.scaling import policy_text, scaling_options
 from leptonai.errors import InvalidRequest
 from leptonai.spec import codec
@@ -135,7 +135,7 @@ def test_options_that_contradict_each_other_are_refused(options, because):
 def test_numbers_that_no_spec_holds_are_refused_by_their_field(options, field):
     with pytest.raises(InvalidRequest, match=field):
         endpoint_of(
-            read_endpoint(None),
+            read(LeptonDeployment, None),
             name="e",
             labels={},
             model="m",

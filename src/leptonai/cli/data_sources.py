@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_facts, print_json, print_list, say
+from leptonai.cli.output import age, answer, print_facts, print_json, print_list, say
 from leptonai.cli.session import connect, output_option
 
 if TYPE_CHECKING:
@@ -192,10 +192,7 @@ def remove(node_group: str, output: str, name: str) -> None:
     """Take a bucket off; its objects stay. For admins."""
     with connect() as client:
         client.storage.delete_data_source(node_group, name)
-    if output == "json":
-        print_json({"name": name, "action": "removed"})
-    else:
-        click.echo(f"removed the data source {name}")
+    answer({"name": name, "action": "removed"}, output, f"removed the data source {name}")
 
 
 def _credentials(access_key: str | None, secret_key: str | None) -> BucketCredentials | None:

@@ -13,7 +13,7 @@ from leptonai.cli.dataset_library import data_library
 from leptonai.cli.dataset_preview import preview
 from leptonai.cli.dataset_transform import transform
 from leptonai.cli.groups import Command, Group
-from leptonai.cli.output import age, print_facts, print_json, print_table, printable, say
+from leptonai.cli.output import age, answer, print_facts, print_json, print_table, printable, say
 from leptonai.cli.progress import Progress
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, output_option
 from leptonai.errors import InvalidRequest
@@ -94,7 +94,7 @@ def create(
                 sending=sending,
             )
         stored = client.datasets.get(made.reference)
-    print_json(stored) if output == "json" else click.echo(stored.reference)
+    answer(stored, output, stored.reference)
 
 
 dataset.add_command(create)
@@ -193,7 +193,7 @@ def download(output: str, reference: str, directory: str) -> None:
     """
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client, Progress("fetching") as progress:
         found = client.datasets.download(reference, Path(directory), progress=progress)
-    print_json(found) if output == "json" else click.echo(found.reference)
+    answer(found, output, found.reference)
 
 
 @dataset.does("cache", example="leptonai dataset cache\nleptonai dataset cache --clear")
@@ -234,7 +234,7 @@ def alias(drop: bool, output: str, reference: str, alias: str) -> None:
     """Give a version another name: NAME@ALIAS means it, and no other, until that is changed."""
     with connect() as client:
         found = changed_alias(client.datasets, reference, alias, drop=drop)
-    print_json(found) if output == "json" else click.echo(found.reference)
+    answer(found, output, found.reference)
 
 
 @dataset.does("remove", example="leptonai dataset remove digits@1")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from leptonai.cli.dataset_library import data_library
 from leptonai.cli.groups import Command
-from leptonai.cli.output import print_json, say
+from leptonai.cli.output import answer, say
 from leptonai.cli.pipeline import memory_limit_option, parse_shares, read_pipeline
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     connect,
-    given,
     output_option,
     resource_options,
 )
@@ -69,11 +69,7 @@ def transform(
     memory_limit: int | None,
     num_workers: int,
     job_workers: int | None,
-    resource_shape: str | None,
-    cpu: float | None,
-    memory: int | None,
-    gpu: float | None,
-    gpu_type: str | None,
+    resources: Mapping[str, Any],
     output: str,
     reference: str,
 ) -> None:
@@ -83,13 +79,6 @@ def transform(
     --into these are left in a directory, and a table of this machine needs no workspace. A job
     fits and commits there, also if this command is cut off; Ctrl-C stops it.
     """
-    resources = given(
-        resource_shape=resource_shape,
-        cpu=cpu,
-        memory=memory,
-        accelerator_num=gpu,
-        accelerator_type=gpu_type,
-    )
     if (name is None) == (into is None):
         raise InvalidRequest("give --name or --into: one of them", hint="--name sales-ready")
     if into is not None and job_workers is not None:
@@ -116,7 +105,7 @@ def transform(
                 source = Dataset.from_local(reference, client=client)
                 _write(source, pipeline, into, split, seed, num_workers, limit_bytes)
         made = {"into": str(into), "pipeline": pipeline.digest}
-        print_json(made) if output == "json" else click.echo(into)
+        answer(made, output, str(into))
         return
     assert name is not None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
@@ -133,7 +122,7 @@ def transform(
             tell=say,
         )
         found = client.datasets.get(stored.reference)
-    print_json(found) if output == "json" else click.echo(stored.reference)
+    answer(found, output, stored.reference)
 
 
 def _write(

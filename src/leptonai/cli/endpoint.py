@@ -13,35 +13,34 @@ from leptonai.cli.endpoint_views import facts_of, print_requests, row_of, url_of
 from leptonai.cli.engine_options import asked_engine, engine_options
 from leptonai.cli.gateway_options import gateway_options, gateway_patch, overridden
 from leptonai.cli.groups import Group
-from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
-from leptonai.cli.output import print_facts, print_json, print_list, say
-from leptonai.cli.rollout import plan_of, rollout, rollout_options
-from leptonai.cli.scaling import (
-    scaling_options,
-)
+from leptonai.cli.mounts import storage_options
+from leptonai.cli.output import answer, print_facts, print_json, print_list, say
+from leptonai.cli.rollout import rollout, rollout_options
+from leptonai.cli.scaling import scaling_options
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     connect,
     environment_options,
-    existing_directory,
+    file_option,
     given,
+    label_option,
     labels,
     output_option,
     priority_option,
     resource_options,
-    variables,
 )
+from leptonai.cli.telling import tells
 from leptonai.cli.views import (
     print_dry_run,
-    print_events,
-    print_explanation,
     print_replicas,
 )
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
+    from leptonai.spec.containers import EnvVar
     from leptonai.spec.endpoints import LeptonDeployment
+    from leptonai.spec.rollouts import RolloutPlan
 
 endpoint = Group(
     name="endpoint",
@@ -85,14 +84,8 @@ leptonai endpoint create -n app --workdir . --port 8080 --tokens my-secret-token
 @priority_option
 @engine_options
 @gateway_options
-@click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
-@click.option(
-    "-f",
-    "--file",
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read the endpoint from a JSON file; flags override it.",
-)
+@label_option
+@file_option("Read the endpoint from a JSON file; flags override it.")
 @click.option("--dry-run", is_flag=True, help="Only say where and when it would start.")
 @click.option("--wait", is_flag=True, help="Return when it is ready.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Wait at most so many seconds.")
@@ -108,17 +101,11 @@ def create(
     tokens: tuple[str, ...],
     public: bool,
     health_path: str | None,
-    resource_shape: str | None,
-    cpu: float | None,
-    memory: int | None,
-    gpu: float | None,
-    gpu_type: str | None,
+    resources: Mapping[str, Any],
     container_image: str | None,
-    envs: tuple[str, ...],
-    secrets: tuple[str, ...],
-    workdir: str | None,
-    mounts: tuple[str, ...],
-    buckets: tuple[str, ...],
+    envs: list[EnvVar],
+    workdir: Path | None,
+    storage: Mapping[str, Any],
     priority: str | None,
     engine: str | None,
     engine_options: tuple[str, ...],
@@ -136,13 +123,14 @@ def create(
     Without --tokens and --public, the tokens of the workspace open it.
     """
     from leptonai.cli.photon import registered_photon
-    from leptonai.cli.requested import endpoint_of, read_endpoint
+    from leptonai.cli.requested import endpoint_of, read
+    from leptonai.spec.endpoints import LeptonDeployment
 
     if photon is not None and model is not None:
         raise click.UsageError("--model and --photon exclude each other")
     served_by = asked_engine(engine, engine_options, model)
     asked = endpoint_of(
-        read_endpoint(file),
+        read(LeptonDeployment, file),
         name=name,
         labels=labels(label_texts),
         model=model or photon,
@@ -154,35 +142,24 @@ def create(
         public=public,
         health_path=health_path or served_by.health_path,
         priority=priority,
-        envs=[*served_by.variables, *variables(envs, secrets)],
-        resources=given(
-            resource_shape=resource_shape,
-            cpu=cpu,
-            memory=memory,
-            accelerator_num=gpu,
-            accelerator_type=gpu_type,
-        ),
+        envs=[*served_by.variables, *envs],
+        resources=resources,
     )
     asked = _with(
         asked,
         gateway=overridden(asked.spec.gateway, gateway_patch(gateway)),
-        **given(mounts=mounts_of(mounts), storage_attachments=attachments_of(buckets)),
+        **storage,
     )
-    directory = existing_directory(workdir) if workdir is not None else None
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if photon is not None:
             asked = _with(asked, model=registered_photon(client, photon).reference)
         elif asked.spec.model is not None:
             asked = _with(asked, model=_version(client, asked.spec.model))
         if dry_run:
-            would_be = client.endpoints.dry_run(asked)
-            if output == "json":
-                print_json(would_be)
-            elif would_be.explanation is not None:
-                print_dry_run(would_be.metadata.name or "", would_be.explanation)
+            print_dry_run(client.endpoints.dry_run(asked), output)
             return
-        if directory is not None:
-            asked = _with(asked, workdir=client.trees.push(directory))
+        if workdir is not None:
+            asked = _with(asked, workdir=client.trees.push(workdir))
         submit(client, asked, wait=wait, timeout_s=timeout, output=output)
 
 
@@ -286,21 +263,12 @@ def update(
     scaling: Mapping[str, Any],
     tokens: tuple[str, ...],
     public: bool | None,
-    resource_shape: str | None,
-    cpu: float | None,
-    memory: int | None,
-    gpu: float | None,
-    gpu_type: str | None,
+    resources: Mapping[str, Any],
     container_image: str | None,
-    envs: tuple[str, ...],
-    secrets: tuple[str, ...],
-    workdir: str | None,
+    envs: list[EnvVar],
+    workdir: Path | None,
     priority: str | None,
-    strategy: str | None,
-    canary: str | None,
-    step_seconds: int | None,
-    keep_seconds: int | None,
-    shadow: str | None,
+    plan: RolloutPlan | None,
     output: str,
     name: str,
     **gateway: Any,
@@ -309,17 +277,7 @@ def update(
     --strategy, --canary or --shadow says: `leptonai endpoint rollout` follows that."""
     from leptonai.cli.requested import merged_variables
 
-    plan = plan_of(strategy, canary, step_seconds, keep_seconds, shadow)
-    directory = existing_directory(workdir) if workdir is not None else None
-    resources = dict(
-        given(
-            resource_shape=resource_shape,
-            cpu=cpu,
-            memory=memory,
-            accelerator_num=gpu,
-            accelerator_type=gpu_type,
-        )
-    ) | dict(scaling.get("resource_requirement", {}))
+    resources = {**resources, **scaling.get("resource_requirement", {})}
     container = given(
         command=list(_argv(shell_command, ())) or None,
         image=container_image,
@@ -340,16 +298,16 @@ def update(
         spec["auto_scaler"] = scaling["auto_scaler"]
     if shell_command is not None and model is None:
         spec["model"] = None  # a command takes the place of a model
-    changed = variables(envs, secrets)
-    if not (spec or changed or directory):
+    changed = envs
+    if not (spec or changed or workdir):
         raise click.UsageError("nothing to change: give at least one option")
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if model is not None:
             spec["model"] = _version(client, model)
         if changed:
             spec["envs"] = merged_variables(client.endpoints.get(name).spec.envs, changed)
-        if directory is not None:
-            spec["workdir"] = client.trees.push(directory)
+        if workdir is not None:
+            spec["workdir"] = client.trees.push(workdir)
         made = client.endpoints.update(name, {"spec": spec}, rollout=plan)
     if output == "json":
         print_json(made)
@@ -380,27 +338,16 @@ def restart(output: str, name: str) -> None:
     """Replace every replica, one after another."""
     with connect() as client:
         made = client.endpoints.restart(name)
-    print_json(made) if output == "json" else click.echo(f"restarting {name}")
+    answer(made, output, f"restarting {name}")
 
 
-@endpoint.does("events", example="leptonai endpoint events digits")
-@output_option
-@click.argument("name")
-def events(output: str, name: str) -> None:
-    """Show what happened to an endpoint."""
-    with connect() as client:
-        told = client.endpoints.events(name)
-    print_json(told) if output == "json" else print_events(told)
-
-
-@endpoint.does("why", example="leptonai endpoint why digits")
-@output_option
-@click.argument("name")
-def why(output: str, name: str) -> None:
-    """Say why an endpoint is in the state it is in, and what would change that."""
-    with connect() as client:
-        explanation = client.endpoints.why(name)
-    print_json(explanation) if output == "json" else print_explanation(explanation)
+tells(
+    endpoint,
+    "an endpoint",
+    "digits",
+    events=lambda client, name: client.endpoints.events(name),
+    why=lambda client, name: client.endpoints.why(name),
+)
 
 
 def _argv(shell_command: str | None, command: Sequence[str]) -> Sequence[str]:

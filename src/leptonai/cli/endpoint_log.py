@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,14 +30,13 @@ leptonai endpoint log digits --since 2h --grep ERROR -t""",
 @line_options
 @output_option
 @click.argument("name")
-def log(follow: bool, replica: str | None, output: str, name: str, **lines: Any) -> None:
+def log(follow: bool, replica: str | None, output: str, name: str, wanted: Wanted) -> None:
     """Print what the replicas of an endpoint wrote.
 
     Lines of several replicas begin with the last part of the replica's id.
     """
     from leptonai.cli.following import follow_all
 
-    wanted = Wanted(**lines)
     if follow and output == "json":
         raise click.UsageError("a log that goes on is no JSON: leave out -f or -o json")
     if follow:

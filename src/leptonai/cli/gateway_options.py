@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from leptonai.cli.options import together
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -17,69 +18,66 @@ F = TypeVar("F", bound=Callable[..., Any])
 OFF = "none"
 
 
-def gateway_options(function: F) -> F:
-    for option in (
-        click.option(
-            "--domain",
-            "domains",
-            multiple=True,
-            metavar="HOST",
-            help=f"A host that is the endpoint's own; in place of all old ones. {OFF} has none.",
-        ),
-        click.option(
-            "--hold-progress/--no-hold-progress",
-            default=None,
-            help="Tell those who accept an event stream that they wait.",
-        ),
-        click.option(
-            "--hold-timeout",
-            type=click.IntRange(0, 3600),
-            metavar="SECONDS",
-            help="How long a request may wait for a first replica; 60 if not given.",
-        ),
-        click.option(
-            "--hold-requests",
-            type=click.IntRange(0, 10_000),
-            metavar="NUMBER",
-            help="How many may wait for a first replica; 256 if not given.",
-        ),
-        click.option(
-            "--limit-by",
-            type=click.Choice(("token", "address")),
-            help="Whom the limits are for; each token if not given.",
-        ),
-        click.option(
-            "--token-limit",
-            type=click.IntRange(min=0),
-            metavar="PER_MINUTE",
-            help="Tokens of a model, in and out, that one caller may use; 0 is no limit.",
-        ),
-        click.option(
-            "--rate-limit",
-            type=click.IntRange(min=0),
-            metavar="PER_MINUTE",
-            help="Requests of one caller; 0 is no limit.",
-        ),
-        click.option(
-            "--balance",
-            metavar="HOW",
-            help="least-outstanding, address, header:NAME, cookie or cookie:NAME.",
-        ),
-        click.option(
-            "--hedge",
-            metavar="WHEN",
-            help="A safe request without an answer by then goes to a second replica too: "
-            f"p95, or a time like 200ms. {OFF} is off.",
-        ),
-        click.option(
-            "--retry",
-            type=click.Choice(("safe", "always", "never")),
-            help="Which requests another replica gets when one dies of them; safe if not given: "
-            "GET and the like, and any with an Idempotency-Key.",
-        ),
-    ):
-        function = option(function)
-    return function
+gateway_options = together(
+    click.option(
+        "--retry",
+        type=click.Choice(("safe", "always", "never")),
+        help="Which requests another replica gets when one dies of them; safe if not given: "
+        "GET and the like, and any with an Idempotency-Key.",
+    ),
+    click.option(
+        "--hedge",
+        metavar="WHEN",
+        help="A safe request without an answer by then goes to a second replica too: "
+        f"p95, or a time like 200ms. {OFF} is off.",
+    ),
+    click.option(
+        "--balance",
+        metavar="HOW",
+        help="least-outstanding, address, header:NAME, cookie or cookie:NAME.",
+    ),
+    click.option(
+        "--rate-limit",
+        type=click.IntRange(min=0),
+        metavar="PER_MINUTE",
+        help="Requests of one caller; 0 is no limit.",
+    ),
+    click.option(
+        "--token-limit",
+        type=click.IntRange(min=0),
+        metavar="PER_MINUTE",
+        help="Tokens of a model, in and out, that one caller may use; 0 is no limit.",
+    ),
+    click.option(
+        "--limit-by",
+        type=click.Choice(("token", "address")),
+        help="Whom the limits are for; each token if not given.",
+    ),
+    click.option(
+        "--hold-requests",
+        type=click.IntRange(0, 10_000),
+        metavar="NUMBER",
+        help="How many may wait for a first replica; 256 if not given.",
+    ),
+    click.option(
+        "--hold-timeout",
+        type=click.IntRange(0, 3600),
+        metavar="SECONDS",
+        help="How long a request may wait for a first replica; 60 if not given.",
+    ),
+    click.option(
+        "--hold-progress/--no-hold-progress",
+        default=None,
+        help="Tell those who accept an event stream that they wait.",
+    ),
+    click.option(
+        "--domain",
+        "domains",
+        multiple=True,
+        metavar="HOST",
+        help=f"A host that is the endpoint's own; in place of all old ones. {OFF} has none.",
+    ),
+)
 
 
 def gateway_patch(flags: dict[str, Any]) -> dict[str, Any]:

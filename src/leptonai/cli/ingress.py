@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_facts, print_json, print_list
+from leptonai.cli.output import age, answer, print_facts, print_json, print_list
 from leptonai.cli.session import connect, output_option
 
 if TYPE_CHECKING:
@@ -97,10 +97,7 @@ def remove(name: str, output: str) -> None:
     """Remove an ingress; its endpoints stay."""
     with connect() as client:
         client.ingresses.remove(name)
-    if output == "json":
-        print_json({"name": name, "action": "removed"})
-    else:
-        click.echo(f"removed {name}")
+    answer({"name": name, "action": "removed"}, output, f"removed {name}")
 
 
 def _shares(texts: tuple[str, ...]) -> dict[str, int]:

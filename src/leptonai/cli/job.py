@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,26 +21,24 @@ from leptonai.cli.job_log import (
     waiting_because,
 )
 from leptonai.cli.log_lines import Wanted, line_options, print_lines
-from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
+from leptonai.cli.mounts import storage_options
 from leptonai.cli.output import age, print_facts, print_json, print_table, say, span
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     Parsed,
     connect,
     environment_options,
-    existing_directory,
+    file_option,
     gang_options,
     given,
     labels,
     output_option,
     resource_options,
-    variables,
     waiting_options,
 )
+from leptonai.cli.telling import tells
 from leptonai.cli.views import (
     print_dry_run,
-    print_events,
-    print_explanation,
     print_replicas,
     resources_text,
 )
@@ -49,6 +47,7 @@ from leptonai.spec.quantities import duration_s, moment_s
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
     from leptonai.client.synchronous.jobs import Jobs
+    from leptonai.spec.containers import EnvVar
     from leptonai.spec.jobs import LeptonJob
 
 job = Group(
@@ -111,13 +110,7 @@ leptonai job create -n again -f spec.json         # {"container": {"command": ["
     default=None,
     help="Give it a token for this workspace that ends with it.",
 )
-@click.option(
-    "-f",
-    "--file",
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read the job from a JSON file; flags override it.",
-)
+@file_option("Read the job from a JSON file; flags override it.")
 @click.option("--dry-run", is_flag=True, help="Only say where and when it would start.")
 @waiting_options
 @output_option
@@ -127,17 +120,11 @@ def create(
     num_workers: int | None,
     min_workers: int | None,
     segment_count: int | None,
-    resource_shape: str | None,
-    cpu: float | None,
-    memory: int | None,
-    gpu: float | None,
-    gpu_type: str | None,
+    resources: Mapping[str, Any],
     container_image: str | None,
-    envs: tuple[str, ...],
-    secrets: tuple[str, ...],
-    workdir: str | None,
-    mounts: tuple[str, ...],
-    buckets: tuple[str, ...],
+    envs: list[EnvVar],
+    workdir: Path | None,
+    storage: Mapping[str, Any],
     priority: str | None,
     preemptible: bool | None,
     project: str | None,
@@ -162,8 +149,8 @@ def create(
 
     What follows the two dashes is the command, exactly as typed: no shell comes between.
     """
-    from leptonai.cli.requested import job_of, read_job, segments
-    from leptonai.spec.jobs import Deadline, TimeSchedule
+    from leptonai.cli.requested import job_of, read, segments
+    from leptonai.spec.jobs import Deadline, LeptonJob, TimeSchedule
 
     if follow and output == "json":
         raise click.UsageError("--follow prints a log, which is no JSON: use --wait")
@@ -174,7 +161,7 @@ def create(
     now_s = time.time()
     due = hard_deadline or deadline
     asked = job_of(
-        read_job(file),
+        read(LeptonJob, file),
         name=name,
         labels=labels((*label_texts, *([f"project={project}"] if project else []))),
         command=command,
@@ -182,15 +169,10 @@ def create(
         workers=num_workers,
         priority=priority,
         preemptible=preemptible,
-        envs=variables(envs, secrets),
+        envs=envs,
         overrides=given(
-            resource_shape=resource_shape,
-            cpu=cpu,
-            memory=memory,
-            accelerator_num=gpu,
-            accelerator_type=gpu_type,
-            mounts=mounts_of(mounts),
-            storage_attachments=attachments_of(buckets),
+            **resources,
+            **storage,
             min_workers=min_workers,
             segment_config=segments(segment_count, num_workers),
             max_failure_retry=max_failure_retry,
@@ -205,18 +187,13 @@ def create(
             include_workspace_token=include_workspace_token,
         ),
     )
-    directory = existing_directory(workdir) if workdir is not None else None
-    if directory is None and (stays := _stays_here(command)):
+    if workdir is None and (stays := _stays_here(command)):
         say(f"note: {stays} stays here; --workdir . ships this directory")
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if dry_run:
-            would_be = client.jobs.dry_run(asked)
-            if output == "json":
-                print_json(would_be)
-            elif would_be.explanation is not None:
-                print_dry_run(would_be.metadata.name or "", would_be.explanation)
+            print_dry_run(client.jobs.dry_run(asked), output)
             return
-        submit(client, asked, directory, follow=follow, wait=wait, output=output)
+        submit(client, asked, workdir, follow=follow, wait=wait, output=output)
 
 
 def submit(
@@ -335,7 +312,7 @@ def log(
     replica: str | None,
     output: str,
     name: str,
-    **lines: Any,
+    wanted: Wanted,
 ) -> None:
     """Print what a job wrote, so far or to its end.
 
@@ -343,7 +320,6 @@ def log(
     """
     from leptonai.client.synchronous.jobs import FINISHED
 
-    wanted = Wanted(**lines)
     if follow and output == "json":
         raise click.UsageError("a log that goes on is no JSON: leave out -f or -o json")
     if follow:
@@ -400,24 +376,17 @@ def log(
             say(f"{words}: {waiting_because(client, found)}")
 
 
-@job.does("events", example="leptonai job events hello")
-@output_option
-@click.argument("name")
-def events(output: str, name: str) -> None:
-    """Show what happened to a job."""
-    with connect() as client:
-        told = client.jobs.events(client.jobs.find(name).metadata.id or "")
-    print_json(told) if output == "json" else print_events(told)
+def _id_of(client: LeptonClient, name: str) -> str:
+    return client.jobs.find(name).metadata.id or ""
 
 
-@job.does("why", example="leptonai job why hello")
-@output_option
-@click.argument("name")
-def why(output: str, name: str) -> None:
-    """Say why a job is where it is, and what would change that."""
-    with connect() as client:
-        explanation = client.jobs.why(client.jobs.find(name).metadata.id or "")
-    print_json(explanation) if output == "json" else print_explanation(explanation)
+tells(
+    job,
+    "a job",
+    "hello",
+    events=lambda client, name: client.jobs.events(_id_of(client, name)),
+    why=lambda client, name: client.jobs.why(_id_of(client, name)),
+)
 
 
 @job.does("stop", example="leptonai job stop hello\nleptonai job stop hello-x7f2 ddp")

@@ -1,18 +1,15 @@
 """`leptonai kv`: small values by key, for workloads to share."""
 
 import sys
-from itertools import islice
 from pathlib import Path
 
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_json, print_list, printable, say
-from leptonai.cli.session import connect, output_option
+from leptonai.cli.output import age, answer, print_json, print_list, printable, say
+from leptonai.cli.session import connect, first_of, limit_option, output_option
 from leptonai.errors import NotFound, TooLarge
 from leptonai.spec.values import MAX_VALUE_BYTES
-
-MOST_SHOWN = 1_000  # keys, unless more are asked for
 
 kv = Group(
     name="kv",
@@ -31,10 +28,7 @@ def create(output: str, space: str) -> None:
     """Create a key space."""
     with connect() as client:
         made = client.key_spaces.create(space)
-    if output == "json":
-        print_json(made)
-    else:
-        click.echo(f"created {space}")
+    answer(made, output, f"created {space}")
 
 
 @kv.does("list", example="leptonai kv list")
@@ -54,26 +48,19 @@ def list_(output: str) -> None:
 
 @kv.does("keys", example="leptonai kv keys results\nleptonai kv keys results --prefix job-")
 @click.option("--prefix", default="", help="Only keys that begin so.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=MOST_SHOWN,
-    show_default=True,
-    help="At most so many.",
-)
+@limit_option
 @output_option
 @click.argument("space")
 def keys(prefix: str, limit: int, output: str, space: str) -> None:
     """List keys, in the order in which they were first put."""
     with connect() as client:
-        found = [*islice(client.key_spaces.keys(space, prefix), limit + 1)]
-    shown = found[:limit]
+        shown, more = first_of(client.key_spaces.keys(space, prefix), limit)
     if output == "json":
         print_json(shown)
     else:
         for key in shown:
             click.echo(printable(key))
-    if len(found) > limit:
+    if more:
         say(f"there are more than {limit}: see --limit and --prefix")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from leptonai.cli.options import as_one
 from leptonai.cli.output import print_json
 from leptonai.cli.session import Parsed
 from leptonai.spec.quantities import past_s
@@ -60,18 +61,17 @@ class Wanted:
             )
 
 
-def line_options(function: F) -> F:
-    """For a command that gets `**lines`; see `wanted`."""
-    moment = Parsed("time", lambda text: past_s(text, time.time()))
-    for option in (
-        click.option("-t", "--timestamps", is_flag=True, help="Begin each line with its time."),
-        click.option("--tail", type=click.IntRange(min=0), metavar="N", help="The last N lines."),
-        click.option("--grep", metavar="TEXT", help="Lines that hold this text."),
-        click.option("--until", "until_s", type=moment, help="Written before: 10m, or a time."),
-        click.option("--since", "since_s", type=moment, help="Written in the last 2h, or since."),
-    ):
-        function = option(function)
-    return function
+_MOMENT = Parsed("time", lambda text: past_s(text, time.time()))
+# The command gets `wanted`.
+line_options = as_one(
+    "wanted",
+    Wanted,
+    click.option("--since", "since_s", type=_MOMENT, help="Written in the last 2h, or since."),
+    click.option("--until", "until_s", type=_MOMENT, help="Written before: 10m, or a time."),
+    click.option("--grep", metavar="TEXT", help="Lines that hold this text."),
+    click.option("--tail", type=click.IntRange(min=0), metavar="N", help="The last N lines."),
+    click.option("-t", "--timestamps", is_flag=True, help="Begin each line with its time."),
+)
 
 
 def print_lines(

@@ -9,7 +9,7 @@ import click
 
 from leptonai.cli.artifacts import changed_alias
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_facts, print_json, print_table, say
+from leptonai.cli.output import age, answer, print_facts, print_json, print_table, say
 from leptonai.cli.progress import Progress
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, existing_directory, output_option
 from leptonai.errors import InvalidRequest
@@ -117,7 +117,7 @@ def download(output: str, reference: str, directory: str) -> None:
     """Fetch the files of a version into a directory."""
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client, Progress("fetching") as progress:
         found = client.models.download(reference, Path(directory), progress=progress)
-    print_json(found) if output == "json" else click.echo(found.reference)
+    answer(found, output, found.reference)
 
 
 @model.does(
@@ -137,7 +137,7 @@ def alias(drop: bool, output: str, reference: str, alias: str) -> None:
     """
     with connect() as client:
         found = changed_alias(client.models, reference, alias, drop=drop)
-    print_json(found) if output == "json" else click.echo(found.reference)
+    answer(found, output, found.reference)
 
 
 @model.does("remove", example="leptonai model remove digits-cnn@1")

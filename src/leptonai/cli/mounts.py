@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from leptonai.cli.options import as_one
+from leptonai.cli.session import given
 
 if TYPE_CHECKING:
     from leptonai.spec.containers import Mount, StorageAttachment
 
 F = TypeVar("F", bound=Callable[..., Any])
 MODES = {"aws": "awsProfile", "msc": "mscProfile"}
-
-
-def storage_options(function: F) -> F:
-    for option in (
-        click.option(
-            "--bucket",
-            "buckets",
-            multiple=True,
-            metavar="NAME[:aws|msc]",
-            help="Give it a profile that opens this data source.",
-        ),
-        click.option(
-            "--mount",
-            "mounts",
-            multiple=True,
-            metavar="PATH:AT[:VOLUME][:ro]",
-            help="Find a directory of a volume at this path.",
-        ),
-    ):
-        function = option(function)
-    return function
 
 
 def mounts_of(texts: Sequence[str]) -> list[Mount] | None:
@@ -74,3 +56,28 @@ def attachments_of(texts: Sequence[str]) -> list[StorageAttachment] | None:
         attached = StorageAttachmentMode(mode=MODES[mode or "aws"])
         attachments.append(StorageAttachment(data_source_name=name, attachments=[attached]))
     return attachments or None
+
+
+def _storage(mounts: Sequence[str], buckets: Sequence[str]) -> Mapping[str, object]:
+    return given(mounts=mounts_of(mounts), storage_attachments=attachments_of(buckets))
+
+
+# The command gets `storage`, fields of a spec.
+storage_options = as_one(
+    "storage",
+    _storage,
+    click.option(
+        "--mount",
+        "mounts",
+        multiple=True,
+        metavar="PATH:AT[:VOLUME][:ro]",
+        help="Find a directory of a volume at this path.",
+    ),
+    click.option(
+        "--bucket",
+        "buckets",
+        multiple=True,
+        metavar="NAME[:aws|msc]",
+        help="Give it a profile that opens this data source.",
+    ),
+)

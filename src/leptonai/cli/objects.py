@@ -4,21 +4,19 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_json, print_table, say
+from leptonai.cli.output import age, answer, print_json, print_table, say
 from leptonai.cli.progress import Progress
-from leptonai.cli.session import connect, output_option
+from leptonai.cli.session import connect, first_of, limit_option, output_option
 from leptonai.errors import NotFound
 from leptonai.spec.quantities import show_bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
-MOST_SHOWN = 1_000  # objects, unless more are asked for
 STANDARD = "-"  # input, or output
 
 object_ = Group(
@@ -43,20 +41,13 @@ def bucket_option(function: F) -> F:
 
 @object_.does("list", example="leptonai object list\nleptonai object list reports/ --public")
 @bucket_option
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=MOST_SHOWN,
-    show_default=True,
-    help="At most so many.",
-)
+@limit_option
 @output_option
 @click.argument("prefix", default="")
 def list_(public: bool, limit: int, output: str, prefix: str) -> None:
     """List objects by their keys: those that begin with PREFIX."""
     with connect() as client:
-        found = [*islice(client.objects.list(_bucket(public), prefix), limit + 1)]
-    shown = found[:limit]
+        shown, more = first_of(client.objects.list(_bucket(public), prefix), limit)
     if output == "json":
         print_json(shown)
     elif shown:
@@ -64,7 +55,7 @@ def list_(public: bool, limit: int, output: str, prefix: str) -> None:
         print_table(("SIZE", "AGE", "KEY"), rows)
     else:
         say("no objects there; put one: leptonai object put FILE KEY")
-    if len(found) > limit:
+    if more:
         say(f"there are more than {limit}: see --limit, or give a prefix")
 
 
@@ -141,10 +132,7 @@ def link(public: bool, write: bool, output: str, key: str) -> None:
     seven days."""
     with connect() as client:
         url = client.objects.link(_bucket(public), key, writes=write)
-    if output == "json":
-        print_json({"key": key, "url": url})
-    else:
-        click.echo(url)
+    answer({"key": key, "url": url}, output, url)
 
 
 @object_.does("remove", example="leptonai object remove reports/may.pdf")

@@ -62,6 +62,15 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo(_paint(line, row) if coloured else line, color=coloured)
 
 
+def answer(value: object, output: str, *words: str) -> None:
+    """What commands that change something answer: JSON for programs, or in words."""
+    if output == "json":
+        print_json(value)
+        return
+    for line in words:
+        click.echo(line)
+
+
 def print_list(
     found: Sequence[T],
     output: str,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_json, print_list, print_table, say
+from leptonai.cli.output import age, answer, print_json, print_list, print_table, say
 from leptonai.cli.progress import Progress
 from leptonai.cli.scaling import scaling_options
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, given, output_option
@@ -68,7 +68,7 @@ def push(name: str, output: str) -> None:
     """Register a packed photon as the next version of its name."""
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         made = _push(client, name)
-    print_json(made) if output == "json" else click.echo(made.reference)
+    answer(made, output, made.reference)
 
 
 @photon.does("list", example="leptonai photon list\nleptonai photon list --local")
@@ -228,16 +228,17 @@ def _endpoint(
     name: str, version: Artifact, resources: Any, scaling: Mapping[str, Any], public: bool
 ) -> Any:
     """The photon's own template, and over it what was asked for."""
-    from leptonai.cli.requested import endpoint_of, read_endpoint
+    from leptonai.cli.requested import endpoint_of, read
     from leptonai.cli.session import variables
     from leptonai.serving.packing import template_variables
+    from leptonai.spec.endpoints import LeptonDeployment
 
     template = version.spec.attributes.get("deployment_template") or {}
     shape = template.get("resource_shape")
     envs = tuple(f"{name}={value}" for name, value in template_variables(template).items())
     secrets = tuple(str(secret) for secret in template.get("secret") or ())
     return endpoint_of(
-        read_endpoint(None),
+        read(LeptonDeployment, None),
         name=name,
         labels={},
         model=version.reference,

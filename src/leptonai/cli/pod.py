@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_facts, print_json, print_list, say, span
+from leptonai.cli.output import age, answer, print_facts, print_json, print_list, say, span
 from leptonai.cli.pod_files import sync
 from leptonai.cli.pod_keys import default_keys, read_key
 from leptonai.cli.pod_sessions import exec_, forward, proxy, ssh, ssh_config
@@ -16,18 +17,22 @@ from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     Parsed,
     connect,
+    file_option,
     given,
+    label_option,
     labels,
     output_option,
     priority_option,
     resource_options,
-    variables,
+    variable_options,
 )
-from leptonai.cli.views import print_events, print_explanation, resources_text, state_of
+from leptonai.cli.telling import tells
+from leptonai.cli.views import resources_text, state_of
 from leptonai.spec.quantities import duration_s
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
+    from leptonai.spec.containers import EnvVar
     from leptonai.spec.endpoints import LeptonDeployment
 
 pod = Group(
@@ -71,24 +76,10 @@ leptonai pod create again -f spec.json            # {"resource_requirement": {"c
 @click.option("--port", "ports", multiple=True, type=click.IntRange(1, 65535), help="One more.")
 @click.option("--command", "shell_command", metavar="LINE", help="Run this line of shell in it.")
 @resource_options
-@click.option("-e", "--env", "envs", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
-@click.option(
-    "-s",
-    "--secret",
-    "secrets",
-    multiple=True,
-    metavar="NAME|ENV=NAME",
-    help="Set a variable to a secret's value.",
-)
+@variable_options
 @priority_option
-@click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
-@click.option(
-    "-f",
-    "--file",
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read the pod from a JSON file; flags override it.",
-)
+@label_option
+@file_option("Read the pod from a JSON file; flags override it.")
 @click.option("--wait", is_flag=True, help="Return when it can be entered.")
 @output_option
 @click.argument("name")
@@ -99,13 +90,8 @@ def create(
     ssh_listen: str | None,
     ports: tuple[int, ...],
     shell_command: str | None,
-    resource_shape: str | None,
-    cpu: float | None,
-    memory: int | None,
-    gpu: float | None,
-    gpu_type: str | None,
-    envs: tuple[str, ...],
-    secrets: tuple[str, ...],
+    resources: Mapping[str, Any],
+    envs: list[EnvVar],
     priority: str | None,
     label_texts: tuple[str, ...],
     file: Path | None,
@@ -114,16 +100,17 @@ def create(
     name: str,
 ) -> None:
     """Create a pod. Only you and admins of the workspace can enter it."""
-    from leptonai.cli.requested import pod_of, read_endpoint
+    from leptonai.cli.requested import pod_of, read
     from leptonai.spec.containers import ContainerPort
+    from leptonai.spec.endpoints import LeptonDeployment
     from leptonai.spec.pods import HOST_PORT_MAPPING
 
-    read = read_endpoint(file)
+    wanted = read(LeptonDeployment, file)
     keys = [read_key(Path(key).expanduser()) for key in ssh_keys]
-    if not keys and not (read.spec.pod and read.spec.pod.ssh_keys):
+    if not keys and not (wanted.spec.pod and wanted.spec.pod.ssh_keys):
         keys = default_keys()
     asked = pod_of(
-        read,
+        wanted,
         name=name,
         labels=labels(label_texts),
         command=("/bin/sh", "-c", shell_command) if shell_command else (),
@@ -138,14 +125,8 @@ def create(
             idle_stop_seconds=idle_stop,
         ),
         priority=priority,
-        envs=variables(envs, secrets),
-        resources=given(
-            resource_shape=resource_shape,
-            cpu=cpu,
-            memory=memory,
-            accelerator_num=gpu,
-            accelerator_type=gpu_type,
-        ),
+        envs=envs,
+        resources=resources,
     )
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         submit(client, asked, wait=wait, output=output)
@@ -194,10 +175,7 @@ def stop(output: str, names: tuple[str, ...]) -> None:
     """End all that runs in pods. Their files stay."""
     with connect() as client:
         made = [client.pods.stop(name) for name in names]
-    if output == "json":
-        print_json(made)
-    for name in names if output == "table" else ():
-        click.echo(f"stopping {name}; its files stay")
+    answer(made, output, *(f"stopping {name}; its files stay" for name in names))
 
 
 @pod.does("start", example="leptonai pod start work\nleptonai pod start work --wait")
@@ -210,7 +188,7 @@ def start(wait: bool, output: str, name: str) -> None:
         made = client.pods.start(name)
         if wait:
             made = client.pods.wait_ready(name)
-    print_json(made) if output == "json" else click.echo(f"starting {name}")
+    answer(made, output, f"starting {name}")
 
 
 @pod.does(
@@ -228,32 +206,21 @@ def start(wait: bool, output: str, name: str) -> None:
 @click.argument("name")
 def update(
     idle_stop: int | None,
-    resource_shape: str | None,
-    cpu: float | None,
-    memory: int | None,
-    gpu: float | None,
-    gpu_type: str | None,
+    resources: Mapping[str, Any],
     output: str,
     name: str,
 ) -> None:
     """Change a pod. Another size starts it anew, with its files."""
-    size = given(
-        resource_shape=resource_shape,
-        cpu=cpu,
-        memory=memory,
-        accelerator_num=gpu,
-        accelerator_type=gpu_type,
-    )
     spec: dict[str, Any] = {}
-    if size:
-        spec["resource_requirement"] = dict(size)
+    if resources:
+        spec["resource_requirement"] = resources
     if idle_stop is not None:
         spec["pod"] = {"idle_stop_seconds": idle_stop or None}
     if not spec:
         raise click.UsageError("nothing to change: give at least one option")
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         made = client.pods.update(name, {"spec": spec})
-    print_json(made) if output == "json" else click.echo(f"updated {name}")
+    answer(made, output, f"updated {name}")
 
 
 @pod.does(
@@ -280,25 +247,13 @@ def remove(keep_files: bool, yes: bool, output: str, name: str) -> None:
         say(f"its files stay on node {found.status.node}, in {found.status.files}")
 
 
-@pod.does("events", example="leptonai pod events work")
-@output_option
-@click.argument("name")
-def events(output: str, name: str) -> None:
-    """Show what happened to a pod."""
-    with connect() as client:
-        told = client.pods.events(name)
-    print_json(told) if output == "json" else print_events(told)
-
-
-@pod.does("why", example="leptonai pod why work")
-@output_option
-@click.argument("name")
-def why(output: str, name: str) -> None:
-    """Say why a pod is in the state it is in, and what would change that."""
-    with connect() as client:
-        client.pods.get(name)
-        explanation = client.endpoints.why(name)
-    print_json(explanation) if output == "json" else print_explanation(explanation)
+tells(
+    pod,
+    "a pod",
+    "work",
+    events=lambda client, name: client.pods.events(name),
+    why=lambda client, name: client.endpoints.why(client.pods.get(name).metadata.name or name),
+)
 
 
 @pod.does("log", example="leptonai pod log work\nleptonai pod log -f work")

@@ -5,7 +5,7 @@ import sys
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_json, print_table, say
+from leptonai.cli.output import age, answer, print_json, print_table, say
 from leptonai.cli.session import Parsed, connect, output_option
 from leptonai.errors import InvalidRequest, NotFound, TooLarge
 from leptonai.spec.quantities import duration_s
@@ -28,10 +28,7 @@ def create(output: str, name: str) -> None:
     """Create a queue."""
     with connect() as client:
         made = client.queues.create(name)
-    if output == "json":
-        print_json(made)
-    else:
-        click.echo(f"created {name}")
+    answer(made, output, f"created {name}")
 
 
 @queue.does("list", example="leptonai queue list")
@@ -64,10 +61,7 @@ def length(output: str, name: str) -> None:
     """Print how many messages wait."""
     with connect() as client:
         waiting = client.queues.length(name)
-    if output == "json":
-        print_json({"name": name, "length": waiting})
-    else:
-        click.echo(waiting)
+    answer({"name": name, "length": waiting}, output, str(waiting))
 
 
 @queue.does(
@@ -96,10 +90,7 @@ def receive(wait: int | None, output: str, name: str) -> None:
         message = client.queues.receive(name, timeout_s=wait or 0)
     if message is None:
         raise NotFound(f"no message waits in {name}", hint="wait for one: --wait 30s")
-    if output == "json":
-        print_json({"message": message})
-    else:
-        click.echo(message)
+    answer({"message": message}, output, message)
 
 
 @queue.does("remove", example="leptonai queue remove work")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import print_json, print_list
+from leptonai.cli.output import answer, print_list
 from leptonai.cli.session import connect, output_option
 
 if TYPE_CHECKING:
@@ -62,10 +62,7 @@ def set_(
         made = client.quotas.set(
             kind, name, QuotaSpec(gpus=gpus, cpu=cpu, borrow=borrow, weight=weight)
         )
-    if output == "json":
-        print_json(made)
-    else:
-        click.echo(f"set the quota of {kind} {name}")
+    answer(made, output, f"set the quota of {kind} {name}")
 
 
 @quota.does("list", example="leptonai quota list")
@@ -87,10 +84,11 @@ def remove(user: str | None, project: str | None, output: str) -> None:
     kind, name = _whose(user, project)
     with connect() as client:
         client.quotas.remove(kind, name)
-    if output == "json":
-        print_json({"kind": kind, "name": name, "action": "removed"})
-    else:
-        click.echo(f"removed the quota of {kind} {name}")
+    answer(
+        {"kind": kind, "name": name, "action": "removed"},
+        output,
+        f"removed the quota of {kind} {name}",
+    )
 
 
 def _whose(user: str | None, project: str | None) -> tuple[str, str]:

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_facts, print_json, print_list, say
+from leptonai.cli.output import age, answer, print_facts, print_json, print_list, say
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     Parsed,
     connect,
-    given,
+    file_option,
+    label_option,
     labels,
     output_option,
     priority_option,
     resource_options,
-    variables,
+    variable_options,
 )
-from leptonai.cli.views import print_events, print_explanation, print_replicas, resources_text
-from leptonai.errors import InvalidRequest, TryLater, Unavailable
+from leptonai.cli.telling import tells
+from leptonai.cli.views import print_replicas, resources_text
+from leptonai.errors import TryLater, Unavailable
 from leptonai.spec.quantities import memory_mib
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
-    from leptonai.spec.rayclusters import LeptonRayCluster, RayClusterSpec
+    from leptonai.spec.containers import EnvVar
+    from leptonai.spec.rayclusters import LeptonRayCluster
 
-MAX_SPEC_BYTES = 1 << 20
 TELL_EVERY_S = 2.0  # what is waited for, if it is something else by then
 
 raycluster = Group(
@@ -55,38 +58,20 @@ leptonai raycluster create tune -f raycluster-spec.json""",
 @click.option("--head-shape", metavar="SHAPE", help="Of the head; by default cpu.small.")
 @click.option("--head-memory", type=Parsed("2GiB", memory_mib), help="Of the head.")
 @click.option("--before", "line", metavar="LINE", help="Run this line of shell before Ray starts.")
-@click.option("-e", "--env", "envs", multiple=True, metavar="NAME=VALUE", help="Set a variable.")
-@click.option(
-    "-s",
-    "--secret",
-    "secrets",
-    multiple=True,
-    metavar="NAME|ENV=NAME",
-    help="Set a variable to a secret's value.",
-)
+@variable_options
 @priority_option
-@click.option("--label", "label_texts", multiple=True, metavar="KEY=VALUE", help="A label.")
-@click.option(
-    "-f",
-    "--file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A spec as JSON, for several groups of workers; no option says the same then.",
-)
+@label_option
+@file_option("A spec as JSON, for several groups of workers; no option says the same then.")
 @click.option("--wait", is_flag=True, help="Return when its head and all workers are ready.")
 @output_option
 @click.argument("name")
 def create(
     workers: int | None,
-    resource_shape: str | None,
-    cpu: float | None,
-    memory: int | None,
-    gpu: float | None,
-    gpu_type: str | None,
+    resources: Mapping[str, Any],
     head_shape: str | None,
     head_memory: int | None,
     line: str | None,
-    envs: tuple[str, ...],
-    secrets: tuple[str, ...],
+    envs: list[EnvVar],
     priority: str | None,
     label_texts: tuple[str, ...],
     file: Path | None,
@@ -99,9 +84,11 @@ def create(
     Only you and admins of the workspace can submit Ray jobs to it. Ray must be installed where the
     platform runs: pip install 'ray[default]>=2.52'.
     """
+    import msgspec
+
+    from leptonai.cli.requested import named, read
     from leptonai.spec.containers import Container, QueueConfig
     from leptonai.spec.metadata import Metadata
-    from leptonai.spec.names import check_name
     from leptonai.spec.rayclusters import (
         LeptonRayCluster,
         RayClusterSpec,
@@ -109,28 +96,18 @@ def create(
         RayWorkerGroup,
     )
 
-    check_name(name, "Ray cluster")
-    size: dict[str, Any] = dict(
-        given(
-            resource_shape=resource_shape,
-            cpu=cpu,
-            memory=memory,
-            accelerator_num=gpu,
-            accelerator_type=gpu_type,
-        )
-    )
     if file is not None:
-        told = (size, line, envs, secrets, priority, head_shape, head_memory, workers)
-        if any(each not in (None, (), {}) for each in told):
+        told = (resources, line, envs, priority, head_shape, head_memory, workers)
+        if any(each not in (None, [], {}) for each in told):
             raise click.UsageError("with --file, the file says it all: leave the options out")
-        spec = _read(file)
+        asked = read(LeptonRayCluster, file)
     else:
         each: dict[str, Any] = {
-            "envs": variables(envs, secrets) or None,
+            "envs": envs or None,
             "container": Container(command=["/bin/sh", "-c", line]) if line else None,
             "queue_config": QueueConfig(priority_class=priority) if priority else None,
         }
-        group = size or {"resource_shape": "cpu.small"}
+        group = resources or {"resource_shape": "cpu.small"}
         spec = RayClusterSpec(
             head_group_spec=RayGroup(
                 resource_shape=head_shape or "cpu.small", memory=head_memory, **each
@@ -144,7 +121,9 @@ def create(
                 )
             ],
         )
-    asked = LeptonRayCluster(metadata=Metadata(name=name, labels=labels(label_texts)), spec=spec)
+        asked = LeptonRayCluster(metadata=Metadata(), spec=spec)
+    metadata = named(asked.metadata, "Ray cluster", name, labels(label_texts))
+    asked = msgspec.structs.replace(asked, metadata=metadata)
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         made = client.rayclusters.create(asked)
         if wait:
@@ -220,7 +199,7 @@ def resize(wait: bool, output: str, name: str, sizes: tuple[str, ...]) -> None:
         made = client.rayclusters.resize(name, _sizes(sizes))
         if wait:
             made = _ready(client, name)
-    print_json(made) if output == "json" else click.echo(f"resizing {name}")
+    answer(made, output, f"resizing {name}")
 
 
 @raycluster.does("stop", example="leptonai raycluster stop tune")
@@ -230,10 +209,7 @@ def stop(output: str, names: tuple[str, ...]) -> None:
     """End all that runs in Ray clusters; they can be started again."""
     with connect() as client:
         made = [client.rayclusters.stop(name) for name in names]
-    if output == "json":
-        print_json(made)
-    for name in names if output == "table" else ():
-        click.echo(f"stopping {name}")
+    answer(made, output, *(f"stopping {name}" for name in names))
 
 
 @raycluster.does("start", example="leptonai raycluster start tune --wait")
@@ -246,7 +222,7 @@ def start(wait: bool, output: str, name: str) -> None:
         made = client.rayclusters.start(name)
         if wait:
             made = _ready(client, name)
-    print_json(made) if output == "json" else click.echo(f"starting {name}")
+    answer(made, output, f"starting {name}")
 
 
 @raycluster.does("remove", example="leptonai raycluster remove tune")
@@ -256,30 +232,16 @@ def remove(output: str, name: str) -> None:
     """Stop a Ray cluster and forget it."""
     with connect() as client:
         client.rayclusters.remove(name)
-    if output == "json":
-        print_json({"name": name, "action": "removed"})
-    else:
-        click.echo(f"removed {name}")
+    answer({"name": name, "action": "removed"}, output, f"removed {name}")
 
 
-@raycluster.does("events", example="leptonai raycluster events tune")
-@output_option
-@click.argument("name")
-def events(output: str, name: str) -> None:
-    """Show what happened to a Ray cluster."""
-    with connect() as client:
-        told = client.rayclusters.events(name)
-    print_json(told) if output == "json" else print_events(told)
-
-
-@raycluster.does("why", example="leptonai raycluster why tune")
-@output_option
-@click.argument("name")
-def why(output: str, name: str) -> None:
-    """Say why a Ray cluster is in the state it is in, and what would change that."""
-    with connect() as client:
-        explanation = client.rayclusters.why(name)
-    print_json(explanation) if output == "json" else print_explanation(explanation)
+tells(
+    raycluster,
+    "a Ray cluster",
+    "tune",
+    events=lambda client, name: client.rayclusters.events(name),
+    why=lambda client, name: client.rayclusters.why(name),
+)
 
 
 @raycluster.does("log", example="leptonai raycluster log tune\nleptonai raycluster log -f tune")
@@ -311,19 +273,6 @@ def _ready(client: LeptonClient, name: str) -> LeptonRayCluster:
             if error.message != told:
                 told = error.message
                 say(told)
-
-
-def _read(file: Path) -> RayClusterSpec:
-    from leptonai.spec import codec
-    from leptonai.spec.rayclusters import RayClusterSpec
-
-    try:
-        spec = codec.decode(RayClusterSpec, file.read_bytes(), max_bytes=MAX_SPEC_BYTES)
-    except InvalidRequest as refused:
-        raise InvalidRequest(f"{file}: {refused.message}", hint=refused.hint) from None
-    except OSError as error:
-        raise InvalidRequest(f"{file}: {error.strerror}", hint="Name a readable file.") from None
-    return spec
 
 
 def _sizes(texts: tuple[str, ...]) -> dict[str, int]:

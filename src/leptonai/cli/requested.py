@@ -1,5 +1,5 @@
-"""The job, endpoint or pod that a command line asks for: a file's, overridden by flags. Pure but
-for reading the file."""
+"""What a command line asks for: what a file holds, overridden by flags. Pure but for reading the
+file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,34 +20,29 @@ from leptonai.spec.endpoints import (
     Readiness,
     TokenReference,
 )
-from leptonai.spec.jobs import JobSpec, LeptonJob, SegmentConfig
+from leptonai.spec.jobs import LeptonJob, SegmentConfig
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.names import check_name
 from leptonai.spec.pods import PodSettings
+from leptonai.spec.rayclusters import LeptonRayCluster
 
-T = TypeVar("T")
+T = TypeVar("T", LeptonJob, LeptonDeployment, LeptonRayCluster)
 MAX_SPEC_BYTES = 1 << 20
 WORKSPACE_TOKEN = "WORKSPACE_TOKEN"  # noqa: S105 - the reference to all the tokens of the workspace
 
 
-def read_job(path: Path | None) -> LeptonJob:
-    """A file holds a whole job, as `job get -o json` prints it, or a spec alone."""
-    fields = _read_fields(path)
-    if "spec" in fields or "metadata" in fields:
-        fields.setdefault("metadata", {})
-        fields.pop("status", None)
-        return _converted(fields, LeptonJob, path)
-    return LeptonJob(metadata=Metadata(), spec=_converted(fields, JobSpec, path))
-
-
-def read_endpoint(path: Path | None) -> LeptonDeployment:
-    """A file holds a whole endpoint or pod, as `get -o json` prints it, or a spec alone."""
-    fields = _read_fields(path)
-    if "spec" in fields or "metadata" in fields:
-        fields.setdefault("metadata", {})
-        fields.pop("status", None)
-        return _converted(fields, LeptonDeployment, path)
-    return LeptonDeployment(metadata=Metadata(), spec=_converted(fields, EndpointSpec, path))
+def read(kind: type[T], path: Path | None) -> T:
+    """A file holds a whole job, endpoint, pod or Ray cluster, as `get -o json` prints it, or a spec
+    alone; no file is an empty one."""
+    fields = {} if path is None else _fields_of(path)
+    if "spec" not in fields and "metadata" not in fields:
+        fields = {"spec": fields}
+    fields.setdefault("metadata", {})
+    fields.pop("status", None)
+    try:
+        return codec.convert(kind, fields)
+    except InvalidRequest as wrong:
+        raise InvalidRequest(f"{path}: {wrong.message}", hint=wrong.hint) from None
 
 
 def named(
@@ -262,9 +257,7 @@ def merged_variables(old: Sequence[EnvVar] | None, new: Sequence[EnvVar]) -> lis
     return [*({env.name: env for env in old or ()} | {env.name: env for env in new}).values()]
 
 
-def _read_fields(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
+def _fields_of(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         text = file.read(MAX_SPEC_BYTES + 1)  # a device or a pipe has no size, and may have no end
     if len(text) > MAX_SPEC_BYTES:
@@ -278,10 +271,3 @@ def _read_fields(path: Path | None) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise InvalidRequest(f"{path} holds no JSON object", hint="see the example in --help")
     return fields
-
-
-def _converted(fields: dict[str, Any], kind: type[T], path: Path | None) -> T:
-    try:
-        return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as wrong:
-        raise InvalidRequest(f"{path}: {wrong}", hint="correct that field") from wrong

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import print_json, print_table, say
+from leptonai.cli.output import answer, print_json, print_table, say
 from leptonai.cli.session import Parsed, connect, output_option
 from leptonai.errors import NotFound
 from leptonai.spec.quantities import duration_s, moment_s
@@ -121,10 +121,7 @@ def _unreserve(id: str, output: str) -> None:
     """Give a reservation up: its nodes are for everybody again."""
     with connect() as client:
         client.reservations.remove(_group_of(client, id), id)
-    if output == "json":
-        print_json({"id": id, "action": "removed"})
-    else:
-        click.echo(f"removed {id}")
+    answer({"id": id, "action": "removed"}, output, f"removed {id}")
 
 
 def _groups(client: LeptonClient) -> list[str]:

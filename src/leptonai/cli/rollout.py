@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_facts, print_json, print_table, say
+from leptonai.cli.options import as_one
+from leptonai.cli.output import age, answer, print_facts, print_json, print_table, say
 from leptonai.cli.session import connect, output_option
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def promote(output: str, name: str) -> None:
     """Let the new revision have all requests now."""
     with connect() as client:
         decided = client.endpoints.promote(name)
-    print_json(decided) if output == "json" else click.echo(decided.message)
+    answer(decided, output, decided.message)
 
 
 @rollout.does("rollback", example="leptonai endpoint rollout rollback digits")
@@ -67,45 +68,10 @@ def rollback(output: str, name: str) -> None:
     """Go back to the revision before, also after a promotion."""
     with connect() as client:
         decided = client.endpoints.roll_back(name)
-    print_json(decided) if output == "json" else click.echo(decided.message)
+    answer(decided, output, decided.message)
 
 
-def rollout_options(command: F) -> F:
-    """The options that `plan_of` reads."""
-    for option in reversed(
-        (
-            click.option(
-                "--strategy",
-                type=click.Choice(STRATEGIES),
-                help="How the new revision takes over; rolling, if not given.",
-            ),
-            click.option(
-                "--canary",
-                metavar="PERCENT[,PERCENT...]",
-                help="Give it a part of the requests, more in steps while nothing gets worse.",
-            ),
-            click.option(
-                "--step-seconds",
-                type=click.IntRange(min=1),
-                help="How long a step of a canary lasts at least; 60 if not given.",
-            ),
-            click.option(
-                "--keep-seconds",
-                type=click.IntRange(min=0),
-                help="How long blue-green keeps the old revision; 300 if not given.",
-            ),
-            click.option(
-                "--shadow",
-                metavar="PERCENT",
-                help="Send it copies of so many requests, and compare the answers.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def plan_of(
+def _plan(
     strategy: str | None,
     canary: str | None,
     step_seconds: int | None,
@@ -138,6 +104,38 @@ def plan_of(
         step_seconds=step_seconds,
         keep_seconds=keep_seconds,
     )
+
+
+# The command gets `plan`.
+rollout_options = as_one(
+    "plan",
+    _plan,
+    click.option(
+        "--strategy",
+        type=click.Choice(STRATEGIES),
+        help="How the new revision takes over; rolling, if not given.",
+    ),
+    click.option(
+        "--canary",
+        metavar="PERCENT[,PERCENT...]",
+        help="Give it a part of the requests, more in steps while nothing gets worse.",
+    ),
+    click.option(
+        "--step-seconds",
+        type=click.IntRange(min=1),
+        help="How long a step of a canary lasts at least; 60 if not given.",
+    ),
+    click.option(
+        "--keep-seconds",
+        type=click.IntRange(min=0),
+        help="How long blue-green keeps the old revision; 300 if not given.",
+    ),
+    click.option(
+        "--shadow",
+        metavar="PERCENT",
+        help="Send it copies of so many requests, and compare the answers.",
+    ),
+)
 
 
 def _percent(text: str, option: str) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from leptonai.cli.groups import Group
+from leptonai.cli.options import together
 from leptonai.cli.output import (
     fits_terminal,
     print_facts,
@@ -61,31 +62,28 @@ local_option = click.option(
 )
 
 
-def filter_options(function: F) -> F:
-    """Which runs."""
-    for option in (
-        local_option,
-        click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many."),
-        click.option(
-            "--param",
-            "params",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="With this parameter; also KEY>VALUE, <, >=, <=, !=.",
-        ),
-        click.option("--label", "labels", multiple=True, metavar="KEY[=VALUE]", help="Tagged so."),
-        click.option(
-            "--state",
-            "states",
-            multiple=True,
-            type=click.Choice(["running", "finished", "failed", "stopped"], case_sensitive=False),
-            help="In this state.",
-        ),
-        click.option("--name", help="Of this name."),
-        click.option("--project", metavar="NAME", help="Of this project."),
-    ):
-        function = option(function)
-    return function
+# Which runs.
+filter_options = together(
+    click.option("--project", metavar="NAME", help="Of this project."),
+    click.option("--name", help="Of this name."),
+    click.option(
+        "--state",
+        "states",
+        multiple=True,
+        type=click.Choice(["running", "finished", "failed", "stopped"], case_sensitive=False),
+        help="In this state.",
+    ),
+    click.option("--label", "labels", multiple=True, metavar="KEY[=VALUE]", help="Tagged so."),
+    click.option(
+        "--param",
+        "params",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="With this parameter; also KEY>VALUE, <, >=, <=, !=.",
+    ),
+    click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many."),
+    local_option,
+)
 
 
 @run.does(

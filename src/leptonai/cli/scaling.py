@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from leptonai.cli.options import as_one
 from leptonai.cli.output import span
 from leptonai.cli.session import Parsed, given
 from leptonai.errors import InvalidRequest
@@ -45,7 +45,74 @@ def _schedule(text: str) -> dict[str, object]:
     return fields
 
 
-_OPTIONS = (
+def _spec_of(
+    *,
+    replicas: int | None,
+    min_replicas: int | None,
+    max_replicas: int | None,
+    idle_s: int | None,
+    not_ready_s: int | None,
+    qpm: float | None,
+    paths: tuple[str, ...],
+    methods: tuple[str, ...],
+    gpu_percent: int | None,
+    concurrency: float | None,
+    slo: str | None,
+    schedules: tuple[dict[str, object], ...],
+    cool_down_s: int | None,
+    max_up: int | None,
+    max_down: int | None,
+    max_cost: float | None,
+    replica_cost: float | None,
+) -> Mapping[str, Any]:
+    scaler: dict[str, Any] = {}
+    down = given(no_traffic_timeout=idle_s, not_ready_timeout=not_ready_s)
+    if down:
+        scaler["scale_down"] = down
+    if (paths or methods) and qpm is None:
+        raise click.UsageError("--count-path and --count-method belong to --target-qpm")
+    targets = [each for each in (qpm, gpu_percent, concurrency, slo) if each is not None]
+    if len(targets) > 1:
+        raise click.UsageError("keep one target: requests a minute, concurrency, GPUs or latency")
+    if targets:  # in place of any other
+        scaler |= {
+            "target_throughput": None if qpm is None else _throughput(qpm, paths, methods),
+            "target_gpu_utilization_percentage": gpu_percent,
+            "target_concurrency": concurrency,
+            "slo": slo,
+        }
+    scaler |= given(
+        schedules=list(schedules) or None,
+        cool_down_seconds=cool_down_s,
+        max_up_per_minute=max_up,
+        max_down_per_minute=max_down,
+        max_cost_per_hour=max_cost,
+        cost_per_replica_hour=replica_cost,
+    )
+    if min_replicas == 0 and scaler:
+        raise click.UsageError(
+            "--min-replicas 0 stops it, and nothing scales it then: leave that out; "
+            "--scale-to-zero-after is what lets it go to 0 and come back"
+        )
+    if replicas is None:
+        bounds = given(min_replicas=min_replicas, max_replicas=max_replicas)
+        return given(resource_requirement=bounds or None, auto_scaler=scaler or None)
+    if min_replicas is not None or max_replicas is not None or scaler:
+        raise click.UsageError(
+            "--replicas is a fixed number: give --min-replicas and --max-replicas to have it scaled"
+        )
+    if replicas == 0:  # one that is stopped is to be scaled as before when it is started again
+        return {"resource_requirement": {"min_replicas": 0}}
+    return {
+        "resource_requirement": {"min_replicas": replicas, "max_replicas": replicas},
+        "auto_scaler": None,
+    }
+
+
+# The command gets `scaling`: the fields of a spec, as a merge patch, that they ask for.
+scaling_options = as_one(
+    "scaling",
+    _spec_of,
     click.option("--replicas", type=click.IntRange(min=0), help="A fixed number; 0 stops it."),
     click.option("--min-replicas", type=click.IntRange(min=0), help="At least; 0 stops it."),
     click.option("--max-replicas", type=click.IntRange(min=1), help="At most."),
@@ -114,88 +181,6 @@ _OPTIONS = (
     click.option("--max-cost", type=click.FloatRange(min=0), help="An hour, of all replicas."),
     click.option("--replica-cost", type=click.FloatRange(min=0), help="An hour, of each."),
 )
-_NAMES = (
-    *("replicas", "min_replicas", "max_replicas", "idle_s", *TARGETS, "schedules"),
-    *("not_ready_s", "paths", "methods"),
-    *("cool_down_s", "max_up", "max_down", "max_cost", "replica_cost"),
-)
-
-
-def scaling_options(function: F) -> F:
-    """Gives the function `scaling`: the fields of a spec, as a merge patch, that they ask for."""
-
-    @wraps(function)
-    def collected(**options: Any) -> Any:
-        asked = {name: options.pop(name) for name in _NAMES}
-        return function(scaling=_spec_of(**asked), **options)
-
-    for option in reversed(_OPTIONS):
-        collected = option(collected)
-    return collected  # type: ignore[return-value]
-
-
-def _spec_of(
-    *,
-    replicas: int | None,
-    min_replicas: int | None,
-    max_replicas: int | None,
-    idle_s: int | None,
-    not_ready_s: int | None,
-    qpm: float | None,
-    paths: tuple[str, ...],
-    methods: tuple[str, ...],
-    gpu_percent: int | None,
-    concurrency: float | None,
-    slo: str | None,
-    schedules: tuple[dict[str, object], ...],
-    cool_down_s: int | None,
-    max_up: int | None,
-    max_down: int | None,
-    max_cost: float | None,
-    replica_cost: float | None,
-) -> Mapping[str, Any]:
-    scaler: dict[str, Any] = {}
-    down = given(no_traffic_timeout=idle_s, not_ready_timeout=not_ready_s)
-    if down:
-        scaler["scale_down"] = down
-    if (paths or methods) and qpm is None:
-        raise click.UsageError("--count-path and --count-method belong to --target-qpm")
-    targets = [each for each in (qpm, gpu_percent, concurrency, slo) if each is not None]
-    if len(targets) > 1:
-        raise click.UsageError("keep one target: requests a minute, concurrency, GPUs or latency")
-    if targets:  # in place of any other
-        scaler |= {
-            "target_throughput": None if qpm is None else _throughput(qpm, paths, methods),
-            "target_gpu_utilization_percentage": gpu_percent,
-            "target_concurrency": concurrency,
-            "slo": slo,
-        }
-    scaler |= given(
-        schedules=list(schedules) or None,
-        cool_down_seconds=cool_down_s,
-        max_up_per_minute=max_up,
-        max_down_per_minute=max_down,
-        max_cost_per_hour=max_cost,
-        cost_per_replica_hour=replica_cost,
-    )
-    if min_replicas == 0 and scaler:
-        raise click.UsageError(
-            "--min-replicas 0 stops it, and nothing scales it then: leave that out; "
-            "--scale-to-zero-after is what lets it go to 0 and come back"
-        )
-    if replicas is None:
-        bounds = given(min_replicas=min_replicas, max_replicas=max_replicas)
-        return given(resource_requirement=bounds or None, auto_scaler=scaler or None)
-    if min_replicas is not None or max_replicas is not None or scaler:
-        raise click.UsageError(
-            "--replicas is a fixed number: give --min-replicas and --max-replicas to have it scaled"
-        )
-    if replicas == 0:  # one that is stopped is to be scaled as before when it is started again
-        return {"resource_requirement": {"min_replicas": 0}}
-    return {
-        "resource_requirement": {"min_replicas": replicas, "max_replicas": replicas},
-        "auto_scaler": None,
-    }
 
 
 def _throughput(

@@ -10,7 +10,7 @@ import click
 
 from leptonai.cli.data_sources import source
 from leptonai.cli.groups import Group
-from leptonai.cli.output import print_json, print_table
+from leptonai.cli.output import answer, print_json, print_table
 from leptonai.cli.progress import Progress
 from leptonai.cli.session import connect, output_option
 from leptonai.errors import Conflict, InvalidRequest, NotFound
@@ -162,10 +162,11 @@ def du(output: str, place: str) -> None:
     volume, path = _place(place)
     with connect() as client:
         used = client.storage.usage_bytes(volume, path)
-    if output == "json":
-        print_json({"volume": volume, "path": path, "bytes": used})
-    else:
-        click.echo(f"{show_bytes(used)}  {volume}:{path}")
+    answer(
+        {"volume": volume, "path": path, "bytes": used},
+        output,
+        f"{show_bytes(used)}  {volume}:{path}",
+    )
 
 
 @storage.does(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import print_facts, print_json, print_table
+from leptonai.cli.output import answer, print_facts, print_json, print_table
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, output_option
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def create(file: Path, name: str, output: str) -> None:
     spec = whole.get("spec", whole) if isinstance(whole, dict) else whole
     with connect() as client:
         made = client.templates.create(name, codec.convert(TemplateSpec, spec))
-    print_json(made) if output == "json" else click.echo(f"created {name}")
+    answer(made, output, f"created {name}")
 
 
 @template.does("remove", example="leptonai template remove nightly")
@@ -162,10 +162,7 @@ def remove(name: str, output: str) -> None:
     """Remove a template of the workspace's own; what was made of it stays."""
     with connect() as client:
         client.templates.remove(name)
-    if output == "json":
-        print_json({"name": name, "action": "removed"})
-    else:
-        click.echo(f"removed {name}")
+    answer({"name": name, "action": "removed"}, output, f"removed {name}")
 
 
 def _find(client: LeptonClient, name: str) -> tuple[str, LeptonTemplate]:

@@ -5,7 +5,7 @@ import time
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import age, print_json, print_table, say, span
+from leptonai.cli.output import age, answer, print_json, print_table, say, span
 from leptonai.cli.session import Parsed, connect, output_option
 from leptonai.spec.quantities import duration_s
 from leptonai.spec.tokens import MEMBER_ROLES, NO_EXPIRY_MS
@@ -32,7 +32,7 @@ def show(output: str) -> None:
     from leptonai.client.connection import resolve
 
     text = resolve().token
-    print_json({"token": text}) if output == "json" else click.echo(text)
+    answer({"token": text}, output, text)
 
 
 @token.does(

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from leptonai.cli.groups import Command
 from leptonai.cli.job import submit
-from leptonai.cli.mounts import attachments_of, mounts_of, storage_options
+from leptonai.cli.mounts import storage_options
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     connect,
     environment_options,
-    existing_directory,
     gang_options,
     given,
     labels,
     output_option,
     resource_options,
-    variables,
     waiting_options,
 )
 from leptonai.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from leptonai.spec.containers import EnvVar
 
 RETRIES = 3  # of the gang: each goes on from the last checkpoint
 WISHED_PORT = 2222  # of each worker, for tf.distribute; any other one will do
@@ -67,17 +70,11 @@ def train(
     num_workers: int | None,
     min_workers: int | None,
     dataset: str | None,
-    resource_shape: str | None,
-    cpu: float | None,
-    memory: int | None,
-    gpu: float | None,
-    gpu_type: str | None,
+    resources: Mapping[str, Any],
     container_image: str | None,
-    envs: tuple[str, ...],
-    secrets: tuple[str, ...],
-    workdir: str | None,
-    mounts: tuple[str, ...],
-    buckets: tuple[str, ...],
+    envs: list[EnvVar],
+    workdir: Path | None,
+    storage: Mapping[str, Any],
     priority: str | None,
     preemptible: bool | None,
     project: str | None,
@@ -98,17 +95,19 @@ def train(
     """
     from msgspec.structs import replace
 
-    from leptonai.cli.requested import job_of, merged_variables, read_job
+    from leptonai.cli.requested import job_of, merged_variables, read
     from leptonai.spec.containers import ContainerPort, EnvVar
-    from leptonai.spec.jobs import FINAL_EXIT_CODE
+    from leptonai.spec.jobs import FINAL_EXIT_CODE, LeptonJob
 
     if follow and output == "json":
         raise click.UsageError("--follow prints a log, which is no JSON: use --wait")
     if arguments[:1] == ("--",):  # which only says that what follows is the script's own
         arguments = arguments[1:]
-    directory, command = _program(script, workdir, processes=int(gpu or 0))
+    directory, command = _program(
+        script, workdir, processes=int(resources.get("accelerator_num", 0))
+    )
     asked = job_of(
-        read_job(None),
+        read(LeptonJob, None),
         name=name or _name_of(script),
         labels=labels((LABEL, *label_texts, *([f"project={project}"] if project else []))),
         command=(*command, *arguments),
@@ -116,17 +115,12 @@ def train(
         workers=num_workers,
         priority=priority,
         preemptible=preemptible,
-        envs=variables(envs, secrets),
+        envs=envs,
         # An elastic gang comes and goes in places that no port can be kept for.
         ports=() if min_workers else (ContainerPort(container_port=WISHED_PORT),),
         overrides=given(
-            resource_shape=resource_shape,
-            cpu=cpu,
-            memory=memory,
-            accelerator_num=gpu,
-            accelerator_type=gpu_type,
-            mounts=mounts_of(mounts),
-            storage_attachments=attachments_of(buckets),
+            **resources,
+            **storage,
             min_workers=min_workers,
             max_job_failure_retry=max_job_failure_retry,
             final_exit_codes=[FINAL_EXIT_CODE],
@@ -143,15 +137,14 @@ def train(
 
 
 def _program(
-    script: str, workdir: str | None, *, processes: int
+    script: str, workdir: Path | None, *, processes: int
 ) -> tuple[Path | None, tuple[str, ...]]:
     """The folder to ship, and the command to run in it."""
     # With several GPUs each needs a process of its own, and torchrun starts them.
     python = ("torchrun",) if processes > 1 else ("python",)
-    directory = existing_directory(workdir) if workdir is not None else None
     path = Path(script)
     if path.is_file():
-        root = directory or path.parent
+        root = workdir or path.parent
         try:
             inside = path.resolve().relative_to(root.resolve())
         except ValueError:
@@ -163,7 +156,7 @@ def _program(
         raise InvalidRequest(
             f"there is no script {script}", hint="name a file, or a module that can be imported"
         )
-    return directory, (*python, "-m", script)
+    return workdir, (*python, "-m", script)
 
 
 def _name_of(script: str) -> str:

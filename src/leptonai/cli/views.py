@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from leptonai.cli.output import age, print_table, printable, say, span
+from leptonai.cli.output import age, print_json, print_table, printable, say, span
 from leptonai.spec.quantities import show_mib
 
 if TYPE_CHECKING:
     from leptonai.spec.endpoints import LeptonDeployment
     from leptonai.spec.explanations import EstimatedStart, Explanation
+    from leptonai.spec.jobs import LeptonJob
     from leptonai.spec.replicas import LeptonEvent, Replica
 
 
@@ -94,7 +95,13 @@ def print_explanation(explanation: Explanation) -> None:
     _print_outlook(explanation)
 
 
-def print_dry_run(name: str, explanation: Explanation) -> None:
+def print_dry_run(would_be: LeptonJob | LeptonDeployment, output: str) -> None:
+    name, explanation = would_be.metadata.name or "", would_be.explanation
+    if output == "json":
+        print_json(would_be)
+        return
+    if explanation is None:
+        return
     if explanation.places:
         click.echo(printable(f"{name} would start now: {explanation.because}"))
         rows = [

@@ -3,7 +3,7 @@
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.output import print_json
+from leptonai.cli.output import answer, print_json
 from leptonai.cli.session import output_option
 
 workspace = Group(
@@ -26,10 +26,7 @@ def current(output: str) -> None:
     from leptonai.client.connection import resolve
 
     connection = resolve()
-    if output == "json":
-        print_json({"workspace": connection.workspace, "url": connection.url})
-    else:
-        click.echo(connection.workspace)
+    answer({"workspace": connection.workspace, "url": connection.url}, output, connection.workspace)
 
 
 @workspace.does(

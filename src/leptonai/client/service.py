@@ -4,7 +4,6 @@ import contextlib
 import keyword
 import os
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Any
 
 try:
@@ -96,12 +95,7 @@ class Client:
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __call__(self, **arguments: Any) -> Any:

@@ -8,18 +8,14 @@ from msgspec.structs import replace
 
 from leptonai.control.requests import (
     check_command,
-    check_envs,
     check_feasible,
-    check_priority,
-    check_reservation,
-    check_storage,
-    gpu_types,
+    check_surroundings,
+    with_gpu_type,
 )
 from leptonai.control.world import World
 from leptonai.core.access import Principal
 from leptonai.core.lifecycle.ray_node import program_of_node
 from leptonai.core.records import Node
-from leptonai.core.shapes import gpu_type_of
 from leptonai.errors import InvalidRequest, Unsatisfiable
 from leptonai.ports.store import Query
 from leptonai.spec import codec
@@ -159,13 +155,8 @@ async def _checked(
     try:
         if group.container is not None and group.container.command:
             check_command(group.container, needed="")
-        check_priority(group.queue_config)
-        await check_reservation(world, principal, workspace, group.reservation_config)
-        await check_storage(world, principal, workspace, group.mounts, None)
-        await check_envs(world, principal, workspace, group.envs or [])
-        meant = gpu_type_of(group.resource_shape, gpu_types(nodes))
-        if meant is not None and group.accelerator_type is None:
-            group = replace(group, accelerator_type=meant)
+        await check_surroundings(world, principal, workspace, group)
+        group = with_gpu_type(group, nodes)
         program = program_of_node(group, is_head=name == HEAD_NAME)
         check_feasible(program, 1, group.affinity, nodes)
     except (InvalidRequest, Unsatisfiable) as refused:

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -43,12 +44,15 @@ from leptonai.spec.containers import (
     ReservationConfig,
     StorageAttachment,
 )
-from leptonai.spec.endpoints import EndpointSpec
+from leptonai.spec.endpoints import EndpointSpec, ResourceRequirement
 from leptonai.spec.gateway import GatewaySettings
 from leptonai.spec.jobs import JobSpec
 from leptonai.spec.metadata import Metadata
 from leptonai.spec.names import check_env_name, check_label, check_name
+from leptonai.spec.rayclusters import RayGroup
 from leptonai.spec.reservations import ReservationPhase
+
+A = TypeVar("A", bound=JobSpec | ResourceRequirement | RayGroup)
 
 MAX_ARGUMENTS = 4_096
 MAX_COMMAND_CHARS = 512 << 10
@@ -97,16 +101,9 @@ async def checked_job(world: World, principal: Principal, workspace: str, spec: 
                 hint="Give estimated_seconds, too: how long it runs once it has started.",
             )
     _check_seconds("spec.estimated_seconds", spec.estimated_seconds, MAX_RUN_S)
-    check_priority(spec.queue_config)
-    await check_reservation(world, principal, workspace, spec.reservation_config)
-    await check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
-    await check_envs(world, principal, workspace, spec.envs or [])
-    if spec.workdir is not None:
-        await check_tree(world, spec.workdir, "spec.workdir")
+    await check_surroundings(world, principal, workspace, spec)
     nodes = await world.store.find(Node, Query())
-    meant = gpu_type_of(spec.resource_shape, gpu_types(nodes))
-    if meant is not None and spec.accelerator_type is None:
-        spec = replace(spec, accelerator_type=meant)
+    spec = with_gpu_type(spec, nodes)
     requested = requested_by(spec)
     ports = len(spec.container.ports or ())
     if ports > MAX_PORTS:
@@ -148,28 +145,44 @@ async def checked_endpoint(
     check_grpc(spec)
     _check_letting_in(spec)
     await _check_gateway(world, workspace, name, spec.gateway)
-    check_priority(spec.queue_config)
-    await check_reservation(world, principal, workspace, spec.reservation_config)
-    await check_storage(world, principal, workspace, spec.mounts, spec.storage_attachments)
+    await check_surroundings(world, principal, workspace, spec)
     readiness = spec.health.readiness if spec.health else None
     if readiness and readiness.http and not re.fullmatch(r"/[!-~]{0,1000}", readiness.http.path):
         raise InvalidRequest(
             "spec.health.readiness.http.path: is no path", hint='Start it with "/".'
         )
-    await check_envs(world, principal, workspace, spec.envs or [])
-    if spec.workdir is not None:
-        await check_tree(world, spec.workdir, "spec.workdir")
     nodes = await world.store.find(Node, Query())
-    meant = gpu_type_of(wanted.resource_shape, gpu_types(nodes))
-    if meant is not None and wanted.accelerator_type is None:
-        wanted = replace(wanted, accelerator_type=meant)
-        spec = replace(spec, resource_requirement=wanted)
+    wanted = with_gpu_type(wanted, nodes)
+    spec = replace(spec, resource_requirement=wanted)
     requested = requested_by(wanted)
     first = spec.port or scheduler.ANY_PORT
     ports = (scheduler.ANY_PORT,) * (1 + len(spec.pod_ports)) if spec.is_pod else (first,)
     program = Program(command=(), needs=requested.needs, ports=ports)
     check_feasible(program, 1, wanted.affinity, nodes)
     return spec, await _model_digest(world, workspace, spec.model)
+
+
+async def check_surroundings(
+    world: World, principal: Principal, workspace: str, spec: JobSpec | EndpointSpec | RayGroup
+) -> None:
+    """Where it waits, and what it finds where it runs: all of that is there, and may be used."""
+    _check_priority(spec.queue_config)
+    await _check_reservation(world, principal, workspace, spec.reservation_config)
+    buckets, workdir = None, None
+    if not isinstance(spec, RayGroup):
+        buckets, workdir = spec.storage_attachments, spec.workdir
+    await _check_storage(world, principal, workspace, spec.mounts, buckets)
+    await _check_envs(world, principal, workspace, spec.envs or [])
+    if workdir is not None:
+        await check_tree(world, workdir, "spec.workdir")
+
+
+def with_gpu_type(asked: A, nodes: Sequence[Node]) -> A:
+    """With the exact type that its shape means."""
+    meant = gpu_type_of(asked.resource_shape, _gpu_types(nodes))
+    if meant is None or asked.accelerator_type is not None:
+        return asked
+    return replace(asked, accelerator_type=meant)
 
 
 def name_and_labels(metadata: Metadata, word: str, default: str = "") -> tuple[str, dict[str, str]]:
@@ -217,7 +230,7 @@ def check_command(container: Container, *, needed: str) -> None:
         )
 
 
-async def check_envs(
+async def _check_envs(
     world: World, principal: Principal, workspace: str, envs: Sequence[EnvVar]
 ) -> None:
     if len(envs) > MAX_ENVS:
@@ -259,7 +272,7 @@ async def check_envs(
         require(principal, Action.USE, known[name])
 
 
-def check_priority(queue: QueueConfig | None) -> None:
+def _check_priority(queue: QueueConfig | None) -> None:
     name = queue.priority_class if queue else None
     if not name:
         return
@@ -276,7 +289,7 @@ def check_priority(queue: QueueConfig | None) -> None:
         )
 
 
-async def check_storage(
+async def _check_storage(
     world: World,
     principal: Principal,
     workspace: str,
@@ -291,7 +304,7 @@ async def check_storage(
         check_attachments(principal, attachments, {each.name: each.spec for each in sources})
 
 
-async def check_reservation(
+async def _check_reservation(
     world: World, principal: Principal, workspace: str, config: ReservationConfig | None
 ) -> None:
     """Refuse a reservation that there is not, that is over, or that is for others."""
@@ -448,7 +461,7 @@ def _check_known(what: str, named: Iterable[str], known: set[str]) -> None:
             )
 
 
-def gpu_types(nodes: Iterable[Node]) -> set[str]:
+def _gpu_types(nodes: Iterable[Node]) -> set[str]:
     return {node.capacity.gpu_type for node in nodes if node.capacity.gpu_type}
 
 

@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -134,7 +135,7 @@ class EnvoyProcess:
         self._reserve()
         folder = self._home.envoy
         _until(lambda: all((folder / name).exists() for name in FILES), "the gateway")
-        lua = (Path(__file__).parent / "gateway" / "envoy" / "digest.lua").read_text()
+        lua = files("leptonai.gateway.envoy").joinpath("digest.lua").read_text()
         told = bootstrap(self._host, self.port, lua)
         replace_file(folder / "bootstrap.json", json.dumps(told))
         with contextlib.suppress(FileNotFoundError):

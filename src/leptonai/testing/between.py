@@ -5,7 +5,6 @@ import re
 import socket
 import threading
 import time
-from types import TracebackType
 
 PIECE_BYTES = 64 << 10
 MUCH_BYTES = 100_000  # a connection that brought more has something large to bring
@@ -34,12 +33,7 @@ class Between:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _close(self._listening)
 
     def _accept(self) -> None:

@@ -11,7 +11,6 @@ import hashlib
 import mmap
 import os
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -39,12 +38,7 @@ class DirectFile:
     def __enter__(self) -> "DirectFile":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
     def write(self, data: memoryview) -> None:

@@ -2,7 +2,6 @@
 `synchronous/` of this package, file by file, by leaving out `async` and `await`."""
 
 from collections.abc import Mapping
-from types import TracebackType
 
 from leptonai.client.asynchronous.artifacts import AsyncArtifacts, AsyncBlobs, AsyncTrees
 from leptonai.client.asynchronous.calls import AsyncCalls
@@ -96,10 +95,5 @@ class AsyncLeptonClient:
     async def __aenter__(self) -> "AsyncLeptonClient":
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        raised: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()

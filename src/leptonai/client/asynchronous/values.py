@@ -1,14 +1,13 @@
 """What workloads share: values by key, queues of messages, objects."""
 
-import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
-from leptonai.client.asynchronous.calls import FIRST_LOOK_S, LONGEST_LOOK_S, AsyncCalls, new_key
+from leptonai.client.asynchronous.calls import AsyncCalls, AsyncLooks, new_key
 from leptonai.client.files import Progress, digest_of, telling
-from leptonai.client.http_async import Feed, in_thread, pause
+from leptonai.client.http_async import Feed, in_thread
 from leptonai.client.messages import Request, delete_of, get_of, path_of, post_to
 from leptonai.errors import Internal, InvalidRequest, NotFound
 from leptonai.spec.values import (
@@ -108,15 +107,13 @@ class AsyncQueues:
             Unavailable: no answer came; the message that it may have held is lost.
         """
         request = replace(get_of("queue", name, "messages"), once=True)
-        give_up, look_s = time.monotonic() + timeout_s, FIRST_LOOK_S
+        looks = AsyncLooks(timeout_s)
         while True:
             if found := await self._calls.read(request, list[QueueMessage]):
                 return found[0].message
-            left_s = give_up - time.monotonic()
-            if left_s <= 0:
+            if looks.are_over:
                 return None
-            await pause(min(left_s, look_s))
-            look_s = min(2 * look_s, LONGEST_LOOK_S)
+            await looks.pause()
 
 
 class AsyncObjects:

@@ -1,7 +1,6 @@
 """`asynchronous/__init__.py` as `tools/derive_sync_client.py` made it sync; change that."""
 
 from collections.abc import Mapping
-from types import TracebackType
 
 from leptonai.client.synchronous.artifacts import Artifacts, Blobs, Trees
 from leptonai.client.synchronous.calls import Calls
@@ -95,10 +94,5 @@ class LeptonClient:
     def __enter__(self) -> "LeptonClient":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        raised: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -1,5 +1,6 @@
 """`asynchronous/calls.py` as `tools/derive_sync_client.py` made it sync; change that."""
 
+import math
 import os
 import random
 import time
@@ -44,17 +45,17 @@ class Looks:
     """Looks at what somebody waits for, seldomer the longer it takes."""
 
     def __init__(self, timeout_s: float | None) -> None:
-        self._give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        self._give_up = math.inf if timeout_s is None else time.monotonic() + timeout_s
         self._look_s = FIRST_LOOK_S
 
     @property
     def are_over(self) -> bool:
         """Whether there is no time for another one."""
-        return self._give_up is not None and time.monotonic() + self._look_s > self._give_up
+        return time.monotonic() >= self._give_up
 
     def pause(self) -> None:
-        """Until the next one."""
-        pause(self._look_s)
+        """Until the next one; the last is at the end of the time."""
+        pause(min(self._look_s, max(0.0, self._give_up - time.monotonic())))
         self._look_s = min(LONGEST_LOOK_S, self._look_s * 1.3)
 
 

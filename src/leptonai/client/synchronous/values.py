@@ -1,14 +1,13 @@
 """`asynchronous/values.py` as `tools/derive_sync_client.py` made it sync; change that."""
 
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from leptonai.client.synchronous.calls import FIRST_LOOK_S, LONGEST_LOOK_S, Calls, new_key
+from leptonai.client.synchronous.calls import Calls, Looks, new_key
 from leptonai.client.files import Progress, digest_of, telling
-from leptonai.client.http_sync import Feed, in_thread, pause
+from leptonai.client.http_sync import Feed, in_thread
 from leptonai.client.messages import Request, delete_of, get_of, path_of, post_to
 from leptonai.errors import Internal, InvalidRequest, NotFound
 from leptonai.spec.values import (
@@ -108,15 +107,13 @@ class Queues:
             Unavailable: no answer came; the message that it may have held is lost.
         """
         request = replace(get_of("queue", name, "messages"), once=True)
-        give_up, look_s = time.monotonic() + timeout_s, FIRST_LOOK_S
+        looks = Looks(timeout_s)
         while True:
             if found := self._calls.read(request, list[QueueMessage]):
                 return found[0].message
-            left_s = give_up - time.monotonic()
-            if left_s <= 0:
+            if looks.are_over:
                 return None
-            pause(min(left_s, look_s))
-            look_s = min(2 * look_s, LONGEST_LOOK_S)
+            looks.pause()
 
 
 class Objects:

@@ -13,7 +13,7 @@ from leptonai.control.actions.artifacts import (
     word_of,
 )
 from leptonai.control.api.paging import PAGING, page_of
-from leptonai.control.api.routing import Answer, Call, Parameter, Route
+from leptonai.control.api.routing import DONE, Answer, Call, Parameter, Route
 from leptonai.control.api.views import artifact_view
 from leptonai.core.records import Dataset, Model
 from leptonai.ports.store import Query
@@ -60,7 +60,7 @@ def _delete(kind: ArtifactKind) -> Handler:
         await delete_artifacts(
             call.world, call.principal, call.workspace, kind, call.path["reference"]
         )
-        return Answer(body=b"{}")
+        return DONE
 
     return delete
 
@@ -79,7 +79,7 @@ def _drop_alias(kind: ArtifactKind) -> Handler:
     async def delete(call: Call) -> Answer:
         reference, alias = call.path["reference"], call.path["alias"]
         await drop_alias(call.world, call.principal, call.workspace, kind, reference, alias)
-        return Answer(body=b"{}")
+        return DONE
 
     return delete
 

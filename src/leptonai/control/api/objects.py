@@ -16,7 +16,7 @@ from leptonai.control.actions.objects import (
     require_put,
 )
 from leptonai.control.api.blobs import about_blob, part_of_blob
-from leptonai.control.api.routing import BYTES, Answer, Call, Parameter, Route, json_answer
+from leptonai.control.api.routing import BYTES, DONE, Answer, Call, Parameter, Route, json_answer
 from leptonai.errors import NotFound
 from leptonai.spec.values import ObjectFacts, ObjectLink, ObjectList
 
@@ -24,7 +24,6 @@ LINK_GOOD_FOR_MS = 900_000
 PUBLIC_LINK_GOOD_FOR_MS = 7 * 86_400_000
 SIGNED = "_presigned"
 PAGE = 1_000
-DONE = Answer(body=b"{}")
 
 
 async def list_(call: Call) -> ObjectList:

@@ -3,14 +3,13 @@
 from leptonai.control.actions.artifacts import delete_artifacts
 from leptonai.control.actions.photons import ARCHIVE, find_photon, list_photons, register_photon
 from leptonai.control.api.multipart import file_in
-from leptonai.control.api.routing import BYTES, Answer, Call, Parameter, Route
+from leptonai.control.api.routing import BYTES, DONE, Answer, Call, Parameter, Route
 from leptonai.core.records import Model
 from leptonai.errors import NotFound
 from leptonai.spec import codec
 from leptonai.spec.photons import DeploymentTemplate, RegisteredPhoton
 
 SCOPES = ("private", "public")
-DONE = Answer(body=b"{}")
 
 
 async def list_(call: Call) -> list[RegisteredPhoton]:

@@ -3,14 +3,12 @@
 import msgspec
 
 from leptonai.control.actions.named import create_named, delete_named, find_named, list_named
-from leptonai.control.api.routing import Answer, Call, Route
+from leptonai.control.api.routing import DONE, Answer, Call, Route
 from leptonai.control.api.views import metadata_of
 from leptonai.core.access import Action
 from leptonai.core.records import MessageQueue
 from leptonai.errors import InvalidRequest, TooLarge
 from leptonai.spec.values import MAX_MESSAGE_BYTES, Queue, QueueLength, QueueMessage
-
-DONE = Answer(body=b"{}")
 
 
 async def list_queues(call: Call) -> list[Queue]:

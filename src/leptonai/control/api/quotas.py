@@ -1,7 +1,7 @@
 """Quotas: what users and projects are guaranteed; set by admins, seen by all."""
 
 from leptonai.control.actions import quotas as actions
-from leptonai.control.api.routing import Answer, Call, Route
+from leptonai.control.api.routing import DONE, Answer, Call, Route
 from leptonai.core.access import Action, Resource
 from leptonai.core.records import Quota, Replica
 from leptonai.core.resources import MILLIS
@@ -36,7 +36,7 @@ async def delete(call: Call) -> Answer:
     await actions.delete_quota(
         call.world, call.principal, call.workspace, name, of_project=of_project
     )
-    return Answer(body=b"{}")
+    return DONE
 
 
 def _whose(call: Call) -> tuple[bool, str]:

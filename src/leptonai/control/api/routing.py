@@ -65,6 +65,9 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+DONE = Answer(body=b"{}")  # and nothing to say of it
+
+
 class Scope(Enum):
     WORKSPACE = "/api/v2/workspaces/{workspace}"
     PLATFORM = ""

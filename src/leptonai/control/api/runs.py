@@ -17,7 +17,7 @@ from leptonai.control.actions.runs import (
     update_run,
 )
 from leptonai.control.api.paging import PAGING, label_selector, page_of
-from leptonai.control.api.routing import Answer, Call, Parameter, Route
+from leptonai.control.api.routing import DONE, Answer, Call, Parameter, Route
 from leptonai.control.api.views import run_view
 from leptonai.core.access import Role
 from leptonai.core.points import RunPoints
@@ -94,13 +94,13 @@ async def patch(call: Call) -> wire.Run:
 
 async def delete(call: Call) -> Answer:
     await remove_run(call.world, call.principal, call.workspace, call.path["id"])
-    return Answer(body=b"{}")
+    return DONE
 
 
 async def append(call: Call) -> Answer:
     batch = decode_batch(await call.small_body())
     await append_points(call.world, call.principal, call.workspace, call.path["id"], batch)
-    return Answer(body=b"{}")
+    return DONE
 
 
 async def resume(call: Call) -> wire.Run:

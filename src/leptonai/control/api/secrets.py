@@ -1,7 +1,7 @@
 """Secrets: written, listed by name, deleted; never read."""
 
 from leptonai.control.actions.secrets import create_secrets, delete_secret
-from leptonai.control.api.routing import Answer, Call, Route
+from leptonai.control.api.routing import DONE, Answer, Call, Route
 from leptonai.control.api.views import secret_view
 from leptonai.core.records import Secret
 from leptonai.ports.store import Query
@@ -23,7 +23,7 @@ async def create(call: Call) -> list[SecretItem]:
 
 async def delete(call: Call) -> Answer:
     await delete_secret(call.world, call.principal, call.workspace, call.path["name"])
-    return Answer(body=b"{}")
+    return DONE
 
 
 ROUTES = (

@@ -9,7 +9,7 @@ from leptonai.beneath import Beneath, Entry, parts_of
 from leptonai.control.actions.volumes import find_volume, volumes_of
 from leptonai.control.api.blobs import byte_range
 from leptonai.control.api.multipart import file_in
-from leptonai.control.api.routing import BYTES, Answer, Call, Parameter, Route, json_answer
+from leptonai.control.api.routing import BYTES, DONE, Answer, Call, Parameter, Route, json_answer
 from leptonai.control.uploads import digest_of, part_of, receive, received_bytes, to_its_end
 from leptonai.core.access import Action, Resource
 from leptonai.core.records import Volume
@@ -90,7 +90,7 @@ async def put(call: Call) -> Answer:
     volume, path = await _asked(call, Action.UPDATE)
     _check_use(call, volume, path)
     await to_its_end(lambda: _files(volume).make_directory(path))
-    return Answer(body=b"{}")
+    return DONE
 
 
 async def delete(call: Call) -> Answer:
@@ -98,7 +98,7 @@ async def delete(call: Call) -> Answer:
     _check_use(call, volume, path)
     recursive = call.flag("removeall")
     await to_its_end(lambda: _files(volume).remove(path, recursive=recursive))
-    return Answer(body=b"{}")
+    return DONE
 
 
 async def _asked(call: Call, action: Action) -> tuple[Volume, str]:

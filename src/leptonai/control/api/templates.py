@@ -11,7 +11,7 @@ from leptonai.control.actions.templates import (
     find_template,
     no_template,
 )
-from leptonai.control.api.routing import Answer, Call, Route
+from leptonai.control.api.routing import DONE, Answer, Call, Route
 from leptonai.control.api.views import metadata_of
 from leptonai.control.templates import public_templates
 from leptonai.core.access import Action, Resource
@@ -60,7 +60,7 @@ async def create(call: Call) -> LeptonTemplate:
 
 async def delete(call: Call) -> Answer:
     await delete_template(call.world, call.principal, call.workspace, call.path["id"])
-    return Answer(body=b"{}")
+    return DONE
 
 
 def _view(template: Template) -> LeptonTemplate:

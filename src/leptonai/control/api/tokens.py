@@ -1,7 +1,7 @@
 """Tokens: who is let in, and as whom."""
 
 from leptonai.control.actions.tokens import issue_token, remove_token
-from leptonai.control.api.routing import Answer, Call, Route
+from leptonai.control.api.routing import DONE, Answer, Call, Route
 from leptonai.core.access import Role
 from leptonai.core.records import Token
 from leptonai.ports.store import Query
@@ -40,7 +40,7 @@ async def create(call: Call) -> IssuedToken:
 
 async def delete(call: Call) -> Answer:
     await remove_token(call.world, call.principal, call.workspace, call.path["id"])
-    return Answer(body=b"{}")
+    return DONE
 
 
 def _sees_all(call: Call, token: Token) -> bool:

@@ -2,7 +2,7 @@
 
 from leptonai.control.actions.named import create_named, delete_named, find_named, list_named
 from leptonai.control.api.multipart import file_in
-from leptonai.control.api.routing import BYTES, Answer, Call, Parameter, Route
+from leptonai.control.api.routing import BYTES, DONE, Answer, Call, Parameter, Route
 from leptonai.control.api.views import metadata_of
 from leptonai.core.access import Action
 from leptonai.core.records import KeySpace
@@ -12,7 +12,6 @@ from leptonai.spec.values import MAX_KEY_BYTES, MAX_VALUE_BYTES, KeyList
 
 DEFAULT_KEYS = 1_000  # on a page
 MAX_KEYS = 10_000
-DONE = Answer(body=b"{}")
 
 
 async def list_spaces(call: Call) -> list[wire.KeySpace]:

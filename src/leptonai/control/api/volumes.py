@@ -2,7 +2,7 @@
 
 from leptonai.control.actions import volumes as actions
 from leptonai.control.api.nodes import get_group
-from leptonai.control.api.routing import Answer, Call, Parameter, Route
+from leptonai.control.api.routing import DONE, Answer, Call, Parameter, Route
 from leptonai.core.access import Action, Resource
 from leptonai.core.records import DataSource
 from leptonai.ports.store import Query
@@ -54,7 +54,7 @@ async def permit(call: Call) -> Answer:
         rule.nodegroup_id or "",
         rule,
     )
-    return Answer(body=b"{}")
+    return DONE
 
 
 async def forbid(call: Call) -> Answer:
@@ -66,7 +66,7 @@ async def forbid(call: Call) -> Answer:
         call.text("nodegroup_id"),
         f"/{call.path['prefix']}",
     )
-    return Answer(body=b"{}")
+    return DONE
 
 
 async def data_sources(call: Call) -> DataSourceList:
@@ -113,7 +113,7 @@ async def delete_data_source(call: Call) -> Answer:
     await actions.delete_data_source(
         call.world, call.principal, call.workspace, call.path["group"], call.path["name"]
     )
-    return Answer(body=b"{}")
+    return DONE
 
 
 def _view(source: DataSource) -> StorageDataSource:

@@ -6,7 +6,6 @@ learn from it, and it need not be read anew to be transformed.
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from leptonai.data.shelf import writing
@@ -110,12 +109,7 @@ class Staging:
         (path.parent / f"{number}.{changes - 1}.arrow").unlink(missing_ok=True)
         return _Kept(stretch, part, path, changes)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._kept = []
         if self._place is not None:
             self._place.cleanup()
