@@ -11,7 +11,7 @@ from tests.unit import keras_parts
 
 from leptonai.errors import InvalidRequest
 from leptonai.testing.platform import RunningPlatform, eventually
-from leptonai.training.keras import unwrap
+from leptonai.training.keras import following, unwrap
 
 random = np.random.default_rng(0)
 # Of 65 samples the last batch of 32 has one: one worker of two has nothing to do.
@@ -30,6 +30,12 @@ def client(platform):
     with platform.client() as client:
         yield client
     unwrap()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A busy machine is no reason to tell why a job has not begun."""
+    monkeypatch.setattr(following, "TOLD_AFTER_S", 600.0)
 
 
 def a_model(name="regression"):

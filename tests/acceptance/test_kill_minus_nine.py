@@ -63,10 +63,12 @@ def test_every_acknowledged_job_ends_exactly_once_in_the_right_state(tmp_path):
     notes.mkdir()
     with RunningPlatform(tmp_path / "home") as platform:
         acknowledged: dict[int, str] = {}
+        # Each keeps trying while the platform is down, which comes back where it was.
+        theirs = [platform.client(retry_for_s=120) for _ in range(CLIENTS)]
         submitted = threading.Event()
 
         def submit(client_number: int) -> None:
-            client = platform_client(platform)
+            client = theirs[client_number]
             for number in range(client_number, JOBS, CLIENTS):
                 job = client.jobs.create(a_job(number, notes))
                 acknowledged[number] = job.metadata.id
@@ -114,14 +116,6 @@ def test_every_acknowledged_job_ends_exactly_once_in_the_right_state(tmp_path):
         }
         children = [int(path.read_text()) for path in notes.glob("*.child")]
         assert [pid for pid in children if is_sleeping(pid)] == [], "nothing is left behind"
-
-
-def platform_client(platform: RunningPlatform):
-    """One that keeps trying while the platform is down; made when it is up."""
-    deadline = time.monotonic() + 60
-    while platform.home.state() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return platform.client(retry_for_s=120)
 
 
 def wait_for_all(client, ids: set[str]) -> dict[str, LeptonJob]:

@@ -310,7 +310,8 @@ def test_a_directory_is_brought_in_and_followed(
     try:
         assert watching.stdout is not None
         assert "0 written" in watching.stdout.readline()
-        (project / "b.py").write_text("print('two')")
+        (tmp_path / "b.py").write_text("print('two')")
+        (tmp_path / "b.py").rename(project / "b.py")  # whole, whenever it is looked at
         assert "1 written" in watching.stdout.readline()
     finally:
         watching.send_signal(signal.SIGINT)

@@ -141,4 +141,7 @@ def test_a_job_that_waits_can_be_stopped_and_removed(platform, client, cores, tm
     assert platform.cli("job", "get", removed, check=False).returncode == 1
     (tmp_path / "go").touch()
     assert client.jobs.wait(holder, timeout_s=60).status.state == "Completed"
-    assert platform.answer("node", "list", "-o", "json")[0]["status"]["workloads"] == []
+    eventually(
+        lambda: platform.answer("node", "list", "-o", "json")[0]["status"]["workloads"],
+        lambda left: left == [],
+    )

@@ -14,6 +14,7 @@ import msgspec
 
 from leptonai.client.sessions import entered, run_session
 from leptonai.spec.pods import STDERR, STDOUT, ExecControl, ExecRequest, PodPlan, PodReport, Window
+from leptonai.testing.free_ports import a_free_port
 from leptonai.testing.platform import eventually
 
 KEY = "the-key-of-the-pod"
@@ -23,7 +24,7 @@ PATIENCE_S = 60.0
 class RunningPod:
     def __init__(self, home: Path, plan: PodPlan, **variables: str) -> None:
         self.home = home
-        self.ports = [_free_port() for _ in range(1 + len(plan.ports))]
+        self.ports = [a_free_port() for _ in range(1 + len(plan.ports))]
         self.url = f"http://127.0.0.1:{self.ports[0]}"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "leptonai.pod", msgspec.json.encode(plan).decode()],
@@ -119,10 +120,3 @@ async def session(
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

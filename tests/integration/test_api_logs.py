@@ -259,12 +259,17 @@ async def test_a_log_of_no_workload_or_two_is_refused(api):
     assert (await api.call("GET", "/logs?job=nobody")).status_code == 404
 
 
-async def stream_of(api, replica, receive):
-    """What is sent of a log to whoever receives that way."""
+async def stream_of(api, replica, after, then):
+    """What is sent of a log to whom something happens after so many messages."""
     sent = []
 
     async def send(message):
         sent.append(message["type"])
+
+    async def receive():
+        while len(sent) < after:
+            await asyncio.sleep(0.01)
+        return await then()
 
     scope = {
         "type": "http",
@@ -273,7 +278,7 @@ async def stream_of(api, replica, receive):
         "query_string": b"",
         "headers": [(b"authorization", f"Bearer {api.tokens['admin']}".encode())],
     }
-    await asyncio.wait_for(api.app(scope, receive, send), 10)
+    await asyncio.wait_for(api.app(scope, receive, send), 60)
     return sent
 
 
@@ -281,21 +286,19 @@ async def stream_of(api, replica, receive):
 async def test_a_reader_who_leaves_ends_the_stream_of_a_silent_log(api):
     replica = await a_replica(api, output=b"", phase=Phase.RUNNING)
 
-    async def receive():
-        await asyncio.sleep(0.03)
+    async def leave():
         return {"type": "http.disconnect"}
 
-    assert await stream_of(api, replica, receive) == ["http.response.start"]
+    assert await stream_of(api, replica, 1, leave) == ["http.response.start"]
 
 
 @with_api
 async def test_a_server_that_stops_breaks_off_a_log_that_has_not_ended(api):
     replica = await a_replica(api, output=b"so far", phase=Phase.RUNNING)
 
-    async def receive():
-        await asyncio.sleep(0.03)
+    async def stop():
         api.app.stop()
         await asyncio.Event().wait()
 
-    sent = await stream_of(api, replica, receive)
+    sent = await stream_of(api, replica, 2, stop)
     assert sent == ["http.response.start", "http.response.body"]  # and no word of its end

@@ -325,15 +325,21 @@ def test_the_list_of_jobs_is_a_table_or_json_or_says_how_to_begin(lepton, server
     second = server.add_job("second", "Failed", message="exit code 3")
     code, out, err = lepton("job", "list")
     assert (code, err) == (0, "")
-    assert [line.split() for line in out.splitlines()] == [
-        ["ID", "STATE", "WORKERS", "AGE", "RAN", "MESSAGE"],
-        [first, "Running", "1/1", "0s"],
-        [second, "Failed", "0/1", "0s", "exit", "code", "3"],
+    assert [ageless(line) for line in out.splitlines()] == [
+        ["ID", "STATE", "WORKERS", "RAN", "MESSAGE"],
+        [first, "Running", "1/1"],
+        [second, "Failed", "0/1", "exit", "code", "3"],
     ]
     assert "\x1b" not in out
     listed = json.loads(lepton("job", "list", "--state", "fail", "-o", "json")[1])
     assert [job["metadata"]["id"] for job in listed] == [second]
     assert lepton("job", "list", "-q", "nope") == (0, "", "no jobs match\n")
+
+
+def ageless(row: str) -> list[str]:
+    """Its words without the age, which comes fourth and grows."""
+    words = row.split()
+    return words[:3] + words[4:]
 
 
 def test_a_log_is_printed_with_the_numbers_of_several_workers(lepton, server):
@@ -368,7 +374,8 @@ def test_following_says_why_a_job_waits_and_goes_on_through_its_tries(lepton, se
     server.why["because"] = "needs 8 GPUs; there are 0"
 
     def go_on():
-        time.sleep(0.1)
+        while not any("/why" in seen for seen in server.seen):
+            time.sleep(0.01)
         server.jobs[job_id]["status"]["state"] = "Running"
         server.add_replica(job_id, f"{job_id}-0-aaaaa", b"try 1\n")
         while not any("aaaaa/log" in seen for seen in server.seen):
@@ -460,7 +467,7 @@ def test_an_endpoint_is_created_shown_updated_and_removed(lepton, server):
     assert spec["envs"] == [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
     assert spec["resource_requirement"] == {"min_replicas": 3, "max_replicas": 3}
     rows = lepton("endpoint", "list")[1].splitlines()
-    assert rows[1].split() == ["app", "Starting", "0/3", "0s", "http://127.0.0.1:1/e/d/app/"]
+    assert ageless(rows[1]) == ["app", "Starting", "0/3", "http://127.0.0.1:1/e/d/app/"]
     assert "access   1 tokens of its own\n" in lepton("endpoint", "get", "app")[1]
     assert lepton("endpoint", "restart", "app")[1] == "restarting app\n"
     assert lepton("endpoint", "remove", "app")[:2] == (0, "removed app\n")

@@ -16,6 +16,7 @@ import pytest
 from leptonai.supervisor import (
     Cgroups,
     Ending,
+    Folder,
     Launch,
     Outcome,
     Supervisor,
@@ -32,7 +33,9 @@ BOTH = pytest.mark.parametrize(
 # What a copy does is what $DO says; the command says that it is the command.
 TEMPLATE = """
 import os, signal, subprocess, sys, time
+from leptonai.supervisor import template
 from leptonai.supervisor.template import Template
+template.REQUEST_TIMEOUT_S = 60.0  # who asks may be slow
 loaded = [1, 2, 3]
 template = Template(sys.argv[1], ready_within_s=float(sys.argv[2]))
 open("listens", "w").close()
@@ -74,9 +77,10 @@ class Copies:
         return Path(self.supervisor.folder(id).log).read_text()
 
     def pids(self, id: str = "a.0") -> list[int]:
-        """The keeper, and what it has started, oldest first."""
+        """The keeper, and what it has started, oldest first. Only those that are its own for
+        certain: what is in the middle of an exec anywhere on this machine may be."""
         mark = self.supervisor.mark(id)
-        return sorted(processes.find([mark])[mark])
+        return sorted(pid for pid in processes.find([mark])[mark] if processes.belongs(pid, mark))
 
 
 def a_launch(id: str, do: str, **env: str) -> Launch:
@@ -192,7 +196,9 @@ def test_what_a_copy_has_started_ends_with_it(tmp_path, cgroups):
     async def test() -> None:
         async with copies(tmp_path, cgroups) as some:
             await some.start(CHILD + SERVES)
-            assert len(some.pids()) == 3
+            async with asyncio.timeout(PATIENCE_S):
+                while len(some.pids()) < 3:
+                    await asyncio.sleep(0.01)
             some.supervisor.stop("a.0", 0)
             assert (await some.ended()).outcome is Outcome.STOPPED
             assert some.pids() == []
@@ -328,6 +334,34 @@ def test_a_wrapper_that_comes_too_late_ends_without_the_copy(tmp_path, monkeypat
             done.touch()
             assert (await some.ended()).code == 3
             assert some.log() == "serves\nthe copy runs\n"
+
+    asyncio.run(test())
+
+
+def test_a_wrapper_that_dies_while_a_copy_claims_ends_without_the_copy(tmp_path, monkeypatch):
+    dies = tmp_path / "dies.sh"
+    dies.write_text(f"until [ -e {tmp_path}/goes ]; do sleep 0.01; done; exit 1")
+    monkeypatch.setattr(supervise, "WRAPPER", dies)
+    read, looks = Folder.read, []
+
+    def too_early(folder: Folder) -> object:
+        """The first look is just before the claim."""
+        looks.append(read(folder))
+        return looks[-1] if len(looks) > 1 else None
+
+    async def test() -> None:
+        async with copies(tmp_path, Cgroups(0)) as some:
+            launch = a_launch("a.0", SERVES)
+            some.supervisor.start(launch)
+            copy = await some.supervisor.start_copy(launch, str(some.template))
+            assert copy is not None and await copy.trouble() == ""
+            monkeypatch.setattr(Folder, "read", too_early)
+            (tmp_path / "goes").touch()
+            async with asyncio.timeout(PATIENCE_S):
+                while not looks:
+                    await asyncio.sleep(0.01)
+            some.supervisor.stop("a.0", PATIENCE_S)
+            assert (await some.ended()).code == 128 + signal.SIGTERM
 
     asyncio.run(test())
 

@@ -9,6 +9,7 @@ from itertools import count
 
 import pytest
 from gateway_world import (
+    PATIENCE_S,
     WORKSPACE_TOKEN,
     Cloud,
     Replica,
@@ -46,7 +47,7 @@ class Stuck:
         self.replica = cloud.replica(self._answer)
 
     def _answer(self, wire: Wire, request: Request) -> None:
-        self.go.wait(20)
+        self.go.wait(PATIENCE_S)
         try:
             wire.send(ok(b"slow"))
             assert wire.sock.recv(1) == b""
@@ -90,7 +91,7 @@ def test_a_late_request_is_answered_by_a_second_replica_and_the_first_try_broken
         )
     )
     stuck.go.set()
-    assert stuck.left.wait(20)
+    assert stuck.left.wait(PATIENCE_S)
 
 
 def test_an_answer_that_begins_first_wins_even_if_it_was_asked_first(cloud: Cloud) -> None:
@@ -103,7 +104,7 @@ def test_an_answer_that_begins_first_wins_even_if_it_was_asked_first(cloud: Clou
         first.go.set()
         assert read_answer(wire)[::2] == (200, b"slow")
         second.go.set()
-        assert second.left.wait(20)
+        assert second.left.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +138,8 @@ def test_a_client_that_leaves_ends_both_tries(cloud: Cloud) -> None:
         eventually(lambda: len(first.replica.requests) + len(second.replica.requests) == 2)
     first.go.set()
     second.go.set()
-    assert first.left.wait(20)
-    assert second.left.wait(20)
+    assert first.left.wait(PATIENCE_S)
+    assert second.left.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize("dies", [0, 1], ids=["the first", "the second"])
@@ -150,7 +151,7 @@ def test_a_try_that_fails_leaves_the_answer_to_the_other(cloud: Cloud, dies: int
     def answer(wire: Wire, request: Request) -> None:
         turn = next(turns)
         asked.append(turn)
-        go[turn].wait(20)
+        go[turn].wait(PATIENCE_S)
         if turn == dies:
             raise EOFError
         wire.send(ok(b"%d" % turn))
@@ -185,7 +186,7 @@ def test_how_late_is_late_is_learnt_from_the_answers(cloud: Cloud) -> None:
 
     def answer(wire: Wire, request: Request) -> None:
         if lazy.is_set():
-            over.wait(20)
+            over.wait(PATIENCE_S)
         wire.send(ok())
 
     cloud.endpoint(

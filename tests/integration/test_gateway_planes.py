@@ -11,6 +11,7 @@ import pytest
 from gateway_world import (
     ENDPOINT_TOKEN,
     OTHER_WORKSPACE_TOKEN,
+    PATIENCE_S,
     WORKSPACE_TOKEN,
     Cloud,
     Replica,
@@ -201,7 +202,7 @@ def test_bodies_stream_both_ways(cloud: Cloud) -> None:
         assert wire.read_chunk() == b"first"
         got.set()
         wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
-        assert more.wait(20)
+        assert more.wait(PATIENCE_S)
         assert wire.read_chunk() == b"second"
         wire.send(b"3\r\ntwo\r\n0\r\n\r\n")
 
@@ -209,7 +210,7 @@ def test_bodies_stream_both_ways(cloud: Cloud) -> None:
     with cloud.gateway.client() as wire:
         wire.send(a_request(PATH, WORKSPACE_TOKEN, "Transfer-Encoding: chunked", method="POST"))
         wire.send(b"5\r\nfirst\r\n")
-        assert got.wait(20)
+        assert got.wait(PATIENCE_S)
         line, _ = wire.read_head()
         assert (line, wire.read_chunk()) == ("HTTP/1.1 200 OK", b"one")
         more.set()
@@ -249,7 +250,7 @@ def test_requests_wait_while_an_endpoint_sleeps(cloud: Cloud) -> None:
         asked = threads.submit(cloud.gateway.ask, PATH)
         eventually(lambda: waiting(cloud) == 1)
         cloud.endpoint(cloud.replica(), cloud.replica())
-        assert asked.result(20)[0] == 200
+        assert asked.result(PATIENCE_S)[0] == 200
 
 
 def test_a_request_whose_replica_dies_is_repeated_only_where_that_is_safe(cloud: Cloud) -> None:
@@ -314,7 +315,7 @@ def test_no_request_is_lost_while_replicas_are_replaced(cloud: Cloud) -> None:
             each.close()
     over.set()
     for each in threads:
-        each.join(20)
+        each.join(PATIENCE_S)
     assert statuses.keys() == {200}, statuses
     assert statuses[200] > 50
     assert (by_envoy(cloud) > before) is (cloud.gateway.envoy is not None)
@@ -396,16 +397,16 @@ def test_grpc_passes_envoy_and_says_unavailable_without_a_replica(plane: Cloud) 
         credentials = [("authorization", f"Bearer {WORKSPACE_TOKEN}")]
         with grpc.insecure_channel(f"127.0.0.1:{plane.gateway.port}", options) as channel:
             unary = channel.unary_unary("/test.Words/Reverse")
-            assert unary(b"abc", metadata=credentials, timeout=20) == b"cba"
+            assert unary(b"abc", metadata=credentials, timeout=PATIENCE_S) == b"cba"
             stream = channel.unary_stream("/test.Words/Count")(
-                b"3", metadata=credentials, timeout=20
+                b"3", metadata=credentials, timeout=PATIENCE_S
             )
             assert list(stream) == [b"0", b"1", b"2"]
             with pytest.raises(grpc.RpcError) as refused:
-                unary(b"abc", timeout=20)
+                unary(b"abc", timeout=PATIENCE_S)
             assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
             plane.publish(a_route("e", grpc=True))
             with pytest.raises(grpc.RpcError) as refused:
-                unary(b"abc", metadata=credentials, timeout=20)
+                unary(b"abc", metadata=credentials, timeout=PATIENCE_S)
             assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
         server.stop(None)

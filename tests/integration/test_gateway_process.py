@@ -17,8 +17,9 @@ from leptonai import __version__
 from leptonai.home import Home, replace_file
 from leptonai.main.gateway_process import GatewayProcess, Record, end_gateway
 from leptonai.processes import Process
+from leptonai.testing.free_ports import a_free_port
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 # Dies in the very moment in which the gateway runs and is not yet on record.
 DIES_EARLY = """
@@ -45,11 +46,6 @@ def home(tmp_path):
 
 def a_gateway(home: Home, port: int = 0) -> GatewayProcess:
     return GatewayProcess(home, host="127.0.0.1", port=port, control_url="http://127.0.0.1:9")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 def recorded(home: Home) -> Process:
@@ -86,7 +82,7 @@ def test_one_of_another_version_is_replaced(home):
 
 
 def test_one_whose_starter_was_killed_before_it_was_on_record_ends_by_itself(home):
-    port = free_port()
+    port = a_free_port()
     starter = subprocess.run(
         [sys.executable, "-c", DIES_EARLY, str(home.path), str(port)], check=False
     )

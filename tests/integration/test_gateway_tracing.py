@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from gateway_world import (
+    PATIENCE_S,
     WORKSPACE_TOKEN,
     Cloud,
     Gateway,
@@ -221,7 +222,7 @@ def test_without_a_collector_requests_are_served_all_the_same(
     for each in threads:
         each.start()
     for each in threads:
-        each.join(20)
+        each.join(PATIENCE_S)
     assert cloud.gateway.ask(PATH)[2] == b"served"
     eventually(lambda: "spans cannot be sent" in cloud.gateway.log.read_text())
 
@@ -233,7 +234,7 @@ def test_what_was_not_sent_goes_out_before_the_gateway_ends(
     cloud.endpoint(cloud.replica())
     cloud.gateway.ask(PATH)
     cloud.gateway.process.terminate()
-    assert cloud.gateway.process.wait(20) == 0
+    assert cloud.gateway.process.wait(PATIENCE_S) == 0
     assert len(receiver.spans) == 1
 
 

@@ -12,7 +12,8 @@ import pytest
 from leptonai.engines.local import LocalEngine
 from leptonai.ports.engine import Attempt
 from leptonai.supervisor import Cgroups
-from leptonai.testing.engine_contract import PATIENCE_S, a_free_port, clean_up
+from leptonai.testing.engine_contract import PATIENCE_S, clean_up
+from leptonai.testing.free_ports import a_free_port
 
 BOTH = pytest.mark.parametrize("cgroups", [None, Cgroups(0)], ids=["cgroups", "no cgroups"])
 # Python may lie in a path with spaces.

@@ -233,7 +233,7 @@ def test_a_child_in_a_session_of_its_own_is_gone_after_a_stop(tmp_path, cgroups)
             await engine.start(an_attempt("sh", "-c", command), epoch=EPOCH)
             child = await pid_in(tmp_path / "child")
             assert alive(child)
-            await engine.stop("local", "a.0", grace_ms=20_000, epoch=EPOCH)
+            await engine.stop("local", "a.0", grace_ms=600_000, epoch=EPOCH)
             assert how((await ended(engine, "local", "a.0")).how) == (EndReason.STOPPED, 143)
             assert not alive(child)
 
@@ -486,7 +486,7 @@ def test_a_full_disk_loses_no_exit_status_and_prevents_no_stop(tiny_disk):
             await engine.start(other, epoch=EPOCH)
             assert how((await ended(engine, "local", "a.0")).how) == (EndReason.EXITED, 5)
             assert os.statvfs(tiny_disk).f_bavail == 0
-            await engine.stop("local", "b.0", grace_ms=20_000, epoch=EPOCH)
+            await engine.stop("local", "b.0", grace_ms=600_000, epoch=EPOCH)
             assert how((await ended(engine, "local", "b.0")).how) == (EndReason.STOPPED, 143)
             # What cannot be recorded is not run, and says why.
             end = await run(engine, an_attempt("true", id="c.0"))
@@ -1035,7 +1035,7 @@ def test_what_runs_with_volumes_is_stopped_as_anything_is(tmp_path):
                 if chunk is not None and b"ready" in chunk.data:
                     break
                 await asyncio.sleep(0.01)
-            await engine.stop("local", "a.0", grace_ms=10_000, epoch=EPOCH)
+            await engine.stop("local", "a.0", grace_ms=600_000, epoch=EPOCH)
             end = (await ended(engine, "local", "a.0")).how
             assert how(end) == (EndReason.STOPPED, 5)
             chunk = await engine.read_log("local", "a.0", offset=0, limit=99)

@@ -13,6 +13,7 @@ from gateway_world import PATIENCE_S, Wire
 
 from leptonai.serving.bodies import MAX_BODY_BYTES
 from leptonai.serving.connection import MAX_PIPELINED
+from leptonai.testing.free_ports import a_free_port
 
 PHOTON = """
 import asyncio
@@ -111,9 +112,7 @@ Talker().launch()
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
+    port = a_free_port()
     log = tmp_path_factory.mktemp("photon") / "log"
     with log.open("w") as file:
         process = subprocess.Popen(

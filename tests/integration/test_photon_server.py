@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from leptonai.testing.free_ports import a_free_port
 from leptonai.training.models import CNN, load_model, save_model
 
 START_S = 180  # a busy machine takes long to import torch and transformers
@@ -42,13 +42,6 @@ class Counter(Photon):
             time.sleep(0.01)
         return "finished"
 """
-
-
-def a_free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

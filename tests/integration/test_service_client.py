@@ -5,10 +5,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.integration.test_photon_server import a_free_port, serving
+from tests.integration.test_photon_server import serving
 
 from leptonai.client import Client, current, local
 from leptonai.errors import Unavailable
+from leptonai.testing.free_ports import a_free_port
 
 SOURCE = '''
 from leptonai.photon import File, HTTPException, Photon

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workers import Workers, free_port
+from workers import Workers
+
+from leptonai.testing.free_ports import a_free_port
 
 HERE = Path(__file__).parent
 
@@ -115,7 +117,7 @@ def test_a_port_that_another_program_holds_is_told(started, tmp_path):
     program = tmp_path / "meet.py"
     program.write_text(PROGRAM)
     with socket.socket() as taken:
-        taken.bind(("0.0.0.0", port := free_port()))
+        taken.bind(("0.0.0.0", port := a_free_port()))
         taken.listen()
         environment = {"MASTER_PORT": str(port)}
         codes = started.run(

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,6 +28,7 @@ from leptonai.ports.engine import (
 )
 from leptonai.supervisor import copying
 from leptonai.testing.engine_contract import log_of
+from leptonai.testing.free_ports import a_free_port
 
 COMMAND = ("python", "-m", "leptonai.serving.model")
 EPOCH = 1
@@ -157,9 +157,7 @@ def a_photon(place: Path, source: str = DRAWS, name: str = "Draws") -> Path:
 
 
 def an_attempt(model: Path, id: str = "a.0", key: str = "key", **env: str) -> Attempt:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = a_free_port()
     given = {"PORT": str(port), "LEPTON_REPLICA_ID": id, "OMP_NUM_THREADS": "1", "HUSH": "secret"}
     return Attempt(
         id=id,

@@ -4,21 +4,16 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from leptonai.testing.free_ports import a_free_port
+
 TIME_LIMIT_S = 300
 FORKS = Path(__file__).with_name("forking_workers.py")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 class Workers:
@@ -63,7 +58,7 @@ class Workers:
         given = {
             **os.environ,
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
+            "MASTER_PORT": str(a_free_port()),
             "WORLD_SIZE": str(workers),
             "OMP_NUM_THREADS": "1",
             **(environment or {}),

@@ -101,11 +101,12 @@ def up(detach: bool, output: str, blobs: str, **options: str | int) -> None:
         except BaseException:
             process.terminate()
             raise
+        if not detach:
+            _hand_on_signals(process)  # first: who reads that it is ready may press Ctrl-C
         _announce(state, output, "ready")
-        if detach:
-            return
-        say("Ctrl-C stops the platform; what runs goes on.")
-        _stay(process)
+        if not detach:
+            say("Ctrl-C stops the platform; what runs goes on.")
+            _stay(process)
 
 
 def _refuse_other_places(home: Home, running: PlatformState, options: dict[str, str | int]) -> None:
@@ -341,14 +342,18 @@ def _announce(state: PlatformState, output: str, what: str) -> None:
     )
 
 
-def _stay(process: subprocess.Popen[bytes]) -> None:
-    """Stay until the platform ends; hand on what asks us to end."""
+def _hand_on_signals(process: subprocess.Popen[bytes]) -> None:
+    """What asks us to end asks the platform."""
 
     def hand_on(number: int, _frame: object) -> None:
         process.send_signal(signal.SIGTERM)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, hand_on)
+
+
+def _stay(process: subprocess.Popen[bytes]) -> None:
+    """Stay until the platform ends."""
     code = process.wait()
     if code:
         raise errors.Internal(

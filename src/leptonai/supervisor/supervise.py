@@ -357,7 +357,8 @@ class Supervisor:
         if state is None and os.path.exists(watch.folder.at("status")):
             # It never got to its first act, so nothing ran.
             with suppress(OSError):
-                watch.folder.claim(f"unstarted the shell that starts it ended with {code}")
+                if not watch.folder.claim(f"unstarted the shell that starts it ended with {code}"):
+                    state = watch.folder.read()  # another start has claimed it since
         if isinstance(state, Claimed) and (
             state.wrapper is None or state.wrapper.pid != watch.members.wrapper_pid
         ):

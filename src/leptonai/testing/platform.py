@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from leptonai.client import LeptonClient
 from leptonai.home import Home, PlatformState
 
-COMMAND_TIMEOUT_S = 120
+COMMAND_TIMEOUT_S = 300  # a training that imports PyTorch in each of its workers is one command
 PATIENCE_S = 60.0  # with what takes a second on a machine that has nothing else to do
 LOOK_S = 0.05
 
@@ -104,6 +105,16 @@ class RunningPlatform:
         state = PlatformState(**json.loads(answer.stdout))
         self._ports = ("--port", _port(state.url), "--gateway-port", _port(state.gateway_url))
         return state
+
+    def files_that_hold(self, text: str) -> list[str]:
+        """The files of the home that do, by their paths in it. It may be in use meanwhile."""
+        found = []
+        for folder, _, names in os.walk(self.home.path):  # passes over what goes while it looks
+            for path in (Path(folder, name) for name in names):
+                with suppress(FileNotFoundError):
+                    if path.is_file() and text.encode() in path.read_bytes():
+                        found.append(str(path.relative_to(self.home.path)))
+        return sorted(found)
 
     def kill(self) -> None:
         """`kill -9` of the control plane, and wait until it is gone."""

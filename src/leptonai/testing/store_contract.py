@@ -570,20 +570,20 @@ class StoreContract:
     def test_a_follower_waits_and_wakes_on_the_next_change(self, run: Any) -> None:
         async def test(store: Store) -> None:
             first = await put(store, a_job("j1"))
-            following = asyncio.create_task(
-                follow(store, await store.seq(), lambda batches: len(batches) == 2)
-            )
-            await asyncio.sleep(0.01)
-            assert not following.done()
-            second = await put(store, replace(first, message="once"))
-            await asyncio.sleep(0.01)
-            await store.commit(Emit(an_event("j1", "Quiet")))  # wakes nobody
-            await store.commit(Delete(second))
-            batches = await following
-            assert [(batch.records, batch.deleted) for batch in batches] == [
-                ((second,), ()),
-                ((), (second,)),
-            ]
+            changes = _generator(store, await store.seq())
+            async with asyncio.timeout(FOLLOW_WAIT_S), aclosing(changes) as told:
+                following = asyncio.ensure_future(anext(told))
+                await asyncio.sleep(0.01)
+                assert not following.done()
+                second = await put(store, replace(first, message="once"))
+                batch = await following
+                assert (batch.records, batch.deleted) == ((second,), ())
+                following = asyncio.ensure_future(anext(told))
+                await asyncio.sleep(0.01)
+                await store.commit(Emit(an_event("j1", "Quiet")))  # wakes nobody
+                await store.commit(Delete(second))
+                batch = await following
+                assert (batch.records, batch.deleted) == ((), (second,))
 
         run(test)
 
@@ -807,11 +807,12 @@ class SharedStoreContract(StoreContract):
     def test_a_follower_wakes_on_the_commit_of_another_store(self, tmp_path: Path) -> None:
         async def test() -> None:
             async with self.two(tmp_path) as (one, other):
-                following = asyncio.create_task(follow(one, 0, lambda batches: len(batches) == 3))
-                written = []
-                for i in range(3):
-                    await asyncio.sleep(0.05)
-                    written.append(await put(other, a_job(f"j{i}")))
-                assert [batch.records for batch in await following] == [(job,) for job in written]
+                changes = _generator(one, 0)
+                async with asyncio.timeout(FOLLOW_WAIT_S), aclosing(changes) as told:
+                    for i in range(3):
+                        following = asyncio.ensure_future(anext(told))
+                        await asyncio.sleep(0.05)  # so that it waits
+                        written = await put(other, a_job(f"j{i}"))
+                        assert (await following).records == (written,)
 
         asyncio.run(test())

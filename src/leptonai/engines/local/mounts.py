@@ -16,7 +16,7 @@ from leptonai.supervisor import Folder
 PROGRAM = Path(__file__).parents[2] / "supervisor" / "mounting.py"
 HOSTS = Path("/etc/hosts")
 FILES = "files"  # of an attempt's folder
-PROBE_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 30.0  # a busy machine is no reason to mount nothing
 
 
 @dataclass(frozen=True, slots=True)
