@@ -11,6 +11,7 @@ import click
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from leptonai.spec.endpoints import AuthConfig
     from leptonai.spec.gateway import GatewaySettings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -19,6 +20,14 @@ OFF = "none"
 
 def gateway_options(function: F) -> F:
     for option in (
+        click.option(
+            "--allow-address",
+            "addresses",
+            multiple=True,
+            metavar="ADDRESS",
+            help="Let in only callers from this address or network, 10.0.0.0/8 say; in place of "
+            f"all old ones. {OFF} lets all in.",
+        ),
         click.option(
             "--domain",
             "domains",
@@ -115,6 +124,24 @@ def gateway_patch(flags: dict[str, Any]) -> dict[str, Any]:
         domains = [each for each in flags["domains"] if each != OFF]
         patch["domains"] = domains or None
     return patch
+
+
+def addresses_patch(flags: dict[str, Any]) -> dict[str, Any]:
+    """A merge patch of `spec.auth_config`; {} if the flag was not given."""
+    if not flags["addresses"]:
+        return {}
+    return {"ip_allowlist": [each for each in flags["addresses"] if each != OFF] or None}
+
+
+def admitting(config: AuthConfig | None, patch: dict[str, Any]) -> AuthConfig | None:
+    """What a file says, with what the flag says instead."""
+    if not patch:
+        return config
+    import msgspec
+
+    from leptonai.spec.endpoints import AuthConfig
+
+    return msgspec.structs.replace(config or AuthConfig(), **patch)
 
 
 def overridden(settings: GatewaySettings | None, patch: dict[str, Any]) -> GatewaySettings | None:
