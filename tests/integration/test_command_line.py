@@ -468,7 +468,15 @@ def test_an_endpoint_is_created_shown_updated_and_removed(lepton, server):
     assert spec["resource_requirement"] == {"min_replicas": 3, "max_replicas": 3}
     rows = lepton("endpoint", "list")[1].splitlines()
     assert ageless(rows[1]) == ["app", "Starting", "0/3", "http://127.0.0.1:1/e/d/app/"]
-    assert "access   1 tokens of its own\n" in lepton("endpoint", "get", "app")[1]
+    gateway = ("--allow-address", "10.0.0.0/8", "--domain", "a.example.org", "--rate-limit", "60")
+    assert lepton("endpoint", "update", "app", *gateway)[0] == 0
+    assert server.endpoints["app"]["spec"]["auth_config"] == {"ip_allowlist": ["10.0.0.0/8"]}
+    shown = lepton("endpoint", "get", "app")[1]
+    assert "access   1 token of its own, from 10.0.0.0/8 alone\n" in shown
+    assert "domains  a.example.org\n" in shown
+    assert "limits   60 requests a minute for each token\n" in shown
+    assert lepton("endpoint", "update", "app", "--allow-address", "none")[0] == 0
+    assert "access   1 token of its own\n" in lepton("endpoint", "get", "app")[1]
     assert lepton("endpoint", "restart", "app")[1] == "restarting app\n"
     assert lepton("endpoint", "remove", "app")[:2] == (0, "removed app\n")
 

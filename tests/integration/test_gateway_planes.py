@@ -1,6 +1,7 @@
 """The same endpoints by our own gateway and with Envoy in front of it."""
 
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -112,6 +113,29 @@ def test_paths_and_hosts_lead_to_an_endpoint(cloud: Cloud) -> None:
     assert cloud.gateway.ask("/nothing")[0] == 404
     assert cloud.gateway.ask("/healthz", None)[0] == 200
     assert by_envoy(cloud) - before == (4 if cloud.gateway.envoy else 0)
+
+
+def test_metrics_count_every_request_whoever_gave_it_to_the_replica(cloud: Cloud) -> None:
+    pair(cloud)
+    before = requests_counted(cloud)
+    for _ in range(5):
+        assert cloud.gateway.ask(PATH)[0] == 200
+    assert requests_counted(cloud)["200"] - before["200"] == 5
+    _, _, text = cloud.gateway.ask("/metrics", OTHER_WORKSPACE_TOKEN)
+    assert b'endpoint="e"' not in text
+
+
+def requests_counted(cloud: Cloud) -> Counter[str]:
+    text = cloud.gateway.ask("/metrics")[2].decode()
+    told = re.findall(
+        r'^lepton_gateway_requests_total\{.*endpoint="e",.*code="(\d+)"\} (\d+)$',
+        text,
+        re.MULTILINE,
+    )
+    counted: Counter[str] = Counter()
+    for code, number in told:
+        counted[code] += int(number)
+    return counted
 
 
 def test_tokens_let_in_and_replicas_see_none_that_opens_more(cloud: Cloud) -> None:
@@ -238,7 +262,10 @@ def test_a_callers_deadline_is_kept(cloud: Cloud) -> None:
         wire.sock.recv(1)
 
     cloud.endpoint(cloud.replica(never), cloud.replica(never))
-    assert cloud.gateway.ask(PATH, WORKSPACE_TOKEN, "X-Lepton-Timeout-Ms: 50")[0] == 504
+    status, _, body = cloud.gateway.ask(PATH, WORKSPACE_TOKEN, "X-Lepton-Timeout-Ms: 50")
+    assert status == 504
+    assert b"did not answer within 0.05 s" in body
+    assert b"X-Lepton-Timeout-Ms says how long" in body
 
 
 # --- replicas that come, go and die ---------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from tests.integration.test_photon_server import serving
 
 from leptonai.client import Client, current, local
-from leptonai.errors import Unavailable
+from leptonai.errors import InvalidRequest, Unavailable
 from leptonai.testing.free_ports import a_free_port
 
 SOURCE = '''
@@ -94,6 +94,15 @@ def test_errors_say_what_the_service_says(url: str) -> None:
             client.add(x="one")
         with pytest.raises(AttributeError, match="the service has no brew here; it has add"):
             client.brew()
+        with pytest.raises(TypeError, match="/add takes arguments by name"):
+            client.add(1)
+
+
+def test_a_token_may_be_read_from_a_file(url: str) -> None:
+    with Client(url, token="secret\n") as client:
+        assert client.add(x=1) == 2
+    with pytest.raises(InvalidRequest, match="the token has characters that no token has"):
+        Client(url, token="two\nlines")
 
 
 def test_a_service_that_is_not_there_is_said() -> None:

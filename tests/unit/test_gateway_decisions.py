@@ -14,6 +14,7 @@ from leptonai.gateway.admission import Gate, digest_of
 from leptonai.gateway.answers import Answer, error_answer
 from leptonai.gateway.balance import choose
 from leptonai.gateway.endpoint import Endpoint
+from leptonai.gateway.envoy.figures import read_figures
 from leptonai.gateway.head import (
     Fields,
     ResponseHead,
@@ -22,7 +23,7 @@ from leptonai.gateway.head import (
     upstream_request,
 )
 from leptonai.gateway.limits import Limits
-from leptonai.gateway.metrics import EndpointFigures, Traffic, exposition
+from leptonai.gateway.metrics import LATENCY_BUCKETS_S, EndpointFigures, Traffic, exposition
 from leptonai.gateway.report import Reporter
 
 # --- which replica --------------------------------------------------------------------------------
@@ -384,6 +385,48 @@ def test_nothing_is_held_for_an_endpoint_that_expects_no_replica() -> None:
 
 
 # --- metrics --------------------------------------------------------------------------------------
+
+
+def test_what_envoy_counted_is_told_beside_what_we_did() -> None:
+    of = 'envoy_cluster_name="w/n"'
+    counts = [1, 1, 2, *[2] * 12]
+    bounds = [*(f"{1000 * bound:g}" for bound in LATENCY_BUCKETS_S), "+Inf"]
+    said = [
+        "# TYPE envoy_cluster_upstream_rq counter",
+        f'envoy_cluster_external_upstream_rq{{envoy_response_code="200",{of}}} 9',
+        f'envoy_cluster_upstream_rq{{envoy_response_code="200",{of}}} 1',
+        f'envoy_cluster_upstream_rq{{envoy_response_code="404",{of}}} 1',
+        'envoy_cluster_upstream_rq{envoy_response_code="200",envoy_cluster_name="lepton"} 9',
+        *(
+            f'envoy_cluster_upstream_rq_time_bucket{{{of},le="{bound}"}} {count}'
+            for bound, count in zip(bounds, counts, strict=True)
+        ),
+        f"envoy_cluster_upstream_rq_time_sum{{{of}}} 5.25",
+        f"envoy_cluster_upstream_rq_time_count{{{of}}} 2",
+    ]
+    read = read_figures("\n".join(said) + "\n")
+    assert [*read] == [("w", "n")]
+    figures = EndpointFigures(
+        *("w", "n", {"": Traffic()}),
+        shadows={},
+        refused={},
+        hedges={},
+        in_flight=0,
+        waiting=0,
+        by_envoy=read["w", "n"],
+    )
+    lines = exposition([figures], refused={}, clients=0, seq=1).splitlines()
+    label = 'workspace="w",endpoint="n",proxy="envoy"'
+    assert [line for line in lines if label in line] == [
+        f'lepton_gateway_requests_total{{{label},code="200"}} 1',
+        f'lepton_gateway_requests_total{{{label},code="404"}} 1',
+        *(
+            f'lepton_gateway_request_seconds_bucket{{{label},le="{bound}"}} {count}'
+            for bound, count in zip((*LATENCY_BUCKETS_S, "+Inf"), counts, strict=True)
+        ),
+        f"lepton_gateway_request_seconds_sum{{{label}}} 0.005250",
+        f"lepton_gateway_request_seconds_count{{{label}}} 2",
+    ]
 
 
 def test_a_scrape_shows_requests_by_endpoint_and_code() -> None:

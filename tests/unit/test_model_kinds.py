@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import struct
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -200,6 +201,26 @@ def test_an_estimator_of_columns_takes_rows_by_name(tmp_path: Path) -> None:
         server.predict({"age": 1, "town": "Rome"})
 
 
+def test_what_the_first_rows_import_is_imported_before_they_come(tmp_path: Path) -> None:
+    import polars as pl
+    from sklearn.linear_model import LinearRegression
+
+    table = pl.DataFrame({"age": [20, 40, 60, 80]})
+    path = dumped(tmp_path, LinearRegression().fit(table, table["age"]))
+    code = f"""
+import sys
+from leptonai.serving.model import ModelServer
+server = ModelServer({str(path)!r})
+server.init()
+server.warm_up()
+before = set(sys.modules)
+server.predict([{{"age": 30}}])
+print(*(set(sys.modules) - before))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []
+
+
 def test_an_estimator_of_texts_takes_texts(tmp_path: Path) -> None:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.naive_bayes import MultinomialNB
@@ -320,10 +341,13 @@ def test_a_damaged_estimator_is_refused(tmp_path: Path) -> None:
 def field(number: int, value: int | bytes | str) -> bytes:
     """Of a protocol buffer, with a length or a small number."""
     if isinstance(value, int):
-        return bytes([number << 3, value])
+        return bytes([*varint(number << 3), value])
     value = value.encode() if isinstance(value, str) else value
-    length = [len(value)] if len(value) < 128 else [len(value) & 127 | 128, len(value) >> 7]
-    return bytes([number << 3 | 2, *length]) + value
+    return bytes([*varint(number << 3 | 2), *varint(len(value))]) + value
+
+
+def varint(number: int) -> list[int]:
+    return [number] if number < 128 else [number & 127 | 128, number >> 7]
 
 
 def a_tensor_type(name: str, width: int) -> bytes:
@@ -332,7 +356,24 @@ def a_tensor_type(name: str, width: int) -> bytes:
     return field(1, name) + field(2, kind)
 
 
-def a_graph(weights: Any, *, output: str = "scores", softmax: bool = False) -> bytes:
+def a_zip_map(given: str, output: str, labels: list[str]) -> tuple[bytes, bytes]:
+    """The node that makes maps of probabilities, as skl2onnx ends its classifiers, and its type."""
+    names = field(1, "classlabels_strings") + field(20, 8)
+    names += b"".join(field(9, label) for label in labels)
+    node = field(1, given) + field(2, output) + field(4, "ZipMap") + field(5, names)
+    share = field(1, field(1, 1))
+    of_strings = field(5, field(1, 8) + field(2, share))
+    kind = field(1, output) + field(2, field(4, field(1, of_strings)))
+    return field(1, node + field(7, "ai.onnx.ml")), kind
+
+
+def a_graph(
+    weights: Any,
+    *,
+    output: str = "scores",
+    softmax: bool = False,
+    labels: list[str] | None = None,
+) -> bytes:
     """x [N, I] @ weights [I, K]; the fields' numbers are those of onnx.proto."""
     inner = "product" if softmax else output
     nodes = field(1, field(1, "x") + field(1, "w") + field(2, inner) + field(4, "MatMul"))
@@ -342,9 +383,13 @@ def a_graph(weights: Any, *, output: str = "scores", softmax: bool = False) -> b
     raw = np.asarray(weights, "<f4").tobytes()
     tensor = field(5, sizes + field(2, 1) + field(8, "w") + field(9, raw))
     given = field(11, a_tensor_type("x", weights.shape[0]))
-    made = field(12, a_tensor_type(output, weights.shape[1]))
-    graph = nodes + field(2, "g") + tensor + given + made
-    return field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 13))
+    kind = a_tensor_type(output, weights.shape[1])
+    if labels is not None:
+        node, kind = a_zip_map(output, "output_probability", labels)
+        nodes += node
+    graph = nodes + field(2, "g") + tensor + given + field(12, kind)
+    opsets = field(8, field(1, "") + field(2, 13)) + field(8, field(1, "ai.onnx.ml") + field(2, 1))
+    return field(1, 8) + field(7, graph) + opsets
 
 
 WEIGHTS = np.array([[1.0, -1.0], [0.5, 2.0], [0.0, 1.0]])
@@ -388,6 +433,17 @@ def test_a_graph_that_ends_with_probabilities_answers_with_labels(
     assert answer.labels == ["1"]
     scores = np.exp([0.5, 2.0])
     np.testing.assert_allclose(answer.probabilities, [scores / scores.sum()], rtol=1e-5)
+
+
+def test_a_graph_whose_answers_are_maps_has_their_keys_as_labels(
+    tmp_path: Path, onnxruntime: Any
+) -> None:
+    graph = a_graph(WEIGHTS, softmax=True, labels=["cat", "dog"])
+    server = served(put(tmp_path / "model", model__onnx=graph))
+    assert server.signature.classes == ("cat", "dog")
+    answer = server.predict([[0, 1, 0], [1, 0, 0]])
+    assert answer.labels == ["dog", "cat"]
+    np.testing.assert_allclose(np.sum(answer.probabilities, axis=1), 1, rtol=1e-6)
 
 
 def test_classes_have_to_be_as_many_as_outputs(tmp_path: Path, onnxruntime: Any) -> None:

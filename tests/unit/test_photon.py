@@ -325,7 +325,7 @@ def test_two_handlers_of_one_class_cannot_share_a_path() -> None:
 def test_a_signature_that_no_request_can_fill_is_refused_at_the_start() -> None:
     class Greedy(Photon):
         @Photon.handler
-        def take(self, **everything: int) -> int:
+        def take(self, *everything: int) -> int:
             return 1
 
     class Opaque(Photon):
@@ -333,10 +333,50 @@ def test_a_signature_that_no_request_can_fill_is_refused_at_the_start() -> None:
         def take(self, thing: threading.Event) -> int:
             return 1
 
-    with pytest.raises(TypeError, match=r"Greedy\.take cannot be served: \*\*everything"):
+    with pytest.raises(TypeError, match=r"Greedy\.take cannot be served: \*everything"):
         App(Greedy())
     with pytest.raises(TypeError, match=r"POST /take takes what cannot come as JSON"):
         App(Opaque())
+
+
+class Open(Photon):
+    @Photon.handler
+    def take(self, x: int, **more: int) -> dict[str, int]:
+        return {"x": x, **more}
+
+    @Photon.handler("look/{x}", method="GET")
+    def look(self, x: int, **more: int) -> dict[str, int]:
+        return {"x": x, **more}
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        ({"x": 1}, (200, {"x": 1})),
+        ({"x": 1, "y": 2}, (200, {"x": 1, "y": 2})),
+        ({"y": 2}, (422, {"error": "Object missing required field `x`"})),
+        ({"x": 1, "y": "2"}, (422, {"error": "y: expected `int`, got `str`"})),
+        ({"x": 1, "self": 2}, (422, {"error": "self: an argument cannot be called so"})),
+    ],
+)
+def test_a_handler_of_any_arguments_gets_those_that_come(body: Any, answer: Any) -> None:
+    assert ask(Open(), "/take", body) == answer
+
+
+def test_arguments_of_any_name_come_in_a_query_too() -> None:
+    assert ask(Open(), "/look/1?y=2") == (200, {"x": 1, "y": 2})
+    document = ask(Open(), "/openapi.json")[1]
+    assert "additionalProperties" not in document["components"]["schemas"]["Open_takePostInput"]
+
+
+def test_a_batch_has_no_arguments_of_any_name() -> None:
+    class Both(Photon):
+        @Photon.handler(max_batch_size=2)
+        def take(self, **more: int) -> list[int]:
+            return []
+
+    with pytest.raises(TypeError, match="a batch has the same arguments for each call"):
+        App(Both())
 
 
 def test_handlers_stay_plain_methods() -> None:

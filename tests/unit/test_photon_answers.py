@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 from tests.unit.test_photon import ask, talk
 
+from leptonai.errors import InvalidRequest
 from leptonai.photon import (
     Batch,
     File,
@@ -156,10 +157,16 @@ def test_files_go_both_ways_and_wrong_ones_are_422() -> None:
 
 
 def test_a_strangers_url_does_not_lead_into_the_private_network() -> None:
-    with pytest.raises(ValueError, match=r"is not a public address|refused"):
+    with pytest.raises(InvalidRequest, match=r"is not a public address|refused"):
         File("http://127.0.0.1:9/secret").get_content()
     with pytest.raises(ValueError, match="expected a URL"):
         File("file:///etc/passwd")
+
+
+def test_a_url_that_cannot_be_fetched_is_its_senders_mistake() -> None:
+    status, told = ask(Filer(), "/size", {"file": {"content": "http://127.0.0.1:9/secret"}})
+    assert status == 422
+    assert told["error"].startswith("http://127.0.0.1:9/secret cannot be fetched: ")
 
 
 class Slow(Photon):

@@ -11,7 +11,13 @@ import click
 from leptonai.cli.endpoint_log import log
 from leptonai.cli.endpoint_views import facts_of, print_requests, row_of, url_of
 from leptonai.cli.engine_options import asked_engine, engine_options
-from leptonai.cli.gateway_options import gateway_options, gateway_patch, overridden
+from leptonai.cli.gateway_options import (
+    addresses_patch,
+    admitting,
+    gateway_options,
+    gateway_patch,
+    overridden,
+)
 from leptonai.cli.groups import Group
 from leptonai.cli.mounts import storage_options
 from leptonai.cli.output import answer, print_facts, print_json, print_list, say
@@ -148,6 +154,7 @@ def create(
     asked = _with(
         asked,
         gateway=overridden(asked.spec.gateway, gateway_patch(gateway)),
+        auth_config=admitting(asked.spec.auth_config, addresses_patch(gateway)),
         **storage,
     )
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
@@ -241,6 +248,7 @@ leptonai endpoint update digits -e THREADS=4 --shadow 20%
 leptonai endpoint update digits --retry always --balance cookie
 leptonai endpoint update digits --hedge p95
 leptonai endpoint update digits --domain digits.example.org
+leptonai endpoint update digits --allow-address 10.0.0.0/8 --allow-address 192.0.2.7
 leptonai endpoint update digits --replicas 0         # stops it""",
 )
 @click.option("--model", metavar="NAME[@VERSION|@ALIAS]", help="Serve this registered model.")
@@ -292,6 +300,7 @@ def update(
             container=container or None,
             queue_config=None if priority is None else {"priority_class": priority},
             gateway=gateway_patch(gateway) or None,
+            auth_config=addresses_patch(gateway) or None,
         )
     )
     if "auto_scaler" in scaling:

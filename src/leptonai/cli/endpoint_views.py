@@ -13,6 +13,7 @@ from leptonai.cli.views import resources_text, state_of
 
 if TYPE_CHECKING:
     from leptonai.spec.endpoints import LeptonDeployment, RequestHistory
+    from leptonai.spec.gateway import GatewaySettings
 
 
 def url_of(each: LeptonDeployment) -> str:
@@ -60,12 +61,63 @@ def facts_of(each: LeptonDeployment) -> list[tuple[str, str]]:
         ("port", str(spec.port or "any: each replica is told its own in $PORT")),
         ("each", resources_text(spec.resource_requirement)),
         ("access", _access(each)),
+        ("domains", ", ".join(_gateway(each).domains or ())),
+        ("limits", _limits(each)),
+        ("requests", _requests(each)),
         ("created", f"{age(each.metadata.created_at)} ago" if each.metadata.created_at else ""),
     ]
 
 
 def _access(each: LeptonDeployment) -> str:
-    if each.spec.allow_unauthenticated_access:
-        return "public"
-    literal = sum(1 for token in each.spec.api_tokens or () if token.value_from is None)
-    return f"{literal} tokens of its own" if literal else "the workspace's tokens"
+    spec = each.spec
+    literal = sum(1 for token in spec.api_tokens or () if token.value_from is None)
+    if spec.allow_unauthenticated_access:
+        opened = "public"
+    elif literal:
+        opened = f"{literal} token{'s' if literal > 1 else ''} of its own"
+    else:
+        opened = "the workspace's tokens"
+    addresses = (spec.auth_config.ip_allowlist if spec.auth_config else None) or ()
+    return f"{opened}, from {', '.join(addresses)} alone" if addresses else opened
+
+
+def _gateway(each: LeptonDeployment) -> GatewaySettings:
+    from leptonai.spec.gateway import GatewaySettings
+
+    return each.spec.gateway or GatewaySettings()
+
+
+def _limits(each: LeptonDeployment) -> str:
+    limits = _gateway(each).rate_limit
+    if limits is None:
+        return ""
+    told = [
+        f"{number} {what}"
+        for number, what in (
+            (limits.requests_per_minute, "requests"),
+            (limits.tokens_per_minute, "tokens of the model"),
+        )
+        if number is not None
+    ]
+    return f"{' and '.join(told)} a minute for each {limits.by or 'token'}" if told else ""
+
+
+def _requests(each: LeptonDeployment) -> str:
+    """What the gateway does with them, as far as it was asked for."""
+    settings = _gateway(each)
+    told = []
+    if settings.retry is not None:
+        told.append(f"repeated: {settings.retry}")
+    if settings.hedge is not None:
+        percentile, after_ms = settings.hedge.percentile, settings.hedge.after_ms
+        told.append(f"hedged after {f'p{percentile:g}' if percentile else f'{after_ms or 0:g} ms'}")
+    if settings.balance is not None:
+        name = f" {settings.balance.name}" if settings.balance.name else ""
+        told.append(f"balanced by {settings.balance.by}{name}")
+    hold = settings.hold
+    if hold is not None:
+        most = "" if hold.max_requests is None else f" {hold.max_requests} of them"
+        long = "" if hold.max_seconds is None else f" for {hold.max_seconds} s"
+        heard = ", told of it" if hold.progress else ""
+        told.append(f"held without a replica:{most}{long}{heard}")
+    return "; ".join(told)

@@ -12,6 +12,7 @@ from leptonai.cli.options import together
 from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from leptonai.spec.endpoints import AuthConfig
     from leptonai.spec.gateway import GatewaySettings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -77,6 +78,14 @@ gateway_options = together(
         metavar="HOST",
         help=f"A host that is the endpoint's own; in place of all old ones. {OFF} has none.",
     ),
+    click.option(
+        "--allow-address",
+        "addresses",
+        multiple=True,
+        metavar="ADDRESS",
+        help="Let in only callers from this address or network, 10.0.0.0/8 say; in place of "
+        f"all old ones. {OFF} lets all in.",
+    ),
 )
 
 
@@ -113,6 +122,24 @@ def gateway_patch(flags: dict[str, Any]) -> dict[str, Any]:
         domains = [each for each in flags["domains"] if each != OFF]
         patch["domains"] = domains or None
     return patch
+
+
+def addresses_patch(flags: dict[str, Any]) -> dict[str, Any]:
+    """A merge patch of `spec.auth_config`; {} if the flag was not given."""
+    if not flags["addresses"]:
+        return {}
+    return {"ip_allowlist": [each for each in flags["addresses"] if each != OFF] or None}
+
+
+def admitting(config: AuthConfig | None, patch: dict[str, Any]) -> AuthConfig | None:
+    """What a file says, with what the flag says instead."""
+    if not patch:
+        return config
+    import msgspec
+
+    from leptonai.spec.endpoints import AuthConfig
+
+    return msgspec.structs.replace(config or AuthConfig(), **patch)
 
 
 def overridden(settings: GatewaySettings | None, patch: dict[str, Any]) -> GatewaySettings | None:

@@ -110,12 +110,22 @@ def resolve(
         raise Unauthenticated(
             f"no token for {url}", hint="set LEPTON_WORKSPACE_TOKEN, or pass token=…"
         )
+    blobs = local.blobs if local is not None and is_local else None
+    return Connection(url=url, token=checked_token(token), local=is_local, blobs=blobs)
+
+
+def checked_token(token: str) -> str:
+    """Without the end of the line that it was read from.
+
+    Raises:
+        InvalidRequest: it cannot be one.
+    """
+    token = token.strip()
     if not (token.isascii() and token.isprintable()):
         raise InvalidRequest(
             "the token has characters that no token has", hint="copy it again, without line breaks"
         )
-    blobs = local.blobs if local is not None and is_local else None
-    return Connection(url=url, token=token, local=is_local, blobs=blobs)
+    return token
 
 
 def workspace_url(url: str, workspace: str | None) -> str:

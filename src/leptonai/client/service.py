@@ -13,11 +13,12 @@ except ModuleNotFoundError as missing:
         "Client needs httpx: pip install 'openlepton[async]'", name="httpx"
     ) from missing
 
-from leptonai.client.connection import DEFAULT_WORKSPACE
+from leptonai.client.connection import DEFAULT_WORKSPACE, checked_token
 from leptonai.errors import InvalidRequest, NotFound, Unavailable
 
 PHOTON_PORT = 8080
 
+_SAYS = ("error", "message", "detail")  # photons, our gateway, FastAPI
 _METHODS = ("post", "get")  # the first that a path has is what calling it does
 
 
@@ -69,7 +70,7 @@ class Client:
             self.url, token = _endpoint(url_or_workspace, deployment, token)
         self._stream = bool(stream)
         self._chunk_size = chunk_size
-        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        headers = {} if token is None else {"authorization": f"Bearer {checked_token(token)}"}
         self._http = httpx.Client(headers=headers, timeout=timeout)
         self.openapi: dict[str, Any] = self._document()
         self._paths = _Paths("")
@@ -179,7 +180,9 @@ class _Paths:
         self.calls: dict[str, _Call] = {}
         self.below: dict[str, _Paths] = {}
 
-    def __call__(self, **arguments: Any) -> Any:
+    def __call__(self, *nameless: Any, **arguments: Any) -> Any:
+        if nameless:
+            raise TypeError(f"{self.path or '/'} takes arguments by name: (x=1), not (1)")
         for method in _METHODS:
             if method in self.calls:
                 return self.calls[method](**arguments)
@@ -261,8 +264,9 @@ def _check(answer: httpx.Response) -> None:
     if not answer.is_error:
         return
     try:
-        said = answer.json()["error"]
-    except (ValueError, KeyError, TypeError):
+        told = answer.json()
+        said = next(told[name] for name in _SAYS if name in told)
+    except (ValueError, TypeError, StopIteration):
         said = answer.text
     raise httpx.HTTPStatusError(
         f"{answer.status_code} for {answer.request.url}: {said}",

@@ -47,10 +47,16 @@ def body_too_slow(within_s: float) -> RequestTooSlow:
     )
 
 
-def replica_too_slow(endpoint: str, within_s: float) -> ReplicaTooSlow:
+def replica_too_slow(endpoint: str, within_s: float, *, as_asked: bool) -> ReplicaTooSlow:
+    """
+    Args:
+        as_asked: its caller would not wait for longer.
+    """
     return ReplicaTooSlow(
         f"endpoint {endpoint!r} did not answer within {within_s:g} s",
-        hint="make its work shorter, or raise its ingress timeout",
+        hint="wait for longer: X-Lepton-Timeout-Ms says how long"
+        if as_asked
+        else "make its work shorter, or raise its ingress timeout",
     )
 
 

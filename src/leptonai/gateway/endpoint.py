@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from leptonai.core.routing import ENDPOINTS_AT, Route
@@ -14,7 +14,7 @@ from .answers import ReplicaFailed
 from .browsers import BrowserDoor
 from .counting import Counted
 from .hedges import Hedges
-from .metrics import EndpointFigures
+from .metrics import EndpointFigures, Traffic
 from .ratelimits import Limiter
 from .retries import RetryBudget, why_not_again
 from .selection import Selection
@@ -198,7 +198,7 @@ class Endpoint:
             )
         )
 
-    def figures(self) -> EndpointFigures:
+    def figures(self, by_envoy: Mapping[tuple[str, str], Traffic]) -> EndpointFigures:
         tally = self.tally
         return EndpointFigures(
             self.route.workspace,
@@ -209,6 +209,7 @@ class Endpoint:
             hedges={} if self.hedges is None else self.hedges.outcomes(),
             in_flight=tally.in_flight,
             waiting=len(tally.held),
+            by_envoy=by_envoy.get((self.route.workspace, self.route.name)),
         )
 
     def _named(self, replica: str, now: float) -> Target | None:

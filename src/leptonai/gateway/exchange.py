@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from leptonai.errors import LeptonError
@@ -54,6 +56,7 @@ class Exchange(Outgoing):
         "link",
         "logged",
         "observers",
+        "page",
         "passage",
         "request_done",
         "request_id",
@@ -73,6 +76,7 @@ class Exchange(Outgoing):
         self.client = client
         self.started_at = started_at
         self.answer: Answer | None = None  # ready without a replica
+        self.page: Callable[[], Awaitable[Answer]] | None = None  # makes it when it is its turn
         self.passage: Passage | None = None  # of one that goes to a replica
         self.endpoint: Endpoint | None = None
         self.version_1_0 = False
@@ -123,7 +127,11 @@ class Exchange(Outgoing):
         """It is this request's turn on its client's connection."""
         endpoint, passage = self.endpoint, self.passage
         if self.answer is not None:
-            self._respond(self.answer)
+            self.respond(self.answer)
+            return
+        if self.page is not None:
+            self.client.deadline = math.inf  # whoever makes it has one
+            self.client.gateway.make(self, self.page)
             return
         assert endpoint is not None and passage is not None
         self.started = True
@@ -194,7 +202,9 @@ class Exchange(Outgoing):
         elif not self.request_done:
             self.fail(body_too_slow(self._patience_s))
         else:
-            self.fail(replica_too_slow(endpoint.route.name, self._patience_s))
+            route, patience_s = endpoint.route, self._patience_s
+            asked = patience_s < route.timeout_s
+            self.fail(replica_too_slow(route.name, patience_s, as_asked=asked))
 
     def _caller_gave_up(self) -> None:
         if not self.done and not self.responding:
@@ -312,7 +322,7 @@ class Exchange(Outgoing):
             return
         if error.status >= 500 and self.endpoint is not None:
             self.endpoint.gateway.log_failure(self, error)
-        self._respond(error_answer(error, self.request_id))
+        self.respond(error_answer(error, self.request_id))
 
     def finish(self, now: float) -> None:
         """The whole answer of a replica has been given to the client's connection."""
@@ -343,7 +353,8 @@ class Exchange(Outgoing):
             "request_id": self.request_id.decode("ascii"),
         }
 
-    def _respond(self, answer: Answer) -> None:
+    def respond(self, answer: Answer) -> None:
+        """In a replica's place."""
         self.status = answer.status
         self.responding = True
         if not self.request_done or self.client.gateway.draining:

@@ -6,7 +6,9 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,7 @@ class Gateway:
         self._refused: dict[int, int] = {}
         self._replay_room = MAX_LARGE_REPLAYS
         self._connecting: set[asyncio.Task[None]] = set()
+        self._making: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()  # no client is connected, while draining
         self._sweep: asyncio.TimerHandle | None = None
         self._request_prefix = os.urandom(8).hex().encode()
@@ -138,7 +141,7 @@ class Gateway:
             elif split is not None:
                 prefix, path = key, _ = split
             else:
-                exchange.answer = self._own_page(head, digest, self._request_id(head))
+                self._own_page(exchange, head, digest)
                 return None
         if endpoint is None:
             exchange.answer = error_answer(self._unknown(key, digest), self._request_id(head))
@@ -272,28 +275,42 @@ class Gateway:
             hint="`leptonai endpoint list` shows what there is",
         )
 
-    def _own_page(self, head: RequestHead, digest: str, request_id: bytes) -> Answer:
+    def _own_page(self, exchange: Exchange, head: RequestHead, digest: str) -> None:
         path = head.target.partition(b"?")[0]
         if path == b"/healthz":
-            return Answer(200, b'{"status":"ok"}')
-        if path == b"/metrics":
-            if digest not in self._known_tokens:
-                return error_answer(stranger(), request_id)
-            figures = [
-                endpoint.figures()
-                for endpoint in self.endpoints.values()
-                if digest in endpoint.workspace_tokens
-            ]
-            text = exposition(
-                figures, refused=self._refused, clients=len(self.clients), seq=self.seq
-            )
-            if self.tracer is not None:
-                text += self.tracer.exposition()
-            if self.front is not None:
-                text += self.front.exposition()
-            return Answer(200, text.encode(), TEXT)
-        nothing = NotFound("nothing is served here", hint="endpoints are at /e/WORKSPACE/NAME/")
-        return error_answer(nothing, request_id)
+            exchange.answer = Answer(200, b'{"status":"ok"}')
+        elif path == b"/metrics" and digest in self._known_tokens:
+            exchange.page = partial(self._metrics, digest)
+        else:
+            nothing = NotFound("nothing is served here", hint="endpoints are at /e/WORKSPACE/NAME/")
+            error = stranger() if path == b"/metrics" else nothing
+            exchange.answer = error_answer(error, self._request_id(head))
+
+    async def _metrics(self, digest: str) -> Answer:
+        """What the bearer of a workspace's token may know of."""
+        by_envoy = {} if self.front is None else await self.front.figures()
+        figures = [
+            endpoint.figures(by_envoy)
+            for endpoint in self.endpoints.values()
+            if digest in endpoint.workspace_tokens
+        ]
+        text = exposition(figures, refused=self._refused, clients=len(self.clients), seq=self.seq)
+        if self.tracer is not None:
+            text += self.tracer.exposition()
+        if self.front is not None:
+            text += self.front.exposition()
+        return Answer(200, text.encode(), TEXT)
+
+    def make(self, exchange: Exchange, page: Callable[[], Awaitable[Answer]]) -> None:
+        """It is answered as soon as the page is made."""
+        task = self.loop.create_task(self._make(exchange, page))
+        self._making.add(task)
+        task.add_done_callback(self._making.discard)
+
+    async def _make(self, exchange: Exchange, page: Callable[[], Awaitable[Answer]]) -> None:
+        answer = await page()
+        if not exchange.done:
+            exchange.respond(answer)
 
     # --- connections ---
 

@@ -87,6 +87,7 @@ class EndpointFigures:
     """One endpoint at one instant, for a scrape."""
 
     __slots__ = (
+        "by_envoy",
         "hedges",
         "in_flight",
         "name",
@@ -108,6 +109,7 @@ class EndpointFigures:
         hedges: Mapping[str, int],
         in_flight: int,
         waiting: int,
+        by_envoy: Traffic | None = None,
     ) -> None:
         self.workspace = workspace
         self.name = name
@@ -117,6 +119,7 @@ class EndpointFigures:
         self.hedges = hedges  # second tries, by what became of them
         self.in_flight = in_flight
         self.waiting = waiting
+        self.by_envoy = by_envoy  # what Envoy gave to replicas itself
 
     @property
     def label(self) -> str:
@@ -135,12 +138,17 @@ def exposition(
         for version, traffic in sorted(each.versions.items())
         if traffic.by_code or traffic.arrivals
     ]
+    counted = versions + [
+        (f'{each.label},proxy="envoy"', each.by_envoy)
+        for each in ordered
+        if each.by_envoy is not None
+    ]
     lines = ["# TYPE lepton_gateway_requests_total counter"]
-    for label, traffic in versions:
+    for label, traffic in counted:
         for code, count in sorted(traffic.by_code.items()):
             lines.append(f'lepton_gateway_requests_total{{{label},code="{code}"}} {count}')
     lines.append("# TYPE lepton_gateway_request_seconds histogram")
-    for label, traffic in versions:
+    for label, traffic in counted:
         total = 0
         for bound, count in zip((*LATENCY_BUCKETS_S, "+Inf"), traffic.by_latency, strict=True):
             total += count

@@ -11,6 +11,8 @@ import tempfile
 import urllib.request
 from typing import IO, Any, ClassVar
 
+from leptonai.errors import InvalidRequest
+
 _DATA_URL = re.compile(r"data:[^,]*;base64,")
 _WEB_URL = re.compile(r"https?://[^\s/]+", re.IGNORECASE)
 _DATA_PREFIX = "data:application/octet-stream;base64,"
@@ -50,7 +52,7 @@ class File:
         """The bytes; fetched and decoded at the first call.
 
         Raises:
-            ValueError: it cannot be fetched, or may not be.
+            InvalidRequest: it cannot be fetched, or may not be.
         """
         if isinstance(self.content, str):
             if _WEB_URL.match(self.content):
@@ -96,9 +98,12 @@ class File:
             with opener.open(url, timeout=self.timeout_s) as answer:
                 content: bytes = answer.read(self.max_bytes + 1)
         except (OSError, http.client.HTTPException) as error:
-            raise ValueError(f"{url} cannot be fetched: {error}") from None
+            reason = getattr(error, "reason", None) or error or type(error).__name__
+            raise InvalidRequest(
+                f"{url} cannot be fetched: {reason}", hint="send the file itself as data:…;base64,…"
+            ) from None
         if len(content) > self.max_bytes:
-            raise ValueError(f"{url} has more than the {self.max_bytes} bytes that are fetched")
+            raise InvalidRequest(f"{url} has more than the {self.max_bytes} bytes that are fetched")
         return content
 
 

@@ -109,6 +109,7 @@ class Route:
     decode: Callable[[bytes], msgspec.Struct]
     collections: frozenset[str]  # fields that take each value of a repeated query field
     arrays: dict[str, str | None]  # fields that are arrays, of which type of numbers, if it is said
+    more: Any  # the type of fields of any other name; None where there are none
     declared: Declaration
 
     @property
@@ -127,19 +128,24 @@ class Route:
         if self.declared.raw:
             return {self.input_type.__struct_fields__[0]: body}
         format = None if content_type in _JSON else format_of(content_type)
+        typed = self.method == "POST" and not parts  # else numbers come as texts
+        more: dict[str, Any] = {}
         try:
-            if format is not None:
-                fields = decoded(body, format, self.input_type.__struct_fields__)
-                given = msgspec.convert({**fields, **parts}, self.input_type, dec_hook=_from_wire)
-            elif self.method == "POST" and not parts:
+            if typed and format is None and self.more is None:
                 given = self.decode(body or b"{}")
             else:
-                given = msgspec.convert(
-                    self._loose(body, query, parts),
-                    self.input_type,
-                    strict=False,
-                    dec_hook=_from_wire,
+                fields = (
+                    self._loose(body, query)
+                    if format is None
+                    else decoded(body, format, self.input_type.__struct_fields__)
                 )
+                fields.update(parts)
+                convert = functools.partial(
+                    msgspec.convert, strict=typed or format is not None, dec_hook=_from_wire
+                )
+                if self.more is not None:
+                    more = self._taken_out(fields, convert)
+                given = convert(fields, self.input_type)
         except msgspec.ValidationError as error:
             raise InvalidRequest(_name_the_field(str(error))) from None
         except (msgspec.DecodeError, ValueError) as error:
@@ -147,19 +153,31 @@ class Route:
         arguments = msgspec.structs.asdict(given)
         for name, dtype in self.arrays.items():
             arguments[name] = as_array(arguments[name], dtype, name)
-        return arguments
+        return arguments | more
 
-    def _loose(self, body: bytes, query: bytes, parts: Mapping[str, str]) -> dict[str, Any]:
+    def _loose(self, body: bytes, query: bytes) -> dict[str, Any]:
         if self.method == "POST":
-            fields = msgspec.json.decode(body or b"{}", type=dict[str, Any])
-        else:
-            text = query.decode("utf-8", "replace")
-            many = parse_qs(text, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
-            fields = {
-                name: values if name in self.collections else values[-1]
-                for name, values in many.items()
-            }
-        return {**fields, **parts}
+            return msgspec.json.decode(body or b"{}", type=dict[str, Any])
+        text = query.decode("utf-8", "replace")
+        many = parse_qs(text, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
+        return {
+            name: values if name in self.collections else values[-1]
+            for name, values in many.items()
+        }
+
+    def _taken_out(
+        self, fields: dict[str, Any], convert: Callable[[Any, Any], Any]
+    ) -> dict[str, Any]:
+        """Those that no argument is named after."""
+        more = {}
+        for name in fields.keys() - set(self.input_type.__struct_fields__):
+            if name == "self":
+                raise InvalidRequest("self: an argument cannot be called so")
+            try:
+                more[name] = convert(fields.pop(name), self.more)
+            except msgspec.ValidationError as error:
+                raise InvalidRequest(_name_the_field(str(error), name)) from None
+        return more
 
 
 def routes(photon: object) -> list[Route]:
@@ -211,9 +229,14 @@ def _route(photon: object, name: str, declaration: Declaration) -> Route:
     arrays.pop("return", None)
     wire = {**hints, **dict.fromkeys(arrays, ARRAY)}
     fields = [] if declaration.takes_request else list(_fields(cls, call, wire))
+    parameters = inspect.signature(call).parameters.values()
+    further = next((each.name for each in parameters if each.kind is each.VAR_KEYWORD), None)
+    more = None if further is None else hints.get(further, Any)
+    if more is not None and declaration.max_batch_size is not None:
+        _refuse(cls, call, "a batch has the same arguments for each call, so name them")
     try:
         input_type = msgspec.defstruct(
-            schema_name + "Input", fields, kw_only=True, forbid_unknown_fields=True
+            schema_name + "Input", fields, kw_only=True, forbid_unknown_fields=more is None
         )
         decode = msgspec.json.Decoder(input_type, dec_hook=_from_wire).decode
     except TypeError as error:
@@ -247,6 +270,7 @@ def _route(photon: object, name: str, declaration: Declaration) -> Route:
             field for field, hint, *_ in fields if (get_origin(hint) or hint) in _COLLECTIONS
         ),
         arrays=arrays,
+        more=more,
         declared=declaration,
     )
 
@@ -278,6 +302,8 @@ def _fields(
     cls: type, call: Callable[..., Any], hints: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any] | tuple[str, Any, Any]]:
     for parameter in inspect.signature(call).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             _refuse(cls, call, f"{parameter} has no name that a request could use")
         hint = hints.get(parameter.name, Any)
@@ -307,10 +333,10 @@ def _refuse(cls: type, call: Callable[..., Any], reason: str) -> NoReturn:
     raise TypeError(f"the handler {cls.__name__}.{call.__name__} cannot be served: {reason}")
 
 
-def _name_the_field(message: str) -> str:
+def _name_the_field(message: str, root: str = "") -> str:
     """``Expected `int`, got `str` - at `$.x[0]` `` as ``x[0]: expected `int`, got `str` ``."""
     what, _, where = message.partition(" - at ")
-    field = where.strip("`").removeprefix("$").removeprefix(".")
+    field = f"{root}{where.strip('`').removeprefix('$')}".removeprefix(".")
     if not field:
         return what
     return f"{field}: {what[0].lower()}{what[1:]}"

@@ -39,12 +39,12 @@ def reader_of(signature: "Signature", pipeline: "Pipeline | None") -> Read:
     return Arrays(signature, pipeline)
 
 
-def warm_up(signature: "Signature", read: Read) -> None:
+def warm_up(signature: "Signature", read: Read, predict: Callable[[Any], NDArray[Any]]) -> None:
     """What is imported at the first use is imported now."""
     one: Any = dict.fromkeys(signature.columns) if signature.inputs == "rows" else "a"
     if signature.inputs in ("rows", "texts"):
-        with contextlib.suppress(InvalidRequest):  # it may well want what is missing here
-            read(one)
+        with contextlib.suppress(Exception):  # it may well want what is missing here
+            predict(read(one))
 
 
 def _rows(signature: "Signature", pipeline: "Pipeline | None", inputs: Any) -> Any:

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from leptonai.errors import InvalidRequest, NotFound
+from leptonai.serving.handlers import routes
+from leptonai.serving.openapi import document
 from leptonai.serving.photon import Photon
 
 
@@ -13,6 +15,11 @@ def load(reference: str) -> type[Photon]:
     """The photon that ``FILE.py`` holds, or ``FILE.py:Class`` where it holds several.
 
     The file is run, as a program of its name would be.
+
+    Raises:
+        NotFound: there is no such file or class.
+        InvalidRequest: it is not clear which class is meant, or it has a handler that cannot be
+            served.
     """
     path, _, wanted = reference.partition(":")
     file = Path(path).resolve()
@@ -38,7 +45,7 @@ def load(reference: str) -> type[Photon]:
                 f"{path} holds no photon called {wanted}",
                 hint=f"it holds {', '.join(found) or 'none: subclass leptonai.photon.Photon'}",
             )
-        return found[wanted]
+        return _checked(found[wanted])
     if len(found) != 1:
         raise InvalidRequest(
             f"{path} holds {len(found) or 'no'} photon{'s' if len(found) > 1 else ''}",
@@ -46,4 +53,16 @@ def load(reference: str) -> type[Photon]:
             if found
             else "subclass leptonai.photon.Photon in it",
         )
-    return next(iter(found.values()))
+    return _checked(*found.values())
+
+
+def _checked(photon: type[Photon]) -> type[Photon]:
+    """Whether its handlers can be served, which is seen only where all of them are known."""
+    instance = object.__new__(photon)  # nobody knows what its constructor does, or wants
+    try:
+        document(photon.__name__, "", routes(instance))
+    except TypeError as wrong:
+        raise InvalidRequest(
+            str(wrong), hint="help(leptonai.photon.Photon.handler) says what a handler can take"
+        ) from None
+    return photon

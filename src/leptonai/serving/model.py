@@ -62,7 +62,7 @@ class ModelServer(Photon):
     def warm_up(self) -> None:
         """The first pass is slow: nobody shall wait for it."""
         use_threads()
-        warm_up(self.signature, self._read)
+        warm_up(self.signature, self._read, self._predict)
         self._opened.warm_up()
 
     def opened(self) -> Opened:

@@ -18,6 +18,7 @@ from leptonai.errors import Unavailable
 
 from ..asking import FAILURES, ask
 from . import resources
+from .figures import PATH, read_figures
 from .resources import Address, Json
 from .shortcuts import takes_short_cut
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..downstream import ClientConnection
     from ..gateway import Gateway
     from ..head import RequestHead
+    from ..metrics import Traffic
 
 KEY_FILE = "key"
 ADMIN_SOCKET = "admin.sock"
@@ -133,6 +135,13 @@ class Front:
             self._gateway.log(f"Envoy refused {len(short)} routes: all requests come to us")
             self._write_routes(table, {})
         self._applied = table.seq
+
+    async def figures(self) -> dict[tuple[str, str], Traffic]:
+        """What Envoy counted, by workspace and endpoint; nothing if it does not say."""
+        try:
+            return read_figures((await self._ask(PATH)).decode("latin-1"))
+        except FAILURES:
+            return {}
 
     def exposition(self) -> str:
         return (

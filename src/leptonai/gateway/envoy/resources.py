@@ -13,6 +13,7 @@ from leptonai.core.routing import Retry, Route, RouteTable
 
 from ..head import IDEMPOTENT
 from ..limits import CONNECT_S, MAX_HEAD_BYTES, MAX_HEADERS, MAX_REPLAY_BYTES, Limits
+from ..metrics import LATENCY_BUCKETS_S
 
 Json = dict[str, Any]
 Address = tuple[str, int]
@@ -46,6 +47,14 @@ def bootstrap(host: str, port: int, lua: str) -> Json:
         "admin": {"address": {"pipe": {"path": "admin.sock", "mode": 0o600}}},
         "static_resources": {"listeners": [_listener(host, port, lua)]},
         "dynamic_resources": {"cds_config": _file("cds.json")},
+        "stats_config": {
+            "histogram_bucket_settings": [
+                {
+                    "match": {"suffix": "upstream_rq_time"},
+                    "buckets": [1000 * bound for bound in LATENCY_BUCKETS_S],
+                }
+            ]
+        },
         "overload_manager": {
             "resource_monitors": [
                 {

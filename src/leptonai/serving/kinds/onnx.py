@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +39,9 @@ def open_model(directory: Path, file: Path) -> Opened:
     known = _signature(taken[0], labels=wanted is not None)
     width = _width(wanted or outputs[0])
     signature = signature_for(directory, pipeline, known, width)
+    if signature.outputs == "labels" and not signature.classes:
+        classes = _classes(session, taken[0], wanted or outputs[0], directory)
+        signature = msgspec.structs.replace(signature, classes=classes)
     name, wanted_name = taken[0].name, (wanted or outputs[0]).name
     dtype = _TYPES[taken[0].type]
     one_by_one = taken[0].shape[:1] == [1]  # as it was exported; it takes no more at once
@@ -106,6 +110,23 @@ def _width(output: Any) -> int | None:
     """Numbers that come out for an input, where that is fixed."""
     shape = output.shape
     return shape[1] if shape and len(shape) == 2 and isinstance(shape[1], int) else None
+
+
+def _classes(session: Any, taken: Any, wanted: Any, directory: Path) -> tuple[str, ...]:
+    """Of a graph that says them, or how many they are, only with an answer."""
+    shape = [each if isinstance(each, int) else 1 for each in taken.shape]
+    kind = _TYPES[taken.type]
+    blank = np.full(shape, "", object) if kind == "str" else np.zeros(shape, kind)
+    try:
+        (found,) = session.run([wanted.name], {taken.name: blank})
+        return tuple(
+            map(str, sorted(found[0]) if isinstance(found, list) else range(found.shape[1]))
+        )
+    except Exception as wrong:  # its own types of errors cannot be imported by name
+        raise InvalidRequest(
+            f"the model in {directory} does not say which classes it tells apart: {wrong}",
+            hint='name them in its signature.json: "classes": ["cat", "dog"]',
+        ) from None
 
 
 def _shares(found: NDArray[Any]) -> NDArray[Any]:
