@@ -47,8 +47,10 @@ def test_from_a_folder_to_versions_and_back(platform, tmp_path):
     root = animals(tmp_path / "animals")
     create = ["dataset", "create", "--name", "animals", "--type", "image", "classification"]
     create += ["--source", str(root)]
-    assert platform.cli(*create).stdout == "animals@1\n"
-    assert platform.cli(*create).stdout == "animals@1\n"
+    first, again = platform.cli(*create), platform.cli(*create)
+    assert (first.stdout, again.stdout) == ("animals@1\n", "animals@1\n")
+    assert first.stderr == "image classification: 20 samples of 2 classes; 100B\n"
+    assert again.stderr == "nothing has changed since; no new version\n"
     (root / "cat" / "0.png").write_bytes(b"another cat")
     (root / "cat" / "1.png").unlink()
     (root / "dog" / "10.png").write_bytes(b"one more")
@@ -229,6 +231,10 @@ def test_a_check_shows_a_line_for_each_gate_and_exits_with_1_where_one_fails(pla
         "dataset", "check", str(people), "--against", "shop@1", "--fail-on", "schema"
     )
     assert passed.stdout.startswith("shop.csv: tabular, 101 samples, against shop@1\n")
+    texts = platform.cli(
+        "dataset", "check", "--type", "object", "detection", str(people), check=False
+    )
+    assert texts.stderr.startswith("error: there is no COCO file in it\n")
     passed = platform.cli(
         "dataset",
         "check",

@@ -47,8 +47,8 @@ def nobody(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def committed(url, shelf):
-    with open_source(url) as source:
+def committed(url, shelf, progress=None):
+    with open_source(url, progress) as source:
         return commit(source, shelf)
 
 
@@ -373,8 +373,10 @@ def test_an_archive_of_the_web_is_unpacked_and_checked(web, shelf):
     url, served = web
     served["/pets.zip"] = zipped({f"pets/{path}": content for path, content in FILES.items()})
     digest = hashlib.sha256(served["/pets.zip"]).hexdigest()
-    made = committed(f"{url}/pets.zip#sha256={digest}", shelf)
+    steps = []
+    made = committed(f"{url}/pets.zip#sha256={digest}", shelf, lambda *at: steps.append(at))
     assert files_of(made, shelf) == FILES
+    assert [*dict.fromkeys(doing for doing, *_ in steps)] == ["fetching", "unpacking"]
     with pytest.raises(InvalidRequest, match="not what was published"):
         committed(f"{url}/pets.zip#sha256={'0' * 64}", shelf)
     with pytest.raises(InvalidRequest, match="names no digest"):

@@ -127,6 +127,17 @@ def test_dogs_and_cats_come_from_an_address_as_batches_of_images(web):
     assert bool(((shades > 80) == (labels == 1)).all())
 
 
+def test_who_waits_is_told_how_far_it_is(web):
+    web.files["/pets.zip"] = archive = zipped(pets())
+    told = []
+    DogsAndCats.split(f"{web.url}/pets.zip", progress=lambda *at: told.append(at))
+    fetching = [at for doing, *at in told if doing == "fetching"]
+    unpacking = [at for doing, *at in told if doing == "unpacking"]
+    assert told == [("fetching", *at) for at in fetching] + [("unpacking", *at) for at in unpacking]
+    assert fetching[-1] == [len(archive), len(archive)]
+    assert unpacking == sorted(unpacking) and unpacking[-1][0] <= unpacking[-1][1] == len(archive)
+
+
 def test_the_same_archive_is_fetched_once_and_gives_the_same_digests(web, cache):
     web.files["/pets.zip"] = archive = zipped(pets())
     first = DogsAndCats.split(f"{web.url}/pets.zip")

@@ -132,11 +132,10 @@ def test_a_version_is_sent_and_fetched_with_several_connections(
     between, client, cache, tmp_path, monkeypatch
 ):
     root = files(tmp_path / "many", count=12, size=2 * MIB)
-    told, sent = [], []
-    Dataset.create(
-        "many", root, client=client, progress=lambda *at: told.append(at),
-        sending=lambda *at: sent.append(at),
-    )  # fmt: skip
+    steps = []
+    Dataset.create("many", root, client=client, progress=lambda *at: steps.append(at))
+    told = [tuple(at) for doing, *at in steps if doing == "storing"]
+    sent = [tuple(at) for doing, *at in steps if doing == "sending"]
     stored = sent[-1][1]  # with the heads of its packs
     assert (told[-1], sent[-1]) == ((24 * MIB, 24 * MIB), (stored, stored))
     assert 24 * MIB < stored < 25 * MIB
@@ -231,7 +230,9 @@ def test_after_ctrl_c_a_create_goes_on_where_it_was(between, client, tmp_path):
     assert (code, told.splitlines()[-1:]) == (
         130, ["interrupted; what is done is kept: the same command goes on from there"],
     )  # fmt: skip
-    assert (again.returncode, again.stdout, again.stderr) == (0, "near@1\n", "")
+    assert (again.returncode, again.stdout, again.stderr) == (
+        0, "near@1\n", "files: 8 samples; 16MiB\n",
+    )  # fmt: skip
     client.datasets.download("near", tmp_path / "copy")
     assert contents(tmp_path / "copy") == contents(root)
 

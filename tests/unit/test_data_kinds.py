@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from leptonai.data.commit import commit
@@ -130,6 +130,7 @@ def test_a_table_of_paths_and_labels(make):
         ({"a_png": PNG, "l_csv": "path,label\na.png,cat\na.png\n"}, "l.csv:3: 1 fields, and the"),
         ({"a_png": PNG, "l_csv": "path,colour\na.png,cat\n"}, "l.csv:1: no column is the label"),
         ({"a_png": PNG, "l_csv": "path,label\n"}, "l.csv has no rows"),
+        ({"a_png": PNG, "l_csv": "path,label\na.png, \n"}, "l.csv:2: there is no label"),
         ({"a_png": PNG, "l_csv": b"path,label\n\xff,cat\n"}, "l.csv:2: the text is not UTF-8"),
     ],
 )
@@ -249,6 +250,35 @@ def test_blocks_of_any_size_have_the_same_rows(rows, quoting, end, block_bytes):
     assert [tuple(next(csv.reader(io.StringIO(each, newline="")))) for each in found] == rows
 
 
+@settings(deadline=None, max_examples=60)
+@given(text=st.text('a,"\n', max_size=12), block_bytes=st.integers(1, 16))
+@example(text='a,"', block_bytes=3)
+def test_quotes_are_right_or_wrong_whatever_the_blocks(text, block_bytes):
+    import leptonai.data.tables as tables
+
+    content = f"x,y\n{text}\n1,2\n".encode()
+
+    def told():
+        try:
+            _, starts, sizes = tables._csv_rows("t.csv", content)
+        except InvalidRequest:  # which of several faults comes first is another matter
+            return None
+        return starts.tolist(), sizes.tolist()
+
+    at_once = told()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "SCANNED_BYTES", block_bytes)
+        assert told() == at_once
+    if at_once is not None:  # then Python reads the same
+        strict = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+        assert len([row for row in strict if row]) == len(at_once[0]) + 1
+
+
+def test_a_field_may_be_a_long_text(make):
+    version = make("text classification", t_csv=f"text,label\n{'a' * 200_000},x\nb,y\n")
+    assert version.manifest.facts.classes == ("x", "y")
+
+
 def test_semicolons_and_tabs_divide_too(make):
     assert len(make(a_csv="x;y\n1;2\n").manifest.facts.schema) == 2
 
@@ -268,11 +298,23 @@ def test_json_lines(make):
     assert samples(version)[1:] == [b'{"b": "x", "a": 2.5}', b'{"c": [1]}']
 
 
+def test_fields_of_json_lines_come_in_the_order_of_the_first_file(make):
+    version = make(a_jsonl='{"b": 1, "a": "x"}\n', b_jsonl='{"a": "y", "b": 2.5}\n')
+    schema = version.manifest.facts.schema
+    assert schema == (Field("b", "number"), Field("a", "text"))
+
+
 @pytest.mark.parametrize(
     ("contents", "complaint"),
     [
         ({"t_csv": "a,b\n1,2\n3\n"}, "t.csv:3: 1 fields, and the header has 2"),
         ({"t_csv": 'a,b\n"1\n\n2",2\n3,4,5\n'}, "t.csv:5: 3 fields, and the header has 2"),
+        ({"t_csv": 'a,b\n1,"2\n3\n4,5\n'}, "t.csv:2: a quote is opened in this row, and never"),
+        ({"t_csv": 'a,b\n1,2\n3,5" pipe\n4,6" pipe\n'}, "t.csv:3: a quote within a field that"),
+        ({"t_csv": 'a,b\n"1\n2",3\n4, "5, 6"\n'}, "t.csv:4: a quote within a field that"),
+        ({"t_csv": 'a,b\n1,"x"y\n'}, "t.csv:2: a quote within a field that"),
+        ({"t_csv": "a,b\r1,2\r"}, "t.csv:1: a line ends in a carriage return alone"),
+        ({"t_csv": "a,b\n1,x\ry\n"}, "t.csv:2: a line ends in a carriage return alone"),
         ({"t_csv": "a,a\n1,2\n"}, "t.csv:1: the column 'a' is there twice"),
         ({"t_csv": "a,b\n"}, "t.csv has a header and no rows"),
         ({"t_csv": ""}, "'t.csv' is empty: 0 bytes"),
@@ -308,6 +350,10 @@ def test_a_time_series_needs_times(make):
     assert len(make("time series", t_csv="at,x\n2026-01-01,1\n")) == 1
     with pytest.raises(InvalidRequest, match=r"no column of times: it has at \(integer\)"):
         make("time series", t_csv="at,x\n1,1\n")
+    with pytest.raises(InvalidRequest, match=r"no column of times: it has at \(text\)"):
+        make("time series", t_csv="at,x\nnoon,1\n2026-01-01,2\n")
+    with pytest.raises(InvalidRequest, match=r"t\.csv:4: 'at' is 'noon', and no time"):
+        make("time series", t_csv="at,x\n2026-01-01,1\nNA,2\nnoon,3\n")
 
 
 # --- texts ---------------------------------------------------------------------------------------
@@ -331,6 +377,17 @@ def test_texts_in_a_table(make, contents):
     version = make("text classification", **contents)
     assert labels(version) == ["good", "bad"]
     assert Field("label", "class") in version.manifest.facts.schema
+
+
+@pytest.mark.parametrize(
+    ("contents", "where"),
+    [({"t_csv": 'text,label\n"a\nb",x\nc,\n'}, "t.csv:4"),
+     ({"t_jsonl": '{"text": "a", "label": "x"}\n{"text": "b", "label": null}\n'}, "t.jsonl:2"),
+     ({"t_jsonl": '{"text": "a", "label": "x"}\n{"text": "b"}\n'}, "t.jsonl:2")],
+)  # fmt: skip
+def test_a_row_without_a_label_is_said(make, contents, where):
+    with pytest.raises(InvalidRequest, match=f"{where}: there is no label"):
+        make("text classification", **contents)
 
 
 def test_a_text_in_another_encoding_is_said_with_its_line(make):

@@ -84,4 +84,4 @@ def test_neither_a_file_nor_a_name(tmp_path):
 def test_progress_says_rate_and_time_left():
     line = progress_line("storing", 30 << 20, 90 << 20, 10.0)
     assert line == "storing  33%  30.0 of 90.0 MiB  3.0 MiB/s  20s left"
-    assert progress_line("storing", 0, 0, 0.0) == "storing       0.0 of 0.0 MiB  0.0 MiB/s"
+    assert progress_line("storing", 0, 0, 0.0) == "storing  0.0 MiB  0.0 MiB/s"

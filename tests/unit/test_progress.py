@@ -2,16 +2,19 @@
 
 import io
 import sys
+from functools import partial
 
 import pytest
 
 from leptonai.cli import progress
-from leptonai.cli.progress import Progress
+from leptonai.cli.progress import Progress, progress_line
 
 MIB = 1 << 20
 
 
 class Terminal(io.StringIO):
+    encoding = "ascii"
+
     def isatty(self):
         return True
 
@@ -29,12 +32,10 @@ def clock(monkeypatch):
     return clock
 
 
-def looked_at(monkeypatch, *, bar=False):
+def looked_at(monkeypatch):
     """From within a test: before it, pytest puts its own stderr in place."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    if not bar:
-        monkeypatch.setattr(progress, "_bar", lambda doing: None)
     return terminal
 
 
@@ -85,10 +86,35 @@ def test_ctrl_c_is_told_what_comes_of_it(clock, monkeypatch):
     )
 
 
-def test_where_rich_is_installed_it_draws_a_bar(clock, monkeypatch):
-    pytest.importorskip("rich")
-    monkeypatch.setenv("TERM", "xterm")
-    terminal = looked_at(monkeypatch, bar=True)
+def test_where_it_can_be_drawn_there_is_a_bar(clock, monkeypatch):
+    terminal = looked_at(monkeypatch)
+    terminal.encoding = "utf-8"
     with Progress("fetching") as shown:
-        steps(clock, shown, total=8 * MIB)
-    assert "fetching" in terminal.getvalue() and "50%" in terminal.getvalue()
+        steps(clock, shown)
+    shown = terminal.getvalue().split("\r\x1b[K")[2]
+    assert shown == f"fetching {'█' * 12}{' ' * 12}▏  50%  2.0 of 4.0 MiB  1.0 MiB/s  2s left"
+
+
+def test_each_of_several_steps_has_a_rate_of_its_own(clock, monkeypatch):
+    terminal = looked_at(monkeypatch)
+    with Progress() as shown:
+        steps(clock, partial(shown.step, "storing"), count=2)
+        steps(clock, partial(shown.step, "sending"), count=2, total=8 * MIB)
+    assert terminal.getvalue().split("\r\x1b[K") == [
+        "",
+        "storing  25%  1.0 of 4.0 MiB  1.0 MiB/s  3s left",
+        "storing  50%  2.0 of 4.0 MiB  1.0 MiB/s  2s left",
+        "sending …",
+        "sending  12%  1.0 of 8.0 MiB  1.0 MiB/s  7s left",
+        "sending  25%  2.0 of 8.0 MiB  1.0 MiB/s  6s left",
+        "",
+    ]
+
+
+def test_what_was_there_before_is_no_part_of_the_rate():
+    told = progress_line("fetching", 30 * MIB, 40 * MIB, 2.0, first=10 * MIB)
+    assert told == "fetching  75%  30.0 of 40.0 MiB  10.0 MiB/s  1s left"
+
+
+def test_of_what_nobody_knows_the_end_there_is_a_rate_alone():
+    assert progress_line("fetching", 3 * MIB, 0, 2.0) == "fetching  3.0 MiB  1.5 MiB/s"

@@ -83,6 +83,14 @@ def committed(root, shelf, kind=None):
 # --- tables --------------------------------------------------------------------------------------
 
 
+def test_who_waits_for_a_table_is_told_how_far_it_is(tmp_path):
+    told = []
+    dataset = Dataset.from_local(table(tmp_path, people(100)))
+    dataset.check(progress=lambda *at: told.append(at))
+    assert told[0][0] == 0 and told[-1][0] == told[-1][1] == 6 * len(people(100))
+    assert told == sorted(told)
+
+
 def test_a_table_in_order_has_nothing_to_say(tmp_path):
     report = Dataset.from_local(table(tmp_path / "d", people(200))).check()
     assert results(report) == {}

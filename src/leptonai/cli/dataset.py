@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leptonai.cli.artifacts import changed_alias
-from leptonai.cli.dataset_check import check, fail_on_option, summary_line
+from leptonai.cli.dataset_check import (
+    TypedCommand,
+    check,
+    fail_on_option,
+    summary_line,
+    type_option,
+)
 from leptonai.cli.dataset_library import data_library
 from leptonai.cli.dataset_preview import preview
 from leptonai.cli.dataset_transform import transform
-from leptonai.cli.groups import Command, Group
+from leptonai.cli.groups import Group
 from leptonai.cli.output import age, answer, print_facts, print_json, print_table, printable, say
 from leptonai.cli.progress import Progress
 from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, output_option
@@ -23,8 +29,6 @@ from leptonai.spec.quantities import show_bytes
 if TYPE_CHECKING:
     from leptonai.spec.artifacts import Artifact
 
-SECOND_WORDS = {"image": "classification", "object": "detection", "text": "classification",
-                "time": "series"}  # fmt: skip
 MAX_DIFF_LINES = 50
 
 dataset = Group(
@@ -36,27 +40,15 @@ leptonai dataset list""",
 )
 
 
-class _Create(Command):
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """A type may be two words: `--type image classification`."""
-        for at, word in enumerate(args[:-1]):
-            if word in ("--type", "-t") and at + 2 < len(args):
-                first, second = args[at + 1].lower(), args[at + 2].lower()
-                if SECOND_WORDS.get(first) == second:
-                    args[at + 1 : at + 3] = [f"{first} {second}"]
-                    break
-        return super().parse_args(ctx, args)
-
-
 @click.command(
     "create",
-    cls=_Create,
+    cls=TypedCommand,
     example="""\
 leptonai dataset create --name digits --type image classification --source ./digits
 leptonai dataset create -n sales ./sales.csv""",
 )
 @click.option("-n", "--name", required=True, help="Versions of a name are numbered from 1.")
-@click.option("-t", "--type", metavar="TYPE", help="What the data is; found out if not given.")
+@type_option
 @click.option("-s", "--source", "named", help="A path; or s3://, gs://, az://, https://.")
 @click.option("--lineage", multiple=True, metavar="ROLE=REFERENCE", help="What it was made from.")
 @fail_on_option
@@ -81,8 +73,11 @@ def create(
     if (named is None) == (source is None):
         raise InvalidRequest("name one source", hint="--source PATH, or a path alone")
     of = data_library()
+    from leptonai.data.workspace import newest_of
+
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
-        with Progress("storing") as storing, Progress("sending", interrupted="") as sending:
+        before = newest_of(client, name)
+        with Progress() as progress:
             made = of.create(
                 name,
                 named or source or "",
@@ -90,11 +85,13 @@ def create(
                 lineage=_pairs(lineage),
                 fail_on=fail_on,
                 client=client,
-                progress=storing,
-                sending=sending,
+                progress=progress.step,
             )
         stored = client.datasets.get(made.reference)
     answer(stored, output, stored.reference)
+    if output != "json":
+        is_new = before is None or stored.reference != before.reference
+        say(_made(stored) if is_new else "nothing has changed since; no new version")
 
 
 dataset.add_command(create)
@@ -249,6 +246,17 @@ def remove(output: str, references: tuple[str, ...]) -> None:
                 click.echo(f"removed {reference}")
     if output == "json":
         print_json([{"reference": each, "action": "removed"} for each in references])
+
+
+def _made(artifact: Artifact) -> str:
+    """`image classification: 78 samples of 2 classes, in train and test; 146.9KiB`."""
+    spec = artifact.spec
+    told = f"{spec.format}: {spec.attributes.get('samples', 0):,} samples"
+    if classes := spec.attributes.get("classes"):
+        told += f" of {classes:,} classes"
+    if splits := spec.attributes.get("splits"):
+        told += f", in {' and '.join(splits)}"
+    return f"{told}; {show_bytes(spec.size_bytes)}"
 
 
 def _rows(artifacts: Any) -> list[tuple[str, ...]]:

@@ -18,19 +18,44 @@ if TYPE_CHECKING:
     from leptonai.data.quality.report import Finding, Outcome, Report
 
 MAX_SHOWN_FINDINGS = 20
+SECOND_WORDS = {"image": "classification", "object": "detection", "text": "classification",
+                "time": "series"}  # fmt: skip
+
+type_option = click.option(
+    "-t",
+    "--type",
+    metavar="TYPE",
+    help="What the data is: image classification, object detection, tabular, text, "
+    "text classification, time series, files; by default what the files' names say.",
+)
+
+
+class TypedCommand(Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """A type may be two words: `--type image classification`."""
+        for at, word in enumerate(args[:-1]):
+            if word in ("--type", "-t") and at + 2 < len(args):
+                first, second = args[at + 1].lower(), args[at + 2].lower()
+                if SECOND_WORDS.get(first) == second:
+                    args[at + 1 : at + 3] = [f"{first} {second}"]
+                    break
+        return super().parse_args(ctx, args)
+
 
 fail_on_option = click.option(
     "--fail-on",
     "fail_on",
     multiple=True,
     metavar="GATE[=THRESHOLD]",
-    help="Fail past the threshold: missing, missing=0.1.",
+    help="Fail past the threshold, missing=0.1 say: schema, types, missing, infinite, encoding, "
+    "outliers, duplicates, near-duplicates, label-conflicts, leakage, near-leakage, balance, "
+    "few-samples, corrupt, boxes, timestamps, gaps, drift.",
 )
 
 
 @click.command(
     "check",
-    cls=Command,
+    cls=TypedCommand,
     example="""\
 leptonai dataset check ./pets
 leptonai dataset check pets@3 --against pets@2 --fail-on corrupt --fail-on drift=0.2
@@ -38,7 +63,7 @@ leptonai dataset check ./sales.csv --plot sales.png""",
 )
 @fail_on_option
 @click.option("--against", metavar="NAME[@VERSION]|PATH", help="Earlier data to compare with.")
-@click.option("-t", "--type", metavar="TYPE", help="What a PATH is; found out if not given.")
+@type_option
 @click.option("--plot", metavar="FILE", help="Draw classes, missing values and drift: .png, .svg.")
 @output_option
 @click.argument("what", metavar="NAME[@VERSION]|PATH")

@@ -20,7 +20,7 @@ class _Annotation(msgspec.Struct):
     image_id: int
     category_id: int
     bbox: tuple[float, float, float, float]  # left, top, width, height in pixels
-    id: int = -1
+    id: int | None = None  # without one, its place in the list names it
 
 
 class _Category(msgspec.Struct):
@@ -57,14 +57,15 @@ def describe_boxes(listing: Listing, read: Read) -> Described:
     for path, coco in parsed:
         names = {each.id: number_of[each.name] for each in coco.categories}
         of_image: dict[int, list[_Annotation]] = {each.id: [] for each in coco.images}
-        for annotation in coco.annotations:
+        for number, annotation in enumerate(coco.annotations):
+            where = f"{path}: annotation {number if annotation.id is None else annotation.id}"
             if annotation.image_id not in of_image:
-                raise _dangling(path, annotation, "image", annotation.image_id)
+                raise _dangling(where, "image", annotation.image_id)
             if annotation.category_id not in names:
-                raise _dangling(path, annotation, "category", annotation.category_id)
+                raise _dangling(where, "category", annotation.category_id)
             if min(annotation.bbox[2:]) < 0:
                 raise InvalidRequest(
-                    f"{path}: the box of annotation {annotation.id} has a negative size",
+                    f"{where} has a box of a negative size",
                     hint="a box is [left, top, width, height]",
                 )
             of_image[annotation.image_id].append(annotation)
@@ -145,8 +146,8 @@ def _split_of(path: str) -> str:
     return next((SPLITS[word] for word in words if word in SPLITS), "")
 
 
-def _dangling(path: str, annotation: _Annotation, what: str, id: int) -> InvalidRequest:
+def _dangling(where: str, what: str, id: int) -> InvalidRequest:
     return InvalidRequest(
-        f"{path}: annotation {annotation.id} is of the {what} {id}, which is not in it",
+        f"{where} is of the {what} {id}, which is not in it",
         hint="remove the annotation, or add what it is of",
     )

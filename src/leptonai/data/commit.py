@@ -15,10 +15,11 @@ import numpy as np
 from leptonai.data.columns import Array, texts
 from leptonai.data.kinds import Kind, describe, kind_of
 from leptonai.data.manifest import Facts, Manifest
+from leptonai.data.progress import Progress
 from leptonai.data.seen import AT_BITS, Places, Seen, now_ns, object_columns, used_objects
 from leptonai.data.shelf import Shelf, writing
 from leptonai.data.source import Source
-from leptonai.data.storing import Progress, Storing
+from leptonai.data.storing import Storing
 from leptonai.data.walk import Listing
 from leptonai.errors import NotFound
 
@@ -43,6 +44,7 @@ def commit(
     kept: Callable[[str], bool] | None = None,
     fetch: "Fetch | None" = None,
     progress: Progress | None = None,
+    reading: Progress | None = None,
 ) -> Committed:
     """Read what changed, store what is new, and say what the version is.
 
@@ -52,6 +54,8 @@ def commit(
         kept: whether an object is stored already, and is worth being referred to; asked about what
             earlier commits of this source stored. By default, whether the shelf has it.
         fetch: brings what is kept elsewhere, if it has to be looked into.
+        progress: is told how much is stored.
+        reading: of what is then looked into, tables and texts, how much was.
 
     Raises:
         NotFound: the source holds no files.
@@ -73,7 +77,18 @@ def commit(
     kind = kind or kind_of(listing)
     columns = _columns(listing, known)
     bare = Manifest(Facts(type=kind), columns)
-    described = describe(kind, listing, lambda file: _content(shelf, bare, file, fetch))
+    from leptonai.data.version import Version
+
+    version = Version(bare, shelf, fetch=fetch)
+    whole, began = int(listing.sizes.sum()), np.cumsum(listing.sizes) - listing.sizes
+
+    def read(file: int) -> memoryview:
+        """Mapped, for it may be a table that is larger than memory."""
+        if reading is not None:
+            reading(int(began[file]), whole)
+        return version.read_file(file)
+
+    described = describe(kind, listing, read)
     facts = Facts(
         type=kind,
         schema=described.schema,
@@ -101,10 +116,3 @@ def _columns(listing: Listing, known: Places) -> dict[str, Array]:
         "object": lies_in,
         "at": (known.places & ((1 << AT_BITS) - 1)).astype(np.uint64),
     }
-
-
-def _content(shelf: Shelf, manifest: Manifest, file: int, fetch: "Fetch | None") -> memoryview:
-    """Mapped, for it may be a table that is larger than memory."""
-    from leptonai.data.version import Version
-
-    return Version(manifest, shelf, fetch=fetch).read_file(file)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from leptonai.client import LeptonClient
     from leptonai.data.frames import Table
     from leptonai.data.pipeline import Pipeline
+    from leptonai.data.progress import Progress, Steps
     from leptonai.data.quality.report import Report
-    from leptonai.data.storing import Progress
 
 
 class Sample(NamedTuple):
@@ -84,8 +84,7 @@ class Dataset:
         lineage: dict[str, str] | None = None,
         fail_on: Mapping[str, float] | Collection[str] = (),
         client: "LeptonClient | None" = None,
-        progress: "Progress | None" = None,
-        sending: "Progress | None" = None,
+        progress: "Steps | None" = None,
     ) -> "Dataset":
         """Commit a source as the next version of a name; the newest one, if it is the same.
 
@@ -95,8 +94,9 @@ class Dataset:
             lineage: what it was made from, besides source and parent: role → reference.
             fail_on: gates that must hold, as `check` has them; schema and drift against the newest
                 version so far. What they measured is kept with the version.
-            progress: is told, now and then, how many bytes are done, and of how many.
-            sending: the same, of what is then sent to a workspace elsewhere.
+            progress: is told, now and then, what is being done (fetching, unpacking, storing,
+                reading, checking, sending), how many bytes of it are done, and of how many; 0 where
+                nobody knows.
 
         Raises:
             GatesFailed: a gate does not hold; no version was made.
@@ -111,7 +111,6 @@ class Dataset:
             fail_on=fail_on,
             client=client,
             progress=progress,
-            sending=sending,
         )
 
     @classmethod

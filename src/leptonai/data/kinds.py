@@ -200,7 +200,7 @@ def _labelled_by_table(listing: Listing, tables: list[int], read: Read) -> Descr
                     hint=f"paths are below the data's root or below the folder of {name}",
                 )
             files.append(file)
-            labels.append(row[label_at])
+            labels.append(_label(f"{name}:{line}", row[label_at]))
             splits.append(SPLITS.get(row[split_at].lower(), "") if split_at >= 0 else of_table)
     _refuse_empty(listing, files)
     if not files:
@@ -225,6 +225,12 @@ def _named(path: str, folder: str, number_of: dict[str, int]) -> int | None:
         if candidate in number_of:
             return number_of[candidate]
     return None
+
+
+def _label(where: str, value: str) -> str:
+    if not value.strip():
+        raise InvalidRequest(f"{where}: there is no label", hint="label the row, or leave it out")
+    return value
 
 
 def _column(table: str, header: Sequence[str], names: Sequence[str], what: str) -> int:
@@ -253,6 +259,7 @@ def _table(kind: Kind, listing: Listing, read: Read) -> Described:
     _refuse_empty(listing, range(len(listing.paths)))
     table: Table = describe_tables(listing, files, read)
     if kind == "time series" and not any(each.type == "time" for each in table.schema):
+        _refuse_broken_times(listing, files, read, table.schema)
         raise InvalidRequest(
             f"{listing.paths[0]} has no column of times: it has "
             + ", ".join(f"{each.name} ({each.type})" for each in table.schema)[:200],
@@ -266,6 +273,30 @@ def _table(kind: Kind, listing: Listing, read: Read) -> Described:
         of_file = _numbered("split", splits, names, np.uint8)["split"]
         columns["split"] = of_file[columns["row_file"]]
     return Described(schema=table.schema, splits=names, header=table.header, columns=columns)
+
+
+def _refuse_broken_times(
+    listing: Listing, files: Sequence[int], read: Read, schema: Sequence[Field]
+) -> None:
+    """A column that begins with times and holds something else further on is one of texts."""
+    from leptonai.data.tables import MISSING, is_time, values_of
+
+    for column in (each.name for each in schema if each.type == "text"):
+        present = (
+            (f"{listing.paths[number]}:{line}", value.strip())
+            for number in files
+            if _ending(listing.paths[number]) != "parquet"
+            for line, value in values_of(listing.paths[number], read(number), column)
+            if value.strip().lower() not in MISSING
+        )
+        if not is_time(next(present, ("", ""))[1]):
+            continue
+        for where, value in present:
+            if not is_time(value):
+                raise InvalidRequest(
+                    f"{where}: {column!a} is {value[:100]!a}, and no time",
+                    hint="write times as 2026-01-31T12:00:00, or leave the field empty",
+                )
 
 
 def _texts(kind: Kind, listing: Listing, read: Read) -> Described:
@@ -304,9 +335,9 @@ def _texts_of_table(kind: Kind, listing: Listing, read: Read) -> Described:
         return described
     label = names[_column(listing.paths[0], names, LABEL_COLUMNS, "is the label")]
     labels = [
-        value
+        _label(f"{path}:{line}", value)
         for number, path in enumerate(listing.paths)
-        for value in values_of(path, read(number), label)
+        for line, value in values_of(path, read(number), label)
     ]
     classes = tuple(sorted({*labels}))
     if len(classes) > MAX_CLASSES:

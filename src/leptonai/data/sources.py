@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from leptonai.data.progress import Steps
 from leptonai.data.source import LocalSource, Source
 from leptonai.errors import InvalidRequest
 
@@ -16,9 +17,12 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
 @contextmanager
-def open_source(place: str | Path) -> Iterator[Source]:
+def open_source(place: str | Path, progress: Steps | None = None) -> Iterator[Source]:
     """Archives are unpacked, and what is fetched from the web is kept until the commit is done, so
     that an interrupted one goes on where it was.
+
+    Args:
+        progress: is told how much is fetched from the web, and of an archive unpacked.
 
     An address may end in `#sha256=…`, and then what comes must have that digest.
 
@@ -30,12 +34,15 @@ def open_source(place: str | Path) -> Iterator[Source]:
     scheme = _SCHEME.match(place) if isinstance(place, str) else None
     if scheme is None:
         path = Path(place)
-        yield _unpacked(path, str(path.absolute())) if _is_archive(path) else LocalSource(path)
+        if _is_archive(path):
+            yield _unpacked(path, str(path.absolute()), progress)
+        else:
+            yield LocalSource(path)
         return
     assert isinstance(place, str)
     match scheme[1].lower():
         case "http" | "https":
-            file, source = _fetched(place)
+            file, source = _fetched(place, progress)
             yield source
             file.unlink()  # it was read: the next commit is of what is there then
         case "s3" | "gs" | "az":
@@ -48,7 +55,7 @@ def open_source(place: str | Path) -> Iterator[Source]:
             )
 
 
-def _fetched(url: str) -> tuple[Path, Source]:
+def _fetched(url: str, progress: Steps | None) -> tuple[Path, Source]:
     from leptonai.data.sets.places import fetched
 
     bare, _, fragment = url.partition("#")
@@ -57,17 +64,18 @@ def _fetched(url: str) -> tuple[Path, Source]:
         raise InvalidRequest(f"#{fragment[:100]} names no digest", hint="end it in #sha256=…")
     if not urlsplit(bare).hostname or urlsplit(bare).username:
         raise InvalidRequest(f"{bare!a} is no address of the web", hint="https://…")
-    file = fetched(CACHE, bare, sha256=named or None)
-    return file, _unpacked(file, bare) if _is_archive(file) else _Named(file, bare)
+    file = fetched(CACHE, bare, sha256=named or None, progress=progress)
+    return file, _unpacked(file, bare, progress) if _is_archive(file) else _Named(file, bare)
 
 
-def _unpacked(archive: Path, name: str) -> Source:
+def _unpacked(archive: Path, name: str, progress: Steps | None) -> Source:
     """What an archive holds; its one folder, if that is all there is in it."""
     from leptonai.data.sets.places import Published, unpacked
 
     if archive.stat().st_size == 0:
         raise InvalidRequest(f"{archive.name} is empty: 0 bytes", hint="get it again")
-    root = unpacked(CACHE, archive, Published(url="", sha256=""), sha256=None)
+    nowhere = Published(url="", sha256="")
+    root = unpacked(CACHE, archive, nowhere, sha256=None, progress=progress)
     inside = [each for each in root.iterdir() if each.name != "__MACOSX"]
     if len(inside) == 1 and inside[0].is_dir():
         root = inside[0]

@@ -19,6 +19,7 @@ import numpy as np
 
 from leptonai.blobs.packs import MAX_MEMBERS, encode_head, head_size, name_of_head
 from leptonai.data.columns import Array
+from leptonai.data.progress import Progress
 from leptonai.data.readers import Memory, Readers
 from leptonai.data.seen import AT_BITS, UNKNOWN, Object, Places, Seen, nothing_known
 from leptonai.data.shelf import NewBlob, Shelf, writing
@@ -31,8 +32,6 @@ BUFFERED_BYTES = 192 << 20  # at most, of all packs that are being read
 THREADS_MORE = 2  # than readers: they wait for the disk
 MANY_FILES = 2_048  # found at once: worth processes that read them, which cost 30 ms of CPU each
 HEARD_S = 0.2  # how long Ctrl-C may go unheard
-
-Progress = Callable[[int, int], None]  # bytes done, bytes in all, as far as it is listed
 
 
 class Stored(NamedTuple):

@@ -11,7 +11,7 @@ import mmap
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +33,8 @@ BLOCKS_A_RETURN = 16  # scanned, then their pages are given back
 GUESSED_ROWS = 1000  # of each file, that the types are guessed by
 GUESSED_AT_ONCE = 32  # rows from all over: with each the system maps up to 2 MiB around it
 MAX_COLUMNS = 10_000
+MAX_FIELD_CHARS = 1 << 30
+JSON_LINES = ("jsonl", "ndjson")
 NEWLINE, QUOTE, RETURN = 10, 34, 13
 BOM = b"\xef\xbb\xbf"
 
@@ -60,6 +62,9 @@ def describe_tables(listing: Listing, files: Sequence[int], read: Any) -> Table:
     for file in files:
         path, content = listing.paths[file], read(file)
         found, start, size = _rows_of(path, content)
+        if schema is not None and ending_of(path) in JSON_LINES:  # its fields have no order
+            place = {name: at for at, name in enumerate(_names(schema))}
+            found = tuple(sorted(found, key=lambda each: place.get(each.name, len(place))))
         if schema is not None and _names(found) != _names(schema):
             raise InvalidRequest(
                 f"{path} has the columns {', '.join(_names(found))[:200]}, and {first} has "
@@ -130,7 +135,7 @@ def read_table(path: str, content: Content) -> tuple[list[str], Iterator[tuple[i
     check_text(path, content)
     text = bytes(content).removeprefix(BOM).decode()
     header_line = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(path, header_line))
+    reader = _reader(io.StringIO(text, newline=""), delimiter_of(path, header_line))
     header = [name.strip() for name in next(reader, [])]
     if not header:
         raise InvalidRequest(f"{path} is empty", hint="fill it or remove it")
@@ -149,14 +154,16 @@ def read_table(path: str, content: Content) -> tuple[list[str], Iterator[tuple[i
     return header, rows()
 
 
-def values_of(path: str, content: Content, column: str) -> Iterator[str]:
-    """One column of a table, as text."""
+def values_of(path: str, content: Content, column: str) -> Iterator[tuple[int, str]]:
+    """One column of a table of text: each row's line, and its value there; "" for what is null."""
     if ending_of(path) in ("csv", "tsv"):
         header, rows = read_table(path, content)
         at = header.index(column)
-        yield from (row[at] for _, row in rows)
+        yield from ((line, row[at]) for line, row in rows)
     else:
-        yield from (str(row.get(column, "")) for _, row in _json_rows(path, content))
+        for line, row in _json_rows(path, content):
+            value = row.get(column)
+            yield line, "" if value is None else str(value)
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -182,8 +189,7 @@ def _csv_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Ar
     for begins, lengths, counts, lines in _rows_by_block(path, view, ord(delimiter)):
         filled = lengths > 0
         if not header:
-            head = bytes(view[: int(lengths[0])]).removeprefix(BOM).decode()
-            header = [name.strip() for name in next(csv.reader([head], delimiter=delimiter))]
+            header = [name.strip() for name in _fields(path, view, 0, int(lengths[0]), delimiter)]
             _check_header(path, header)
             filled[0] = False
         wrong = np.flatnonzero(filled & (counts + 1 != len(header)))
@@ -200,13 +206,32 @@ def _csv_rows(path: str, content: Content) -> tuple[tuple[Field, ...], Array, Ar
     looked_at = np.union1d(np.arange(min(GUESSED_ROWS, len(starts))), spread)
     sample = []
     for at, size in zip(starts[looked_at].tolist(), sizes[looked_at].tolist(), strict=True):
-        sample.append(next(csv.reader([bytes(view[at : at + size]).decode()], delimiter=delimiter)))
+        sample.append(_fields(path, view, at, size, delimiter))
         if len(sample) % GUESSED_AT_ONCE == 0:
             _give_back(view)
     schema = tuple(
         Field(name, _type_of_texts([row[at] for row in sample])) for at, name in enumerate(header)
     )
     return schema, starts, sizes
+
+
+def _fields(path: str, view: memoryview, at: int, size: int, delimiter: str) -> list[str]:
+    """Of one row."""
+    text = bytes(view[at : at + size]).removeprefix(BOM).decode()
+    try:
+        return next(_reader([text], delimiter))
+    except csv.Error as wrong:
+        raise InvalidRequest(
+            f"{path}:{1 + _count(view[:at], NEWLINE)}: a line ends in a carriage return alone"
+            if "\r" in text
+            else f"{path}:{1 + _count(view[:at], NEWLINE)}: {wrong}",
+            hint="end lines in a newline, and put quotes around a field that has more than one",
+        ) from wrong
+
+
+def _reader(lines: Iterable[str], delimiter: str) -> Any:
+    csv.field_size_limit(MAX_FIELD_CHARS)  # of this process: some texts are longer than usual
+    return csv.reader(lines, delimiter=delimiter)
 
 
 class _Growing:
@@ -240,6 +265,7 @@ class _Marks(NamedTuple):
     last: int  # its last byte
     before: Array  # the byte before each end of a row; wrong for an end at 0
     is_ascii: bool
+    stray: int  # a quote that neither begins nor ends a field; -1 if there is none
 
 
 def _marks(view: memoryview, at: int, delimiter: int, inside: bool) -> _Marks:
@@ -252,7 +278,9 @@ def _marks(view: memoryview, at: int, delimiter: int, inside: bool) -> _Marks:
     marked = newline | (block == delimiter)
     quotes = block == QUOTE
     newlines: Array | None = None
+    stray = -1
     if inside or quotes.any():
+        stray = _stray_quote(view, at, np.flatnonzero(quotes), delimiter, inside)
         within = ((np.cumsum(quotes, dtype=np.uint8) + inside) & 1).astype(bool)
         inside = bool(within[-1])
         marked &= ~within
@@ -262,7 +290,23 @@ def _marks(view: memoryview, at: int, delimiter: int, inside: bool) -> _Marks:
     ends = marks[nth]
     before = block[np.maximum(ends - 1, 0)]
     is_ascii = int(block.max()) < 128
-    return _Marks(len(marks), ends, nth, newlines, inside, int(block[-1]), before, is_ascii)
+    return _Marks(len(marks), ends, nth, newlines, inside, int(block[-1]), before, is_ascii, stray)
+
+
+def _stray_quote(view: memoryview, at: int, quotes: Array, delimiter: int, inside: bool) -> int:
+    """Where the first of these quotes of a block is that on its outer side has neither a border of
+    its field nor another quote; -1 if there is none."""
+    before, after = max(0, at - 1), at + SCANNED_BYTES + 1
+    around = np.frombuffer(bytes(view[before:after]) + b"\n", np.uint8)  # the last: after the text
+    border = np.zeros(256, bool)
+    border[[delimiter, NEWLINE, RETURN, QUOTE]] = True
+    opening, closing = quotes[int(inside) :: 2], quotes[1 - int(inside) :: 2]
+    stray = [
+        *opening[~border[around[opening + (at - before - 1)]]][:2],
+        *closing[~border[around[closing + (at - before + 1)]]][:1],
+    ]
+    first = len(BOM) if at == 0 and bytes(view[: len(BOM)]) == BOM else 0
+    return int(min((each for each in stray if at + each != first), default=-1))
 
 
 def _marks_ahead(view: memoryview, delimiter: int) -> Iterator[tuple[int, _Marks]]:
@@ -299,7 +343,7 @@ def _rows_by_block(
     delimiter nor an end. A row of nothing has the length 0.
 
     Raises:
-        InvalidRequest: the text is not UTF-8; says the line.
+        InvalidRequest: the text is not UTF-8, or its quotes are not around fields; says the line.
     """
     check = _Utf8(path, view)
     carried, line, before_block = 0, 1, 0
@@ -309,6 +353,12 @@ def _rows_by_block(
         end, nth, last = found.ends, found.nth, found.before
         lines = len(end) if found.newlines is None else len(found.newlines)
         size = min(SCANNED_BYTES, len(view) - at)
+        if found.stray >= 0:
+            raise InvalidRequest(
+                f"{path}:{line + _count(view[at : at + found.stray], NEWLINE)}: a quote within a "
+                "field that has none around it",
+                hint='write 5" as "5""": quotes around the whole field, and each within it twice',
+            )
         if at + size == len(view) and (not len(end) or end[-1] != size - 1):  # its row has no end
             end, nth, last = (
                 np.append(end, size),
@@ -330,7 +380,13 @@ def _rows_by_block(
                 else np.searchsorted(found.newlines, end)
             )
             next_lines = line + before + 1
-            yield begins, lengths, count, np.concatenate([[start_line], next_lines[:-1]])
+            lines_of_rows = np.concatenate([[start_line], next_lines[:-1]])
+            if found.inside and at + size == len(view):
+                raise InvalidRequest(
+                    f"{path}:{lines_of_rows[-1]}: a quote is opened in this row, and never closed",
+                    hint="close it",
+                )
+            yield begins, lengths, count, lines_of_rows
             start, start_line = int(end[-1]) + at + 1, int(next_lines[-1])
         else:
             carried += found.marks
@@ -371,7 +427,7 @@ def _json_lines(path: str, content: Content) -> tuple[tuple[Field, ...], Array, 
         start = end + 1
     if not starts:
         raise InvalidRequest(f"{path} has no rows", hint="fill it or remove it")
-    schema = tuple(Field(name, type or "text") for name, type in sorted(types.items()))
+    schema = tuple(Field(name, type or "text") for name, type in types.items())
     return schema, np.array(starts, np.int64), np.array(sizes, np.int64)
 
 
@@ -428,19 +484,19 @@ def _newlines(view: memoryview) -> Iterator[int]:
 
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
-_MISSING = frozenset({"", "na", "nan", "null", "none", "n/a"})
+MISSING = frozenset({"", "na", "nan", "null", "none", "n/a"})
 _WIDER = {("integer", "number"): "number", ("time", "text"): "text"}
 
 
 def _type_of_texts(values: Sequence[str]) -> str:
-    present = [value.strip() for value in values if value.strip().lower() not in _MISSING]
+    present = [value.strip() for value in values if value.strip().lower() not in MISSING]
     if not present:
         return "text"
     for type, fits in (
         ("boolean", lambda text: text.lower() in ("true", "false")),
         ("integer", lambda text: _INTEGER.fullmatch(text) is not None),
         ("number", _is_number),
-        ("time", _is_time),
+        ("time", is_time),
     ):
         if all(fits(value) for value in present):
             return type
@@ -459,7 +515,7 @@ def _type_of_value(value: object) -> str:
         case float():
             return "number"
         case str():
-            return "time" if _is_time(value) else "text"
+            return "time" if is_time(value) else "text"
         case list():
             return "list"
         case _:
@@ -486,7 +542,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _is_time(text: str) -> bool:
+def is_time(text: str) -> bool:
     if not _TIME.fullmatch(text):
         return False
     try:

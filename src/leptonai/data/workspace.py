@@ -10,10 +10,10 @@ from leptonai.data.commit import Committed, commit
 from leptonai.data.dataset import Dataset
 from leptonai.data.kinds import Kind
 from leptonai.data.manifest import Manifest
+from leptonai.data.progress import Progress, Steps, of_step
 from leptonai.data.quality.gates import thresholds
 from leptonai.data.shelf import Shelf, shelf_of
 from leptonai.data.sources import open_source
-from leptonai.data.storing import Progress
 from leptonai.data.transfers import Fetcher, upload
 from leptonai.data.version import Version
 from leptonai.errors import InvalidRequest, NotFound, Unavailable
@@ -35,20 +35,15 @@ def create(
     lineage: dict[str, str] | None = None,
     fail_on: Mapping[str, float] | Collection[str] = (),
     client: LeptonClient | None = None,
-    progress: Progress | None = None,
-    sending: Progress | None = None,
+    progress: Steps | None = None,
 ) -> Dataset:
-    """See `Dataset.create`.
-
-    Args:
-        sending: as `progress`, of what is then sent to a workspace elsewhere.
-    """
+    """See `Dataset.create`."""
     check_name(name, "dataset")
     gates = thresholds(fail_on)
-    with connected(client) as at, open_source(source) as opened:
+    with connected(client) as at, open_source(source, progress) as opened:
         shelf = shelf_of(at.connection.blobs)
         fetch = Fetcher(at.connection, shelf)
-        newest = _newest(at, name)
+        newest = newest_of(at, name)
         told = {"source": opened.name, **(lineage or {})}
         if newest is not None:
             told["parent"] = newest.reference
@@ -61,13 +56,15 @@ def create(
                     lineage=told,
                     kept=lambda digest: shelf.touch(digest) or at.blobs.has(digest),
                     fetch=fetch,
-                    progress=progress,
+                    progress=of_step(progress, "storing"),
+                    reading=of_step(progress, "reading"),
                 )
-                quality = _held(name, made, newest, gates, shelf, at, progress) if gates else {}
+                checking = of_step(progress, "checking")
+                quality = _held(name, made, newest, gates, shelf, at, checking) if gates else {}
                 content = made.manifest.facts.content
                 if newest is not None and newest.spec.attributes.get("content") == content:
                     return _dataset(newest, shelf, at.connection)
-                if _stored(at, shelf, made, sending):
+                if _stored(at, shelf, made, of_step(progress, "sending")):
                     registered = at.datasets.register(name, _spec(made, told, quality))
                     return _dataset(registered, shelf, at.connection)
     raise Unavailable(
@@ -161,7 +158,7 @@ def _held(
     return report.summary()
 
 
-def _newest(at: LeptonClient, name: str) -> Artifact | None:
+def newest_of(at: LeptonClient, name: str) -> Artifact | None:
     try:
         return at.datasets.get(name)
     except NotFound:

@@ -33,9 +33,10 @@ from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from leptonai.data.dataset import Dataset
-    from leptonai.data.storing import Progress
+    from leptonai.data.progress import Progress
 
 NOTHING_EARLIER = "there is nothing to compare with: name an earlier version"
+LOOKS = 6  # at a table, about
 MAX_SHOWN = 200  # classes and columns in the report's figures
 OF_COLUMNS = ("types", "missing", "infinite", "encoding", "outliers")
 OF_COPIES = ("duplicates", "label-conflicts", "leakage")
@@ -101,7 +102,7 @@ def check(
 def _look(dataset: "Dataset", wanted: Collection[str], progress: "Progress | None") -> _Seen:
     frame = frames.frame_of(dataset)
     if frame is not None:
-        seen = _look_at_table(frame, dataset, wanted)
+        seen = _look_at_table(frame, dataset, wanted, progress)
     elif dataset.type in IMAGE_TYPES:
         seen = _look_at_images(dataset, wanted, progress)
     elif dataset.type in TEXT_TYPES:
@@ -131,16 +132,32 @@ def _look(dataset: "Dataset", wanted: Collection[str], progress: "Progress | Non
 # --- tables --------------------------------------------------------------------------------------
 
 
-def _look_at_table(frame: frames.Frame, dataset: "Dataset", wanted: Collection[str]) -> _Seen:
+def _look_at_table(
+    frame: frames.Frame,
+    dataset: "Dataset",
+    wanted: Collection[str],
+    progress: "Progress | None" = None,
+) -> _Seen:
     seen = _Seen()
+    size = sum(dataset.records.place_of(file)[2] for file in _files_of(dataset))
+
+    def told(looks: int) -> None:
+        """Each look goes over all of it."""
+        if progress is not None:
+            progress(looks * size, LOOKS * size)
+
+    told(0)
     if frame.left_out:
         seen.notes.append(f"not looked into: {', '.join(frame.left_out[:20])}")
     counts = frames.counted(frame)
+    told(1)
     seen.missing = {name: of.missing / max(1, of.rows) for name, of in counts.items()}
     if {*OF_COLUMNS} & {*wanted}:
         seen.measured += _of_columns(frame, counts, wanted, seen.notes)
+    told(4)  # a sample, what is far out, examples
     if "drift" in wanted:
         seen.profile = frames.profile_of(frame, counts)
+    told(5)
     if {*OF_COPIES, *OF_NEAR, *OF_CLASSES} & {*wanted}:
         labels = frames.labels_of(frame)
         if labels is not None:
@@ -149,6 +166,7 @@ def _look_at_table(frame: frames.Frame, dataset: "Dataset", wanted: Collection[s
             seen.classes = dict(zip(names, tally, strict=True))
             seen.measured += balance(seen.classes)
         content, counters = frames.contents(frame)
+        told(LOOKS)
         if counters:
             seen.notes.append(f"not compared, for it counts the rows: {', '.join(counters)}")
         samples = Samples(
@@ -168,7 +186,14 @@ def _look_at_table(frame: frames.Frame, dataset: "Dataset", wanted: Collection[s
         seen.measured += _of_copies(samples, near, "say nearly the same as", seen.notes)
     if dataset.type == "time series" and {*OF_TIMES} & {*wanted}:
         seen.measured += _of_times(frame, seen.notes)
+    told(LOOKS)
     return seen
+
+
+def _files_of(dataset: "Dataset") -> list[int]:
+    rows = dataset.records.columns["row_file"]
+    files: list[int] = np.unique(rows if dataset.chosen is None else rows[dataset.chosen]).tolist()
+    return files
 
 
 def _of_columns(

@@ -19,7 +19,7 @@ from leptonai.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from leptonai.data.dataset import Dataset
-    from leptonai.data.storing import Progress
+    from leptonai.data.progress import Progress
 
 SEEN_PX = 64  # an image is looked at in this size: libjpeg leaves out the work for the rest
 THUMB_PX = 8

@@ -10,7 +10,7 @@ from leptonai.data.records import Bytes
 
 if TYPE_CHECKING:
     from leptonai.data.dataset import Dataset
-    from leptonai.data.storing import Progress
+    from leptonai.data.progress import Progress
 
 Made = TypeVar("Made")
 

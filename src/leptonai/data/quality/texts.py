@@ -14,9 +14,9 @@ from leptonai.data.split import mixed
 
 if TYPE_CHECKING:
     from leptonai.data.dataset import Dataset
+    from leptonai.data.progress import Progress
     from leptonai.data.quality.frames import Frame
     from leptonai.data.records import Bytes
-    from leptonai.data.storing import Progress
 
 SHINGLE_BYTES = 8
 SIGNATURE = 64  # numbers of each text

@@ -6,11 +6,12 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from lzma import LZMAError
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from leptonai.data.progress import Progress
 from leptonai.errors import InvalidRequest, TooLarge
 
 MAX_FILES = 2_000_000
@@ -23,7 +24,7 @@ class _Member(NamedTuple):
     content: IO[bytes] | None  # None: a directory
 
 
-def unpack(archive: Path, into: Path) -> None:
+def unpack(archive: Path, into: Path, *, progress: Progress | None = None) -> None:
     """Lay out a zip or tar archive as the directory `into`, which is there whole or not at all.
 
     Files get no dates, so that what is unpacked is the same on every machine. Empty ones are left
@@ -40,7 +41,13 @@ def unpack(archive: Path, into: Path) -> None:
         with archive.open("rb") as file:
             members = _zipped if zipfile.is_zipfile(file) else _tarred
             file.seek(0)
-            _lay_out(members(archive, file), half_done)
+            size = archive.stat().st_size
+
+            def told() -> None:
+                if progress is not None:
+                    progress(min(file.tell(), size), size)
+
+            _lay_out(members(archive, file), half_done, told)
         half_done.rename(into)
     except (
         zipfile.BadZipFile,
@@ -59,7 +66,7 @@ def unpack(archive: Path, into: Path) -> None:
         shutil.rmtree(half_done, ignore_errors=True)
 
 
-def _lay_out(members: Iterator[_Member], root: Path) -> None:
+def _lay_out(members: Iterator[_Member], root: Path, told: Callable[[], None]) -> None:
     left = MAX_UNPACKED_BYTES
     for number, member in enumerate(members):
         if number == MAX_FILES:
@@ -79,6 +86,7 @@ def _lay_out(members: Iterator[_Member], root: Path) -> None:
                             hint="is it the right one?",
                         )
                     file.write(chunk)
+                    told()
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             raise _refused(member.name, "is in the archive twice") from None
         if target.stat().st_size:

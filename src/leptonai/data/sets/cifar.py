@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from leptonai.data.progress import Steps
 from leptonai.data.sets.arrays import LabelledImages, Parts
 from leptonai.data.sets.places import Published, unpacked
 from leptonai.errors import InvalidRequest, NotFound
@@ -43,18 +44,27 @@ class CIFAR10:
     )
 
     @classmethod
-    def split(cls, source: str | Path | None = None, *, sha256: str | None = None) -> Parts:
+    def split(
+        cls,
+        source: str | Path | None = None,
+        *,
+        sha256: str | None = None,
+        progress: Steps | None = None,
+    ) -> Parts:
         """
         Args:
             source: a directory with the ``.bin`` files, the archive, or an address of it; by
                 default the publisher's, which is checked against what was published.
             sha256: of the archive at the given address; not checked unless given.
 
+            progress: is told, now and then, what is being done, how many bytes of it are, and of
+                how many.
+
         Raises:
             NotFound, Unavailable: it is not there, or cannot be fetched.
             InvalidRequest: a file is damaged, or of the version that is pickled; says which.
         """
-        root = unpacked("cifar-10", source, cls.published, sha256=sha256)
+        root = unpacked("cifar-10", source, cls.published, sha256=sha256, progress=progress)
         return Parts(cls._part(root, TRAIN_FILES), cls._part(root, TEST_FILES))
 
     @classmethod

@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 from leptonai.data.dataset import Dataset
 from leptonai.data.decoding import JPEG_MAGIC
 from leptonai.data.folder import LocalFolder
+from leptonai.data.progress import Steps
 from leptonai.data.sets.places import Published, unpacked
 from leptonai.errors import InvalidRequest
 
@@ -40,6 +41,7 @@ class DogsAndCats:
         sha256: str | None = None,
         seed: int = 0,
         held_out: float = HELD_OUT,
+        progress: Steps | None = None,
     ) -> TrainAndTest:
         """Its own parts, if it has folders of these names; else hold out the same share of every
         class to test with, by the files' names alone.
@@ -52,11 +54,16 @@ class DogsAndCats:
                 which is checked against what was published.
             sha256: of the archive at the given address; not checked unless given.
 
+            progress: is told, now and then, what is being done (fetching, unpacking), how many
+                bytes of it are, and of how many.
+
         Raises:
             NotFound, Unavailable: it is not there, or cannot be fetched.
             InvalidRequest: the archive is damaged, or not every class has images.
         """
-        root = _folder_of_classes(unpacked("dogs-and-cats", source, cls.published, sha256=sha256))
+        root = _folder_of_classes(
+            unpacked("dogs-and-cats", source, cls.published, sha256=sha256, progress=progress)
+        )
         folder = LocalFolder(
             root, kind="image classification", keep=lambda path: _is_image(root / path)
         )

@@ -9,9 +9,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
 
+from leptonai.data.progress import Progress
 from leptonai.durable import DISK_FULL
 from leptonai.errors import (
     Forbidden,
@@ -52,7 +53,7 @@ def one_at_a_time(directory: Path) -> Iterator[None]:
         ) from None
 
 
-def download(url: str, to: Path, *, sha256: str | None) -> None:
+def download(url: str, to: Path, *, sha256: str | None, progress: Progress | None = None) -> None:
     """Have the file at `to`; nothing is sent if it is there already.
 
     What has come before an interruption is kept beside it, and only the rest is asked for, if the
@@ -72,7 +73,7 @@ def download(url: str, to: Path, *, sha256: str | None) -> None:
     for number in range(MAX_REQUESTS):
         before = _size(part)
         try:
-            _fetch(url, part, tag)
+            _fetch(url, part, tag, progress)
             break
         except (http.client.HTTPException, OSError) as error:
             _refuse_if_final(url, error, tag)
@@ -95,7 +96,7 @@ def download(url: str, to: Path, *, sha256: str | None) -> None:
     tag.unlink(missing_ok=True)
 
 
-def _fetch(url: str, part: Path, tag: Path) -> None:
+def _fetch(url: str, part: Path, tag: Path, progress: Progress | None) -> None:
     """One request, for what is still missing. Raises ConnectionError if not all of it came."""
     begun, known = _size(part), tag.read_text() if tag.exists() else ""
     request = urllib.request.Request(url)  # noqa: S310  # the scheme was checked
@@ -114,19 +115,18 @@ def _fetch(url: str, part: Path, tag: Path) -> None:
         if (total or 0) > MAX_DOWNLOAD_BYTES:
             raise _too_large(url)
         with part.open("ab" if resumed else "wb") as file:
-            size = begun + _copy(answer, file, url, MAX_DOWNLOAD_BYTES - begun)
+            size = begun
+            for chunk in iter(partial(answer.read, CHUNK_BYTES), b""):
+                if progress is not None:
+                    progress(size, total or 0)
+                size += len(chunk)
+                if size > MAX_DOWNLOAD_BYTES:
+                    raise _too_large(url)
+                file.write(chunk)
+            if progress is not None:
+                progress(size, total or 0)
     if total is not None and size < total:
         raise ConnectionError(f"the connection was cut after {size} of {total} bytes")
-
-
-def _copy(answer: Any, file: IO[bytes], url: str, most: int) -> int:
-    size = 0
-    while chunk := answer.read(CHUNK_BYTES):
-        size += len(chunk)
-        if size > most:
-            raise _too_large(url)
-        file.write(chunk)
-    return size
 
 
 def _refuse_if_final(url: str, error: Exception, tag: Path) -> None:

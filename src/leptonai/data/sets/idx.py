@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from leptonai.data.progress import Steps
 from leptonai.data.sets.arrays import LabelledImages, Parts
 from leptonai.data.sets.places import fetched, is_address
 from leptonai.errors import InvalidRequest, NotFound
@@ -47,7 +48,11 @@ class MNIST:
 
     @classmethod
     def split(
-        cls, source: str | Path | None = None, *, sha256: Sequence[str] | None = None
+        cls,
+        source: str | Path | None = None,
+        *,
+        sha256: Sequence[str] | None = None,
+        progress: Steps | None = None,
     ) -> Parts:
         """
         Args:
@@ -56,6 +61,9 @@ class MNIST:
                 checked against what was published.
             sha256: of the four files at the given address; not checked unless given.
 
+            progress: is told, now and then, what is being done, how many bytes of it are, and of
+                how many.
+
         Raises:
             NotFound, Unavailable: a file is not there, or cannot be fetched.
             InvalidRequest: a file is damaged; says which.
@@ -63,17 +71,19 @@ class MNIST:
         if source is None:
             source, sha256 = cls.url, cls.sha256
         arrays = [
-            read_idx(cls._file(source, name, sha256[number] if sha256 else None))
+            read_idx(cls._file(source, name, sha256[number] if sha256 else None, progress))
             for number, name in enumerate(FILES)
         ]
         train, test = cls._part(*arrays[:2]), cls._part(*arrays[2:])
         return Parts(train, test)
 
     @classmethod
-    def _file(cls, source: str | Path, name: str, sha256: str | None) -> Path:
+    def _file(
+        cls, source: str | Path, name: str, sha256: str | None, progress: Steps | None
+    ) -> Path:
         if is_address(source):
             address = f"{str(source).rstrip('/')}/{name}"
-            return fetched(cls.name, address, sha256=sha256)
+            return fetched(cls.name, address, sha256=sha256, progress=progress)
         packed = Path(source) / name
         return packed if packed.exists() else packed.with_suffix("")
 
