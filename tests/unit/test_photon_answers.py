@@ -438,6 +438,22 @@ def test_pickled_arrays_are_refused() -> None:
     assert post(Sums(), "/double", content=content, headers=headers).status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/add", b'{"a": %s}'),
+        ("/v2/models/add/infer", b'{"inputs": [%s]}'),
+        (
+            "/v2/models/add/infer",
+            b'{"inputs": [{"name": "a", "shape": [1], "datatype": "FP32", "data": %s}]}',
+        ),
+    ],
+)
+def test_a_body_that_is_too_deep_is_the_callers_mistake(path: str, content: bytes) -> None:
+    answer = post(Sums(), path, content=content % (b"[" * 100_000 + b"]" * 100_000))
+    assert answer.status_code == 422, answer.text
+
+
 INFER = {
     "id": "7",
     "inputs": [
@@ -462,6 +478,13 @@ def test_the_open_inference_protocol_in_json() -> None:
         "id": "7",
         "outputs": [{"name": "sum", "shape": [2], "datatype": "FP32", "data": [4, 6]}],
     }
+
+
+@pytest.mark.parametrize("length", ["9" * 30, "9" * 5_000, "-1", "x"])
+def test_a_head_of_no_possible_length_is_refused(length: str) -> None:
+    headers = {"inference-header-content-length": length}
+    answer = post(Sums(), "/v2/models/add/infer", json=INFER, headers=headers)
+    assert answer.status_code == 422, answer.text
 
 
 def test_the_open_inference_protocol_with_tensors_as_bytes() -> None:

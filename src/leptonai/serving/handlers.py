@@ -148,7 +148,7 @@ class Route:
                 given = convert(fields, self.input_type)
         except msgspec.ValidationError as error:
             raise InvalidRequest(_name_the_field(str(error))) from None
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise InvalidRequest(f"the body is not JSON: {error}") from None
         arguments = msgspec.structs.asdict(given)
         for name, dtype in self.arrays.items():

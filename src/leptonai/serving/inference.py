@@ -34,6 +34,7 @@ Tensor = tuple[str | None, tuple[int, ...]]  # numpy's name of its type, and its
 Tensors = Mapping[str, Mapping[str, Tensor]]  # of a photon's models: "inputs" and "outputs"
 
 MAX_UNPACKED_BYTES = 64 << 20  # of a compressed body
+MAX_LENGTH_DIGITS = 18
 _MAX_DIMENSIONS = 32  # numpy's
 
 # Their names of numpy's types; BYTES are texts or bytes of any length.
@@ -80,7 +81,7 @@ class Inference:
         header_length = _header_length(fields, len(body))
         try:
             request = _DECODER.decode(body[:header_length])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidRequest(f"the body is no inference request: {error}") from None
         arrays = _arrays(request.inputs, memoryview(body)[header_length:])
         known = self.route.input_type.__struct_fields__
@@ -240,7 +241,7 @@ def _header_length(fields: Mapping[bytes, bytes], size: int) -> int:
     text = fields.get(HEADER_LENGTH)
     if text is None:
         return size
-    if not text.isdigit() or int(text) > size:
+    if not text.isdigit() or len(text) > MAX_LENGTH_DIGITS or int(text) > size:
         raise InvalidRequest("Inference-Header-Content-Length is longer than the body")
     return int(text)
 

@@ -63,7 +63,7 @@ def decoded(body: bytes, kind: type[Kind]) -> Kind:
             param=missing[1] if missing else field[1] if field else None,
             code="missing_required_parameter" if missing else "invalid_value",
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
         raise Refused(f"The body is not JSON: {wrong}") from None
 
 
