@@ -276,6 +276,28 @@ def test_only_its_owner_may_read_the_file(tmp_path: Path) -> None:
         os.umask(umask)
 
 
+@pytest.mark.parametrize("file", ["lepton.db", "lepton.db-wal", "lepton.db-shm"])
+def test_a_file_that_may_not_be_written_is_named_and_opens_again_once_it_may(
+    tmp_path: Path, file: str
+) -> None:
+    program = (
+        "import asyncio, sys; from leptonai.stores import open_store\n"
+        "async def main(): await (await open_store(sys.argv[1])).close()\n"
+        "asyncio.run(main())"
+    )
+    url = f"sqlite:///{tmp_path}/lepton.db"
+    # Root is held by modes like anybody else where it may not override them.
+    like_anybody = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    command = [*(like_anybody if os.geteuid() == 0 else []), sys.executable, "-c", program, url]
+    subprocess.run(command, check=True)
+    (tmp_path / file).touch()
+    (tmp_path / file).chmod(0o444)
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert f"{tmp_path}/{file} may not be read and written (its mode is 444)" in refused.stderr
+    (tmp_path / file).chmod(0o600)
+    subprocess.run(command, check=True)
+
+
 # --- its schema ----------------------------------------------------------------------------------
 
 

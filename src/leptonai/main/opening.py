@@ -101,6 +101,7 @@ def see_to_token(path: Path) -> None:
 
     Raises:
         InvalidRequest: the file holds none.
+        OSError: it cannot be read.
     """
     from leptonai.security.tokens import is_token, new_token
 
@@ -112,7 +113,7 @@ def see_to_token(path: Path) -> None:
         if path.stat().st_mode & 0o077:
             log.warning("%s could be read by others; now it cannot", path)
             path.chmod(0o600)
-    except (OSError, ValueError):
+    except ValueError:
         whole = False
     if not whole:
         raise InvalidRequest(

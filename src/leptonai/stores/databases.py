@@ -3,6 +3,8 @@
 SQLite is here; PostgreSQL in `postgres.py`.
 """
 
+import os
+import shlex
 import sqlite3
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -102,6 +104,7 @@ class Sqlite:
             )
         self.path = Path(file)
         self._log = Path(f"{file}-wal")
+        self._files = (self.path, self._log, Path(f"{file}-shm"))
         self._opened: dict[Path, int] = {}  # the inodes of its files
 
     def connect(self, *, writes: bool = False) -> Connection:
@@ -116,6 +119,14 @@ class Sqlite:
                 f"the database {self.path} cannot be opened: {error.strerror}",
                 hint="make its directory, and let this user write there",
             ) from error
+        for each in self._files:
+            if each.exists() and not os.access(each, os.R_OK | os.W_OK):
+                # Before a WAL of the same mode is made, which would stay when the mode is mended.
+                raise Unavailable(
+                    f"{each} may not be read and written (its mode is "
+                    f"{each.stat().st_mode & 0o777:03o})",
+                    hint=f"run `chmod 600 {shlex.quote(str(each))}` as its owner",
+                )
         connection = sqlite3.connect(
             self.path,
             timeout=BUSY_WAIT_S,
