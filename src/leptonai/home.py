@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,11 @@ class Home:
             raise InvalidRequest(
                 f"nobody knows where {named} is", hint="set LEPTON_HOME to an absolute path"
             ) from None
+
+    @property
+    def place(self) -> str:
+        """Which directory it is: the same after a move, and not that of a copy."""
+        return place_of(self.path)
 
     @property
     def lock(self) -> Path:
@@ -173,7 +178,7 @@ class Home:
     def state(self) -> PlatformState | None:
         """Of the platform that runs here, or None."""
         try:
-            state = PlatformState(**json.loads(self.state_file.read_text()))
+            state = PlatformState(**self.read_record(self.state_file))
             return state if state.process.alive else None
         except (OSError, ValueError, TypeError):
             return None
@@ -181,11 +186,11 @@ class Home:
     def holder(self) -> Process | None:
         """The process of the platform that runs here, even if its state got lost."""
         try:
-            pid, _, started = self.lock.read_text().strip().partition(" ")
+            pid, started, *place = self.lock.read_text().split()
             process = Process(int(pid), started)
         except (OSError, ValueError):
             return None
-        return process if process.alive else None
+        return process if process.alive and place in ([], [self.place]) else None
 
     @contextlib.contextmanager
     def locked(self, *, as_platform: bool = False) -> Iterator[None]:
@@ -204,7 +209,7 @@ class Home:
             lock.truncate(0)
             if as_platform:
                 me = Process.of(os.getpid())
-                lock.write(f"{me.pid} {me.started}\n")
+                lock.write(f"{me.pid} {me.started} {self.place}\n")
                 lock.flush()
             yield
 
@@ -264,18 +269,54 @@ class Home:
         replace_file(self.config_file, json.dumps(asdict(settled)))
 
     def write_state(self, state: PlatformState) -> None:
-        replace_file(self.state_file, json.dumps(asdict(state)))
+        self.write_record(self.state_file, asdict(state))
+
+    def write_record(self, file: Path, facts: Mapping[str, Any]) -> None:
+        """Note a process of this home, for those who come later.
+
+        On a full disk into the room of the note before: what is down comes up again there, too.
+        """
+        text = json.dumps({**facts, "place": self.place})
+        try:
+            replace_file(file, text)
+        except OSError as error:
+            if error.errno not in NO_ROOM or not file.exists():
+                raise
+            with file.open("r+") as same:
+                same.write(text)
+                same.truncate()
+
+    def read_record(self, file: Path) -> dict[str, Any]:
+        """What was noted.
+
+        Raises:
+            OSError, ValueError, TypeError: nothing was, in this home: what is noted in a copy is a
+                process of the original.
+        """
+        facts = dict(json.loads(file.read_text()))
+        if facts.pop("place", self.place) != self.place:
+            raise ValueError(f"{file} was written in another directory")
+        return facts
 
     def forget_state(self) -> None:
         self.state_file.unlink(missing_ok=True)
+
+
+def place_of(directory: Path) -> str:
+    status = directory.stat()
+    return f"{status.st_dev:x}.{status.st_ino:x}"
 
 
 def replace_file(path: Path, text: str) -> None:
     """Write a file that only its owner may read, whole or not at all."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-    fresh.replace(path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise

@@ -1,6 +1,10 @@
 """The disk fills up, and space comes back: nothing that was acknowledged is lost."""
 
+import json
+import os
+import signal
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -103,6 +107,20 @@ def test_on_a_full_disk_submissions_are_refused_and_nothing_acknowledged_is_lost
             later = client.jobs.create(a_job(2, "true")).metadata.id
             assert client.jobs.wait(later, timeout_s=60).status.state == "Completed"
             assert {job.metadata.id for job in client.jobs.list()} == {*known, later}
+
+
+def test_on_a_full_disk_a_gateway_that_was_killed_is_there_again(small_disk):
+    with RunningPlatform(small_disk / "home") as platform:
+        serve = ("--command", "exec python -m http.server $PORT --bind 127.0.0.1")
+        url = platform.cli("endpoint", "create", "-n", "web", *serve, "--wait").stdout.strip()
+        record = json.loads(platform.home.gateway_record.read_text())
+        fill(small_disk / "ballast")
+        os.kill(record["pid"], signal.SIGKILL)
+        request = urllib.request.Request(url, headers={"authorization": f"Bearer {platform.token}"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.status == 200
+        assert json.loads(platform.home.gateway_record.read_text())["pid"] != record["pid"]
+        assert not list(platform.home.gateway.glob(".*")), "no file that was not finished"
 
 
 def has_ended(home: Path, job: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -15,6 +16,8 @@ import pytest
 
 from leptonai import __version__
 from leptonai.testing.platform import RunningPlatform, eventually
+
+SOCKETS = {"handover.sock"}  # shutil copies none
 
 # Notes its pid in `$1/pid`, and ends with $2 once there is a file `$1/go`.
 UNTIL_TOLD = """
@@ -277,6 +280,29 @@ def test_down_keep_leaves_running_what_runs(platform, tmp_path):
     platform.up()
     (tmp_path / "a-job" / "go").touch()
     assert platform.client().jobs.wait(job, timeout_s=60).status.state == "Completed"
+
+
+def test_a_copy_of_a_home_leaves_alone_what_the_original_runs(platform, tmp_path):
+    id = a_waiting_job(platform, tmp_path / "copied", ends_with=5)
+    pid, before = pid_in(tmp_path / "copied"), platform.state
+    shutil.copytree(
+        platform.home.path,
+        tmp_path / "home",
+        symlinks=True,
+        ignore=lambda _, names: SOCKETS & {*names},
+    )
+    copy = RunningPlatform(tmp_path / "home")
+    assert copy.cli("status", check=False).returncode == 1
+    with copy:
+        assert copy.state.pid != before.pid
+        # Lost to the copy, as on a machine that went down; and it may not be tried again.
+        eventually(lambda: copy.client().jobs.get(id).status.state, lambda it: it == "Failed")
+        assert copy.cli("down").stdout.startswith("stopped; ")
+    assert platform.state == before
+    assert runs(pid)
+    (tmp_path / "copied" / "go").touch()
+    eventually(lambda: platform.client().jobs.get(id).status.state, lambda it: it == "Failed")
+    assert "exited with code 5" in platform.cli("job", "list").stdout
 
 
 def test_down_ends_what_a_platform_that_crashed_has_left(platform, tmp_path):

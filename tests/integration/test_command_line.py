@@ -155,7 +155,7 @@ def test_without_a_platform_the_hint_says_how_to_start_one(lepton, monkeypatch):
     assert lepton("job", "list") == (
         1,
         "",
-        "error: no Lepton platform is running on this machine\n"
+        f"error: no Lepton platform is running in {os.environ['LEPTON_HOME']}\n"
         "hint: start one with `leptonai up -d`\n",
     )
 

@@ -25,9 +25,10 @@ PATIENCE_S = 60.0
 DIES_EARLY = """
 import os, signal, sys
 from pathlib import Path
+from leptonai import home
 from leptonai.main import gateway_process
 from leptonai.home import Home
-gateway_process.replace_file = lambda path, text: os.kill(os.getpid(), signal.SIGKILL)
+home.replace_file = lambda path, text: os.kill(os.getpid(), signal.SIGKILL)
 gateway = gateway_process.GatewayProcess(
     Home(Path(sys.argv[1])), host="127.0.0.1", port=int(sys.argv[2]), control_url="http://127.0.0.1:9"
 )
@@ -49,7 +50,7 @@ def a_gateway(home: Home, port: int = 0) -> GatewayProcess:
 
 
 def recorded(home: Home) -> Process:
-    return Record(**json.loads(home.gateway_record.read_text())).process
+    return Record(**home.read_record(home.gateway_record)).process
 
 
 def test_one_that_was_left_running_is_taken_over(home):

@@ -25,7 +25,6 @@ from leptonai.home import Home
 from leptonai.monitoring.logs import LineDates
 from leptonai.ports.engine import KEPT, Attempt, Ended, Running, Seen, Tree, VolumeAt
 from leptonai.supervisor import Cgroups, Folder, processes
-from leptonai.supervisor.folder import identity_text
 from leptonai.supervisor.launch import WRAPPER
 from leptonai.testing.engine_contract import PATIENCE_S, ended, log_of, until
 
@@ -184,7 +183,7 @@ def test_one_whose_wrapper_has_not_claimed_it_yet_is_adopted_too(tmp_path, cgrou
         folder = Folder(tmp_path / "attempts/live/a.0")
         folder.prepare()
         os.mkfifo(tmp_path / "go")
-        words = ["sh", WRAPPER, shutil.which("mv"), identity_text(()), folder.at("work")]
+        words = ["sh", WRAPPER, shutil.which("mv"), folder.identity(()), folder.at("work")]
         line = f"read go <'{tmp_path}/go'; exec \"$@\""
         wrapper = await asyncio.create_subprocess_exec(
             *("sh", "-c", line, "sh", *words, "--", "sh", "-c", "touch ran; exit 3"),
@@ -439,7 +438,7 @@ def test_an_unreaped_wrapper_without_a_status_is_lost(tmp_path):
     folder.prepare()
     stat = processes.read_stat(zombie.pid)
     assert stat is not None
-    folder.claim(f"started {zombie.pid} {stat.started_ticks} {identity_text(())}\n")
+    folder.claim(f"started {zombie.pid} {stat.started_ticks} {folder.identity(())}\n")
 
     async def main():
         async with an_engine(tmp_path) as engine:

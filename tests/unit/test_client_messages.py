@@ -25,6 +25,7 @@ from leptonai.client.messages import (
     pause_s,
 )
 from leptonai.errors import InvalidRequest, Unauthenticated, Unavailable
+from leptonai.home import place_of
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -69,12 +70,22 @@ def test_the_local_token_is_never_sent_to_another_server(home):
             resolve(url=url, environ=environ)
 
 
+def test_a_copy_of_a_home_is_not_where_the_platform_of_the_original_runs(home, tmp_path):
+    record = home / "run" / "platform.json"
+    facts = json.loads(record.read_text())
+    record.write_text(json.dumps({**facts, "place": place_of(home)}))
+    assert resolve(environ={"LEPTON_HOME": str(home)}).local
+    shutil.copytree(home / "run", tmp_path / "copy" / "run")
+    with pytest.raises(Unavailable, match=r"no Lepton platform is running in .*copy"):
+        resolve(environ={"LEPTON_HOME": str(tmp_path / "copy")})
+
+
 def test_without_a_platform_the_hint_says_how_to_start_one(tmp_path):
     with pytest.raises(Unavailable) as caught:
         resolve(environ={"LEPTON_HOME": str(tmp_path)})
     assert caught.value.wire() == {
         "code": "Unavailable",
-        "message": "no Lepton platform is running on this machine",
+        "message": f"no Lepton platform is running in {tmp_path}",
         "hint": "start one with `leptonai up -d`",
     }
 

@@ -1,6 +1,7 @@
 """A home has one platform at most, and says of it only what is still true."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,19 @@ def test_what_a_running_platform_says_of_itself_is_read_back(home):
 def test_a_platform_whose_pid_was_given_to_another_process_does_not_run(home):
     home.write_state(a_state(os.getpid(), "1"))
     assert home.state() is None
+
+
+def test_what_a_copy_says_of_processes_is_of_the_original(home, tmp_path):
+    home.write_state(a_state(os.getpid(), Process.of(os.getpid()).started))
+    with home.locked(as_platform=True):
+        shutil.copytree(home.path, tmp_path / "copy")
+        copy = Home(tmp_path / "copy")
+        assert (home.holder(), copy.holder()) == (Process.of(os.getpid()), None)
+        assert copy.state() is None
+        home.path.rename(tmp_path / "moved")
+        moved = Home(tmp_path / "moved")
+        assert moved.holder() == Process.of(os.getpid())
+        assert moved.state() is not None
 
 
 def test_a_second_platform_is_refused_and_told_of_the_first(home):

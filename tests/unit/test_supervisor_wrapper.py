@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from leptonai.supervisor.folder import Claimed, Folder, identity_text
+from leptonai.supervisor.folder import Claimed, Folder
 from leptonai.supervisor.launch import WRAPPER
 
 PATIENCE_S = 60.0  # a busy machine is slow, never wrong
@@ -33,7 +33,7 @@ def start(request, tmp_path):
                     *request.param,
                     str(WRAPPER),
                     str(shutil.which("mv")),
-                    identity_text(()),
+                    folder.identity(()),
                     folder.at("work"),
                     "--",
                     *command,

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from leptonai.errors import InvalidRequest, Unauthenticated, Unavailable
+from leptonai.home import place_of
 from leptonai.processes import Process
 
 DEFAULT_WORKSPACE = "default"
@@ -93,7 +94,9 @@ def resolve(
     local = local_platform(lepton_home(variables))
     if url is None:
         if local is None:
-            raise Unavailable("no Lepton platform is running on this machine", hint=START_HINT)
+            raise Unavailable(
+                f"no Lepton platform is running in {lepton_home(variables)}", hint=START_HINT
+            )
         url = local.workspace_url(workspace)
     else:
         url = workspace_url(url, workspace)
@@ -169,6 +172,8 @@ def local_platform(home: Path) -> LocalPlatform | None:
     stopped in order."""
     try:
         facts = json.loads((home / "run" / "platform.json").read_bytes())
+        if facts.get("place") not in (None, place_of(home)):
+            return None  # the home is a copy, and the platform is that of the original
         blobs = str(facts.get("blobs") or home / "blobs")
         plain = "://" not in blobs and not facts.get("blobs_encrypted")
         return LocalPlatform(

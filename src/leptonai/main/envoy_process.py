@@ -160,7 +160,7 @@ class EnvoyProcess:
             port=self.port,
             program=self._program,
         )
-        replace_file(self._home.envoy_record, json.dumps(asdict(record)))
+        self._home.write_record(self._home.envoy_record, asdict(record))
         self.started_here = True
 
         def listens() -> bool:
@@ -200,7 +200,7 @@ def end_envoy(home: Home) -> None:
 
 def _left_behind(home: Home) -> Record | None:
     try:
-        record = Record(**json.loads(home.envoy_record.read_text()))
+        record = Record(**home.read_record(home.envoy_record))
     except (OSError, ValueError, TypeError):
         return None
     return record if record.process.alive else None

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -14,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from leptonai import __version__
 from leptonai.errors import LeptonError, Unavailable
-from leptonai.home import Home, replace_file
+from leptonai.home import Home
 from leptonai.listening import bind, url_of
 from leptonai.log_files import open_log
 from leptonai.main.envoy_process import EnvoyProcess, end_envoy
@@ -243,7 +242,7 @@ class GatewayProcess:
                 otlp_endpoint=self._otlp_endpoint,
                 behind_envoy=self._front is not None,
             )
-            replace_file(self._home.gateway_record, json.dumps(asdict(record)))
+            self._home.write_record(self._home.gateway_record, asdict(record))
             ours.send(b"\n")
         except BaseException:
             ours.close()
@@ -269,7 +268,7 @@ def end_gateway(home: Home) -> bool:
 
 def _left_behind(home: Home) -> Record | None:
     try:
-        record = Record(**json.loads(home.gateway_record.read_text()))
+        record = Record(**home.read_record(home.gateway_record))
     except (OSError, ValueError, TypeError):
         return None
     return record if record.process.alive else None

@@ -88,6 +88,11 @@ class Folder:
     def log(self) -> str:
         return self.at("log")
 
+    def identity(self, cgroups: tuple[str, ...]) -> str:
+        """What the wrapper adds to the pid and the start time in its claim."""
+        first = f"{processes.boot_id()} {processes.pid_namespace()} {place_of(self.path)}"
+        return "\n".join([first, *cgroups, "."])
+
     def prepare(self, *, work: bool = True) -> None:
         """Make what a start needs. May be repeated until the claim.
 
@@ -161,7 +166,7 @@ class Folder:
 
     def cgroups(self) -> tuple[str, ...]:
         """Those it was started in."""
-        return _read_claim(self.at("claim")).cgroups
+        return _read_claim(self).cgroups
 
     def record_oom(self, code: int) -> None:
         """Keep what only the cgroup knows, before the cgroup goes."""
@@ -193,7 +198,7 @@ class Folder:
         names = _names(self.path)
         if "claim" not in names:
             return None
-        claim = _read_claim(self.at("claim"))
+        claim = _read_claim(self)
         started = claim.started_at_ms
         for name in names:
             kind, _, rest = name.partition(".")
@@ -263,11 +268,6 @@ class _Claim:
     started_at_ms: int
 
 
-def identity_text(cgroups: tuple[str, ...]) -> str:
-    """What the wrapper adds to the pid and the start time in its claim."""
-    return "\n".join([f"{processes.boot_id()} {processes.pid_namespace()}", *cgroups, "."])
-
-
 def open_plain(path: str | Path, flags: int = os.O_RDONLY) -> int:
     """Open a file of the folder that must be a plain one: a pipe in its place would hold us up for
     ever, and a link lead us elsewhere.
@@ -290,12 +290,18 @@ def is_plain(path: str | Path) -> bool:
 
 
 _EXITED = re.compile(r"exited\.([0-9]{1,3})(\.oom)?")
-_STARTED = re.compile(r"([0-9]{1,9}) ([0-9]{1,19}) (\S+) ([0-9]{1,19})")
+_STARTED = re.compile(r"([0-9]{1,9}) ([0-9]{1,19}) (\S+) ([0-9]{1,19})(?: ([0-9a-f.]{1,40}))?")
 
 
-def _read_claim(path: str) -> _Claim:
+def place_of(path: Path) -> str:
+    """Of a folder: the same after a move, and not that of a copy."""
+    status = os.stat(path)
+    return f"{status.st_dev:x}.{status.st_ino:x}"
+
+
+def _read_claim(folder: Folder) -> _Claim:
     try:
-        with os.fdopen(open_plain(path), encoding="utf-8", errors="replace") as file:
+        with os.fdopen(open_plain(folder.at("claim")), encoding="utf-8", errors="replace") as file:
             started_at_ms = os.fstat(file.fileno()).st_mtime_ns // 1_000_000
             text = file.read(CLAIM_LIMIT_BYTES)
     except OSError:  # none that we wrote, or not any more
@@ -303,12 +309,15 @@ def _read_claim(path: str) -> _Claim:
     verb, _, rest = text.partition(" ")
     if verb == "started" and text.endswith("\n.\n"):
         first, *cgroups = rest.splitlines()[:-1]
-        if started := _STARTED.fullmatch(first):
+        started = _STARTED.fullmatch(first)
+        # In a copy of the folder it names what the original runs, which is not ours to watch.
+        if started and (not started[5] or started[5] == place_of(folder.path)):
             wrapper = Identity(int(started[1]), int(started[2]), started[3], int(started[4]))
             return _Claim(verb, "", wrapper, tuple(cgroups), started_at_ms)
     if verb in ("stopped", "unstarted"):
         return _Claim(verb, rest.strip(), None, (), started_at_ms)
-    return _Claim("", "", None, (), started_at_ms)  # being written, or cut short by a crash
+    # Being written, cut short by a crash, or of another folder.
+    return _Claim("", "", None, (), started_at_ms)
 
 
 def _names(path: Path) -> list[str]:

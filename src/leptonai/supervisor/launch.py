@@ -10,7 +10,7 @@ from pathlib import Path
 
 from leptonai.supervisor import processes
 from leptonai.supervisor.cgroups import Group, Limits
-from leptonai.supervisor.folder import Folder, identity_text
+from leptonai.supervisor.folder import Folder
 
 ID_VARIABLE = "LEPTON_ATTEMPT_ID"
 WRAPPER = Path(__file__).with_name("wrapper.sh")
@@ -45,7 +45,7 @@ def start_wrapper(launch: Launch, folder: Folder, group: Group, mark: str) -> in
                 "/bin/sh",
                 str(WRAPPER),
                 _mv(),
-                identity_text(group.paths),
+                folder.identity(group.paths),
                 launch.directory_of(folder),
                 *group.paths,
                 "--",

@@ -17,7 +17,7 @@ from leptonai.supervisor import processes
 from leptonai.supervisor.census import Census
 from leptonai.supervisor.cgroups import Cgroups, Group
 from leptonai.supervisor.copying import Copying, ask
-from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome, identity_text
+from leptonai.supervisor.folder import Claimed, Ending, Folder, Outcome, place_of
 from leptonai.supervisor.launch import Launch, start_wrapper
 from leptonai.supervisor.members import Members, Outside
 from leptonai.supervisor.template import Request
@@ -97,8 +97,7 @@ class Supervisor:
     @cached_property
     def _place(self) -> str:
         self._directory.mkdir(parents=True, exist_ok=True)
-        status = self._directory.stat()  # the same under every name, and after a move
-        return f"{status.st_dev:x}.{status.st_ino:x}"
+        return place_of(self._directory)
 
     # --- starting --------------------------------------------------------------------------------
 
@@ -158,7 +157,7 @@ class Supervisor:
         os.close(folder.open_log())  # what cannot be made is known before there is a claim
         request = Request(
             folder=str(folder.path),
-            identity=identity_text(group.paths),
+            identity=folder.identity(group.paths),
             mark=self.mark(launch.id),
             directory=launch.directory_of(folder),
             cgroups=group.paths,
