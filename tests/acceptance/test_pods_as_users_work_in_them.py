@@ -203,6 +203,7 @@ def test_files_stay_and_processes_end_when_it_is_stopped(
     assert (place / "file").exists()
     asked = platform.cli("pod", "remove", "stays", check=False, stdin="n\n")
     assert asked.returncode != 0
+    assert "nothing was removed; --yes does not ask" in asked.stderr
     assert client.pods.get("stays")
     platform.cli("pod", "remove", "stays", "--yes")
     eventually(lambda: not place.exists())

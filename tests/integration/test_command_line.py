@@ -150,6 +150,17 @@ def test_a_file_that_is_no_job_is_explained(lepton, tmp_path):
         assert (code, message in err) == (1, True)
 
 
+def test_of_two_that_one_name_may_mean_it_says_which(lepton, monkeypatch, tmp_path):
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "pets" / "a.csv").write_text("a,b\n1,2\n")
+    monkeypatch.chdir(tmp_path)
+    told = "pets is what lies in this directory; the registered one: pets@latest\n"
+    code, _, err = lepton("dataset", "check", "pets")
+    assert (code, told in err) == (0, True)
+    code, _, err = lepton("dataset", "check", "./pets")
+    assert (code, told in err) == (0, False)
+
+
 def test_without_a_platform_the_hint_says_how_to_start_one(lepton, monkeypatch):
     monkeypatch.delenv("LEPTON_WORKSPACE_URL")
     assert lepton("job", "list") == (

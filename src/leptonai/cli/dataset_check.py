@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from leptonai.cli.dataset_library import data_library
+from leptonai.cli.dataset_library import data_library, say_if_two
 from leptonai.cli.groups import Command
 from leptonai.cli.output import print_json, print_table, printable, say
 from leptonai.cli.progress import Progress
@@ -90,6 +90,7 @@ def check(
         check_plot(Path(plot))
     with contextlib.ExitStack() as closing:
         client = None
+        say_if_two(what)
         if any(_is_registered(of) for of in (what, against) if of):
             client = closing.enter_context(connect())
         checked = dataset.from_local(what, type=type, client=client)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leptonai.cli.dataset_library import data_library
+from leptonai.cli.dataset_library import data_library, say_if_two
 from leptonai.cli.groups import Command
 from leptonai.cli.output import answer, say
 from leptonai.cli.pipeline import memory_limit_option, parse_shares, read_pipeline
@@ -93,6 +93,7 @@ def transform(
     from leptonai.data.dataset import Dataset
 
     pipeline, split = read_pipeline(file), parse_shares(shares)
+    say_if_two(reference)
     limit_bytes = None if memory_limit is None else memory_limit << 20
     if into is not None:
         if into.exists() and (not into.is_dir() or any(into.iterdir())):

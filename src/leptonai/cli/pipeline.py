@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from leptonai.cli.dataset_library import data_library
+from leptonai.cli.dataset_library import data_library, say_if_two
 from leptonai.cli.groups import Group
 from leptonai.cli.output import print_facts, print_json
 from leptonai.cli.session import Parsed, output_option
@@ -64,6 +64,7 @@ def fit(
     made = read_pipeline(spec)
     if made.is_fitted:
         raise InvalidRequest(f"{spec} is fitted already", hint="leptonai pipeline show FILE")
+    say_if_two(reference)
     parts = parts_of(Dataset.from_local(reference), parse_shares(shares), seed)
     made.fit(
         teaching_part(parts)[1],

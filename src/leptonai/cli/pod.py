@@ -237,7 +237,11 @@ def remove(keep_files: bool, yes: bool, output: str, name: str) -> None:
     with connect() as client:
         found = client.pods.get(name)
         if not (yes or keep_files):
-            click.confirm(f"remove {name} and all files in it?", abort=True, err=True)
+            try:
+                click.confirm(f"remove {name} and all files in it?", abort=True, err=True)
+            except click.Abort:
+                say("nothing was removed; --yes does not ask, --keep-files keeps the files")
+                raise
         client.pods.remove(name, keep_files=keep_files)
     if output == "json":
         print_json({"name": name, "action": "removed", "kept_files": keep_files})

@@ -46,7 +46,7 @@ async def ask_reservation(
     desired = spec.desired_nodes or 1
     if desired > len(nodes):
         raise Unsatisfiable(
-            f"the node group {group} has {len(nodes)} nodes, and {desired} are desired",
+            f"{desired} nodes are desired, and the node group {group} has {len(nodes)}",
             hint="Ask for fewer.",
         )
     return await put(
