@@ -353,6 +353,16 @@ def ageless(row: str) -> list[str]:
     return words[:3] + words[4:]
 
 
+@pytest.mark.parametrize(
+    "flags", [("--tail", "1"), ("-t",), ("--grep", "a line"), ("--since", "1h")]
+)
+def test_the_clock_of_who_reads_a_log_leaves_no_line_out(lepton, server, flags):
+    job_id = server.add_job("ahead", "Completed")
+    server.add_replica(job_id, f"{job_id}-0-abcde", b"a line\n")
+    server.history = [(time.time_ns() + 86_400 * 10**9, "a line")]  # by the platform's own clock
+    assert "a line" in lepton("job", "log", "ahead", *flags)[1]
+
+
 def test_a_log_is_printed_with_the_numbers_of_several_workers(lepton, server):
     job_id = server.add_job("ddp", "Completed", spec={"completions": 2})
     for index in (0, 1):

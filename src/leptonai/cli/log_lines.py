@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 
 NS_PER_S = 1_000_000_000
-READ_WINDOW_S = 1  # of lines that are written while it is asked
+# Later than any line. Not our "now": the platform's clock may be ahead of ours, or was set back.
+NEVER_NS = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,8 @@ class Wanted:
 
     def between_ns(self) -> tuple[int, int]:
         since_s = 0.0 if self.since_s is None else self.since_s
-        until_s = time.time() + READ_WINDOW_S if self.until_s is None else self.until_s
-        return int(since_s * NS_PER_S), int(until_s * NS_PER_S)
+        until_ns = NEVER_NS if self.until_s is None else int(self.until_s * NS_PER_S)
+        return int(since_s * NS_PER_S), until_ns
 
     def check_following(self) -> None:
         """Raises:
