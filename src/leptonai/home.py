@@ -302,6 +302,19 @@ class Home:
         self.state_file.unlink(missing_ok=True)
 
 
+def refuse_if_locked_out(home: Path) -> None:
+    """
+    Raises:
+        InvalidRequest: this user cannot know what runs there.
+    """
+    if home.exists() and not os.access(home, os.X_OK):
+        raise InvalidRequest(
+            f"{home} may not be read by this user",
+            hint="set LEPTON_HOME to a directory of yours; or LEPTON_WORKSPACE_URL and "
+            "LEPTON_WORKSPACE_TOKEN to what the owner of that one gave you",
+        )
+
+
 def place_of(directory: Path) -> str:
     status = directory.stat()
     return f"{status.st_dev:x}.{status.st_ino:x}"

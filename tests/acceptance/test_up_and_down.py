@@ -191,6 +191,25 @@ def test_a_home_that_cannot_be_written_is_told_in_two_lines(tmp_path):
         assert error == f"error: cannot write to {tmp_path}/closed/home: Permission denied"
 
 
+@pytest.mark.parametrize("command", [("status",), ("job", "list")])
+def test_a_home_that_may_not_be_read_is_not_told_to_run_nothing(tmp_path, command):
+    home = tmp_path / "home"
+    home.mkdir(mode=0)
+    # Root is held by modes like anybody else where it may not override them.
+    like_anybody = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    told = subprocess.run(
+        [
+            *(like_anybody if os.geteuid() == 0 else []),
+            *(sys.executable, "-m", "leptonai.cli", *command),
+        ],
+        env=RunningPlatform(home).environment,
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 1
+    assert f"error: {home} may not be read by this user\n" in told.stderr
+
+
 def test_an_illegal_workspace_name_is_told_in_two_lines(tmp_path):
     error, hint = refused(tmp_path / "home", *FREE, "--workspace", "My_Team")
     assert "'My_Team' is not allowed" in error

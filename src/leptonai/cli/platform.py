@@ -17,7 +17,7 @@ import click
 
 from leptonai import errors
 from leptonai.cli.output import print_facts, print_json, print_table, say
-from leptonai.home import OPTIONS_VARIABLE, Home, PlatformState
+from leptonai.home import OPTIONS_VARIABLE, Home, PlatformState, refuse_if_locked_out
 from leptonai.otlp import check_url
 
 READY_WITHIN_S = 60.0
@@ -170,6 +170,7 @@ def status(output: str) -> None:
             hint="if it is not just starting: leptonai down --keep, then leptonai up -d",
         )
     if state is None:
+        refuse_if_locked_out(home.path)
         raise errors.NotFound(
             f"no platform is running in {home.path}", hint="start one: leptonai up -d"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from leptonai.errors import InvalidRequest, Unauthenticated, Unavailable
-from leptonai.home import place_of
+from leptonai.home import place_of, refuse_if_locked_out
 from leptonai.processes import Process
 
 DEFAULT_WORKSPACE = "default"
@@ -91,12 +91,12 @@ def resolve(
     url = url or variables.get("LEPTON_WORKSPACE_URL") or None
     workspace = workspace or variables.get("LEPTON_WORKSPACE_ID") or None
     token = token or variables.get("LEPTON_WORKSPACE_TOKEN") or None
-    local = local_platform(lepton_home(variables))
+    home = lepton_home(variables)
+    local = local_platform(home)
     if url is None:
         if local is None:
-            raise Unavailable(
-                f"no Lepton platform is running in {lepton_home(variables)}", hint=START_HINT
-            )
+            refuse_if_locked_out(home)
+            raise Unavailable(f"no Lepton platform is running in {home}", hint=START_HINT)
         url = local.workspace_url(workspace)
     else:
         url = workspace_url(url, workspace)
