@@ -11,6 +11,7 @@ import pytest
 from leptonai.blobs import BlobStore
 from leptonai.blobs.tree import pack, unpack
 from leptonai.errors import InvalidRequest, NotFound, TooLarge
+from leptonai.home import Home
 
 HELLO = f"sha256:{hashlib.sha256(b'hello').hexdigest()}"
 
@@ -154,6 +155,16 @@ def test_what_gitignore_names_at_any_level_is_left_out(tmp_path):
         "sub/data/x",
         "sub/keep.log",
     ]
+
+
+def test_a_platforms_home_goes_with_nobodys_code(tmp_path):
+    source = lay_out(tmp_path / "source", {"main.py": "", "keys/one": ""})
+    home = Home(source / "lepton")
+    home.make()
+    home.key_file.parent.mkdir()
+    for secret in (home.key_file, home.token_file):
+        secret.write_text("secret")
+    assert packed_names(source) == ["keys", "keys/one", "main.py"]
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "sub/../../outside"])

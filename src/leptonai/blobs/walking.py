@@ -1,4 +1,4 @@
-"""What of a directory is meant: all that no ignore file in it leaves out."""
+"""What of a directory is meant: all that no ignore file leaves out, and that is no platform's."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 IGNORE_FILE = ".gitignore"
 NEVER = ".git"
+HOME_MARK = "keys/platform.key"  # in a platform's home: its secrets go with nobody's code
 _Rules = tuple[tuple[str, "GitIgnoreSpec"], ...]  # by directory, the outermost first
 
 
@@ -61,6 +62,8 @@ def _walk(
             continue
         path = f"{directory}/{entry.name}" if directory else entry.name
         is_directory = entry.is_dir(follow_symlinks=False)
+        if is_directory and os.path.lexists(f"{place}/{entry.name}/{HOME_MARK}"):
+            continue
         if rules and _ignored(path, is_directory, rules):
             continue  # with all below it: git, too, cannot re-include what lies in an ignored one
         yield path, entry
