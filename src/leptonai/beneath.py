@@ -15,7 +15,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leptonai.errors import Conflict, Forbidden, InvalidRequest, LeptonError, NotFound, StorageFull
@@ -41,6 +41,7 @@ class Entry:
     is_dir: bool
     size_bytes: int
     modified_at_ms: int
+    by_link: bool = False  # the rest is of what a link of this name leads to
 
 
 def parts_of(path: str) -> tuple[str, ...]:
@@ -91,7 +92,11 @@ class Beneath:
                     )
                 with suppress(OSError, LeptonError):  # gone meanwhile, or a link to elsewhere
                     if each.is_symlink():
-                        found.append(self.entry("/".join((*parts_of(path), each.name))))
+                        found.append(
+                            replace(
+                                self.entry("/".join((*parts_of(path), each.name))), by_link=True
+                            )
+                        )
                     else:
                         found.append(_entry(each.name, each.stat(follow_symlinks=False)))
         return sorted(found, key=lambda entry: entry.name)

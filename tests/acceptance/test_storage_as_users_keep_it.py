@@ -56,6 +56,29 @@ def test_what_is_uploaded_is_found_by_jobs_and_downloaded_again(platform, tmp_pa
     assert platform.answer("storage", "du", "-o", "json")["bytes"] == 0
 
 
+def test_links_to_directories_are_left_out_of_trees_and_told(platform, tmp_path):
+    source = tmp_path / "tree"
+    source.mkdir()
+    (source / "file").write_text("here\n")
+    (source / "loop").symlink_to(".")
+    os.mkfifo(source / "pipe")
+    sent = platform.cli("storage", "upload", str(source), "tree")
+    assert sent.stdout == "uploaded 1 file to default:tree\n"
+    assert f"left out: {source}/loop is a link to a directory\n" in sent.stderr
+    assert f"left out: {source}/pipe is no file\n" in sent.stderr
+    # What a job leaves in a volume may go round in circles, in more ways the deeper it is followed.
+    script = "cd /mnt/tree && ln -s . a && ln -s . b && ln -s file c"
+    ran(platform, "sh", "-c", script, options=("--mount", "tree:/mnt/tree"))
+    got = platform.cli("storage", "download", "tree", str(tmp_path / "got"))
+    assert got.stdout == f"downloaded 2 files to {tmp_path}/got/tree\n"
+    assert [line for line in got.stderr.splitlines() if "left out" in line] == [
+        "left out: /tree/a is a link to a directory",
+        "left out: /tree/b is a link to a directory",
+    ]
+    assert sorted(path.name for path in (tmp_path / "got/tree").iterdir()) == ["c", "file"]
+    platform.cli("storage", "rm", "-r", "tree")
+
+
 def test_a_read_only_mount_cannot_be_written_to(platform):
     platform.cli("storage", "mkdir", "fixed")
     script = "touch /mnt/fixed/x || echo refused"

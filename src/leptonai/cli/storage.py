@@ -10,7 +10,7 @@ import click
 
 from leptonai.cli.data_sources import source
 from leptonai.cli.groups import Group
-from leptonai.cli.output import answer, print_json, print_table
+from leptonai.cli.output import answer, print_json, print_table, say
 from leptonai.cli.progress import Progress
 from leptonai.cli.session import connect, output_option
 from leptonai.errors import Conflict, InvalidRequest, NotFound
@@ -278,7 +278,14 @@ def _entry(client: LeptonClient, volume: str, path: str) -> FileEntry:
 
 
 def _upload_tree(client: LeptonClient, source: Path, volume: str, path: str) -> int:
-    files = sorted(file for file in source.rglob("*") if file.is_file())
+    found = sorted(source.rglob("*"))
+    files = [each for each in found if each.is_file()]
+    for each in found:
+        if each.is_dir():
+            if each.is_symlink():
+                say(f"left out: {each} is a link to a directory")
+        elif not each.is_file():
+            say(f"left out: {each} is no file")
     total = sum(file.stat().st_size for file in files)
     there: dict[str, dict[str, FileEntry]] = {}
     done, sent = 0, 0
@@ -312,7 +319,9 @@ def _download_tree(client: LeptonClient, volume: str, path: str, target: Path) -
         if "/" in entry.name or entry.name in ("", ".", ".."):  # whatever the server says
             continue
         to = target / entry.name
-        if entry.type == "dir":
+        if entry.type == "dir" and entry.by_link:
+            say(f"left out: {entry.path} is a link to a directory")
+        elif entry.type == "dir":
             got += _download_tree(client, volume, entry.path, to)
         elif not (
             to.is_file()

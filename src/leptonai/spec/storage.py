@@ -27,6 +27,9 @@ class FileEntry(Wire, frozen=True, omit_defaults=False):
     path: str  # in the volume
     size_bytes: int = 0
     modified_at: int = 0  # milliseconds since 1970
+    by_link: bool = (
+        False  # told is what a link of this name leads to: a tree of files may have loops
+    )
 
 
 class FileSystemStatus(Wire, frozen=True, omit_defaults=False):

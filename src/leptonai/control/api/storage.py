@@ -135,6 +135,7 @@ def _shown(call: Call, volume: Volume, path: str, entries: list[Entry]) -> list[
             path=f"{below}/{entry.name}",
             size_bytes=entry.size_bytes,
             modified_at=entry.modified_at_ms,
+            by_link=entry.by_link,
         )
         for entry in entries
         if may_pass(call.principal, volume.rules, f"{below}/{entry.name}")
