@@ -132,6 +132,16 @@ def test_the_first_up_makes_a_home_for_its_owner_alone_and_status_tells_where(pl
     assert platform.cli("workspace", "current").stdout == "default\n"
 
 
+def test_who_listens_for_other_machines_is_told_that_nothing_is_encrypted(tmp_path):
+    for host, told in (("0.0.0.0", True), ("127.0.0.1", False)):
+        platform = RunningPlatform(tmp_path / host)
+        up = ("up", "-d", "--port", "0", "--gateway-port", "0", "--host", host)
+        try:
+            assert ("tokens too: let HTTPS" in platform.cli(*up).stderr) is told
+        finally:
+            platform.cli("down", check=False)
+
+
 def test_a_second_up_says_that_it_runs_already_and_succeeds(platform):
     before = platform.state
     again = platform.cli("up", "-d")

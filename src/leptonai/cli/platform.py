@@ -104,9 +104,24 @@ def up(detach: bool, output: str, blobs: str, **options: str | int) -> None:
         if not detach:
             _hand_on_signals(process)  # first: who reads that it is ready may press Ctrl-C
         _announce(state, output, "ready")
+        if not _stays_here(str(options["host"])):
+            say(
+                f"note: who reaches {options['host']} can read what travels, tokens too: let HTTPS "
+                "end in front of it, or the network be yours alone"
+            )
         if not detach:
             say("Ctrl-C stops the platform; what runs goes on.")
             _stay(process)
+
+
+def _stays_here(host: str) -> bool:
+    """Whether nobody but this machine reaches it."""
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _refuse_other_places(home: Home, running: PlatformState, options: dict[str, str | int]) -> None:
