@@ -20,6 +20,8 @@ SHOWN_CHARS = 200  # of one sample
 MAX_PREVIEW = 1000
 TABLES = ("tabular", "time series")
 CELL_CHARS = 40
+FLOAT_CHARS = 12  # a longer number is rounded
+FLOAT_DIGITS = 8
 MAX_COLUMNS = 100
 
 
@@ -77,6 +79,8 @@ def _print_rows(shown: Dataset, samples: int) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, float) and len(str(value)) > FLOAT_CHARS:
+        return f"{value:.{FLOAT_DIGITS}g}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
