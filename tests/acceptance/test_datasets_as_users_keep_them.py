@@ -101,6 +101,8 @@ def test_a_table_is_previewed_with_its_columns(platform, tmp_path):
         ["2024-05-02", "00:00:00", "null", "2.5", "false"],
     ]
     assert shown.stderr == "2 of 20 rows\n"
+    uncommitted = platform.cli("dataset", "preview", str(file), "--samples", "2")
+    assert uncommitted.stdout == shown.stdout
     (row,) = platform.answer("dataset", "preview", "sales", "--samples", "1", "-o", "json")
     assert row["content"] == "2024-05-01,Nord,3,true"
 

@@ -95,3 +95,9 @@ def test_progress_says_rate_and_time_left():
 )  # fmt: skip
 def test_a_preview_shows_no_more_digits_than_tell_something(value, shown):
     assert _cell(value) == shown
+
+
+def test_an_address_is_to_be_committed_first():
+    with pytest.raises(InvalidRequest, match="s3://bucket/pets is not on this machine") as refused:
+        Dataset.from_local("s3://bucket/pets")
+    assert "--source s3://bucket/pets" in refused.value.hint
