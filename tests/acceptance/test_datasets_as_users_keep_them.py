@@ -60,6 +60,7 @@ def test_from_a_folder_to_versions_and_back(platform, tmp_path):
     assert (found["metadata"]["version"], found["aliases"]) == (1, ["best"])
     assert found["spec"]["format"] == "image classification"
     assert found["spec"]["attributes"]["samples"] == 20
+    assert "\nclasses      2: cat, dog\n" in platform.cli("dataset", "get", "animals").stdout
     newest = platform.answer("dataset", "get", "animals", "-o", "json")
     assert newest["spec"]["lineage"] == {"source": str(root), "parent": "animals@1"}
     diff = platform.answer("dataset", "diff", "animals@1", "animals@2", "-o", "json")
