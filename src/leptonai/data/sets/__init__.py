@@ -1,7 +1,7 @@
 """Ready-made data sets: published ones, in the formats that they were published in.
 
 Each is opened by ``NAME.split()`` -> (train, test), from where it was published, from another
-address, from an archive or from a directory; Digits by ``Digits.load()``, from scikit-learn.
+address, from an archive or from a directory; Digits from scikit-learn, which has them.
 """
 
 from importlib import import_module
