@@ -14,3 +14,7 @@ def __getattr__(name: str) -> Any:
     from leptonai.data import sets
 
     return getattr(sets, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

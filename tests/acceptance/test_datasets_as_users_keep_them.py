@@ -60,6 +60,7 @@ def test_from_a_folder_to_versions_and_back(platform, tmp_path):
     assert (found["metadata"]["version"], found["aliases"]) == (1, ["best"])
     assert found["spec"]["format"] == "image classification"
     assert found["spec"]["attributes"]["samples"] == 20
+    assert "\nclasses      2: cat, dog\n" in platform.cli("dataset", "get", "animals").stdout
     newest = platform.answer("dataset", "get", "animals", "-o", "json")
     assert newest["spec"]["lineage"] == {"source": str(root), "parent": "animals@1"}
     diff = platform.answer("dataset", "diff", "animals@1", "animals@2", "-o", "json")
@@ -101,6 +102,8 @@ def test_a_table_is_previewed_with_its_columns(platform, tmp_path):
         ["2024-05-02", "00:00:00", "null", "2.5", "false"],
     ]
     assert shown.stderr == "2 of 20 rows\n"
+    uncommitted = platform.cli("dataset", "preview", str(file), "--samples", "2")
+    assert uncommitted.stdout == shown.stdout
     (row,) = platform.answer("dataset", "preview", "sales", "--samples", "1", "-o", "json")
     assert row["content"] == "2024-05-01,Nord,3,true"
 

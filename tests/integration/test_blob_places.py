@@ -10,7 +10,8 @@ from moto.server import ThreadedMotoServer
 
 from leptonai import Dataset
 from leptonai.blobs import BlobStore
-from leptonai.errors import Conflict, NotFound, Unavailable
+from leptonai.data.cache import cache_of_this_machine
+from leptonai.errors import Conflict, Internal, NotFound, Unavailable
 from leptonai.testing.platform import RunningPlatform
 
 KEY = bytes(range(32))
@@ -189,6 +190,25 @@ def test_encrypted_blobs_of_this_machine_are_read_through_a_cache(tmp_path, monk
         stored = [path.read_bytes() for path in platform.home.blobs.glob("sha256/*/*")]
         assert stored and all(content.startswith(b"LEPTONE1") for content in stored)
         assert [*(platform.home.path / "cache" / "blobs").glob("sha256/*/*")]
+
+
+def test_a_blob_that_was_changed_where_it_lies_is_said_to_be(tmp_path, monkeypatch):
+    with RunningPlatform(tmp_path / "home", "--encrypt-blobs") as platform:
+        monkeypatch.setenv("LEPTON_HOME", str(tmp_path / "elsewhere"))
+        (tmp_path / "data.bin").write_bytes(os.urandom(1 << 20))
+        with platform.client() as client:
+            Dataset.create("data", tmp_path / "data.bin", client=client)
+            cache_of_this_machine().empty()
+            largest = max(
+                (path for path in platform.home.blobs.rglob("*") if path.is_file()),
+                key=lambda path: path.stat().st_size,
+            )
+            with largest.open("r+b") as file:
+                file.seek(700_000)
+                file.write(b"changed")
+            with pytest.raises(Internal, match="it was changed after it was written"):
+                client.datasets.download("data", tmp_path / "copy")
+        assert not (tmp_path / "copy").exists()
 
 
 def test_plain_blobs_do_not_become_encrypted_ones(tmp_path, monkeypatch):

@@ -446,6 +446,13 @@ def test_digits_come_in_batches():
     assert (images.shape, labels.tolist()) == ((5, 8, 8, 1), [0, 1, 2, 3, 4])
 
 
+def test_digits_are_divided_as_the_others_are():
+    train, test = Digits.split()
+    assert len(train) + len(test) == len(Digits.load()) == 1797
+    assert 350 < len(test) < 370 and {*test.labels.tolist()} == {*range(10)}
+    assert train.classes == test.classes and train[0][0].shape == (8, 8, 1)
+
+
 @pytest.mark.parametrize("dataset", [DogsAndCats, CIFAR10, MNIST])
 def test_a_place_that_is_not_there_is_named(tmp_path, dataset):
     with pytest.raises(NotFound, match="nowhere"):

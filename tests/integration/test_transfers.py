@@ -146,6 +146,7 @@ def test_a_version_is_sent_and_fetched_with_several_connections(
     client.datasets.download("many", tmp_path / "copy", progress=lambda *at: told.append(at))
     assert contents(tmp_path / "copy") == contents(root)
     assert told[-1] == (24 * MIB, 24 * MIB)
+    assert told == sorted(told) and len({*told}) > 12, "also within a file"
     assert 2 <= between.most_at_once <= 8
 
 

@@ -420,6 +420,8 @@ def test_arguments_out_of_range_are_refused(arguments):
 
 
 def test_what_is_no_data_set_is_refused():
+    with pytest.raises(InvalidRequest, match="a int is no pipeline"):
+        DataLoader(np.arange(4), 2, pipeline=5)
     with pytest.raises(InvalidRequest, match="a int is not a data set"):
         DataLoader(5)
 

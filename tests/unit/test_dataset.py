@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leptonai.cli.dataset_preview import _cell
 from leptonai.cli.progress import progress_line
 from leptonai.data.dataset import Dataset
 from leptonai.data.split import divide
@@ -85,3 +86,18 @@ def test_progress_says_rate_and_time_left():
     line = progress_line("storing", 30 << 20, 90 << 20, 10.0)
     assert line == "storing  33%  30.0 of 90.0 MiB  3.0 MiB/s  20s left"
     assert progress_line("storing", 0, 0, 0.0) == "storing  0.0 MiB  0.0 MiB/s"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "null"), (True, "true"), (2.5, "2.5"), (95.26000213623047, "95.260002"),
+     (12_345_678.25, "12345678.25"), (7, "7")],
+)  # fmt: skip
+def test_a_preview_shows_no_more_digits_than_tell_something(value, shown):
+    assert _cell(value) == shown
+
+
+def test_an_address_is_to_be_committed_first():
+    with pytest.raises(InvalidRequest, match="s3://bucket/pets is not on this machine") as refused:
+        Dataset.from_local("s3://bucket/pets")
+    assert "--source s3://bucket/pets" in refused.value.hint

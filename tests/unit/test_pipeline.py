@@ -317,6 +317,28 @@ def test_training_data_that_teaches_nothing_is_refused(steps, rows, message):
         Pipeline(steps, target="y" if rows and "y" in rows[0] else None).fit(frame)
 
 
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [(Impute(strategy="bogus"), "Impute: Invalid enum value 'bogus'"),
+     (Scale(columns="age"), r"Scale: Expected `array \| null`, got `str`")],
+)  # fmt: skip
+def test_an_option_that_cannot_be_is_refused_where_the_pipeline_is_made(step, told):
+    with pytest.raises(InvalidRequest, match=told):
+        Pipeline([step])
+
+
+def test_no_rows_are_no_rows_of_as_many_columns():
+    pipeline = Pipeline([Impute(), Scale(), OneHot(), ToMatrix()], target="price")
+    rows = [{"age": 1, "town": "Ulm", "price": 2.0}, {"age": 2, "town": "Bonn", "price": 3.0}]
+    assert pipeline.fit(rows).transform([]).shape == (0, 3)
+
+
+def test_steps_are_found_by_who_looks_for_them():
+    from leptonai.data import pipeline
+
+    assert {"Impute", "Flip", "Tokenise", "Pipeline"} <= {*dir(pipeline)}
+
+
 def test_what_has_not_learnt_transforms_nothing():
     with pytest.raises(InvalidRequest, match="not learnt anything yet"):
         Pipeline([Scale()]).transform({"a": 1})

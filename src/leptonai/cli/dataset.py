@@ -278,6 +278,9 @@ def _facts(artifact: Artifact) -> list[tuple[str, str]]:
     facts = dict(spec.attributes)
     schema = facts.pop("schema", {})
     quality = facts.pop("quality", {})
+    if names := facts.pop("class_names", []):
+        more = ", …" if len(names) < facts["classes"] else ""
+        facts["classes"] = f"{facts['classes']}: {', '.join(names)}{more}"
     return [
         ("version", artifact.reference),
         ("aliases", ", ".join(artifact.aliases)),

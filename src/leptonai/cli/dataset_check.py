@@ -91,7 +91,7 @@ def check(
     with contextlib.ExitStack() as closing:
         client = None
         say_if_two(what)
-        if any(_is_registered(of) for of in (what, against) if of):
+        if any(is_registered(of) for of in (what, against) if of):
             client = closing.enter_context(connect())
         checked = dataset.from_local(what, type=type, client=client)
         earlier = dataset.from_local(against, type=type, client=client) if against else None
@@ -112,7 +112,8 @@ def check(
         say(f"passed: {', '.join(asked)}")
 
 
-def _is_registered(text: str) -> bool:
+def is_registered(text: str) -> bool:
+    """A name, and no path of this machine."""
     from leptonai.data.workspace import looks_like_a_reference
 
     return not Path(text).exists() and looks_like_a_reference(text)

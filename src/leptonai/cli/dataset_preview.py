@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from leptonai.cli.dataset_check import is_registered
 from leptonai.cli.dataset_library import data_library
 from leptonai.cli.groups import Command
 from leptonai.cli.output import columns_that_fit, print_json, print_table, say
@@ -20,6 +22,8 @@ SHOWN_CHARS = 200  # of one sample
 MAX_PREVIEW = 1000
 TABLES = ("tabular", "time series")
 CELL_CHARS = 40
+FLOAT_CHARS = 12  # a longer number is rounded
+FLOAT_DIGITS = 8
 MAX_COLUMNS = 100
 
 
@@ -28,16 +32,21 @@ MAX_COLUMNS = 100
     cls=Command,
     example="""\
 leptonai dataset preview digits --samples 5
+leptonai dataset preview ./digits                 # what would be committed
 leptonai dataset preview sales@2 -o json          # rows as they lie in their files""",
 )
 @click.option("--samples", default=10, show_default=True, type=click.IntRange(1, MAX_PREVIEW))
 @output_option
-@click.argument("reference", metavar="NAME[@VERSION]")
+@click.argument("reference", metavar="NAME[@VERSION]|PATH")
 def preview(samples: int, output: str, reference: str) -> None:
-    """Show the first samples, spread over the classes; of a table, rows with their columns."""
+    """Show the first samples, spread over the classes; of a table, rows with their columns.
+
+    Of a directory or file of this machine those that a commit would make of it.
+    """
     of = data_library()
-    with connect() as client:
-        shown = of.get(reference, client=client)
+    with ExitStack() as closing:
+        client = closing.enter_context(connect()) if is_registered(reference) else None
+        shown = of.from_local(reference, client=client)
         if output == "table" and shown.type in TABLES:
             _print_rows(shown, samples)
             return
@@ -77,6 +86,8 @@ def _print_rows(shown: Dataset, samples: int) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, float) and len(str(value)) > FLOAT_CHARS:
+        return f"{value:.{FLOAT_DIGITS}g}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

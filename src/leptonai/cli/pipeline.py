@@ -127,7 +127,9 @@ def read_pipeline(path: Path) -> Pipeline:
     try:
         told = msgspec.json.decode(text)
     except msgspec.DecodeError as wrong:
-        raise InvalidRequest(f"{path} is not JSON: {wrong}", hint="see the example") from None
+        raise InvalidRequest(
+            f"{path} is not JSON: {wrong}", hint="`leptonai pipeline fit --help` shows one"
+        ) from None
     return from_spec(told)
 
 

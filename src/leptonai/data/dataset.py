@@ -72,6 +72,11 @@ class Dataset:
 
         if isinstance(source, str) and looks_like_a_reference(source):
             return cls.get(source, client=client)
+        if "://" in str(source):
+            raise InvalidRequest(
+                f"{source} is not on this machine",
+                hint=f"commit it first: leptonai dataset create --name NAME --source {source}",
+            )
         return cls(LocalFolder(source))  # says that it does not exist
 
     @classmethod

@@ -15,15 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leptonai.data.split import split
 from leptonai.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from leptonai.data.sets.arrays import Parts
+
 FORMAT = "digits"  # of the tree, as a dataset's record says it
 IMAGE_SHAPE = (8, 8)
 MAX_PIXEL = 16
+HELD_OUT = 0.2
 CLASSES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 SOURCE = "UCI Optical Recognition of Handwritten Digits (test part), as shipped by scikit-learn"
 
@@ -48,6 +52,23 @@ class Digits:
             labels=bunch.target.astype(np.int64),
             ids=np.arange(len(bunch.target), dtype=np.int64),
         )
+
+    @classmethod
+    def split(cls, *, seed: int = 0, held_out: float = HELD_OUT) -> "Parts":
+        """What to train on and what to test with, as the other ready-made sets have it: of every
+        class the same share is held out, by the ids alone."""
+        from leptonai.data.sets.arrays import LabelledImages, Parts
+
+        digits = cls.load()
+        parts = split(digits.ids.tolist(), digits.labels.tolist(), seed=seed, held_out=held_out)
+        train, test = (
+            LabelledImages(*digits.only(ids).as_columns(), CLASSES)
+            for ids in (parts.train, parts.held_out)
+        )
+        return Parts(train, test)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     @classmethod
     def read(cls, directory: str | Path) -> "Digits":

@@ -2,13 +2,36 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from leptonai.data.manifest import Manifest
+from leptonai.data.progress import Progress
 from leptonai.data.shelf import Shelf, write_all, writing
 from leptonai.data.version import Fetch, Version
 from leptonai.errors import InvalidRequest
+
+
+class Reached:
+    """How far a laying out is: objects arrive, then files are made of them."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._written = self._told = 0
+        self.total = 0  # of all files, once that is known
+
+    def arrived(self, size: int, _: int) -> None:
+        """So much of the object that the next file lies in."""
+        self._tell(self._written + size)
+
+    def written(self, size: int) -> None:
+        self._written += size
+        self._tell(self._written)
+
+    def _tell(self, done: int) -> None:
+        """Never less than before: of an object that has come the files are yet to be written."""
+        if self._progress is not None:
+            self._told = max(self._told, min(done, self.total))
+            self._progress(self._told, self.total)
 
 
 def check_target(directory: Path) -> None:
@@ -25,7 +48,7 @@ def lay_out(
     directory: Path,
     *,
     fetch: Fetch | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    reached: Reached | None = None,
 ) -> None:
     """All files or none: they are written beside, then the directory appears. Objects that are not
     here are fetched, and those that are stay, so that another try goes on where this one was.
@@ -38,8 +61,9 @@ def lay_out(
     for path in paths:
         _check_path(path)
     version = Version(manifest, shelf, fetch=fetch)
-    sizes, done = manifest.columns["size"].tolist(), 0
-    total = sum(sizes)
+    sizes = manifest.columns["size"].tolist()
+    if reached is not None:
+        reached.total = sum(sizes)
     beside = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     with writing(directory.absolute().parent):
         beside.mkdir(parents=True)
@@ -55,9 +79,8 @@ def lay_out(
                     write_all(fd, version.read_file(file))
                 finally:
                     os.close(fd)
-                done += sizes[file]
-                if progress is not None:
-                    progress(done, total)
+                if reached is not None:
+                    reached.written(sizes[file])
             if directory.exists():
                 directory.rmdir()
             beside.rename(directory)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from leptonai.client import LeptonClient
 from leptonai.client.messages import Told
+from leptonai.data.progress import Progress
 from leptonai.data.shelf import Shelf
 from leptonai.data.version import MAX_AHEAD
 from leptonai.errors import LeptonError
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 AT_ONCE = 8
 HEARD_EVERY_S = 0.2  # Ctrl-C, while others work
-
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 def upload(
@@ -125,13 +124,14 @@ class Fetcher:
 
     connection: "Connection"
     shelf: Shelf
+    arrived: Progress | None = None  # is told of an object that is waited for
     _beside: "_Beside | None" = field(default=None, repr=False)
 
     def __call__(self, digest: str, then: Sequence[str] = ()) -> None:
         if self._beside is None or self._beside.pid != os.getpid():
             self._beside = _Beside(self.connection, self.shelf)
         self._beside.ask_for(then)
-        self._beside.client.blobs.fetch(digest, self.shelf)
+        self._beside.client.blobs.fetch(digest, self.shelf, progress=self.arrived)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"connection": self.connection, "shelf": self.shelf, "_beside": None}

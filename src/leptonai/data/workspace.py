@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_TRIES = 3  # of a commit whose objects somebody removes meanwhile
 MAX_SHOWN_FIELDS = 200  # of a schema, in the record; the manifest has them all
+MAX_SHOWN_CLASSES = 50  # by name, the same
+MAX_SHOWN_CHARS = 100  # of a class's name
 
 
 def create(
@@ -177,6 +179,9 @@ def _spec(
     }
     if facts.classes:
         attributes["classes"] = len(facts.classes)
+        attributes["class_names"] = [
+            each[:MAX_SHOWN_CHARS] for each in facts.classes[:MAX_SHOWN_CLASSES]
+        ]
     if facts.splits:
         attributes["splits"] = [split for split in facts.splits if split]
     if quality:

@@ -208,7 +208,7 @@ class AsyncArtifacts:
         if artifact.spec.layout == "tree":
             await self._trees.pull(artifact.spec.digest, directory, progress=progress)
             return artifact
-        from leptonai.data.files import check_target, lay_out
+        from leptonai.data.files import Reached, check_target, lay_out
         from leptonai.data.manifest import Manifest
         from leptonai.data.transfers import Fetcher
 
@@ -216,8 +216,9 @@ class AsyncArtifacts:
         shelf = self._calls.shelf
         await self._blobs.fetch(artifact.spec.digest, shelf)
         manifest = await in_thread(Manifest.open, shelf.path(artifact.spec.digest))
-        fetch = Fetcher(self._calls.connection, shelf)
-        await in_thread(lay_out, manifest, shelf, Path(directory), fetch=fetch, progress=progress)
+        reached = Reached(progress)
+        fetch = Fetcher(self._calls.connection, shelf, reached.arrived)
+        await in_thread(lay_out, manifest, shelf, Path(directory), fetch=fetch, reached=reached)
         return artifact
 
     async def remove(self, reference: str) -> None:

@@ -208,7 +208,7 @@ class Artifacts:
         if artifact.spec.layout == "tree":
             self._trees.pull(artifact.spec.digest, directory, progress=progress)
             return artifact
-        from leptonai.data.files import check_target, lay_out
+        from leptonai.data.files import Reached, check_target, lay_out
         from leptonai.data.manifest import Manifest
         from leptonai.data.transfers import Fetcher
 
@@ -216,8 +216,9 @@ class Artifacts:
         shelf = self._calls.shelf
         self._blobs.fetch(artifact.spec.digest, shelf)
         manifest = in_thread(Manifest.open, shelf.path(artifact.spec.digest))
-        fetch = Fetcher(self._calls.connection, shelf)
-        in_thread(lay_out, manifest, shelf, Path(directory), fetch=fetch, progress=progress)
+        reached = Reached(progress)
+        fetch = Fetcher(self._calls.connection, shelf, reached.arrived)
+        in_thread(lay_out, manifest, shelf, Path(directory), fetch=fetch, reached=reached)
         return artifact
 
     def remove(self, reference: str) -> None:

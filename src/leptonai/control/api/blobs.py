@@ -1,6 +1,7 @@
 """Files by their digest: what working directories, datasets and models are made of."""
 
 import re
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import msgspec
@@ -38,7 +39,7 @@ async def head(call: Call) -> Answer:
 
 async def get(call: Call) -> Answer:
     """All of it, or the one range that is asked for. A blob never changes: `If-Range` holds."""
-    return part_of_blob(call, call.path["digest"], await _size(call))
+    return await part_of_blob(call, call.path["digest"], await _size(call))
 
 
 def about_blob(digest: str, length: int) -> Answer:
@@ -51,17 +52,41 @@ def about_blob(digest: str, length: int) -> Answer:
     return Answer(media=BYTES, headers=headers)
 
 
-def part_of_blob(call: Call, digest: str, size: int) -> Answer:
+async def part_of_blob(call: Call, digest: str, size: int) -> Answer:
     """The blob, or the one range of it that the call asks for."""
     asked = byte_range(call.header("range"), size)
     start, end = asked or (0, size)
-    answer = replace(
-        about_blob(digest, end - start), stream=call.world.blobs.get(digest, start, end)
-    )
+    pieces = _Begun(call.world.blobs.get(digest, start, end))
+    await pieces.begin()
+    answer = replace(about_blob(digest, end - start), stream=pieces)
     if asked is None:
         return answer
     content_range = ("content-range", f"bytes {start}-{end - 1}/{size}")
     return replace(answer, status=206, headers=(*answer.headers, content_range))
+
+
+class _Begun:
+    """Pieces of which the first is read before the answer begins, so that one that cannot be read
+    is an answer of its own, and not one that breaks off."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        self._pieces = pieces
+        self._first: bytes | None = None
+
+    async def begin(self) -> None:
+        self._first = await anext(self._pieces, None)
+
+    def __aiter__(self) -> "_Begun":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        await self._pieces.aclose()
 
 
 def byte_range(header: str, size: int) -> tuple[int, int] | None:

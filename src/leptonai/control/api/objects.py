@@ -73,7 +73,7 @@ async def head(call: Call) -> Answer:
 async def get(call: Call) -> Answer:
     """All of it, or the range that is asked for."""
     found = await find_object(call.world, call.principal, _place(call, signed=False))
-    return part_of_blob(call, found.digest, found.size_bytes)
+    return await part_of_blob(call, found.digest, found.size_bytes)
 
 
 async def put(call: Call) -> Answer:

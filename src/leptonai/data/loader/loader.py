@@ -92,6 +92,11 @@ class DataLoader:
         self._shuffle = shuffle
         self._seed = seed
         self._pipeline = None if table else getattr(pipeline, "transform", pipeline)
+        if self._pipeline is not None and not callable(self._pipeline):
+            raise InvalidRequest(
+                f"a {type(pipeline).__name__} is no pipeline",
+                hint="give a Pipeline, another object with transform, or a function",
+            )
         self._augment = augment
         self._processes = processes
         if num_workers is None:

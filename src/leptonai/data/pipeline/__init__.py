@@ -27,3 +27,11 @@ def __getattr__(name: str) -> Any:
         if of_class == name:
             return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """With the steps, for whoever looks for one."""
+    from leptonai.data.pipeline.registry import HOME_OF
+
+    steps = (home.partition(":")[2] for home in HOME_OF.values())
+    return sorted([*globals(), *__all__, *steps])

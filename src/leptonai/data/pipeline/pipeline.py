@@ -10,7 +10,7 @@ import msgspec
 
 from leptonai.data.chance import Chance
 from leptonai.data.manifest import Field
-from leptonai.data.pipeline.registry import class_of, name_of, step_of, told_of
+from leptonai.data.pipeline.registry import checked, class_of, name_of, step_of, told_of
 from leptonai.data.pipeline.saving import (
     FORMAT,
     FittedOn,
@@ -62,7 +62,9 @@ class Pipeline:
         Raises:
             InvalidRequest: there are no steps, or one does not take what the one before it gives.
         """
-        self.steps = tuple(each if isinstance(each, Step) else step_of(each) for each in steps)
+        self.steps = tuple(
+            checked(each) if isinstance(each, Step) else step_of(each) for each in steps
+        )
         self.target = target
         if not 1 <= len(self.steps) <= MAX_STEPS:
             raise InvalidRequest(

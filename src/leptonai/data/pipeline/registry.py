@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -79,9 +79,27 @@ def step_of(told: Mapping[str, Any]) -> Step:
         return msgspec.convert(dict(told), kind)
     except msgspec.ValidationError as wrong:
         raise InvalidRequest(
-            f"the step {told['type']}: {wrong}",
-            hint=f"its options are {', '.join(kind.__struct_fields__) or 'none'}",
+            f"the step {told['type']}: {wrong}", hint=_hint(kind, wrong)
         ) from wrong
+
+
+def checked(step: Step) -> Step:
+    """Raises:
+    InvalidRequest: an option has a value that it cannot have; says which.
+    """
+    try:  # msgspec checks what it reads, and not what is given to a class
+        return msgspec.convert(msgspec.to_builtins(step), type(step))
+    except msgspec.ValidationError as wrong:
+        raise InvalidRequest(
+            f"{type(step).__name__}: {wrong}", hint=_hint(type(step), wrong)
+        ) from wrong
+
+
+def _hint(kind: type[Step], wrong: msgspec.ValidationError) -> str:
+    for field in msgspec.structs.fields(kind):
+        if get_origin(field.type) is Literal and f"$.{field.name}`" in str(wrong):
+            return f"{field.name} is one of {', '.join(map(str, get_args(field.type)))}"
+    return f"its options are {', '.join(kind.__struct_fields__) or 'none'}"
 
 
 def told_of(step: Step) -> dict[str, Any]:

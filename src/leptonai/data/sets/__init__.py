@@ -1,7 +1,7 @@
 """Ready-made data sets: published ones, in the formats that they were published in.
 
 Each is opened by ``NAME.split()`` -> (train, test), from where it was published, from another
-address, from an archive or from a directory; Digits by ``Digits.load()``, from scikit-learn.
+address, from an archive or from a directory; Digits from scikit-learn, which has them.
 """
 
 from importlib import import_module
@@ -28,3 +28,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

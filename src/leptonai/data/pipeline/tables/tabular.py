@@ -227,7 +227,11 @@ class Tabular:
             return [self._kept(row) for row in rows]
         values = [[row[name] for name in self.fitted.gives] for row in rows]
         with np.errstate(over="ignore"):
-            x_BK = np.array(values, np.float64).reshape(len(rows), -1).astype(np.float32)
+            x_BK = (
+                np.array(values, np.float64)
+                .reshape(len(rows), len(self.fitted.gives))
+                .astype(np.float32)
+            )
         self._matrix.check(x_BK, self.fitted.gives, np.arange(len(rows)))
         if not has_target:
             return x_BK
