@@ -141,10 +141,19 @@ def test_a_bucket_becomes_profiles_of_the_tools():
     attachments = [StorageAttachment(data_source_name="pets", attachments=both)]
     files = attached_files(attachments, {"pets": spec}, {"k": "KEY", "s": "SECRET"})
     assert files["AWS_SHARED_CREDENTIALS_FILE"] == (
-        "[pets]\naws_access_key_id = KEY\naws_secret_access_key = SECRET\n\n"
+        "[b]\naws_access_key_id = KEY\naws_secret_access_key = SECRET\n\n"
     )
-    assert "[profile pets]\nregion = eu\nendpoint_url = http://s3\n" in files["AWS_CONFIG_FILE"]
+    assert "[profile b]\nregion = eu\nendpoint_url = http://s3\n" in files["AWS_CONFIG_FILE"]
     assert '"base_path": "b"' in files["MSC_CONFIG"]
-    assert attached_variables(attachments) == {"AWS_PROFILE": "pets"}
+    assert attached_variables(attachments, {"pets": spec}) == {"AWS_PROFILE": "b"}
+    named = [StorageAttachmentMode(mode="awsProfile", profile_name="mine")]
+    twice = [*attachments, StorageAttachment(data_source_name="pets", attachments=named)]
+    assert (
+        "[mine]\n"
+        in attached_files(twice, {"pets": spec}, {"k": "K", "s": "S"})[
+            "AWS_SHARED_CREDENTIALS_FILE"
+        ]
+    )
+    assert attached_variables(twice, {"pets": spec}) == {}
     with pytest.raises(InvalidRequest):
         attached_files(attachments, {"pets": spec}, {"k": "KEY\n[other]", "s": "SECRET"})
