@@ -346,7 +346,6 @@ def node_view(node: Node, held: Iterable[Replica], shown: str) -> wire_nodes.Nod
             machine_id=node.id,
             hostname=node.facts.get("hostname", node.name),
             local_ip=node.address,
-            provider=node.provider_id or None,
             gpu_clique_id=node.switch or None,
             limits=node.limits,
             resource=wire_nodes.NodeResource(
@@ -381,14 +380,14 @@ def node_view(node: Node, held: Iterable[Replica], shown: str) -> wire_nodes.Nod
     )
 
 
-def machine_view(node: Node) -> wire_nodes.Machine:
-    shown = node_view(node, (), "")
+def machine_view(node: Node, held: Iterable[Replica]) -> wire_nodes.Machine:
+    """Args: held: what runs there."""
+    shown = node_view(node, held, "")
     return wire_nodes.Machine(
         metadata=shown.metadata,
         status=wire_nodes.MachineStatus(
             machine_id=node.id,
             node_name=node.id,
-            provider=shown.spec.provider,
             status=node.state,
             private_ip=node.address,
             hostname=shown.spec.hostname,
