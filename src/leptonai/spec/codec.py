@@ -286,7 +286,8 @@ def _choices(kind: Any) -> list[str]:
     bare = _bare(kind)
     if isinstance(bare, type) and issubclass(bare, Enum):
         return [str(each.value) for each in bare]
-    return [str(each) for each in get_args(bare)] if get_origin(bare) is Literal else []
+    words = get_args(bare) if get_origin(bare) is Literal else ()
+    return [str(each) or '""' for each in words]
 
 
 @lru_cache(maxsize=1024)
