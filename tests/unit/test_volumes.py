@@ -8,6 +8,7 @@ from leptonai.beneath import Beneath, parts_of
 from leptonai.core.access import Principal, Role
 from leptonai.core.attachments import attached_files, attached_variables
 from leptonai.core.volumes import may_pass, may_use
+from leptonai.engines.local.mounts import Found, link
 from leptonai.errors import Conflict, Forbidden, InvalidRequest, LeptonError, NotFound
 from leptonai.spec import codec
 from leptonai.spec.containers import StorageAttachment, StorageAttachmentMode
@@ -121,6 +122,20 @@ def test_a_pipe_holds_nobody_up(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Conflict), Beneath(tmp_path).reading("pipe"):
         pass
+
+
+def test_a_link_of_an_earlier_attempt_gives_way(tmp_path):
+    old, new, home = tmp_path / "old", tmp_path / "new", tmp_path / "home"
+    link(home, [Found(old, "/mnt/data", read_only=False)], again=True)
+    moved = [Found(new, "/mnt/data", read_only=False)]
+    with pytest.raises(InvalidRequest, match="cannot be linked"):
+        link(home, moved)
+    link(home, moved, again=True)
+    assert (home / "mnt/data").readlink() == new
+    (home / "mnt/data").unlink()
+    (home / "mnt/data").write_text("of the user")
+    with pytest.raises(InvalidRequest, match="cannot be linked"):
+        link(home, moved, again=True)
 
 
 def test_a_bucket_becomes_profiles_of_the_tools():
