@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from leptonai.blobs import BlobStore
 from leptonai.control.api.app import make_app
+from leptonai.control.dns import DomainLookups
 from leptonai.control.traffic import TrafficLog
 from leptonai.control.world import Config, World
 from leptonai.core.lifecycle.job import new_job
@@ -45,6 +46,7 @@ PATHS = {
     "by_state": "?page_size=500&status=fail&status=queue",
     "by_user": "?page_size=500&created_by=user-7",
     "by_label": "?page_size=500&query=team%3D7",
+    "by_labels": "?page_size=500&query=team+in+(6,+7)",
     "by_node_group": "?page_size=500&node_groups=group-7",
     "by_all_of_it": "?page_size=500&q=train&status=comp&created_by=user-7&query=team",
     "archive": "?page_size=500&job_query_mode=archive_only",
@@ -87,6 +89,7 @@ async def an_api(store: Store, folder: Path) -> httpx.AsyncClient:
         blobs=BlobStore("memory://"),
         sealer=Sealer(key),
         authenticator=Authenticator(store, clock, JobTokens(key), links),
+        domains=DomainLookups(clock, "g"),
         links=links,
         audit=AuditLog(folder / "audit.log"),
         routes=NoRoutes(),
@@ -102,14 +105,15 @@ async def an_api(store: Store, folder: Path) -> httpx.AsyncClient:
     )
 
 
-async def fill(store: Store) -> None:
-    for first in range(0, JOBS, A_COMMIT):
-        await store.commit(*(Put(a_job(number)) for number in range(first, first + A_COMMIT)))
+async def fill(store: Store, jobs: int) -> None:
+    for first in range(0, jobs, A_COMMIT):
+        numbers = range(first, min(jobs, first + A_COMMIT))
+        await store.commit(*(Put(a_job(number)) for number in numbers))
 
 
-async def measured(http: httpx.AsyncClient, path: str) -> dict[str, float]:
+async def measured(http: httpx.AsyncClient, path: str, times: int) -> dict[str, float]:
     took, cpu, size, found = [], [], 0, 0
-    for _ in range(TIMES):
+    for _ in range(times):
         began, used = time.perf_counter(), time.process_time()
         answer = await http.get(path)
         took.append(1000 * (time.perf_counter() - began))
@@ -124,20 +128,19 @@ async def measured(http: httpx.AsyncClient, path: str) -> dict[str, float]:
     }
 
 
-async def main() -> None:
+async def measure(jobs: int = JOBS, times: int = TIMES) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         store = await open_store(f"sqlite:///{Path(folder, 'lepton.db')}")
         try:
             async with await an_api(store, Path(folder)) as http:
-                await fill(store)
-                figures = {
-                    name: await measured(http, f"/api/v2/workspaces/ws/jobs{query}")
+                await fill(store, jobs)
+                return {
+                    name: await measured(http, f"/api/v2/workspaces/ws/jobs{query}", times)
                     for name, query in PATHS.items()
                 }
         finally:
             await store.close()
-    json.dump(figures, sys.stdout, indent=2)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    json.dump(asyncio.run(measure()), sys.stdout, indent=2)

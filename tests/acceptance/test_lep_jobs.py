@@ -131,11 +131,14 @@ def test_listing_jobs_with_every_filter(lep: Lep) -> None:
         ((), {"alpha", "beta"}),
         (("-s", "fail"), {"beta"}),
         (("-s", "fail", "-s", "comp"), {"alpha", "beta"}),
-        (("-n", "lph"), {"alpha"}),
+        (("-n", "LPH"), {"alpha"}),
         (("-u", "admin"), {"alpha", "beta"}),
+        (("-u", "ADM"), {"alpha", "beta"}),
         (("-u", "nobody"), set()),
         (("-ng", "local"), {"alpha"}),
+        (("-ng", "loc"), {"alpha"}),
         (("-l", "nothing"), set()),
+        (("-l", "!nothing,team notin (vision, audio)"), {"alpha", "beta"}),
     ):
         listed = lep("job", "list", *options)
         assert {name for name in ("alpha", "beta") if name in listed} == seen, options

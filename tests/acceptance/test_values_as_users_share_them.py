@@ -98,7 +98,7 @@ def test_what_had_come_of_an_object_is_not_fetched_again(platform, tmp_path):
     with platform.client() as client:
         client.objects.put("public", "large", source)
         client.objects.get("public", "large", got)
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound, match="there is no object 'large' in the private bucket"):
             client.objects.get("private", "large", got)
 
         def stop(done: int, total: int) -> None:

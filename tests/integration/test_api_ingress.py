@@ -112,11 +112,14 @@ async def test_what_an_ingress_cannot_be(api):
     await two_endpoints(api)
     name = await an_ingress(api)
     share = {"deployment": "one", "weight": 1}
+    pod = {"metadata": {"name": "pod"}, "spec": {"is_pod": True}}
+    assert (await api.call("POST", "/deployments", json=pod)).status_code == 200
     for spec, status, words in (
         ({"domain_name": "no host"}, 400, "is no host name"),
         ({"domain_name": "x.localhost"}, 400, "the platform's own"),
         ({"endpoints": [{"deployment": "nine"}]}, 400, "no endpoint 'nine'"),
         ({"endpoints": [{"weight": 1}]}, 400, "no endpoint ''"),
+        ({"endpoints": [{"deployment": "pod"}]}, 400, "no endpoint 'pod'"),
         ({"endpoints": [share, share]}, 400, "named twice"),
         ({"endpoints": [share | {"weight": -1}]}, 400, "weight"),
         ({"auth_config": {"ip_allowlist": ["10.0.0.0/8"]}}, 400, "auth_config"),

@@ -1,6 +1,6 @@
 import re
 
-from api_world import NOW_MS, a_job, with_api
+from api_world import NOW_MS, a_job, a_node, with_api
 from msgspec.structs import replace
 
 from leptonai.core.records import Job, Phase, Replica, Secret
@@ -79,15 +79,24 @@ async def test_jobs_are_found_by_what_was_asked(api):
         return sorted(job["metadata"]["name"] for job in jobs)
 
     assert await found("") == ["bound", "labelled", "stopped"]
-    assert await found("q=abel") == ["labelled"]
+    assert await found("q=abel") == await found("q=ABEL") == ["labelled"]
     assert await found("query=a") == ["labelled"]
     assert await found("query=a%3D1,b%3D2") == ["labelled"]
     assert await found("query=a%3D2") == []
+    assert await found("query=!a,b!%3D2") == ["bound", "stopped"]
+    assert await found("query=a in (0, 1),b notin (3)") == ["labelled"]
     assert await found("created_by=ana&created_by=ben") == ["bound"]
+    assert await found("created_by=AN") == ["bound"]
+    assert await found("created_by=na") == []
     assert await found("status=queue&status=STOP") == ["bound", "labelled", "stopped"]
     assert await found("status=stop") == ["stopped"]
     assert await found("status=nothing") == []
     assert await found("node_groups=local") == ["bound"]
+    assert await found("node_groups=elsewhere&node_groups=LOC") == ["bound"]
+    await api.store.commit(Put(a_node(id="far", name="far", group="local-far")))
+    assert await found("node_groups=far") == []
+    assert await found("node_groups=local-") == []
+    assert await found("node_groups=local-far") == []
     assert await found("job_query_mode=archive_only") == []
 
 

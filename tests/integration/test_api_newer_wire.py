@@ -1,6 +1,10 @@
 """The newer wire of endpoints and pods, behind a feature of the workspace."""
 
 from api_world import with_api
+from msgspec.structs import replace
+
+from leptonai.core.records import Endpoint, PodSeen
+from leptonai.ports.store import Put, Query
 
 ON = {"features": {"enable_new_deployment_api": True}}
 COMPONENT = {"name": "default", "command": ["serve"], "resource_shape": "cpu.small"}
@@ -73,6 +77,39 @@ async def test_a_pod_on_the_newer_wire_is_stopped_and_started(api):
         older = (await api.call("GET", "/deployments/p")).json()
         assert older["spec"]["resource_requirement"]["min_replicas"] == replicas
         assert older["spec"]["is_pod"] is True
+
+
+@with_api
+async def test_a_running_pod_says_where_its_ports_are_reached(api):
+    await api.call("PATCH", "/workspace", json=ON)
+    ports = [
+        {"container_port": 8080, "expose_strategies": ["IngressProxy"]},
+        {"container_port": 9090, "expose_strategies": ["HostPortMapping"]},
+    ]
+    asked = {"metadata": {"name": "p"}, "spec": {"container": {"ports": ports}, "cpu": 1}}
+    made = (await api.call("POST", "/devpods", json=asked)).json()
+    assert "public_ip" not in made["status"], "it does not run"
+    (pod,) = await api.store.find(Endpoint, Query())
+    seen = PodSeen(
+        node="laptop",
+        ports=((8080, 7001), (9090, 7002), (2222, 7003), (18888, 7004), (18889, 7005)),
+        ssh_host_key="ssh-ed25519 A",
+    )
+    await api.store.commit(Put(replace(pod, pod=seen)))
+
+    status = (await api.call("GET", "/devpods/p")).json()["status"]
+    assert status["public_ip"] == "127.0.0.1"
+    mapped = [(each["container_port"], each["host_port"]) for each in status["port_statuses"]]
+    assert mapped == [(9090, 7002), (2222, 7003), (18888, 7004)], "what is proxied is not mapped"
+    assert (await api.call("GET", "/devpods")).json()[0]["status"] == status
+
+    older = (await api.call("GET", "/deployments/p")).json()["status"]
+    assert older["public_ip"] == "127.0.0.1"
+    assert older["container_port_status"][0] == {
+        "container_port": 8080,
+        "external_endpoint": "http://gateway/port/ws/p/",
+        "protocol": "TCP",
+    }
 
 
 @with_api

@@ -5,7 +5,11 @@ import re
 import msgspec
 import pytest
 from api_world import with_api
+from msgspec.structs import replace
 from published_calls import CALLS, Maybe
+
+from leptonai.core.records import Phase, Replica
+from leptonai.ports.store import Put, Query
 
 JOB = {"metadata": {"id": "j"}, "spec": {"container": {"command": ["true"]}}}
 LENIENT = {"prefer": ""}
@@ -77,6 +81,19 @@ async def test_a_null_deletes_and_a_list_replaces(api):
 async def test_machines_of_a_node_group(api):
     (machine,) = (await api.call("GET", "/dedicated-node-groups/local/machines")).json()
     assert machine["metadata"]["id"] == machine["status"]["machine_id"]
+    assert machine["status"]["resource"]["cpu"]["allocated"] == 0
+    await api.call("POST", "/jobs", json=JOB)
+    (waiting,) = await api.store.find(Replica, Query())
+    running = replace(waiting, node=machine["metadata"]["id"], phase=Phase.RUNNING)
+    await api.store.commit(Put(running))
+    (machine,) = (await api.call("GET", "/dedicated-node-groups/local/machines")).json()
+    assert machine["status"]["resource"]["cpu"]["allocated"] > 0
+
+
+@with_api
+async def test_a_node_group_that_is_not_there_offers_no_shapes(api):
+    assert (await api.call("GET", "/shapes?node_groups=nowhere")).json() == []
+    assert (await api.call("GET", "/shapes?node_groups=local")).json()
 
 
 @with_api

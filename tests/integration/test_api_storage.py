@@ -269,6 +269,12 @@ async def test_a_bucket_is_offered_with_secrets_and_attached_by_those_who_may(ap
         return (await api.call("POST", "/jobs", who=who, json=job)).status_code
 
     assert (await submitted("ana"), await submitted("ben")) == (403, 200)
+    assert (await api.call("POST", sources, json=a_bucket("same"))).is_success
+    both = [{**attached[0], "data_source_name": name} for name in ("bucket", "same")]
+    refused = await api.call("POST", "/jobs", json=a_job(storage_attachments=both))
+    assert "bucket and same would both be the profile" in refused.json()["message"]
+    both[1] = {**both[1], "attachments": [{"mode": "awsProfile", "profile_name": "other"}]}
+    assert (await api.call("POST", "/jobs", json=a_job(storage_attachments=both))).is_success
     changed = await api.call("PATCH", f"{sources}/bucket", json=a_bucket())
     assert changed.is_success
     assert "permissions" not in changed.json()["spec"], "left out is cleared"

@@ -77,6 +77,24 @@ def test_an_unknown_field_is_refused_with_the_nearest_known_one(raw, said):
     assert refusal(raw) == said
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "hint"),
+    [
+        (LeptonJob, {"metadata": {"visibility": "x"}}, "Use one of public, private."),
+        (
+            Container,
+            {"ports": [{"container_port": 1}, {"container_port": 2, "protocol": "x"}]},
+            "Use one of TCP, UDP, SCTP.",
+        ),
+        (Container, {"image": 1}, "The server's /openapi.json describes every field."),
+    ],
+)
+def test_the_words_that_may_stand_there_are_named(kind, value, hint):
+    with pytest.raises(InvalidRequest) as refused:
+        codec.convert(kind, value)
+    assert refused.value.hint == hint
+
+
 def test_free_maps_take_any_key():
     raw = b'{"metadata":{"labels":{"anything":"goes"}}}'
     assert codec.decode(LeptonJob, raw).metadata.labels == {"anything": "goes"}

@@ -31,7 +31,8 @@ def test_what_says_not_where_is_no_mount(text):
 
 
 def test_a_bucket_is_attached_for_the_aws_tools_or_another():
-    aws, msc = (StorageAttachmentMode(mode=mode) for mode in ("awsProfile", "mscProfile"))
+    aws = StorageAttachmentMode(mode="awsProfile", profile_name="a")
+    msc = StorageAttachmentMode(mode="mscProfile", profile_name="b")
     assert attachments_of(["a", "b:msc"]) == [
         StorageAttachment(data_source_name="a", attachments=[aws]),
         StorageAttachment(data_source_name="b", attachments=[msc]),

@@ -59,6 +59,15 @@ def test_a_pod_is_one_replica_that_lives_in_its_files() -> None:
     assert len(replica.program.ports) == 1 + len(plan.ports)
 
 
+def test_a_pod_finds_its_volumes_and_buckets() -> None:
+    mount = {"path": "/d", "from": "node-local", "mount_path": "/mnt/d"}
+    bucket = {"data_source_name": "pets", "attachments": [{"mode": "awsProfile"}]}
+    life = Life(a_spec(mounts=[mount], storage_attachments=[bucket]))
+    program = program_of_endpoint(life.endpoint)
+    assert [(each.path, each.at) for each in program.mounts] == [("/d", "/mnt/d")]
+    assert [each.data_source_name for each in program.attachments] == ["pets"]
+
+
 def test_a_variable_asks_for_jupyterlab_where_a_client_knows_no_setting() -> None:
     asked = [{"name": "LEPTON_POD_JUPYTER", "value": "true"}]
     settings = a_spec(envs=asked).pod
@@ -217,6 +226,29 @@ def test_the_gateway_lets_in_who_may_change_the_pod_and_nobody_else() -> None:
     assert [(u.host, u.port) for u in routes["lab"].upstreams] == [("10.0.0.1", 9)]
     assert (routes["e"].credential, routes["e"].browser_key) == ("Bearer the-key", "")
     assert (routes["lab"].credential, routes["lab"].browser_key) == ("token the-key", "the-key")
+
+
+def test_the_gateway_serves_the_port_that_is_to_be_proxied() -> None:
+    pod, replica = a_running_pod()
+    spec = a_spec(container={"ports": [proxied(8080)]})
+    pod = replace(pod, spec=spec, pod=replace(pod.pod, ports=((8080, 6), *pod.pod.ports)))
+    door = PodDoor(token_sha256=("a",), key="the-key")
+    table = route_table(
+        1, [pod], {replica.parent: [replica]}, {"n1": "10.0.0.1"}, {}, doors={pod.id: door}
+    )
+    (route,) = [route for route in table.routes if route.at == "port"]
+    assert [(u.host, u.port) for u in route.upstreams] == [("10.0.0.1", 6)]
+    assert (route.token_sha256, route.workspace_tokens, route.public) == (("a",), False, False)
+    assert (route.credential, route.browser_key) == ("", ""), "what runs there learns no key"
+
+
+def proxied(number: int) -> dict[str, object]:
+    return {"container_port": number, "expose_strategies": ["IngressProxy"]}
+
+
+def test_one_port_is_proxied_at_most() -> None:
+    with pytest.raises(InvalidRequest, match="several are IngressProxy"):
+        a_spec(container={"ports": [proxied(8080), proxied(9090)]})
 
 
 def test_people_who_read_the_table_find_no_key_in_it() -> None:

@@ -8,6 +8,7 @@ from leptonai.beneath import Beneath, parts_of
 from leptonai.core.access import Principal, Role
 from leptonai.core.attachments import attached_files, attached_variables
 from leptonai.core.volumes import may_pass, may_use
+from leptonai.engines.local.mounts import Found, link
 from leptonai.errors import Conflict, Forbidden, InvalidRequest, LeptonError, NotFound
 from leptonai.spec import codec
 from leptonai.spec.containers import StorageAttachment, StorageAttachmentMode
@@ -123,6 +124,20 @@ def test_a_pipe_holds_nobody_up(tmp_path):
         pass
 
 
+def test_a_link_of_an_earlier_attempt_gives_way(tmp_path):
+    old, new, home = tmp_path / "old", tmp_path / "new", tmp_path / "home"
+    link(home, [Found(old, "/mnt/data", read_only=False)], again=True)
+    moved = [Found(new, "/mnt/data", read_only=False)]
+    with pytest.raises(InvalidRequest, match="cannot be linked"):
+        link(home, moved)
+    link(home, moved, again=True)
+    assert (home / "mnt/data").readlink() == new
+    (home / "mnt/data").unlink()
+    (home / "mnt/data").write_text("of the user")
+    with pytest.raises(InvalidRequest, match="cannot be linked"):
+        link(home, moved, again=True)
+
+
 def test_a_bucket_becomes_profiles_of_the_tools():
     secrets = {"accessKeySecretName": "k", "secretKeySecretName": "s"}
     spec = codec.convert(
@@ -141,10 +156,19 @@ def test_a_bucket_becomes_profiles_of_the_tools():
     attachments = [StorageAttachment(data_source_name="pets", attachments=both)]
     files = attached_files(attachments, {"pets": spec}, {"k": "KEY", "s": "SECRET"})
     assert files["AWS_SHARED_CREDENTIALS_FILE"] == (
-        "[pets]\naws_access_key_id = KEY\naws_secret_access_key = SECRET\n\n"
+        "[b]\naws_access_key_id = KEY\naws_secret_access_key = SECRET\n\n"
     )
-    assert "[profile pets]\nregion = eu\nendpoint_url = http://s3\n" in files["AWS_CONFIG_FILE"]
+    assert "[profile b]\nregion = eu\nendpoint_url = http://s3\n" in files["AWS_CONFIG_FILE"]
     assert '"base_path": "b"' in files["MSC_CONFIG"]
-    assert attached_variables(attachments) == {"AWS_PROFILE": "pets"}
+    assert attached_variables(attachments, {"pets": spec}) == {"AWS_PROFILE": "b"}
+    named = [StorageAttachmentMode(mode="awsProfile", profile_name="mine")]
+    twice = [*attachments, StorageAttachment(data_source_name="pets", attachments=named)]
+    assert (
+        "[mine]\n"
+        in attached_files(twice, {"pets": spec}, {"k": "K", "s": "S"})[
+            "AWS_SHARED_CREDENTIALS_FILE"
+        ]
+    )
+    assert attached_variables(twice, {"pets": spec}) == {}
     with pytest.raises(InvalidRequest):
         attached_files(attachments, {"pets": spec}, {"k": "KEY\n[other]", "s": "SECRET"})

@@ -239,8 +239,13 @@ leptonai job list --all -o json""",
 @click.option("-a", "--all", "archived", is_flag=True, help="Also those archived long ago.")
 @click.option("--state", "states", multiple=True, help="Only in this state, or its beginning.")
 @click.option("-q", "--search", help="Only with this in the name or the id.")
-@click.option("--label", "selector", metavar="KEY[=VALUE],...", help="Only with these labels.")
-@click.option("--user", "users", multiple=True, help="Only of this user.")
+@click.option(
+    "--label",
+    "selector",
+    metavar="SELECTOR",
+    help="Only with these labels: a=b,c!=d,!e,f in (g, h).",
+)
+@click.option("--user", "users", multiple=True, help="Only of this user, or its beginning.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most as many.")
 @output_option
 def list_(

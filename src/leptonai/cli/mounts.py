@@ -53,7 +53,7 @@ def attachments_of(texts: Sequence[str]) -> list[StorageAttachment] | None:
         name, _, mode = text.partition(":")
         if (mode or "aws") not in MODES:
             raise click.UsageError(f"--bucket {text!r}: expected NAME, NAME:aws or NAME:msc")
-        attached = StorageAttachmentMode(mode=MODES[mode or "aws"])
+        attached = StorageAttachmentMode(mode=MODES[mode or "aws"], profile_name=name)
         attachments.append(StorageAttachment(data_source_name=name, attachments=[attached]))
     return attachments or None
 
@@ -78,6 +78,6 @@ storage_options = as_one(
         "buckets",
         multiple=True,
         metavar="NAME[:aws|msc]",
-        help="Give it a profile that opens this data source.",
+        help="Give it a profile of this name that opens this data source.",
     ),
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leptonai.cli.groups import Group
+from leptonai.cli.mounts import storage_options
 from leptonai.cli.output import age, answer, print_facts, print_json, print_list, say, span
 from leptonai.cli.pod_files import sync
 from leptonai.cli.pod_keys import default_keys, read_key
@@ -55,6 +56,7 @@ leptonai pod create work
 leptonai pod create work --gpu 1 --memory 32GiB --idle-stop 2h
 leptonai pod create lab --jupyter --wait
 leptonai pod create work --ssh-key ~/.ssh/id_ed25519.pub -e HF_HOME=/data/hf -s HF_TOKEN
+leptonai pod create work --mount data:/mnt/data --bucket pets
 leptonai pod create work --command 'tensorboard --logdir runs --port $LEPTON_PORT_18888'
 leptonai pod create again -f spec.json            # {"resource_requirement": {"cpu": 2}}""",
 )
@@ -77,6 +79,7 @@ leptonai pod create again -f spec.json            # {"resource_requirement": {"c
 @click.option("--command", "shell_command", metavar="LINE", help="Run this line of shell in it.")
 @resource_options
 @variable_options
+@storage_options
 @priority_option
 @label_option
 @file_option("Read the pod from a JSON file; flags override it.")
@@ -92,6 +95,7 @@ def create(
     shell_command: str | None,
     resources: Mapping[str, Any],
     envs: list[EnvVar],
+    storage: Mapping[str, Any],
     priority: str | None,
     label_texts: tuple[str, ...],
     file: Path | None,
@@ -101,9 +105,8 @@ def create(
 ) -> None:
     """Create a pod. Only you and admins of the workspace can enter it."""
     from leptonai.cli.requested import pod_of, read
-    from leptonai.spec.containers import ContainerPort
+    from leptonai.spec.containers import HOST_PORT_MAPPING, ContainerPort
     from leptonai.spec.endpoints import LeptonDeployment
-    from leptonai.spec.pods import HOST_PORT_MAPPING
 
     wanted = read(LeptonDeployment, file)
     keys = [read_key(Path(key).expanduser()) for key in ssh_keys]
@@ -127,6 +130,7 @@ def create(
         priority=priority,
         envs=envs,
         resources=resources,
+        storage=storage,
     )
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         submit(client, asked, wait=wait, output=output)
@@ -317,6 +321,12 @@ def _facts(each: LeptonDeployment) -> list[tuple[str, str]]:
         ("node", (status.node or "") if status else ""),
         ("files", (status.files or "") if status else ""),
         ("ports", ", ".join(f"{p.container_port}→{p.host_port}" for p in ports if p.host_port)),
+        (
+            "proxied",
+            ", ".join(
+                f"{p.container_port} at {p.external_endpoint}" for p in ports if p.external_endpoint
+            ),
+        ),
         ("ssh", "yes" if status and status.ssh_host_key else ""),
         ("jupyter", (status.jupyter or "") if status else ""),
         ("idle stop", f"after {span(idle)}" if idle else ""),

@@ -194,6 +194,7 @@ def pod_of(
     priority: str | None,
     envs: Sequence[EnvVar],
     resources: Mapping[str, Any],
+    storage: Mapping[str, Any],
 ) -> LeptonDeployment:
     """Raises:
     InvalidRequest: its name is none.
@@ -209,6 +210,7 @@ def pod_of(
         "container": container,
         "resource_requirement": msgspec.structs.replace(spec.resource_requirement, **resources),
         "pod": msgspec.structs.replace(spec.pod or PodSettings(), **settings),
+        **storage,
     }
     if priority is not None:
         changes["queue_config"] = _with_priority(spec.queue_config, priority)

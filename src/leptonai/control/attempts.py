@@ -93,7 +93,8 @@ class Attempts:
             workspace_url=self._workspace_url(replica.workspace),
             failures=job.failures if job else 0,
         )
-        env |= self._keys(replica, job) | attached_variables(program.attachments)
+        variables, attached = await self._attached(replica)
+        env |= self._keys(replica, job) | variables
         env |= await self._user_env(replica.workspace, program)
         command = program.command
         if head is not None:
@@ -126,7 +127,7 @@ class Attempts:
             keeps=kept_by(replica),
             image=program.image if self._runs_images and not _on_host(replica) else "",
             volumes=await self._volumes(replica, nodes[replica.node].group),
-            files=await self._attached_files(replica),
+            files=attached,
             warm=warm_of(replica, self._mirror, runs_images=self._runs_images),
         )
 
@@ -203,11 +204,12 @@ class Attempts:
             workspace=replica.workspace,
         )
 
-    async def _attached_files(self, replica: Replica) -> dict[str, str]:
-        """What tells of its buckets, with their credentials; if its owner may still use them."""
+    async def _attached(self, replica: Replica) -> tuple[dict[str, str], dict[str, str]]:
+        """Variables and files that tell of its buckets, the files with their credentials; if its
+        owner may still use them."""
         attachments = replica.program.attachments
         if not attachments:
-            return {}
+            return {}, {}
         found = await self._store.find(DataSource, Query(workspace=replica.workspace))
         sources = {source.name: source.spec for source in found}
         check_attachments(self._owner(replica), attachments, sources)
@@ -216,7 +218,10 @@ class Attempts:
             for attachment in attachments
             for name in secret_names(sources[attachment.data_source_name])
         }
-        return attached_files(attachments, sources, secrets)
+        return (
+            attached_variables(attachments, sources),
+            attached_files(attachments, sources, secrets),
+        )
 
     async def _user_env(self, workspace: str, program: Program) -> dict[str, str]:
         env = {}

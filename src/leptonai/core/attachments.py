@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,16 @@ def check_attachments(
             )
         for mode in attachment.attachments:
             _check_mode(name, spec, mode.mode, mode.profile_name)
+    for kind in (AWS_PROFILE, MSC_PROFILE):
+        named: dict[str, list[str]] = defaultdict(list)
+        for profile, name in _profiles(attachments, sources, kind):
+            named[profile].append(name)
+            if len(named[profile]) > 1:
+                raise InvalidRequest(
+                    f"spec.storage_attachments: {' and '.join(named[profile])} would both be "
+                    f"the profile {profile}",
+                    hint='Give one another "profile_name".',
+                )
 
 
 def secret_names(spec: DataSourceSpec) -> tuple[str, ...]:
@@ -60,9 +71,11 @@ def secret_names(spec: DataSourceSpec) -> tuple[str, ...]:
     return (s3.access_key_secret_name, s3.secret_key_secret_name) if s3 else ()
 
 
-def attached_variables(attachments: Iterable[StorageAttachment]) -> dict[str, str]:
+def attached_variables(
+    attachments: Iterable[StorageAttachment], sources: Mapping[str, DataSourceSpec]
+) -> dict[str, str]:
     """Where there is one AWS profile, it is the one that programs take without being told."""
-    profiles = _profiles(attachments, AWS_PROFILE)
+    profiles = _profiles(attachments, sources, AWS_PROFILE)
     return {"AWS_PROFILE": profiles[0][0]} if len(profiles) == 1 else {}
 
 
@@ -73,7 +86,7 @@ def attached_files(
 ) -> dict[str, str]:
     """What the files say that the tools read, by the variables that tell them where."""
     files = {}
-    if aws := _profiles(attachments, AWS_PROFILE):
+    if aws := _profiles(attachments, sources, AWS_PROFILE):
         files["AWS_CONFIG_FILE"] = "".join(
             _section(f"profile {profile}", _aws_settings(sources[source]))
             for profile, source in aws
@@ -81,7 +94,7 @@ def attached_files(
         files["AWS_SHARED_CREDENTIALS_FILE"] = "".join(
             _section(profile, _aws_keys(sources[source], secrets)) for profile, source in aws
         )
-    if msc := _profiles(attachments, MSC_PROFILE):
+    if msc := _profiles(attachments, sources, MSC_PROFILE):
         profiles = {profile: _msc(sources[source], secrets) for profile, source in msc}
         files["MSC_CONFIG"] = json.dumps({"profiles": profiles}, indent=2)
     return files
@@ -104,11 +117,14 @@ def _check_mode(name: str, spec: DataSourceSpec, mode: str, profile: str | None)
         )
 
 
-def _profiles(attachments: Iterable[StorageAttachment], mode: str) -> list[tuple[str, str]]:
-    """The names of profiles, and of their data sources."""
+def _profiles(
+    attachments: Iterable[StorageAttachment], sources: Mapping[str, DataSourceSpec], mode: str
+) -> list[tuple[str, str]]:
+    """The names of profiles, and of their data sources: without one it is called as its bucket."""
     return [
-        (each.profile_name or attachment.data_source_name, attachment.data_source_name)
+        (each.profile_name or sources[name].bucket.bucket, name)
         for attachment in attachments
+        for name in (attachment.data_source_name,)
         for each in attachment.attachments
         if each.mode == mode
     ]

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from leptonai.core.records import Endpoint, PodSeen
 from leptonai.errors import InvalidRequest
+from leptonai.spec.containers import HOST_PORT_MAPPING, INGRESS_PROXY
 from leptonai.spec.endpoints import EndpointSpec
 from leptonai.spec.pods import SSH_KEY_PATTERN, PodActivity, PodSettings
 
@@ -42,6 +43,11 @@ def checked_pod(spec: EndpointSpec) -> EndpointSpec:
         raise InvalidRequest(
             "spec.container.ports: one is named twice, or there are too many",
             hint=f"Name each once, at most {MAX_PORTS}.",
+        )
+    if sum(port.is_proxied for port in ports) > 1:
+        raise InvalidRequest(
+            f"spec.container.ports: several are {INGRESS_PROXY}",
+            hint=f"The gateway serves one; make the others {HOST_PORT_MAPPING}.",
         )
     settings = spec.pod or PodSettings()
     for key in settings.ssh_keys or ():

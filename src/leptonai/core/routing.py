@@ -26,7 +26,7 @@ from leptonai.core.records import (
 from leptonai.core.rollouts.progress import candidate, shadowed, weights
 from leptonai.spec.endpoints import EndpointSpec, LoadBalance
 from leptonai.spec.gateway import GatewaySettings, HoldSettings
-from leptonai.spec.pods import JUPYTER_AT, JUPYTER_PORT
+from leptonai.spec.pods import JUPYTER_AT, JUPYTER_PORT, PROXY_AT
 
 ENDPOINTS_AT = "e"  # the gateway serves endpoints at /e/WORKSPACE/NAME/
 STOPPED_DRAIN_MS = 10_000  # for the requests of an endpoint that somebody stops or removes
@@ -304,10 +304,11 @@ def _serving(replicas: list[Replica], addresses: Mapping[str, str]) -> list[Repl
 def _pod_routes(
     pod: Endpoint, door: PodDoor, replicas: list[Replica], addresses: Mapping[str, str]
 ) -> list[Route]:
-    """To its own process, where sessions begin; and to its JupyterLab. Nobody is let in who may not
-    change it."""
+    """To its own process, where sessions begin; to its JupyterLab; and to the port that is to be
+    proxied. Nobody is let in who may not change it."""
     serving = _serving(replicas, addresses)
-    jupyter = dict(pod.pod.ports).get(JUPYTER_PORT)
+    ports = dict(pod.pod.ports)
+    jupyter = ports.get(JUPYTER_PORT)
 
     def upstreams(port: Callable[[Replica], int | None]) -> tuple[Upstream, ...]:
         return tuple(
@@ -336,7 +337,13 @@ def _pod_routes(
         browser_key=door.key,
         keeps_prefix=True,
     )
-    return [entrance, lab]
+    if pod.spec.proxied_port is None:
+        return [entrance, lab]
+    proxied = ports.get(pod.spec.proxied_port)
+    program = msgspec.structs.replace(
+        entrance, at=PROXY_AT, upstreams=upstreams(lambda replica: proxied), credential=""
+    )
+    return [entrance, lab, program]
 
 
 def _balance(spec: EndpointSpec, settings: GatewaySettings, wish: LoadBalance | None) -> Balance:

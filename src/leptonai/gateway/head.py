@@ -3,7 +3,7 @@
 import re
 
 from leptonai.errors import InvalidRequest
-from leptonai.spec.pods import JUPYTER_AT
+from leptonai.spec.pods import JUPYTER_AT, PROXY_AT
 
 from .deadlines import HEADER as TIMEOUT
 from .deadlines import timeout_ms
@@ -49,7 +49,7 @@ IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 _CONNECTION_WORDS = frozenset((b"close", b"keep-alive", b"upgrade"))
 # Of the W3C's Trace Context; version 00 has these parts, a later one may have more.
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,200})?")
-_LAB = f"/{JUPYTER_AT}/".encode()
+_OF_PODS = (f"/{JUPYTER_AT}/".encode(), f"/{PROXY_AT}/".encode())
 _ID_BYTES = bytes(range(0x21, 0x7F))
 
 
@@ -282,8 +282,8 @@ def split_target(target: bytes) -> tuple[bytes, bytes] | None:
     """`/e/WORKSPACE/NAME/rest?query` as (`/e/WORKSPACE/NAME`, `/rest?query`), else None."""
     if target[:3] == b"/e/":
         slash = target.find(b"/", 3)
-    elif target[: len(_LAB)] == _LAB:
-        slash = target.find(b"/", len(_LAB))
+    elif target.startswith(_OF_PODS):
+        slash = target.find(b"/", target.index(b"/", 1) + 1)
     else:
         return None
     if slash < 0:

@@ -67,7 +67,7 @@ class Query:
     unique_key: str | None = None
     states: tuple[str, ...] | None = None
     not_states: tuple[str, ...] = ()
-    owners: tuple[str, ...] | None = None
+    owners_begin: tuple[str, ...] | None = None  # the owner begins with one, in any case
     search: str | None = None  # a part of the name or of the id, taken literally
     mentions: bytes | None = None  # a part of the record as JSON: finds at least what has it
     live: bool | None = None

@@ -3,9 +3,10 @@
 import difflib
 import re
 from collections.abc import Callable
+from enum import Enum
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -58,7 +59,7 @@ def convert(kind: type[T], value: Any) -> T:
     try:
         return msgspec.convert(value, kind, str_keys=True)  # as those of JSON objects are
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
+        raise _invalid(str(error), kind) from None
 
 
 def refuse_unknown_fields(kind: Any, value: Any) -> None:
@@ -211,7 +212,7 @@ _MISSING = re.compile(r"Object missing required field `([^`]+)`")
 _EXPECTED = re.compile(r"Expected `([^`]+)`(.*)", re.DOTALL)
 
 
-def _invalid(message: str) -> InvalidRequest:
+def _invalid(message: str, whole: Any) -> InvalidRequest:
     """msgspec's words as ours: the place first, and no more than is needed."""
     what, _, place = message.rpartition(" - at `")
     if not what:
@@ -228,9 +229,12 @@ def _invalid(message: str) -> InvalidRequest:
         what = f"expected {kind}{expected[2].replace('`', '')}"
     else:
         what = what.replace("`", "").replace("Invalid", "invalid", 1)
+    choices = _choices(_kind_at(whole, path)) if "enum value" in what else []
     return InvalidRequest(
         f"{_at(path) or 'the body: '}{what}",
-        hint="The server's /openapi.json describes every field.",
+        hint=f"Use one of {', '.join(choices)}."
+        if choices
+        else "The server's /openapi.json describes every field.",
     )
 
 
@@ -267,6 +271,23 @@ def _fields(kind: Any) -> dict[str, Any] | None:
     if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
         return {field.encode_name: field.type for field in msgspec.structs.fields(bare)}
     return None
+
+
+def _kind_at(kind: Any, path: str) -> Any:
+    """What stands at `a.b[0].c` of a `kind`."""
+    for name, index in re.findall(r"([^.\[\]]+)|(\[[^\]]*\])", path):
+        fields = None if index else _fields(kind)
+        kind = _item(kind) if fields is None else fields.get(name)
+    return kind
+
+
+def _choices(kind: Any) -> list[str]:
+    """The words that may stand there, if it is one of some."""
+    bare = _bare(kind)
+    if isinstance(bare, type) and issubclass(bare, Enum):
+        return [str(each.value) for each in bare]
+    words = get_args(bare) if get_origin(bare) is Literal else ()
+    return [str(each) or '""' for each in words]
 
 
 @lru_cache(maxsize=1024)

@@ -7,16 +7,26 @@ from msgspec import Meta
 from leptonai.spec.metadata import Wire
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
+HOST_PORT_MAPPING, INGRESS_PROXY = "HostPortMapping", "IngressProxy"
 
 
 class ContainerPort(Wire, frozen=True):
     container_port: Port
     name: str | None = None
     protocol: Literal["TCP", "UDP", "SCTP"] | None = None
-    expose_strategies: list[str] | None = None  # HostPortMapping, IngressProxy
+    expose_strategies: list[str] | None = None  # of a pod: the two above
     app_protocol: Literal["http", "grpc"] | None = None
     host_port: Port | None = None
     enable_load_balancer: bool | None = None
+
+    @property
+    def maps_host_port(self) -> bool:
+        """Also where nothing is said of how it is exposed."""
+        return not self.expose_strategies or HOST_PORT_MAPPING in self.expose_strategies
+
+    @property
+    def is_proxied(self) -> bool:
+        return INGRESS_PROXY in (self.expose_strategies or ())
 
 
 class Container(Wire, frozen=True):

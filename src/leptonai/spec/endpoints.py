@@ -218,6 +218,11 @@ class EndpointSpec(Wire, frozen=True):
         return [*own, *(port for port in default_ports() if port.container_port not in named)]
 
     @property
+    def proxied_port(self) -> int | None:
+        """Of a pod: the one that the gateway serves."""
+        return next((each.container_port for each in self.pod_ports if each.is_proxied), None)
+
+    @property
     def replicas(self) -> int:
         """How many, at least; 0 is a stop, whatever an autoscaler would like."""
         wanted = self.resource_requirement.min_replicas
@@ -246,6 +251,7 @@ class PortStatus(Wire, frozen=True):
     container_port: Port
     name: str | None = None
     host_port: Port | None = None
+    external_endpoint: str | None = None  # of one that the gateway serves
     protocol: str | None = None
 
 
@@ -258,6 +264,7 @@ class EndpointStatus(Wire, frozen=True):
     ready_replicas: int | None = None
     container_port_status: list[PortStatus] | None = None  # of a pod
     autoscaler_status: AutoscalerStatus | None = None
+    public_ip: str | None = None  # of a pod that runs: where its ports are reached
     message: str | None = None  # why it is in this state, for people
     node: str | None = None  # of a pod: where its files are
     files: str | None = None  # of a pod: its home there

@@ -155,7 +155,7 @@ def _devpod_status(status: Json) -> Json:
                 "external_url": port.get("external_endpoint"),
             }
             for port in status.get("container_port_status") or ()
-            if port.get("host_port")
+            if port.get("host_port")  # clients take each for one that is mapped
         ],
         "message": status.get("message"),
     }

@@ -79,7 +79,6 @@ class NodeSpec(Wire, frozen=True):
     capacity_type: str | None = None
     hostname: str | None = None
     local_ip: str | None = None
-    provider: str | None = None
     gpu_clique_id: str | None = None  # nodes with the same are behind one switch
     resource: NodeResource | None = None
     limits: str | None = None  # a Lepton extension: cgroup-v2, cgroup-v1 or none
@@ -110,7 +109,6 @@ class Node(Wire, frozen=True):
 class MachineStatus(Wire, frozen=True):
     machine_id: str
     node_name: str | None = None
-    provider: str | None = None
     status: str | None = None
     private_ip: str | None = None
     hostname: str | None = None

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, field
 
-from leptonai.spec.containers import ContainerPort
+from leptonai.spec.containers import HOST_PORT_MAPPING, ContainerPort
 from leptonai.spec.metadata import Wire
 
 SSH_PORT, TCP_PORT, JUPYTER_PORT = 2222, 18888, 18889  # by the published convention
 JUPYTER_AT = "lab"  # the gateway serves JupyterLab at /lab/WORKSPACE/NAME/
-HOST_PORT_MAPPING = "HostPortMapping"
+PROXY_AT = "port"  # and the port that is to be proxied at /port/WORKSPACE/NAME/
 MAX_SSH_KEYS = 20
 MAX_KEY_CHARS = 16_384
 # Variables that may hold public keys, as those of secrets do.

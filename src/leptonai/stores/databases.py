@@ -56,6 +56,10 @@ class Database(Protocol):
         """Whether the column is in a list, which is one parameter made by `as_list`."""
         ...
 
+    def begins(self, column: sa.ColumnElement[str], parameter: str) -> sa.ColumnElement[bool]:
+        """Whether the column begins with one of such a list."""
+        ...
+
     def as_list(self, values: Iterable[str]) -> object: ...
 
     def mentions(self, column: sa.ColumnElement[bytes], parameter: str) -> sa.ColumnElement[bool]:
@@ -164,6 +168,11 @@ class Sqlite:
     def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
         values = sa.func.json_each(sa.bindparam(parameter)).table_valued("value")
         return column.in_(sa.select(values.c.value))
+
+    def begins(self, column: sa.ColumnElement[str], parameter: str) -> sa.ColumnElement[bool]:
+        begin = sa.func.json_each(sa.bindparam(parameter)).table_valued("value").c.value
+        one: sa.ColumnElement[int] = sa.literal_column("1")
+        return sa.exists().where(sa.func.substr(column, one, sa.func.length(begin)) == begin)
 
     def mentions(self, column: sa.ColumnElement[bytes], parameter: str) -> sa.ColumnElement[bool]:
         return sa.func.instr(

@@ -166,7 +166,10 @@ def matches(record: Record, query: Query) -> bool:
         and (query.unique_key is None or record.unique_key == query.unique_key)
         and (query.states is None or record.state_name in query.states)
         and record.state_name not in query.not_states
-        and (query.owners is None or record.owner in query.owners)
+        and (
+            query.owners_begin is None
+            or record.owner.lower().startswith(tuple(each.lower() for each in query.owners_begin))
+        )
         and (query.search is None or query.search in record.name or query.search in record.id)
         and (query.mentions is None or query.mentions in msgspec.json.encode(record))
         and (query.live is None or record.live == query.live)

@@ -67,6 +67,11 @@ class Postgres:
     def among(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
         return column == sa.any_(sa.bindparam(parameter, type_=postgresql.ARRAY(sa.Text)))
 
+    def begins(self, column: sa.ColumnElement[str], parameter: str) -> sa.ColumnElement[bool]:
+        texts = sa.bindparam(parameter, type_=postgresql.ARRAY(sa.Text))
+        begin = sa.func.unnest(texts).column_valued("begin")
+        return sa.exists().where(sa.func.starts_with(column, begin))
+
     def mentions(self, column: sa.ColumnElement[bytes], parameter: str) -> sa.ColumnElement[bool]:
         return sa.func.pg_catalog.position(
             column, sa.bindparam(parameter, type_=sa.LargeBinary)

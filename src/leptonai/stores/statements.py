@@ -150,10 +150,12 @@ class Statements:
             value = getattr(query, name)
             if value is not None:
                 given[name] = value
-        for name in ("ids", "states", "owners"):
+        for name in ("ids", "states"):
             values = getattr(query, name)
             if values is not None:
                 given[name] = as_list(values)
+        if query.owners_begin is not None:
+            given["owners_begin"] = as_list(each.lower() for each in query.owners_begin)
         if query.not_states:
             given["not_states"] = as_list(query.not_states)
         return given
@@ -171,7 +173,7 @@ class Statements:
             "unique_key": columns.unique_key == bindparam("unique_key"),
             "states": among(columns.state, "states"),
             "not_states": sa.not_(among(columns.state, "not_states")),
-            "owners": among(columns.owner, "owners"),
+            "owners_begin": self._database.begins(sa.func.lower(columns.owner), "owners_begin"),
             "search": sa.or_(_holds(columns.name, "search"), _holds(columns.id, "search")),
             "due_before_ms": columns.due_at_ms < bindparam("due_before_ms"),
             "mentions": self._database.mentions(columns.document, "mentions"),

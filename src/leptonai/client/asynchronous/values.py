@@ -152,10 +152,17 @@ class AsyncObjects:
         """Fetch one into a file. What has come of it is kept beside its place, for the next try.
 
         Raises:
+            NotFound: there is none.
             Internal: what arrived is something else; nothing of it stays.
         """
         path = path_of("objects", bucket, *_key_parts(key))
-        head = await self._calls.ask(Request(method="HEAD", path=path))
+        try:
+            head = await self._calls.ask(Request(method="HEAD", path=path))
+        except NotFound:  # whose answer to HEAD has no words
+            raise NotFound(
+                f"there is no object {key!r} in the {bucket} bucket",
+                hint="`leptonai object list` shows what there is",
+            ) from None
         size, digest = int(head.headers.get("content-length", 0)), head.headers.get("etag", "")
         digest = digest.strip('"')
         draft = to.with_name(f".{to.name}.{digest[-16:]}.part")

@@ -66,7 +66,7 @@ async def _new_endpoint(
             "rollout: there is no revision before the first one",
             hint="Leave it out; it is for changes of an endpoint.",
         )
-    name, labels = name_and_labels(asked.metadata, "endpoint")
+    name, labels = name_and_labels(asked.metadata, "pod" if asked.spec.is_pod else "endpoint")
     spec, model_digest = await checked_endpoint(world, principal, workspace, name, asked.spec)
     spec, token_hashes = _without_literal_tokens(spec, ())
     return endpoint_lifecycle.new_endpoint(

@@ -156,7 +156,7 @@ async def _check(
             f"spec.endpoints: {twice[0][:60]!r} is named twice", hint="Give it one weight."
         )
     found = await world.store.find(Endpoint, Query(workspace=workspace)) if named else []
-    known = {each.name for each in found if may_read(principal, each)}
+    known = {each.name for each in found if not each.is_pod and may_read(principal, each)}
     before = await with_key(world, workspace, Ingress, name)
     kept = {share.deployment for share in before.spec.endpoints or ()} if before else set()
     for each in named:

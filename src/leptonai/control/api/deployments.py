@@ -1,5 +1,6 @@
 """Endpoints, which the wire calls deployments."""
 
+from collections.abc import Sequence
 from secrets import token_urlsafe
 
 from msgspec.structs import replace
@@ -51,7 +52,7 @@ async def create(call: Call) -> LeptonDeployment:
         endpoint, explanation = await foresee_endpoint(
             call.world, call.principal, call.workspace, asked
         )
-        return dry_run_of(_view(call, endpoint), explanation)
+        return dry_run_of(await view_of(call, endpoint), explanation)
     return await created(call, asked)
 
 
@@ -65,7 +66,7 @@ async def created(call: Call, asked: LeptonDeployment) -> LeptonDeployment:
         token = token_urlsafe(TOKEN_BYTES)
         asked = replace(asked, spec=replace(spec, api_tokens=[ApiToken(value=token)]))
     made = await create_endpoint(call.world, call.principal, call.workspace, asked)
-    view = _view(call, made)
+    view = await view_of(call, made)
     if not token:
         return view
     return replace(view, spec=replace(view.spec, api_tokens=[ApiToken(value=token)]))
@@ -73,15 +74,15 @@ async def created(call: Call, asked: LeptonDeployment) -> LeptonDeployment:
 
 async def list_deployments(call: Call) -> list[LeptonDeployment]:
     found = await call.world.store.find(Endpoint, Query(workspace=call.workspace))
-    return [_view(call, endpoint) for endpoint in found if may_read(call.principal, endpoint)]
+    return await views_of(call, [each for each in found if may_read(call.principal, each)])
 
 
 async def get(call: Call) -> LeptonDeployment:
-    return _view(call, await _endpoint(call))
+    return await view_of(call, await _endpoint(call))
 
 
 async def patch(call: Call) -> LeptonDeployment:
-    return _view(
+    return await view_of(
         call,
         await patch_endpoint(
             call.world,
@@ -95,7 +96,7 @@ async def patch(call: Call) -> LeptonDeployment:
 
 
 async def delete(call: Call) -> LeptonDeployment:
-    return _view(
+    return await view_of(
         call,
         await delete_endpoint(
             call.world,
@@ -108,7 +109,7 @@ async def delete(call: Call) -> LeptonDeployment:
 
 
 async def restart(call: Call) -> LeptonDeployment:
-    return _view(
+    return await view_of(
         call,
         await restart_endpoint(call.world, call.principal, call.workspace, call.path["name"]),
     )
@@ -118,7 +119,7 @@ async def list_replicas(call: Call) -> list[wire.Replica]:
     living = await _living(call)
     if not any(replica.program.pod for replica in living):
         return [replica_view(replica) for replica in living]
-    addresses = {node.id: node.address for node in await call.world.store.find(Node, Query())}
+    addresses = await _addresses(call)
     return [replica_view(replica, addresses.get(replica.node)) for replica in living]
 
 
@@ -174,13 +175,27 @@ async def why(call: Call) -> Explanation:
     return await call.world.advice.explain(endpoint, may_see(call.principal))
 
 
-def _view(call: Call, endpoint: Endpoint) -> LeptonDeployment:
+async def view_of(call: Call, endpoint: Endpoint) -> LeptonDeployment:
+    (view,) = await views_of(call, [endpoint])
+    return view
+
+
+async def views_of(call: Call, endpoints: Sequence[Endpoint]) -> list[LeptonDeployment]:
     """With the reason why a replica waits, in a few words."""
-    view = endpoint_view(endpoint, call.world.config)
-    if view.status is None or view.status.message:
-        return view
-    waits = call.world.advice.short(endpoint)
-    return replace(view, status=replace(view.status, message=waits or None))
+    addresses = await _addresses(call) if any(each.pod.ports for each in endpoints) else {}
+    views = []
+    for endpoint in endpoints:
+        view = endpoint_view(endpoint, call.world.config, addresses)
+        if view.status is not None and not view.status.message:
+            waits = call.world.advice.short(endpoint)
+            view = replace(view, status=replace(view.status, message=waits or None))
+        views.append(view)
+    return views
+
+
+async def _addresses(call: Call) -> dict[str, str]:
+    """Where each node is reached."""
+    return {node.id: node.address for node in await call.world.store.find(Node, Query())}
 
 
 async def _endpoint(call: Call) -> Endpoint:

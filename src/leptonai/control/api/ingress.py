@@ -80,7 +80,7 @@ async def _view(call: Call, ingress: Ingress) -> LeptonIngress:
 async def _views(call: Call, ingresses: list[Ingress]) -> list[LeptonIngress]:
     owners = await owners_of_domains(call.world)
     found = await call.world.store.find(Endpoint, Query(workspace=call.workspace))
-    known = [each.name for each in found]
+    known = [each.name for each in found if not each.is_pod]
     return [_told(call.world.domains, each, owners, known) for each in ingresses]
 
 

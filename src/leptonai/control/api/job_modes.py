@@ -24,7 +24,7 @@ async def job_in_mode(call: Call, id: str, default: str) -> Job:
     archived = job.state is JobState.ARCHIVED
     if (archived and mode == ALIVE) or (not archived and mode == ARCHIVE):
         raise NotFound(
-            f"there is no job {job.id} among those that are {mode.removesuffix('_only')}",
+            f"the job {job.id} is {'archived' if archived else 'not archived'}",
             hint=f"Ask with job_query_mode={BOTH}.",
         )
     return job

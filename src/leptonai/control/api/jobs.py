@@ -13,12 +13,13 @@ from leptonai.control.actions.jobs import (
     submit_job,
 )
 from leptonai.control.api.job_modes import ALIVE, ARCHIVE, BOTH, MODE, job_in_mode, mode_of
+from leptonai.control.api.label_selectors import SELECTOR, label_selector, label_terms
 from leptonai.control.api.logs import FOLLOW, TAIL, live_log
-from leptonai.control.api.paging import PAGING, label_selector, label_terms, page_of
+from leptonai.control.api.paging import PAGING, page_of
 from leptonai.control.api.routing import DRY_RUN, TEXT, Answer, Call, Parameter, Route
 from leptonai.control.api.views import dry_run_of, event_view, job_view, replica_view
 from leptonai.core.access import Role
-from leptonai.core.records import Job, OwnerKind, Replica
+from leptonai.core.records import Job, Node, OwnerKind, Replica
 from leptonai.errors import NotFound
 from leptonai.ports.store import Query
 from leptonai.security.permissions import may_read, may_see
@@ -30,9 +31,9 @@ FILTERS = (
     MODE,
     Parameter("q", about="A part of the name or of the id."),
     Parameter("status", about="How the state begins.", repeated=True),
-    Parameter("created_by", about="The owner.", repeated=True),
-    Parameter("node_groups", about="Ids of node groups it is bound to.", repeated=True),
-    Parameter("query", about="Labels: `k`, `k=v`, joined by commas."),
+    Parameter("created_by", about="How the owner begins.", repeated=True),
+    Parameter("node_groups", about="Node groups it is bound to: ids, or parts.", repeated=True),
+    SELECTOR,
 )
 
 
@@ -60,7 +61,7 @@ async def found(
     if states == ():
         return []
     selects = label_selector(call.text("query"))
-    groups = set(call.texts("node_groups"))
+    groups = await _groups(call)
     sees_all = call.principal.role is Role.ADMIN
 
     def shown(job: Job) -> bool:
@@ -70,33 +71,44 @@ async def found(
             and (only is None or only(job))
             and (selects is None or selects(job.labels))
             and (
-                not groups
+                groups is None
                 or bool(affinity and groups & set(affinity.allowed_dedicated_node_groups or ()))
             )
         )
 
     query = Query(
         workspace=call.workspace,
-        search=call.text("q") or None,
+        search=call.text("q").lower() or None,  # as names and ids are
         states=states,
         not_states=(JobState.ARCHIVED,) if mode_of(call, ALIVE) == ALIVE else (),
-        owners=tuple(call.texts("created_by")) or None,
+        owners_begin=tuple(call.texts("created_by")) or None,
         mentions=mentions or _mentioned(call.text("query"), groups),
         newest_first=True,
     )
-    everything = sees_all and selects is None and not groups and only is None
+    everything = sees_all and selects is None and groups is None and only is None
     page = await page_of(call, Job, query, None if everything else shown)
     return [_view(call, job) for job in page]
 
 
-def _mentioned(selector: str, groups: set[str]) -> bytes | None:
+async def _groups(call: Call) -> set[str] | None:
+    """The node groups that jobs are asked for: by id, or where none has it, by a part of theirs."""
+    asked = set(call.texts("node_groups"))
+    if not asked:
+        return None
+    there = {node.group for node in await call.world.store.find(Node, Query())}
+    parts = [word.lower() for word in asked - there]
+    return asked | {group for group in there if any(part in group.lower() for part in parts)}
+
+
+def _mentioned(selector: str, groups: set[str] | None) -> bytes | None:
     """What the JSON of every job that is wanted holds: to read 10,000 of them costs a second."""
-    keys, pairs = label_terms(selector)
-    if pairs:
-        return msgspec.json.encode(dict(pairs[:1]))[1:-1]
-    if keys:
-        return msgspec.json.encode(keys[0]) + b":"
-    return msgspec.json.encode(next(iter(groups))) if len(groups) == 1 else None
+    wanted = [term for term in label_terms(selector) if not term.negated]
+    for term in wanted:
+        if term.values is not None and len(term.values) == 1:
+            return msgspec.json.encode({term.key: next(iter(term.values))})[1:-1]
+    if wanted:
+        return msgspec.json.encode(wanted[0].key) + b":"
+    return msgspec.json.encode(next(iter(groups))) if groups and len(groups) == 1 else None
 
 
 async def get(call: Call) -> LeptonJob:

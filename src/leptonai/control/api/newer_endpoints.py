@@ -16,11 +16,8 @@ from leptonai.control.actions.settings import features_of
 from leptonai.control.api import deployments
 from leptonai.control.api.logs import FOLLOW
 from leptonai.control.api.routing import TEXT, Call, Parameter, Route
-from leptonai.control.api.views import endpoint_view
 from leptonai.core.records import Endpoint
 from leptonai.errors import NotFound
-from leptonai.ports.store import Query
-from leptonai.security.permissions import may_read
 from leptonai.spec import codec
 from leptonai.spec import replicas as wire
 from leptonai.spec.endpoints import LeptonDeployment
@@ -52,12 +49,8 @@ Handler = Callable[[Call], Awaitable[Any]]
 def _list(wire_: Wire) -> Handler:
     async def handle(call: Call) -> list[Json]:
         await _require_feature(call)
-        found = await call.world.store.find(Endpoint, Query(workspace=call.workspace))
-        return [
-            _shown(call, wire_, each)
-            for each in found
-            if bool(each.spec.is_pod) is wire_.pods and may_read(call.principal, each)
-        ]
+        found = await deployments.list_deployments(call)
+        return [_shown(wire_, each) for each in found if bool(each.spec.is_pod) is wire_.pods]
 
     return handle
 
@@ -67,14 +60,14 @@ def _create(wire_: Wire) -> Handler:
         await _require_feature(call)
         asked = codec.convert(LeptonDeployment, _known(call, wire_.read(await call.json())))
         made = await deployments.created(call, asked)
-        return wire_.shown(msgspec.to_builtins(made))
+        return _shown(wire_, made)
 
     return handle
 
 
 def _get(wire_: Wire) -> Handler:
     async def handle(call: Call) -> Json:
-        return _shown(call, wire_, await _endpoint(call, wire_))
+        return _shown(wire_, await deployments.view_of(call, await _endpoint(call, wire_)))
 
     return handle
 
@@ -83,7 +76,7 @@ def _patch(wire_: Wire) -> Handler:
     async def handle(call: Call) -> Json:
         endpoint = await _endpoint(call, wire_)
         patch = await call.json()
-        before = _shown(call, wire_, endpoint)
+        before = _shown(wire_, await deployments.view_of(call, endpoint))
         after = _known(call, wire_.read(codec.merge_patch(before, patch)))
         changes = codec.difference(wire_.read(before), after)
         changed = await patch_endpoint(
@@ -94,7 +87,7 @@ def _patch(wire_: Wire) -> Handler:
             {key: changes[key] for key in ("metadata", "spec") if key in changes},
             dry_run=call.flag("dryrun"),
         )
-        return _shown(call, wire_, changed)
+        return _shown(wire_, await deployments.view_of(call, changed))
 
     return handle
 
@@ -103,7 +96,7 @@ def _acting(wire_: Wire, act: Callable[..., Awaitable[Endpoint]]) -> Handler:
     async def handle(call: Call) -> Json:
         endpoint = await _endpoint(call, wire_)
         changed = await act(call.world, call.principal, call.workspace, endpoint.name)
-        return _shown(call, wire_, changed)
+        return _shown(wire_, await deployments.view_of(call, changed))
 
     return handle
 
@@ -138,8 +131,8 @@ async def _require_feature(call: Call) -> None:
         )
 
 
-def _shown(call: Call, wire_: Wire, endpoint: Endpoint) -> Json:
-    return wire_.shown(msgspec.to_builtins(endpoint_view(endpoint, call.world.config)))
+def _shown(wire_: Wire, deployment: LeptonDeployment) -> Json:
+    return wire_.shown(msgspec.to_builtins(deployment))
 
 
 def _known(call: Call, deployment: Json) -> Json:

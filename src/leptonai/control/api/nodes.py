@@ -29,29 +29,37 @@ async def get_group(call: Call) -> wire.DedicatedNodeGroup:
 
 
 async def list_nodes(call: Call) -> list[wire.Node]:
-    nodes = await nodes_of_group(call)
-    held: dict[str, list[Replica]] = {}
-    for replica in await call.world.store.find(Replica, Query(live=True)):
-        if replica.holds_capacity:
-            held.setdefault(replica.node, []).append(replica)
+    nodes, held = await nodes_of_group(call), await _held(call)
     if call.flag("idle"):
         nodes = [node for node in nodes if node.id not in held]
     return [node_view(node, held.get(node.id, []), call.workspace) for node in nodes]
 
 
 async def list_machines(call: Call) -> list[wire.Machine]:
-    return [machine_view(node) for node in await nodes_of_group(call)]
+    nodes, held = await nodes_of_group(call), await _held(call)
+    return [machine_view(node, held.get(node.id, [])) for node in nodes]
 
 
 async def list_shapes(call: Call) -> list[wire.Shape]:
     groups = set(call.texts("node_groups"))
     nodes = [node for node in await _nodes(call) if not groups or node.group in groups]
     purpose = call.text("purpose")
+    if groups and not nodes:
+        return []
     return [
         wire.Shape(metadata=Metadata(id=shape.name, name=shape.name), spec=shape)
         for shape in shapes(nodes)
         if not purpose or purpose in (shape.listable_in or ())
     ]
+
+
+async def _held(call: Call) -> dict[str, list[Replica]]:
+    """What holds capacity of each node."""
+    held: dict[str, list[Replica]] = {}
+    for replica in await call.world.store.find(Replica, Query(live=True)):
+        if replica.holds_capacity:
+            held.setdefault(replica.node, []).append(replica)
+    return held
 
 
 def _group(

@@ -16,7 +16,8 @@ from leptonai.control.actions.runs import (
     start_run,
     update_run,
 )
-from leptonai.control.api.paging import PAGING, label_selector, page_of
+from leptonai.control.api.label_selectors import SELECTOR, label_selector
+from leptonai.control.api.paging import PAGING, page_of
 from leptonai.control.api.routing import DONE, Answer, Call, Parameter, Route
 from leptonai.control.api.views import run_view
 from leptonai.core.access import Role
@@ -73,7 +74,7 @@ async def list_runs(call: Call) -> RunList:
         parent=f"{OwnerKind.JOB}/{job}" if job else None,
         search=call.text("q") or None,
         states=tuple(call.texts("state")) or None,
-        owners=tuple(call.texts("created_by")) or None,
+        owners_begin=tuple(call.texts("created_by")) or None,
         newest_first=True,
     )
     everything = sees_all and selects is None and not conditions
@@ -221,8 +222,8 @@ ROUTES = (
             Parameter("name", about="Exactly this name."),
             Parameter("job", about="Of the job with this id."),
             Parameter("state", about="Running, Finished, Failed or Stopped.", repeated=True),
-            Parameter("created_by", about="The owner.", repeated=True),
-            Parameter("query", about="Labels: `k`, `k=v`, joined by commas."),
+            Parameter("created_by", about="How the owner begins.", repeated=True),
+            SELECTOR,
             Parameter("param", about="`lr=0.1`, `depth>3`: all must hold.", repeated=True),
             Parameter("key", about="Only these metrics; none: all.", repeated=True),
         ),

@@ -49,7 +49,7 @@ from leptonai.spec.endpoints import (
 from leptonai.spec.explanations import Explanation
 from leptonai.spec.jobs import LeptonJob
 from leptonai.spec.metadata import Metadata, Visibility
-from leptonai.spec.pods import JUPYTER_PORT, SSH_PORT
+from leptonai.spec.pods import JUPYTER_PORT, PROXY_AT, SSH_PORT
 from leptonai.spec.workspace import SecretItem
 
 NOBODYS_EXIT_CODE = -1  # of an attempt whose end nobody saw
@@ -126,7 +126,10 @@ _FOLDED = {
 }
 
 
-def endpoint_view(endpoint: Endpoint, config: Config) -> LeptonDeployment:
+def endpoint_view(
+    endpoint: Endpoint, config: Config, addresses: Mapping[str, str] = {}
+) -> LeptonDeployment:
+    """Args: addresses: where each node is reached."""
     state = endpoint.state
     address = f"{config.gateway_url}/e/{endpoint.workspace}/{endpoint.name}"
     return LeptonDeployment(
@@ -144,15 +147,16 @@ def endpoint_view(endpoint: Endpoint, config: Config) -> LeptonDeployment:
             ready_replicas=endpoint.ready_replicas,
             autoscaler_status=None if endpoint.is_pod else _autoscaler_status(endpoint),
             message=endpoint.message or None,
-            **(_pod_facts(endpoint) if endpoint.is_pod else {}),
+            **(_pod_facts(endpoint, config, addresses) if endpoint.is_pod else {}),
         ),
     )
 
 
-def _pod_facts(pod: Endpoint) -> dict[str, Any]:
+def _pod_facts(pod: Endpoint, config: Config, addresses: Mapping[str, str]) -> dict[str, Any]:
     """A port of the node is told where something may be behind it: no SSH server, no port."""
     seen = pod.pod
     ports = dict(seen.ports)
+    proxied, proxy = pod.spec.proxied_port, f"{PROXY_AT}/{pod.workspace}/{pod.name}/"
     if not seen.ssh_host_key:
         ports.pop(SSH_PORT, None)
     if seen.jupyter != "running":
@@ -162,11 +166,15 @@ def _pod_facts(pod: Endpoint) -> dict[str, Any]:
             PortStatus(
                 container_port=port.container_port,
                 name=port.name,
-                host_port=ports.get(port.container_port),
+                host_port=ports.get(port.container_port) if port.maps_host_port else None,
+                external_endpoint=f"{config.gateway_url}/{proxy}"
+                if port.container_port == proxied
+                else None,
                 protocol=port.protocol or "TCP",
             )
             for port in pod.spec.pod_ports
         ],
+        "public_ip": addresses.get(seen.node) if seen.ports else None,
         "node": seen.node or None,
         "files": seen.home or None,
         "ssh_host_key": seen.ssh_host_key or None,
@@ -346,7 +354,6 @@ def node_view(node: Node, held: Iterable[Replica], shown: str) -> wire_nodes.Nod
             machine_id=node.id,
             hostname=node.facts.get("hostname", node.name),
             local_ip=node.address,
-            provider=node.provider_id or None,
             gpu_clique_id=node.switch or None,
             limits=node.limits,
             resource=wire_nodes.NodeResource(
@@ -381,14 +388,14 @@ def node_view(node: Node, held: Iterable[Replica], shown: str) -> wire_nodes.Nod
     )
 
 
-def machine_view(node: Node) -> wire_nodes.Machine:
-    shown = node_view(node, (), "")
+def machine_view(node: Node, held: Iterable[Replica]) -> wire_nodes.Machine:
+    """Args: held: what runs there."""
+    shown = node_view(node, held, "")
     return wire_nodes.Machine(
         metadata=shown.metadata,
         status=wire_nodes.MachineStatus(
             machine_id=node.id,
             node_name=node.id,
-            provider=shown.spec.provider,
             status=node.state,
             private_ip=node.address,
             hostname=shown.spec.hostname,

@@ -91,6 +91,8 @@ def program_of_pod(pod: Endpoint) -> Program:
         limit_memory_bytes=requested.limit_memory_bytes,
         ports=(ANY_PORT,) * (1 + len(ports)),  # the first is its own process's
         image=spec.container.image or "",
+        mounts=mounts_of(spec.mounts),
+        attachments=tuple(spec.storage_attachments or ()),
         allowed_nodes=(pod.pod.node,) if pod.pod.node else nodes,
         allowed_groups=() if pod.pod.node else groups,
         pod=True,

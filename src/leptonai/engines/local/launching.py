@@ -97,7 +97,8 @@ def launch_of(
         command = mounts.mounting(folder, [*found, *named], command)
     elif found:
         folder.prepare()
-        mounts.link(Path(directory or folder.at("work")), found)
+        there = Path(directory or folder.at("work"))
+        mounts.link(there, found, again=attempt.start_in == KEPT)
     return Launch(
         id=attempt.id,
         command=command,

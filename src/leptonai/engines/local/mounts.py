@@ -97,8 +97,11 @@ def hosts(folder: Folder, addresses: Mapping[str, str]) -> Found:
     return Found(path, str(HOSTS), read_only=True)
 
 
-def link(directory: Path, found: Sequence[Found]) -> None:
+def link(directory: Path, found: Sequence[Found], *, again: bool = False) -> None:
     """`/mnt/data` is found as `mnt/data` in the directory in which the attempt starts.
+
+    Args:
+        again: an earlier attempt may have left a link there, which leads elsewhere.
 
     Raises:
         InvalidRequest: something else is there.
@@ -109,6 +112,8 @@ def link(directory: Path, found: Sequence[Found]) -> None:
             continue
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
+            if again and place.is_symlink():
+                place.unlink()
             place.symlink_to(each.source)
         except OSError as error:
             raise InvalidRequest(
