@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -184,7 +185,7 @@ def interrupted(between, client, under_way, *command):
 
     eventually(lambda: process.poll() is None and under_way())
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    _, told = process.communicate(timeout=60)
     between.slow_s = 0.0
     between.requests.clear()
     again = subprocess.run(
@@ -206,7 +207,9 @@ def test_after_ctrl_c_a_download_goes_on_where_it_was(between, client, cache, tm
     partials = cache.place / "partial"
 
     def begun():
-        return any(each.stat().st_size for each in partials.glob("*"))
+        with suppress(FileNotFoundError):  # one that has just become whole
+            return any(each.stat().st_size for each in partials.glob("*"))
+        return False
 
     code, told, again = interrupted(between, client, begun, *command)
     assert (code, told) == (
@@ -225,7 +228,10 @@ def test_after_ctrl_c_a_create_goes_on_where_it_was(between, client, tmp_path):
     command = ("dataset", "create", "-n", "near", str(root))
 
     def begun():
-        return sum(each.startswith("PUT") for each in between.requests) >= 4
+        if sum(each.startswith("PUT") for each in between.requests) < 4:
+            return False
+        between.slow_s = 5.0  # so that it is not done before it is interrupted
+        return True
 
     code, told, again = interrupted(between, client, begun, *command)
     assert (code, told.splitlines()[-1:]) == (
