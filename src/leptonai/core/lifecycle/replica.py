@@ -21,7 +21,6 @@ from leptonai.core.records import (
     MAX_TERMINATIONS,
     EndReason,
     Goal,
-    OwnerKind,
     Phase,
     Program,
     RayCluster,
@@ -37,7 +36,6 @@ from leptonai.spec.rayclusters import RayGroup
 
 HEALTHY_AFTER_MS = 600_000  # a run this long forgets the crashes before it
 CRASH_LOOP = 3  # crashes in a row after which one is said to keep ending
-DRAIN_MS = 500  # between the last new request a server gets and its SIGTERM, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +114,11 @@ def ask(replica: Replica, sight: Sight, now_ms: int) -> tuple[Ask, int | None]:
     if replica.phase not in (Phase.PLACED, Phase.RUNNING) or isinstance(sight, SeenEnded):
         return Ask.NOTHING, None
     if replica.goal is Goal.STOP:
-        stop_at_ms = stop_due_ms(replica)
-        return (Ask.STOP, None) if now_ms >= stop_at_ms else (Ask.NOTHING, stop_at_ms)
+        return Ask.STOP, None
     if sight is None and replica.phase is Phase.PLACED:
         due = now_ms >= replica.not_before_ms
         return (Ask.START, None) if due else (Ask.NOTHING, replica.not_before_ms)
     return Ask.NOTHING, None
-
-
-def stop_due_ms(replica: Replica) -> int:
-    """A server that was in the route table gets no SIGTERM before the gateway has let go of it."""
-    asked = replica.stop_asked_at_ms or 0
-    return asked + DRAIN_MS if replica.owner_kind is OwnerKind.ENDPOINT and replica.ready else asked
 
 
 def asked_of(replica: Replica, owner: Workload | None) -> JobSpec | EndpointSpec | RayGroup | None:
