@@ -46,6 +46,16 @@ def test_a_crashed_replica_starts_again_at_once_then_with_growing_waits():
     assert life.endpoint.message == "replica 0 keeps ending: it last exited with code 1"
 
 
+def test_one_that_was_killed_while_it_served_is_never_waited_for_long():
+    life = Life(a_spec())
+    waits = []
+    for _ in range(8):
+        life.serve()
+        life.each(lambda r: crash(r, life.now_ms))
+        waits.append(life.living[0].not_before_ms - life.now_ms)
+    assert waits == [0, 1_000, 2_000, 4_000, 5_000, 5_000, 5_000, 5_000]
+
+
 def test_an_update_starts_the_new_before_it_stops_the_old():
     life = Life(a_spec(2))
     life.serve()

@@ -35,6 +35,7 @@ from leptonai.spec.jobs import JobSpec
 from leptonai.spec.rayclusters import RayGroup
 
 HEALTHY_AFTER_MS = 600_000  # a run this long forgets the crashes before it
+SERVED_WAIT_MS = 5_000  # of one that was ready: it can start, and requests may wait for it
 CRASH_LOOP = 3  # crashes in a row after which one is said to keep ending
 
 
@@ -99,13 +100,12 @@ def node_lost(replica: Replica, now_ms: int) -> Replica:
 
 
 def ended(replica: Replica, how: Termination) -> Replica:
+    ended_as = replace(how, attempt=replica.attempt, served=replica.ready)
     return replace(
         replica,
         phase=Phase.ENDED,
         ready=False,
-        terminations=(*replica.terminations, replace(how, attempt=replica.attempt))[
-            -MAX_TERMINATIONS:
-        ],
+        terminations=(*replica.terminations, ended_as)[-MAX_TERMINATIONS:],
     )
 
 
@@ -211,9 +211,11 @@ def next_attempt(replica: Replica, not_before_ms: int, *, stay: bool) -> Replica
 def started_again(replica: Replica, now_ms: int) -> Replica:
     """After it ended by itself: at once, then later and later while it keeps ending."""
     crashes = crashes_of(replica)
-    wait_ms = backoff_ms(crashes - 1) if crashes > 1 else 0
-    # What could not be started may find what it needs on another node, or other ports.
     end = replica.last_end
+    wait_ms = backoff_ms(crashes - 1) if crashes > 1 else 0
+    if end is not None and end.served:
+        wait_ms = min(wait_ms, SERVED_WAIT_MS)
+    # What could not be started may find what it needs on another node, or other ports.
     stay = end is not None and end.reason is not EndReason.NOT_STARTED
     return next_attempt(replica, now_ms + wait_ms, stay=stay)
 
