@@ -149,8 +149,7 @@ def under_load(
 def let_go_of(cloud: Cloud, replica: str) -> None:
     """Wait until it, which has left the table, has ended all its requests, as the gateway says."""
     reports = cloud.control_plane.reports
-    known = len(reports) + 1  # the next may have been written before it left
-    eventually(lambda: len(reports) > known and replica not in reports[-1].leaving)
+    eventually(lambda: reports[-1].table == cloud.seq and replica not in reports[-1].leaving)
 
 
 async def publish(cloud: Cloud, servers: list[Server], **fields: object) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from leptonai.control.draining import LOOK_AGAIN_MS, Draining
+from leptonai.control.draining import LET_GO_MS, LOOK_AGAIN_MS, UNHEARD_MS, Draining
 from leptonai.control.mirror import Mirror
 from leptonai.control.traffic import TrafficLog
 from leptonai.core.lifecycle.endpoint import (
@@ -16,7 +16,7 @@ from leptonai.core.lifecycle.endpoint import (
     updated,
     woken,
 )
-from leptonai.core.lifecycle.replica import DRAIN_MS, stop
+from leptonai.core.lifecycle.replica import stop
 from leptonai.core.records import Autoscaling, Endpoint, Goal, Phase, Replica
 from leptonai.core.routing import STOPPED_DRAIN_MS, route_table
 from leptonai.core.traffic import TrafficReport
@@ -137,7 +137,7 @@ class AClock:
 def test_a_server_that_leaves_ends_its_requests_first(spec, bound_ms):
     clock, mirror = AClock(), Mirror()
     traffic = TrafficLog(clock)
-    draining = Draining(mirror, traffic)
+    draining = Draining(mirror, traffic, lambda replica: 7)
     endpoint = an_endpoint(spec or a_spec(1))
     if spec is not None:
         mirror.apply([endpoint])
@@ -146,9 +146,7 @@ def test_a_server_that_leaves_ends_its_requests_first(spec, bound_ms):
     assert draining.again_ms(serving, clock.at_ms) is None
     leaving = stop(serving, clock.at_ms)
     assert leaving.goal is Goal.STOP
-    told = TrafficReport(gateway="g", windows=(), leaving={leaving.id: 1})
-    assert draining.again_ms(leaving, clock.at_ms) == NOW + DRAIN_MS
-    clock.at_ms += DRAIN_MS
+    told = TrafficReport(gateway="g", windows=(), leaving={leaving.id: 1}, table=7)
     while clock.at_ms < NOW + bound_ms:
         traffic.take(told)
         again_ms = draining.again_ms(leaving, clock.at_ms)
@@ -161,14 +159,72 @@ def test_a_server_that_has_ended_its_requests_is_stopped_at_once():
     clock, mirror = AClock(), Mirror()
     traffic, news = TrafficLog(clock), asyncio.Event()
     traffic.wake_when_idle(news)
-    draining = Draining(mirror, traffic)
+    draining = Draining(mirror, traffic, lambda replica: 7)
     (fresh,) = advance(an_endpoint(a_spec(1)), (), NOW).replicas
     serving: Replica = replace(fresh, phase=Phase.RUNNING, node="n1", ready=True)
     leaving = stop(serving, NOW)
-    draining.again_ms(leaving, NOW)
-    traffic.take(TrafficReport(gateway="g", windows=(), leaving={leaving.id: 1}))
-    clock.at_ms += DRAIN_MS
-    assert draining.again_ms(leaving, clock.at_ms) is not None
-    traffic.take(TrafficReport(gateway="g", windows=()))
+    traffic.take(TrafficReport(gateway="g", windows=(), leaving={leaving.id: 1}, table=7))
+    assert draining.again_ms(leaving, NOW) == NOW + LOOK_AGAIN_MS
+    traffic.take(TrafficReport(gateway="g", windows=(), table=7))
     assert news.is_set()
-    assert draining.again_ms(leaving, clock.at_ms) is None
+    assert draining.again_ms(leaving, NOW) is None
+
+
+class Leaving:
+    """A server that is to stop, and what gateways say of the table that it is not in."""
+
+    def __init__(self):
+        self.clock, self.news = AClock(), asyncio.Event()
+        self.traffic = TrafficLog(self.clock)
+        self.traffic.wake_when_idle(self.news)
+        self.table = None  # once it is made
+        self.draining = Draining(Mirror(), self.traffic, lambda replica: self.table)
+        (fresh,) = advance(an_endpoint(a_spec(1)), (), NOW).replicas
+        self.replica = stop(replace(fresh, phase=Phase.RUNNING, node="n1", ready=True), NOW)
+
+    def serves_by(self, gateway, table):
+        self.news.clear()
+        self.traffic.take(TrafficReport(gateway=gateway, windows=(), table=table))
+
+    @property
+    def again_ms(self):
+        return self.draining.again_ms(self.replica, self.clock.at_ms)
+
+
+def test_a_server_is_stopped_as_soon_as_every_gateway_has_let_go_of_it():
+    leaving = Leaving()
+    leaving.serves_by("a", 6)
+    leaving.serves_by("b", 6)
+    assert leaving.again_ms == NOW + LET_GO_MS  # no table is without it
+    leaving.table = 7
+    assert leaving.again_ms == NOW + LET_GO_MS
+    leaving.serves_by("a", 7)
+    assert leaving.news.is_set()
+    leaving.table = 9  # another change does not make it wait again
+    assert leaving.again_ms == NOW + LET_GO_MS
+    leaving.serves_by("b", 8)
+    assert leaving.news.is_set()
+    assert leaving.again_ms is None
+    leaving.serves_by("b", 9)
+    assert not leaving.news.is_set(), "nobody waits for that"
+
+
+def test_a_gateway_that_does_not_let_go_is_gone_and_waited_for_once():
+    leaving = Leaving()
+    leaving.table = 7
+    leaving.serves_by("killed", 6)
+    assert leaving.again_ms == NOW + LET_GO_MS
+    leaving.clock.at_ms += LET_GO_MS
+    assert leaving.again_ms is None
+    leaving.serves_by("next", 9)
+    leaving.replica = replace(leaving.replica, attempt=leaving.replica.attempt + 1)
+    leaving.table = 8
+    assert leaving.again_ms is None
+
+
+def test_where_no_gateway_has_told_yet_it_gets_half_a_second():
+    leaving = Leaving()
+    leaving.table = 7
+    assert leaving.again_ms == NOW + UNHEARD_MS
+    leaving.clock.at_ms += UNHEARD_MS
+    assert leaving.again_ms is None

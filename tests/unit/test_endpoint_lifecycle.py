@@ -7,7 +7,6 @@ from msgspec.structs import replace
 from tests.unit.endpoint_life import NOW, Life, a_spec, crash
 
 from leptonai.core.lifecycle.endpoint import SURGE_PATIENCE_MS, restarted, updated
-from leptonai.core.lifecycle.replica import DRAIN_MS, Ask, SeenRunning, ask
 from leptonai.core.records import Goal
 from leptonai.spec.containers import EnvVar
 from leptonai.spec.endpoints import EndpointState, ResourceRequirement
@@ -45,6 +44,16 @@ def test_a_crashed_replica_starts_again_at_once_then_with_growing_waits():
     assert waits == [0, 1_000, 2_000, 4_000]
     assert life.endpoint.state is EndpointState.NOT_READY
     assert life.endpoint.message == "replica 0 keeps ending: it last exited with code 1"
+
+
+def test_one_that_was_killed_while_it_served_is_never_waited_for_long():
+    life = Life(a_spec())
+    waits = []
+    for _ in range(8):
+        life.serve()
+        life.each(lambda r: crash(r, life.now_ms))
+        waits.append(life.living[0].not_before_ms - life.now_ms)
+    assert waits == [0, 1_000, 2_000, 4_000, 5_000, 5_000, 5_000, 5_000]
 
 
 def test_an_update_starts_the_new_before_it_stops_the_old():
@@ -124,15 +133,6 @@ def test_zero_replicas_is_stopped_and_one_brings_it_back():
     life.change(a_spec(1))
     life.serve()
     assert life.endpoint.state is EndpointState.READY
-
-
-def test_a_server_is_out_of_the_route_table_before_it_is_told_to_stop():
-    life = Life(a_spec(1))
-    life.serve()
-    life.change(a_spec(0))
-    replica = life.living[0]
-    assert ask(replica, SeenRunning(NOW), NOW) == (Ask.NOTHING, NOW + DRAIN_MS)
-    assert ask(replica, SeenRunning(NOW), NOW + DRAIN_MS) == (Ask.STOP, None)
 
 
 def test_one_that_never_answers_is_reported_with_what_to_do():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from tests.unit.endpoint_life import Life, a_spec, crash
 
+from leptonai.cli.rollout import part_of
 from leptonai.core.lifecycle.endpoint import no_longer_settled, restarted
 from leptonai.core.records import (
     Autoscaling,
@@ -582,3 +583,17 @@ def test_what_cannot_be_meant_is_refused(plan, words):
 def test_what_a_plan_leaves_open_is_filled_in(plan, steps):
     assert checked(plan).steps == steps
     assert checked(checked(plan)) == checked(plan)
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "shown"),
+    [
+        (0, 9, ""),
+        (2, 2160, "(0.093 %)"),
+        (9, 200, "(4.5 %)"),
+        (99, 100, "(99 %)"),
+        (9, 9, "(100 %)"),
+    ],
+)
+def test_a_share_is_shown_in_two_digits_or_whole(count, of, shown):
+    assert part_of(count, of) == (str(count), shown)

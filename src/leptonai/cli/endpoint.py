@@ -128,7 +128,7 @@ def create(
 
     Without --tokens and --public, the tokens of the workspace open it.
     """
-    from leptonai.cli.photon import registered_photon
+    from leptonai.cli.photon import as_its_template, registered_photon
     from leptonai.cli.requested import endpoint_of, read
     from leptonai.spec.endpoints import LeptonDeployment
 
@@ -159,7 +159,8 @@ def create(
     )
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if photon is not None:
-            asked = _with(asked, model=registered_photon(client, photon).reference)
+            version = registered_photon(client, photon)
+            asked = as_its_template(_with(asked, model=version.reference), version)
         elif asked.spec.model is not None:
             asked = _with(asked, model=_version(client, asked.spec.model))
         if dry_run:

@@ -35,7 +35,10 @@ def print_requests(requests: RequestHistory) -> None:
     import shutil
 
     if not requests.requests_per_second:
-        say("nothing to plot yet: of an endpoint that is scaled by a target, requests are counted")
+        say(
+            "nothing to plot yet: of an endpoint that is scaled by a target, requests are counted "
+            "every five minutes"
+        )
         return
     terminal = sys.stdout.isatty()
     width = min(shutil.get_terminal_size().columns, 120)

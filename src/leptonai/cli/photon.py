@@ -20,6 +20,7 @@ from leptonai.spec.names import check_name
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
     from leptonai.spec.artifacts import Artifact
+    from leptonai.spec.endpoints import LeptonDeployment
     from leptonai.spec.photons import Packed
 
 photon = Group(
@@ -227,17 +228,10 @@ def _push(client: LeptonClient, name: str) -> Artifact:
 def _endpoint(
     name: str, version: Artifact, resources: Any, scaling: Mapping[str, Any], public: bool
 ) -> Any:
-    """The photon's own template, and over it what was asked for."""
     from leptonai.cli.requested import endpoint_of, read
-    from leptonai.cli.session import variables
-    from leptonai.serving.packing import template_variables
     from leptonai.spec.endpoints import LeptonDeployment
 
-    template = version.spec.attributes.get("deployment_template") or {}
-    shape = template.get("resource_shape")
-    envs = tuple(f"{name}={value}" for name, value in template_variables(template).items())
-    secrets = tuple(str(secret) for secret in template.get("secret") or ())
-    return endpoint_of(
+    asked = endpoint_of(
         read(LeptonDeployment, None),
         name=name,
         labels={},
@@ -250,9 +244,40 @@ def _endpoint(
         public=public,
         health_path=None,
         priority=None,
-        envs=variables(envs, secrets),
-        resources={**({"resource_shape": shape} if shape else {}), **resources},
+        envs=(),
+        resources=resources,
     )
+    return as_its_template(asked, version)
+
+
+def as_its_template(asked: LeptonDeployment, version: Artifact) -> LeptonDeployment:
+    """With what the photon's own template says, where nothing else was asked for.
+
+    Raises:
+        InvalidRequest: a variable that the photon needs is not given.
+    """
+    from msgspec.structs import replace
+
+    from leptonai.cli.requested import merged_variables
+    from leptonai.cli.session import variables
+    from leptonai.serving.packing import required_variables, template_variables
+
+    template = version.spec.attributes.get("deployment_template") or {}
+    envs = tuple(f"{name}={value}" for name, value in template_variables(template).items())
+    secrets = tuple(str(secret) for secret in template.get("secret") or ())
+    merged = merged_variables(variables(envs, secrets), asked.spec.envs or ())
+    missing = sorted({*required_variables(template)} - {each.name for each in merged})
+    if missing:
+        options = " ".join(f"-e {name}=…" for name in missing)
+        raise InvalidRequest(
+            f"the photon {version.reference} needs {', '.join(missing)}",
+            hint=f"leptonai endpoint create -n {asked.metadata.name} "
+            f"--photon {version.reference} {options}",
+        )
+    size = asked.spec.resource_requirement
+    if not (size.resource_shape or size.cpu or size.memory or size.accelerator_num):
+        size = replace(size, resource_shape=template.get("resource_shape") or None)
+    return replace(asked, spec=replace(asked.spec, envs=merged or None, resource_requirement=size))
 
 
 def _home() -> Path:

@@ -164,8 +164,8 @@ def _print(found: Rollout) -> None:
             ("COPIES", "ANSWERS", "SHARE"),
             [
                 ("compared", str(compared), ""),
-                ("other status", *_part(found.shadow.status_differs, compared)),
-                ("other body", *_part(found.shadow.body_differs, compared)),
+                ("other status", *part_of(found.shadow.status_differs, compared)),
+                ("other body", *part_of(found.shadow.body_differs, compared)),
             ],
         )
 
@@ -199,16 +199,17 @@ def _row(each: VersionTraffic) -> tuple[str, ...]:
     return (
         str(each.revision),
         str(each.requests),
-        " ".join(_part(each.failed, each.requests)),
-        " ".join(_part(each.refused, each.requests)),
-        "" if each.slow is None else " ".join(_part(each.slow, each.requests)),
+        " ".join(part_of(each.failed, each.requests)),
+        " ".join(part_of(each.refused, each.requests)),
+        "" if each.slow is None else " ".join(part_of(each.slow, each.requests)),
         _ms(each.p50_ms),
         _ms(each.p95_ms),
     )
 
 
-def _part(count: int, of: int) -> tuple[str, str]:
-    return str(count), f"({100 * count / of:.2g} %)" if count else ""
+def part_of(count: int, of: int) -> tuple[str, str]:
+    share = 100 * count / of if count else 0.0
+    return str(count), f"({share:.0f} %)" if share >= 10 else f"({share:.2g} %)" if count else ""
 
 
 def _ms(value: float | None) -> str:

@@ -153,6 +153,7 @@ class ControlPlane:
             self._engine,
             owners,
             self.traffic,
+            self.routes,
             fence,
             clock,
             attempts,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 import msgspec
@@ -57,6 +57,9 @@ class TrafficLog:
         # By gateway: replicas that have left the table with requests under way.
         self._leaving: dict[str, tuple[int, frozenset[str]]] = {}
         self._waiting_for_leavers: list[asyncio.Event] = []
+        # By gateway: the seq of the route table that it gives requests to replicas by.
+        self._tables: dict[str, int] = {}
+        self._tables_awaited = False
         self._watches: list[TrafficWatch] = []
         self._tidy_at_ms = 0
 
@@ -67,7 +70,8 @@ class TrafficLog:
         return watch
 
     def wake_when_idle(self, news: asyncio.Event) -> None:
-        """Set it whenever a replica that has left the table has ended its last request."""
+        """Set it whenever a replica that has left the table has ended its last request, and when a
+        gateway says that it has let go of one."""
         self._waiting_for_leavers.append(news)
 
     def take(self, report: TrafficReport) -> None:
@@ -127,12 +131,34 @@ class TrafficLog:
             if told_ms > now_ms - GONE_MS
         )
 
+    @property
+    def knows_gateways(self) -> bool:
+        """Whether any has told by which route table it serves."""
+        return bool(self._tables)
+
+    def behind(self, table: int | None) -> list[str]:
+        """Gateways that serve by an older route table than the one of this seq; None is a later
+        one than any has yet."""
+        found = [each for each, seq in self._tables.items() if table is None or seq < table]
+        self._tables_awaited = self._tables_awaited or bool(found)
+        return found
+
+    def forget(self, gateways: Iterable[str]) -> None:
+        """They are gone, or will say so if they are not."""
+        for gateway in gateways:
+            self._tables.pop(gateway, None)
+
     def _take_leaving(self, report: TrafficReport, now_ms: int) -> None:
         before = self._leaving.pop(report.gateway, (0, frozenset()))[1]
         leaving = frozenset(report.leaving)
         if leaving:
             self._leaving[report.gateway] = now_ms, leaving
-        if before - leaving:
+        if report.table >= 0 and report.table != self._tables.get(report.gateway):
+            self._tables[report.gateway] = report.table
+            let_go, self._tables_awaited = self._tables_awaited, False
+        else:
+            let_go = False
+        if let_go or before - leaving:
             for news in self._waiting_for_leavers:
                 news.set()
 

@@ -108,6 +108,7 @@ class Termination(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     message: str = ""
     started_at_ms: int | None = None
     finished_at_ms: int = 0
+    served: bool = False  # it was ready
 
     @property
     def succeeded(self) -> bool:

@@ -64,6 +64,8 @@ class TrafficReport(msgspec.Struct, frozen=True, kw_only=True):
     # Replicas that have left the table, and the requests that are still under way at each. Told at
     # once when one leaves with some or ends its last, and each second in between.
     leaving: dict[str, int] = {}
+    # The seq of the route table that requests are given to replicas by, told at once; -1: none yet.
+    table: int = -1
 
 
 def merge(windows: Iterable[TrafficWindow]) -> TrafficWindow:

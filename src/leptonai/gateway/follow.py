@@ -62,6 +62,7 @@ class Follower:
                 after = await self._take_table(after)
             except (*FAILURES, msgspec.MsgspecError) as error:
                 failure = str(error) or type(error).__name__
+                self._gateway.reporter.unheard()
             else:
                 retry_s = FIRST_RETRY_S
                 silent = False

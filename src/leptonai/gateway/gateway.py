@@ -112,7 +112,9 @@ class Gateway:
         self._shared_hosts = {
             host.domain.encode(): SharedHost(host, self.endpoints) for host in table.hosts
         }
-        if self.front is not None:
+        if self.front is None:
+            self.reporter.serves_by(table.seq)
+        else:
             self.front.follow(table)
 
     # --- requests ---

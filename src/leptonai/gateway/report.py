@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_PAUSE_S = 5.0  # before a report that failed is tried again
 LAST_REPORT_S = 1.0  # for the report of a gateway that ends
 MAX_WINDOWS_A_REPORT = 2_000
+UNKNOWN = -1  # of a table's seq
 
 
 class Leaver(Protocol):
@@ -41,6 +42,8 @@ class Reporter:
         self._active: dict[Tally, None] = {}
         self._leaving: dict[Leaver, None] = {}  # out of the table, with requests under way
         self._leaving_told = False  # the control plane knows of some
+        self._table = UNKNOWN  # the seq of the route table that is served by
+        self._table_told = UNKNOWN
         self._some = asyncio.Event()  # there is something to tell
         self._urgent = asyncio.Event()
 
@@ -63,6 +66,16 @@ class Reporter:
         """It has ended the last of them."""
         self._leaving.pop(target, None)
         self._urgent.set()
+
+    def serves_by(self, table: int) -> None:
+        """Replicas that are not in this table get no request any more."""
+        self._table = table
+        self._some.set()
+        self._urgent.set()
+
+    def unheard(self) -> None:
+        """The control plane was away, and may know nothing."""
+        self._table_told = UNKNOWN
 
     async def run(self, control_plane: ControlPlane) -> None:
         loop = asyncio.get_running_loop()
@@ -90,7 +103,7 @@ class Reporter:
     async def _report(self, control_plane: ControlPlane) -> bool:
         """Whether all of it arrived."""
         waiting = list(self._active)
-        while waiting or self._leaving or self._leaving_told:
+        while waiting or self._more_to_tell:
             now_ms = time.time_ns() // 1_000_000
             windows: list[TrafficWindow] = []
             told: list[Tally] = []
@@ -103,17 +116,26 @@ class Reporter:
                 windows += new
                 told.append(tally)
             leaving = {each.upstream.replica: each.outstanding for each in self._leaving}
-            if windows or leaving or self._leaving_told:
-                report = TrafficReport(gateway=self._name, windows=tuple(windows), leaving=leaving)
+            table = self._table
+            if windows or self._more_to_tell:
+                report = TrafficReport(
+                    gateway=self._name, windows=tuple(windows), leaving=leaving, table=table
+                )
                 try:
                     await control_plane.post("/internal/traffic", msgspec.json.encode(report))
                 except FAILURES:  # who follows routes says that the control plane is away
                     return False
                 self._leaving_told = bool(leaving)
+                self._table_told = table
             for tally in told:
                 tally.arrived()
             if not waiting:
                 break
-        if not (self._active or self._leaving or self._leaving_told):
+        if not (self._active or self._more_to_tell):
             self._some.clear()
         return True
+
+    @property
+    def _more_to_tell(self) -> bool:
+        """Than windows."""
+        return bool(self._leaving) or self._leaving_told or self._table != self._table_told

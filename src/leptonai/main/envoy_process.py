@@ -21,7 +21,7 @@ from pathlib import Path
 
 from leptonai.errors import LeptonError, NotFound, Unavailable
 from leptonai.home import Home, replace_file
-from leptonai.listening import url_of
+from leptonai.listening import reserve, url_of
 from leptonai.log_files import open_log
 from leptonai.processes import Process
 
@@ -132,7 +132,10 @@ class EnvoyProcess:
     def _spawn(self) -> None:
         from leptonai.gateway.envoy.resources import bootstrap
 
-        self._reserve()
+        if self._reserved is None:
+            port = self.port or self._asked_port
+            self._reserved = reserve(self._host, port, "--gateway-port")
+            self.port = self._reserved.getsockname()[1]
         folder = self._home.envoy
         _until(lambda: all((folder / name).exists() for name in FILES), "the gateway")
         lua = files("leptonai.gateway.envoy").joinpath("digest.lua").read_text()
@@ -172,23 +175,6 @@ class EnvoyProcess:
             return False
 
         _until(listens, "Envoy")
-
-    def _reserve(self) -> None:
-        if self._reserved is not None:
-            return
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        reserved = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            reserved.bind((self._host, self.port or self._asked_port))
-        except OSError as error:
-            reserved.close()
-            raise Unavailable(
-                f"port {self._asked_port} of {self._host} cannot be used: {error.strerror}",
-                hint="free it, or choose another: --gateway-port 0 takes any free port",
-            ) from None
-        self._reserved = reserved
-        self.port = reserved.getsockname()[1]
 
 
 def end_envoy(home: Home) -> None:

@@ -15,6 +15,7 @@ from leptonai.serving.loading import load
 from leptonai.serving.photon import Photon
 from leptonai.spec.photons import METADATA_FILE, Packed
 
+_REQUIRED = "PLEASE_ENTER_YOUR_ENV"  # in a template, instead of a value
 _PREPARED = "LEPTON_PHOTON_PREPARED"  # set where its environment is the current one
 
 
@@ -113,7 +114,12 @@ def unpacked(directory: Path, program: str) -> Photon:
 def template_variables(template: Mapping[str, Any]) -> dict[str, str]:
     """Those of a deployment template that have a value of their own."""
     found = template.get("env") or {}
-    return {name: str(value) for name, value in found.items() if value != "PLEASE_ENTER_YOUR_ENV"}
+    return {name: str(value) for name, value in found.items() if value != _REQUIRED}
+
+
+def required_variables(template: Mapping[str, Any]) -> list[str]:
+    """Those that whoever deploys it is to give."""
+    return [name for name, value in (template.get("env") or {}).items() if value == _REQUIRED]
 
 
 def _lines(photon: type[Photon], attribute: str) -> list[str]:

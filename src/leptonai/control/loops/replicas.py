@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from leptonai.control.attempts import Attempts, kept_by
 from leptonai.control.draining import Draining
 from leptonai.control.loops.loop import RETRY_AFTER_MS, retry_ms
+from leptonai.control.loops.routes import RoutesLoop
 from leptonai.control.mirror import Mirror, Watch
 from leptonai.control.owners import OwnerKey, Owners, owner_of
 from leptonai.control.traffic import TrafficLog
@@ -64,6 +65,7 @@ class ReplicasLoop:
         engine: Engine,
         owners: Owners,
         traffic: TrafficLog,
+        routes: RoutesLoop,
         fence: Fence,
         clock: Clock,
         attempts: Attempts,
@@ -82,7 +84,7 @@ class ReplicasLoop:
         # By node: attempts that were ours and are still there.
         self._known: dict[str, set[str]] = {}
         self.looked = asyncio.Event()  # set after every look at the nodes
-        self._draining = Draining(mirror, traffic)
+        self._draining = Draining(mirror, traffic, routes.without)
         traffic.wake_when_idle(self.watch.news)
 
     async def step(self) -> int | None:

@@ -24,6 +24,7 @@ class RoutesLoop:
         self._clock = clock
         self._pod_key = pod_key
         self.table = RouteTable(seq=0, routes=(), workspace_token_sha256={})
+        self._serving: frozenset[str] = frozenset()  # replicas that are in the table
         self._changed = asyncio.Condition()
         self._closing = False
 
@@ -66,8 +67,15 @@ class RoutesLoop:
             async with self._changed:
                 newer = max(fresh.seq, self.table.seq + 1)
                 self.table = msgspec.structs.replace(fresh, seq=newer)
+                self._serving = frozenset(
+                    upstream.replica for route in fresh.routes for upstream in route.upstreams
+                )
                 self._changed.notify_all()
         return min(expiries, default=None)
+
+    def without(self, replica: str) -> int | None:
+        """The seq of the table, once this replica is not in it."""
+        return None if replica in self._serving or not self.table.seq else self.table.seq
 
     async def close(self) -> None:
         """Let go of everybody who waits."""

@@ -21,7 +21,6 @@ from leptonai.core.records import (
     MAX_TERMINATIONS,
     EndReason,
     Goal,
-    OwnerKind,
     Phase,
     Program,
     RayCluster,
@@ -36,8 +35,8 @@ from leptonai.spec.jobs import JobSpec
 from leptonai.spec.rayclusters import RayGroup
 
 HEALTHY_AFTER_MS = 600_000  # a run this long forgets the crashes before it
+SERVED_WAIT_MS = 5_000  # of one that was ready: it can start, and requests may wait for it
 CRASH_LOOP = 3  # crashes in a row after which one is said to keep ending
-DRAIN_MS = 500  # between the last new request a server gets and its SIGTERM, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +100,12 @@ def node_lost(replica: Replica, now_ms: int) -> Replica:
 
 
 def ended(replica: Replica, how: Termination) -> Replica:
+    ended_as = replace(how, attempt=replica.attempt, served=replica.ready)
     return replace(
         replica,
         phase=Phase.ENDED,
         ready=False,
-        terminations=(*replica.terminations, replace(how, attempt=replica.attempt))[
-            -MAX_TERMINATIONS:
-        ],
+        terminations=(*replica.terminations, ended_as)[-MAX_TERMINATIONS:],
     )
 
 
@@ -116,18 +114,11 @@ def ask(replica: Replica, sight: Sight, now_ms: int) -> tuple[Ask, int | None]:
     if replica.phase not in (Phase.PLACED, Phase.RUNNING) or isinstance(sight, SeenEnded):
         return Ask.NOTHING, None
     if replica.goal is Goal.STOP:
-        stop_at_ms = stop_due_ms(replica)
-        return (Ask.STOP, None) if now_ms >= stop_at_ms else (Ask.NOTHING, stop_at_ms)
+        return Ask.STOP, None
     if sight is None and replica.phase is Phase.PLACED:
         due = now_ms >= replica.not_before_ms
         return (Ask.START, None) if due else (Ask.NOTHING, replica.not_before_ms)
     return Ask.NOTHING, None
-
-
-def stop_due_ms(replica: Replica) -> int:
-    """A server that was in the route table gets no SIGTERM before the gateway has let go of it."""
-    asked = replica.stop_asked_at_ms or 0
-    return asked + DRAIN_MS if replica.owner_kind is OwnerKind.ENDPOINT and replica.ready else asked
 
 
 def asked_of(replica: Replica, owner: Workload | None) -> JobSpec | EndpointSpec | RayGroup | None:
@@ -220,9 +211,11 @@ def next_attempt(replica: Replica, not_before_ms: int, *, stay: bool) -> Replica
 def started_again(replica: Replica, now_ms: int) -> Replica:
     """After it ended by itself: at once, then later and later while it keeps ending."""
     crashes = crashes_of(replica)
-    wait_ms = backoff_ms(crashes - 1) if crashes > 1 else 0
-    # What could not be started may find what it needs on another node, or other ports.
     end = replica.last_end
+    wait_ms = backoff_ms(crashes - 1) if crashes > 1 else 0
+    if end is not None and end.served:
+        wait_ms = min(wait_ms, SERVED_WAIT_MS)
+    # What could not be started may find what it needs on another node, or other ports.
     stay = end is not None and end.reason is not EndReason.NOT_STARTED
     return next_attempt(replica, now_ms + wait_ms, stay=stay)
 

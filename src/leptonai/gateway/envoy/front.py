@@ -135,6 +135,7 @@ class Front:
             self._gateway.log(f"Envoy refused {len(short)} routes: all requests come to us")
             self._write_routes(table, {})
         self._applied = table.seq
+        self._gateway.reporter.serves_by(table.seq)
 
     async def figures(self) -> dict[tuple[str, str], Traffic]:
         """What Envoy counted, by workspace and endpoint; nothing if it does not say."""
