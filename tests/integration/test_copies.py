@@ -23,7 +23,6 @@ from leptonai.supervisor import (
     copying,
     processes,
 )
-from leptonai.supervisor import launch as starting
 from leptonai.supervisor.template import CLAIMED_BEFORE, ROOM_BYTES, ROOM_VARIABLE, SOCKET
 from leptonai.testing.engine_contract import PATIENCE_S
 
@@ -311,7 +310,7 @@ def test_of_a_copy_and_a_plain_start_one_runs(tmp_path):
 def test_a_wrapper_that_comes_too_late_ends_without_the_copy(tmp_path, monkeypatch):
     late = tmp_path / "late.sh"
     late.write_text(f"until [ -e {tmp_path}/goes ]; do sleep 0.01; done; exit {CLAIMED_BEFORE}")
-    monkeypatch.setattr(starting, "WRAPPER", late)
+    monkeypatch.setattr("leptonai.supervisor.launch.WRAPPER", late)
 
     async def test() -> None:
         async with copies(tmp_path, Cgroups(0)) as some:
@@ -341,7 +340,7 @@ def test_a_wrapper_that_comes_too_late_ends_without_the_copy(tmp_path, monkeypat
 def test_a_wrapper_that_dies_while_a_copy_claims_ends_without_the_copy(tmp_path, monkeypatch):
     dies = tmp_path / "dies.sh"
     dies.write_text(f"until [ -e {tmp_path}/goes ]; do sleep 0.01; done; exit 1")
-    monkeypatch.setattr(starting, "WRAPPER", dies)
+    monkeypatch.setattr("leptonai.supervisor.launch.WRAPPER", dies)
     read, looks = Folder.read, []
 
     def too_early(folder: Folder) -> object:

@@ -203,7 +203,7 @@ def an_artifact(kind, **fields):
 def test_a_job_and_its_workers_refer_to_their_files():
     spec = JobSpec(container=Container(command=["true"]), workdir=WORKDIR)
     step = advance_job(new_job(id="j", name="j", spec=spec, **MADE), (), 1)
-    assert [digests_in(each) for each in (step.job, *step.replicas)] == [{WORKDIR}, {WORKDIR}]
+    assert [digests_in(each) for each in (step.owner, *step.replicas)] == [{WORKDIR}, {WORKDIR}]
 
 
 def test_an_endpoint_and_its_servers_refer_to_their_files_and_their_model():
@@ -211,7 +211,7 @@ def test_an_endpoint_and_its_servers_refer_to_their_files_and_their_model():
     endpoint = new_endpoint(name="e", spec=spec, model_digest=MODEL, **MADE)
     step = advance_endpoint(endpoint, (), 1)
     assert len(step.replicas) == 1
-    for record in (step.endpoint, *step.replicas):
+    for record in (step.owner, *step.replicas):
         assert digests_in(record) == {WORKDIR, MODEL}
 
 

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from leptonai.cli.groups import Group
-from leptonai.cli.job_log import (
-    check_workers,
-    chosen_of,
-    follow_job,
-    going_on,
-    replicas_of,
-    say_if_failed,
-    waiting_because,
-)
-from leptonai.cli.log_lines import Wanted, line_options, print_lines
+from leptonai.cli.job_log import log
+from leptonai.cli.job_submission import stays_here, submit
+from leptonai.cli.job_views import facts_of, row_of
 from leptonai.cli.mounts import storage_options
-from leptonai.cli.output import age, print_facts, print_json, print_table, say, span
+from leptonai.cli.output import print_facts, print_json, print_table, say
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
     Parsed,
@@ -40,7 +32,6 @@ from leptonai.cli.telling import tells
 from leptonai.cli.views import (
     print_dry_run,
     print_replicas,
-    resources_text,
 )
 from leptonai.spec.quantities import duration_s, moment_s
 
@@ -48,7 +39,6 @@ if TYPE_CHECKING:
     from leptonai.client import LeptonClient
     from leptonai.client.synchronous.jobs import Jobs
     from leptonai.spec.containers import EnvVar
-    from leptonai.spec.jobs import LeptonJob
 
 job = Group(
     name="job",
@@ -59,6 +49,7 @@ leptonai job list
 leptonai job log -f hello
 leptonai job why hello""",
 )
+job.add_command(log)
 
 
 @job.does(
@@ -187,46 +178,13 @@ def create(
             include_workspace_token=include_workspace_token,
         ),
     )
-    if workdir is None and (stays := _stays_here(command)):
+    if workdir is None and (stays := stays_here(command)):
         say(f"note: {stays} stays here; --workdir . ships this directory")
     with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
         if dry_run:
             print_dry_run(client.jobs.dry_run(asked), output)
             return
         submit(client, asked, workdir, follow=follow, wait=wait, output=output)
-
-
-def submit(
-    client: LeptonClient,
-    asked: LeptonJob,
-    directory: Path | None,
-    *,
-    follow: bool,
-    wait: bool,
-    output: str,
-) -> None:
-    """Create a job that runs in a copy of the directory, and do what was asked to be done then."""
-    if directory is not None:
-        asked = _with_workdir(asked, client.trees.push(directory), directory)
-    made = client.jobs.create(asked)
-    job_id = made.metadata.id or ""
-    if follow:
-        say(f"created {job_id}")
-        with going_on(job_id):
-            follow_job(client, job_id, workers=(), replica=None)
-        raise click.exceptions.Exit(_report_end(client.jobs.wait(job_id)))
-    if wait:
-        say(f"created {job_id}; waiting for its end")
-        with going_on(job_id):
-            made = client.jobs.wait(job_id)
-    if output == "json":
-        print_json(made)
-    else:
-        click.echo(job_id)
-        if not wait:
-            say(f"next: leptonai job log -f {job_id}")
-    if wait:
-        raise click.exceptions.Exit(_report_end(made))
 
 
 @job.does(
@@ -271,7 +229,7 @@ def list_(
         print_json(jobs)
     elif jobs:
         headers = ("ID", "STATE", "WORKERS", "AGE", "RAN", "MESSAGE")
-        print_table(headers, [_row(each) for each in jobs])
+        print_table(headers, [row_of(each) for each in jobs])
     elif archived or states or search or selector or users:
         say("no jobs match")
     else:
@@ -289,96 +247,10 @@ def get(output: str, name: str) -> None:
             print_json(found)
             return
         replicas = client.jobs.replicas(found.metadata.id or "")
-    print_facts(_facts(found))
+    print_facts(facts_of(found))
     if replicas:
         click.echo()
         print_replicas(replicas)
-
-
-@job.does(
-    "log",
-    example="""\
-leptonai job log hello
-leptonai job log -f ddp
-leptonai job log ddp --worker 0 --tail 100
-leptonai job log ddp --since 10m --grep loss -t""",
-)
-@click.option("-f", "--follow", is_flag=True, help="Go on until it ends.")
-@click.option(
-    "-w", "--worker", "workers", type=click.IntRange(min=0), multiple=True, help="Only this one."
-)
-@click.option("--replica", metavar="ID", help="Only this one, also of an earlier try.")
-@line_options
-@output_option
-@click.argument("name")
-def log(
-    follow: bool,
-    workers: tuple[int, ...],
-    replica: str | None,
-    output: str,
-    name: str,
-    wanted: Wanted,
-) -> None:
-    """Print what a job wrote, so far or to its end.
-
-    Lines of several workers begin with the worker's number.
-    """
-    from leptonai.client.synchronous.jobs import FINISHED
-
-    if follow and output == "json":
-        raise click.UsageError("a log that goes on is no JSON: leave out -f or -o json")
-    if follow:
-        wanted.check_following()
-    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
-        found = client.jobs.find(name)
-        job_id = found.metadata.id or ""
-        check_workers(found, workers)
-        if follow:
-            follow_job(
-                client,
-                job_id,
-                workers=workers,
-                replica=replica,
-                tail=wanted.tail,
-                grep=wanted.grep,
-            )
-            say_if_failed(client.jobs.get(job_id))
-            return
-        known = replicas_of(client, job_id, replica)
-        chosen = chosen_of(known, job_id, workers, replica) or chosen_of(
-            known, job_id, workers, replica, waiting=True
-        )
-        if not wanted.everything:
-            between_ns = wanted.between_ns()
-            logs = {
-                str(index): client.jobs.history(
-                    job_id, *between_ns, replica_id=each.id, q=wanted.grep, last=wanted.tail
-                )
-                for index, each in chosen
-            }
-            print_lines(wanted, logs, output=output)
-            return
-        if output == "json":
-            print_json(
-                [
-                    {"worker": index, "replica": each.id, "line": line}
-                    for index, each in chosen
-                    for line in client.jobs.log(job_id, each.id, follow=False)
-                ]
-            )
-            return
-        told = False
-        for index, each in chosen:
-            prefix = f"[{index}] " if len(chosen) > 1 else ""
-            for line in client.jobs.log(job_id, each.id, follow=False):
-                told = True
-                click.echo(prefix + line)
-        if told:
-            say_if_failed(found)
-        else:
-            ended = found.status is not None and found.status.state in FINISHED
-            words = "nothing was written" if ended else "no log yet"
-            say(f"{words}: {waiting_because(client, found)}")
 
 
 def _id_of(client: LeptonClient, name: str) -> str:
@@ -442,86 +314,3 @@ def _act(
                 click.echo(f"{job_id} is {state}: nothing to do" if idle else f"{done} {job_id}")
     if output == "json":
         print_json(acted)
-
-
-# --- views -----------------------------------------------------------------------------------
-
-
-def _row(each: LeptonJob) -> tuple[str, ...]:
-    status = each.status
-    if status is None:
-        return (each.metadata.id or "", "", "", age(each.metadata.created_at), "", "")
-    busy = status.ready if status.active else status.succeeded
-    return (
-        each.metadata.id or "",
-        status.state,
-        f"{busy}/{each.spec.workers}",
-        age(each.metadata.created_at),
-        _ran(each),
-        status.message,
-    )
-
-
-def _ran(each: LeptonJob) -> str:
-    status = each.status
-    if status is None or status.completion_time is None or each.metadata.created_at is None:
-        return ""
-    return span((status.completion_time - each.metadata.created_at) / 1_000)
-
-
-def _facts(each: LeptonJob) -> list[tuple[str, str]]:
-    import shlex
-
-    spec, status = each.spec, each.status
-    return [
-        ("id", each.metadata.id or ""),
-        ("name", each.metadata.name or ""),
-        ("state", str(status.state) if status else ""),
-        ("message", status.message if status else ""),
-        ("exit code", str(status.exit_code) if status and status.exit_code is not None else ""),
-        ("command", shlex.join(spec.container.command or [])),
-        ("workers", str(spec.workers)),
-        ("each", resources_text(spec)),
-        ("priority", (spec.queue_config and spec.queue_config.priority_class) or ""),
-        ("labels", ", ".join(f"{k}={v}" for k, v in (each.metadata.labels or {}).items())),
-        ("owner", each.metadata.owner or ""),
-        ("created", f"{age(each.metadata.created_at)} ago" if each.metadata.created_at else ""),
-        ("from creation to end", _ran(each)),
-    ]
-
-
-def _report_end(ended: LeptonJob) -> int:
-    """The exit code for a person who waited for it."""
-    status = ended.status
-    if status is not None and status.state == "Completed":
-        return 0
-    state = str(status.state) if status else "gone"
-    because = f": {status.message}" if status and status.message else ""
-    say(f"error: {ended.metadata.id} is {state}{because}")
-    say(f"hint: see `leptonai job why {ended.metadata.id}` and `leptonai job events` of it")
-    return 1
-
-
-def _stays_here(command: Sequence[str]) -> str:
-    """A file of this directory that the command names, as in `python train.py`; "" if none."""
-    for word in command:
-        path = Path(word)
-        with suppress(OSError):  # too long for a name
-            if path.suffix and not path.is_absolute() and path.is_file():
-                return word
-    return ""
-
-
-def _with_workdir(asked: LeptonJob, digest: str, directory: Path) -> LeptonJob:
-    """What is shipped is no git tree any more: its run is told here which commit it was."""
-    import msgspec
-
-    from leptonai.spec.containers import EnvVar
-    from leptonai.tracking.facts import GIT_VARIABLE, git_state
-
-    spec = msgspec.structs.replace(asked.spec, workdir=digest)
-    git, envs = git_state(directory), list(spec.envs or [])
-    if git is not None and not any(env.name == GIT_VARIABLE for env in envs):
-        told = EnvVar(name=GIT_VARIABLE, value=msgspec.json.encode(git).decode())
-        spec = msgspec.structs.replace(spec, envs=[*envs, told])
-    return msgspec.structs.replace(asked, spec=spec)

@@ -1,4 +1,4 @@
-"""What a job wrote: of which of its replicas, and as it comes."""
+"""`leptonai job log`: what a job wrote, of which of its replicas, and as it comes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import click
+
 from leptonai import errors
-from leptonai.cli.output import say
+from leptonai.cli.groups import Command
+from leptonai.cli.log_lines import Wanted, line_options, print_lines
+from leptonai.cli.output import print_json, say
+from leptonai.cli.session import FOLLOW_PATIENCE_S, connect, output_option
 
 if TYPE_CHECKING:
     from leptonai.client import LeptonClient
@@ -18,6 +23,93 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.2  # between two looks at a job that is not running yet
 MAX_NAMED = 10  # replicas that a hint names
+
+
+@click.command(
+    "log",
+    cls=Command,
+    example="""\
+leptonai job log hello
+leptonai job log -f ddp
+leptonai job log ddp --worker 0 --tail 100
+leptonai job log ddp --since 10m --grep loss -t""",
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on until it ends.")
+@click.option(
+    "-w", "--worker", "workers", type=click.IntRange(min=0), multiple=True, help="Only this one."
+)
+@click.option("--replica", metavar="ID", help="Only this one, also of an earlier try.")
+@line_options
+@output_option
+@click.argument("name")
+def log(
+    follow: bool,
+    workers: tuple[int, ...],
+    replica: str | None,
+    output: str,
+    name: str,
+    wanted: Wanted,
+) -> None:
+    """Print what a job wrote, so far or to its end.
+
+    Lines of several workers begin with the worker's number.
+    """
+    from leptonai.client.synchronous.jobs import FINISHED
+
+    if follow and output == "json":
+        raise click.UsageError("a log that goes on is no JSON: leave out -f or -o json")
+    if follow:
+        wanted.check_following()
+    with connect(retry_for_s=FOLLOW_PATIENCE_S) as client:
+        found = client.jobs.find(name)
+        job_id = found.metadata.id or ""
+        _check_workers(found, workers)
+        if follow:
+            follow_job(
+                client,
+                job_id,
+                workers=workers,
+                replica=replica,
+                tail=wanted.tail,
+                grep=wanted.grep,
+            )
+            _say_if_failed(client.jobs.get(job_id))
+            return
+        known = _replicas_of(client, job_id, replica)
+        chosen = _chosen_of(known, job_id, workers, replica) or _chosen_of(
+            known, job_id, workers, replica, waiting=True
+        )
+        if not wanted.everything:
+            between_ns = wanted.between_ns()
+            logs = {
+                str(index): client.jobs.history(
+                    job_id, *between_ns, replica_id=each.id, q=wanted.grep, last=wanted.tail
+                )
+                for index, each in chosen
+            }
+            print_lines(wanted, logs, output=output)
+            return
+        if output == "json":
+            print_json(
+                [
+                    {"worker": index, "replica": each.id, "line": line}
+                    for index, each in chosen
+                    for line in client.jobs.log(job_id, each.id, follow=False)
+                ]
+            )
+            return
+        told = False
+        for index, each in chosen:
+            prefix = f"[{index}] " if len(chosen) > 1 else ""
+            for line in client.jobs.log(job_id, each.id, follow=False):
+                told = True
+                click.echo(prefix + line)
+        if told:
+            _say_if_failed(found)
+        else:
+            ended = found.status is not None and found.status.state in FINISHED
+            words = "nothing was written" if ended else "no log yet"
+            say(f"{words}: {_waiting_because(client, found)}")
 
 
 def follow_job(
@@ -39,8 +131,8 @@ def follow_job(
         found = client.jobs.get(job_id)
         chosen = [
             (index, each)
-            for index, each in chosen_of(
-                replicas_of(client, job_id, replica), job_id, workers, replica
+            for index, each in _chosen_of(
+                _replicas_of(client, job_id, replica), job_id, workers, replica
             )
             if each.id not in shown
         ]
@@ -57,7 +149,7 @@ def follow_job(
             continue
         if replica is not None or (found.status and found.status.state in FINISHED):
             return
-        waiting = waiting_because(client, found)
+        waiting = _waiting_because(client, found)
         if waiting != told and not shown:
             say(waiting)
             told = waiting
@@ -74,7 +166,7 @@ def going_on(job_id: str) -> Iterator[None]:
         raise
 
 
-def check_workers(found: LeptonJob, workers: Sequence[int]) -> None:
+def _check_workers(found: LeptonJob, workers: Sequence[int]) -> None:
     """Raises:
     NotFound: it has no worker of that number.
     """
@@ -88,19 +180,19 @@ def check_workers(found: LeptonJob, workers: Sequence[int]) -> None:
             )
 
 
-def say_if_failed(found: LeptonJob) -> None:
+def _say_if_failed(found: LeptonJob) -> None:
     """A log that ends does not say why."""
     if found.status and found.status.state == "Failed":
         say(f"{found.metadata.id} is Failed: {found.status.message}")
 
 
-def waiting_because(client: LeptonClient, found: LeptonJob) -> str:
+def _waiting_because(client: LeptonClient, found: LeptonJob) -> str:
     job_id = found.metadata.id or ""
     told = client.jobs.why(job_id)
     return f"{job_id} is {told.state}" + (f": {told.because}" if told.because else "")
 
 
-def replicas_of(client: LeptonClient, job_id: str, named: str | None) -> Sequence[Replica]:
+def _replicas_of(client: LeptonClient, job_id: str, named: str | None) -> Sequence[Replica]:
     """Those to choose from: of the present round, and of all if one is named.
 
     Raises:
@@ -118,7 +210,7 @@ def replicas_of(client: LeptonClient, job_id: str, named: str | None) -> Sequenc
     return found
 
 
-def chosen_of(
+def _chosen_of(
     replicas: Sequence[Replica],
     job_id: str,
     workers: Sequence[int],

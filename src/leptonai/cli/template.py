@@ -100,7 +100,7 @@ def start(
     """
     from msgspec.structs import replace
 
-    from leptonai.cli import endpoint, job, pod
+    from leptonai.cli import endpoint, job_submission, pod
     from leptonai.cli.pod_keys import default_keys
     from leptonai.cli.requested import entering, named
     from leptonai.spec import codec
@@ -120,7 +120,7 @@ def start(
         made = client.templates.render(scope, template, _values(found, values)).spec
         if kind == "job":
             asked = LeptonJob(metadata=metadata, spec=codec.convert(JobSpec, made))
-            job.submit(client, asked, None, follow=follow, wait=wait, output=output)
+            job_submission.submit(client, asked, None, follow=follow, wait=wait, output=output)
             return
         spec = codec.convert(EndpointSpec, made)
         if kind == "pod":

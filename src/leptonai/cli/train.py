@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leptonai.cli.groups import Command
-from leptonai.cli.job import submit
+from leptonai.cli.job_submission import submit
 from leptonai.cli.mounts import storage_options
 from leptonai.cli.session import (
     FOLLOW_PATIENCE_S,
