@@ -170,7 +170,7 @@ def test_the_learning_rate_follows_the_schedule():
             self.found = []
 
         def on_step(self, trainer, step, loss):
-            self.found.append(trainer._optimizer.param_groups[0]["lr"])
+            self.found.append(trainer._fit._optimizer.param_groups[0]["lr"])
 
     rates = Rates()
     a_trainer(schedule="linear", warmup_steps=4, callbacks=[rates]).fit()

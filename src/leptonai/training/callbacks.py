@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,5 +32,34 @@ class Callback:
         """Also when it was stopped; not when it failed."""
 
 
-def listens(callback: Callback, to: str) -> bool:
-    return getattr(type(callback), to) is not getattr(Callback, to)
+class Listeners:
+    """Those of one training."""
+
+    def __init__(self, callbacks: Sequence[Callback], trainer: Trainer) -> None:
+        self._callbacks = tuple(callbacks)
+        self._trainer = trainer
+        self.hear_every_step = any(
+            type(each).on_step is not Callback.on_step for each in self._callbacks
+        )
+
+    def start(self) -> None:
+        for each in self._callbacks:
+            each.on_start(self._trainer)
+
+    def steps(self, first: int, losses: Sequence[float]) -> None:
+        if self.hear_every_step:
+            for step, loss in enumerate(losses, first):
+                for each in self._callbacks:
+                    each.on_step(self._trainer, step, loss)
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        for each in self._callbacks:
+            each.on_epoch(self._trainer, epoch, metrics)
+
+    def checkpoint(self, step: int) -> None:
+        for each in self._callbacks:
+            each.on_checkpoint(self._trainer, step)
+
+    def end(self) -> None:
+        for each in self._callbacks:
+            each.on_end(self._trainer)
