@@ -112,6 +112,7 @@ class Staging:
 
     def __exit__(self, *_: object) -> None:
         self._kept = []
+        self._coming = None  # no thread reads on
         if self._place is not None:
             self._place.cleanup()
 
