@@ -50,8 +50,8 @@ leptonai dataset transform ./sales.csv --pipeline steps.json --into ./ready""",
 @click.option("--seed", default=0, show_default=True, help="Of the split.")
 @memory_limit_option
 @click.option(
-    "--num-workers", default=1, show_default=True, type=click.IntRange(1, MAX_WORKERS),
-    help="Chunks at once; the result is the same.",
+    "--num-workers", type=click.IntRange(1, MAX_WORKERS), metavar="N",
+    help="Chunks at once; the result is the same. As memory allows 1 or 2, if not given.",
 )  # fmt: skip
 @click.option(
     "--job-workers", type=click.IntRange(1, MAX_JOB_WORKERS), metavar="N",
@@ -67,7 +67,7 @@ def transform(
     shares: str | None,
     seed: int,
     memory_limit: int | None,
-    num_workers: int,
+    num_workers: int | None,
     job_workers: int | None,
     resources: Mapping[str, Any],
     output: str,
@@ -132,7 +132,7 @@ def _write(
     into: Path,
     split: dict[str, float],
     seed: int,
-    workers: int,
+    workers: int | None,
     memory_limit_bytes: int | None,
 ) -> None:
     from leptonai.data.pipeline.applying import parts_of

@@ -259,7 +259,7 @@ class Dataset:
         *,
         split: Mapping[str, float] | None = None,
         seed: int = 0,
-        num_workers: int = 1,
+        num_workers: int | None = None,
         job_workers: int | None = None,
         resources: Mapping[str, Any] | None = None,
         memory_limit_bytes: int | None = None,
@@ -275,7 +275,8 @@ class Dataset:
                 one; here it then has learnt, in a job its copy has.
             split: the parts' shares; by default the parts that the data has.
             seed: of the split.
-            num_workers: chunks at once, of each process.
+            num_workers: chunks at once, of each process. If not given one in a job's, and here two
+                where memory allows it.
             job_workers: processes of a job of the workspace, which then does it all: this waits for
                 it, and to interrupt this stops it. What a worker has made is not made again when it
                 is killed. By default it is done here.
@@ -303,7 +304,7 @@ class Dataset:
             pipeline,
             name,
             job_workers=job_workers,
-            threads=num_workers,
+            threads=num_workers or 1,
             resources=resources or {},
             client=client,
             **common,

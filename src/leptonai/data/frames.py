@@ -7,7 +7,6 @@ with `pread` and not mapped: mapped pages would count as ours.
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from leptonai.data.ahead import ahead
 from leptonai.data.coded import FEW, LOOKED_AT, are_full, decoded, is_coded, new_codes, recoded
 from leptonai.data.columns import Array
 from leptonai.data.manifest import Field
@@ -128,13 +128,7 @@ class Table:
             )
             return Stretch(wanted, self.frame_of(wanted, columns))
 
-        with ThreadPoolExecutor(1, "leptonai-table") as ahead:
-            coming = ahead.submit(one, first) if first < end else None
-            for at in range(first, end, step):
-                assert coming is not None
-                stretch = coming.result()
-                coming = ahead.submit(one, at + step) if at + step < end else None
-                yield stretch
+        return ahead(map(one, range(first, end, step)))
 
     def frame_of(
         self, rows: NDArray[np.int64], columns: Sequence[str] | None = None

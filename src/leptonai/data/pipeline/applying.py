@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 STRETCHES = 2  # of a chunk: a file is not too small, and memory holds one stretch
 MAX_WORKERS = 64
 WORKER_BYTES = 256 << 20  # that work on one chunk takes at most, about
+ROOM_FOR_TWO_BYTES = 1 << 30  # from such a limit on two chunks are worked on, if nobody says
 PartFrame: TypeAlias = "tuple[str, pl.LazyFrame]"  # rows of one part
 PIPELINE_FILE = "pipeline.safetensors"  # beside the tables that it made
 
@@ -43,14 +44,15 @@ def apply(
     parts: "Mapping[str, Dataset]",
     into: Path,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     memory_limit_bytes: int | None = None,
 ) -> list[Path]:
     """Write all rows of the parts, which are parts of the same records.
 
     Args:
         parts: their names, "" for rows that are to lie in no folder.
-        workers: chunks at once, as far as memory allows.
+        workers: chunks at once, as far as memory allows. Two, if not given and memory allows it:
+            one is made while the other is written.
 
     Returns:
         The files, in their order.
@@ -71,7 +73,7 @@ def fit_and_apply(
     parts: "Mapping[str, Dataset]",
     into: Path,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     memory_limit_bytes: int | None = None,
 ) -> list[Path]:
     """Fit on the part `train`, or on the only one; then write them all. As `fit` and `apply` one
@@ -112,9 +114,11 @@ def some_of(files: list[Path]) -> list[Path]:
 def _at_once(
     one: "Callable[[Any], list[Path]]",
     chunks: Iterable[Any],
-    workers: int,
+    workers: int | None,
     memory_limit_bytes: int | None,
 ) -> list[Path]:
+    if workers is None:
+        workers = 2 if (memory_limit_bytes or MEMORY_LIMIT_BYTES) >= ROOM_FOR_TWO_BYTES else 1
     if memory_limit_bytes is not None:
         workers = min(workers, memory_limit_bytes // WORKER_BYTES)
     with ThreadPoolExecutor(max(1, min(workers, MAX_WORKERS)), "lepton-apply") as pool:
@@ -162,7 +166,7 @@ class Divided:
         chunks: Iterable[int],
         into: Path,
         *,
-        workers: int = 1,
+        workers: int | None = None,
         memory_limit_bytes: int | None = None,
     ) -> list[Path]:
         """Write these chunks with a pipeline that has learnt. See `apply`."""

@@ -29,7 +29,7 @@ def transform(
     *,
     shares: Mapping[str, float],
     seed: int,
-    workers: int,
+    workers: int | None,
     memory_limit_bytes: int | None,
     client: "LeptonClient | None",
     tell: Tell,
@@ -49,7 +49,7 @@ def write(
     parts: Mapping[str, Dataset],
     folder: Path,
     *,
-    workers: int,
+    workers: int | None,
     memory_limit_bytes: int | None,
     tell: Tell,
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from leptonai.data.ahead import ahead
 from leptonai.data.shelf import writing
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Staging:
     def _all(self, wanted: str | None) -> "Iterator[tuple[int, str, pl.LazyFrame]]":
         """What nobody has asked for yet is read from the source, once."""
         if self._coming is None:
-            self._coming = iter(self._source())
+            self._coming = ahead(self._source())
         at = 0
         while True:
             if at == len(self._kept):
@@ -111,6 +112,7 @@ class Staging:
 
     def __exit__(self, *_: object) -> None:
         self._kept = []
+        self._coming = None  # no thread reads on
         if self._place is not None:
             self._place.cleanup()
 

@@ -34,7 +34,8 @@ class Moments:
         if not added:
             return
         mean = float(values.mean())
-        squares = float(np.square(values - mean).sum())
+        distances = values - mean
+        squares = float(np.square(distances, out=distances).sum())
         count = self.count + added
         apart = mean - self.mean
         self.mean += apart * (added / count)
@@ -102,7 +103,7 @@ class _Search:
         for (bits, prefix), counts in self._counts.items():
             inside = keys if not bits else keys[keys >> np.uint64(64 - bits) == np.uint64(prefix)]
             digits = (inside >> np.uint64(64 - bits - DIGIT_BITS)) & np.uint64(0xFFFF)
-            counts += np.bincount(digits.astype(np.int64), minlength=1 << DIGIT_BITS)
+            counts += np.bincount(digits.view(np.int64), minlength=1 << DIGIT_BITS)
         for (bits, prefix), kept in self._kept.items():
             kept.append(keys[keys >> np.uint64(64 - bits) == np.uint64(prefix)])
         if (0, 0) in self._counts:
@@ -156,8 +157,11 @@ def _between(search: _Search, place: float) -> float:
 
 def _ordered(values: Numbers) -> NDArray[np.uint64]:
     """Bits that are in the order of the values; 0 and -0 are one."""
-    bits = (values + 0.0).view(np.uint64)
-    return np.where(bits & SIGN, ~bits, bits | SIGN)
+    bits = (values + 0.0).view(np.int64)
+    flipped = bits >> 63  # all bits of what is below 0; of others the sign
+    flipped |= SIGN.view(np.int64)
+    flipped ^= bits
+    return flipped.view(np.uint64)
 
 
 def _values(ordered: NDArray[np.uint64]) -> Numbers:

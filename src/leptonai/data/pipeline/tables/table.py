@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from leptonai.data.ahead import ahead
 from leptonai.data.chance import Chance
 from leptonai.data.pipeline.step import Form, Learnt, Step, Training
 from leptonai.errors import InvalidRequest
@@ -53,8 +54,7 @@ class Stretches:
     def columns(self, names: Sequence[str]) -> "Iterator[tuple[int, pl.DataFrame]]":
         """These columns, stretch after stretch, each with the number of its first row."""
         at = 0
-        for stretch in self():
-            frame = stretch.select(names).collect()
+        for frame in ahead(stretch.select(names).collect() for stretch in self()):
             yield at, frame
             at += len(frame)
 
@@ -90,14 +90,16 @@ class Stretches:
             found = []
             for name in names:
                 values = as_numbers(frame[name])
-                infinite = np.isinf(values)
-                if infinite.any():
-                    row = at + int(np.flatnonzero(infinite)[0])
-                    raise InvalidRequest(
-                        f"row {row} of the training data: {name!a} is infinite",
-                        hint="take a Clean step first: it makes infinities missing",
-                    )
-                found.append(values[~np.isnan(values)])
+                if not np.isfinite(values).all():
+                    infinite = np.flatnonzero(np.isinf(values))
+                    if len(infinite):
+                        raise InvalidRequest(
+                            f"row {at + int(infinite[0])} of the training data: {name!a} is "
+                            "infinite",
+                            hint="take a Clean step first: it makes infinities missing",
+                        )
+                    values = values[~np.isnan(values)]
+                found.append(values)
             yield found
 
 
