@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 from gateway_world import (
     ENDPOINT_TOKEN,
@@ -35,6 +36,8 @@ from gateway_world import (
     sha256,
     waiting,
 )
+
+from leptonai.core.routing import RouteTable
 
 # --- who is let in --------------------------------------------------------------------------------
 
@@ -1087,6 +1090,18 @@ def test_the_last_table_is_kept_for_a_start_without_the_control_plane(
     eventually(lambda: copy.exists() and b'"e"' in copy.read_bytes())
     assert copy.stat().st_mode & 0o777 == 0o600
     cloud.gateway.close()
+    cloud.gateway = Gateway(cloud.gateway.home, cloud.control_plane.url)
+    assert cloud.gateway.ask("/e/default/e/")[0] == 200
+
+
+def test_a_kept_table_that_is_old_denies_nothing_while_there_is_a_control_plane(
+    own_cloud: Callable[..., Cloud],
+) -> None:
+    cloud = own_cloud()
+    cloud.endpoint(cloud.replica())
+    cloud.gateway.close()
+    old = RouteTable(seq=1, routes=(), workspace_token_sha256={})
+    (cloud.gateway.home / "gateway" / "routes.json").write_bytes(msgspec.json.encode(old))
     cloud.gateway = Gateway(cloud.gateway.home, cloud.control_plane.url)
     assert cloud.gateway.ask("/e/default/e/")[0] == 200
 

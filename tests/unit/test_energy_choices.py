@@ -1,5 +1,6 @@
 """Batch sizes and power limits: `leptonai simulate energy` and what it decides with."""
 
+import csv
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -155,6 +156,7 @@ EXPECTED_HEADER = "expected a header with " + HEADER.replace(",", ", ")
     ],
 )  # fmt: skip
 def test_a_bad_table_is_refused_with_file_line_and_what_was_expected(table, message, hint):
+    csv.field_size_limit(131_072)  # as a process begins; who reads data has longer ones
     with pytest.raises(InvalidRequest) as refused:
         read_settings({"p.csv": table.splitlines()})
     assert (refused.value.message, refused.value.hint) == (message, hint)

@@ -40,6 +40,7 @@ class Follower:
         self._copy = copy
         self._save: asyncio.TimerHandle | None = None
         self._last = b""  # the table that was sent last
+        self._polled = asyncio.Event()
 
     def load_copy(self) -> None:
         """Serve by the table of the last run until the control plane sends one."""
@@ -51,6 +52,12 @@ class Follower:
             self._gateway.log(f"the kept route table cannot be read: {error}", file=str(self._copy))
             return
         self._gateway.follow(table)
+
+    async def polled(self, within_s: float) -> None:
+        """Wait for the outcome of the first poll, whatever it is."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._polled.wait()
 
     async def run(self) -> None:
         """Never returns; a control plane that is away changes nothing but the age of the table."""
@@ -67,6 +74,8 @@ class Follower:
                 retry_s = FIRST_RETRY_S
                 silent = False
                 continue
+            finally:
+                self._polled.set()
             if not silent:
                 silent = True
                 self._gateway.log(f"the control plane does not send routes: {failure}")

@@ -26,6 +26,7 @@ from .limits import Limits
 from .tracing import Tracer
 
 BACKLOG = 2048  # connections that the kernel keeps for us
+FIRST_TABLE_S = 1.0  # for the control plane's route table; then requests are let in by the kept one
 LAST_SPANS_S = 1.0  # that a gateway which ends takes for its last spans
 FILES_BESIDE_CLIENTS = 1024  # what a process needs, and connections to replicas
 
@@ -72,6 +73,9 @@ async def serve(config: Config) -> None:
         host, port = listener.getsockname()[:2]
         gateway.front = Front(gateway, Home(config.home).envoy, (host, port))
     follower.load_copy()
+    following = loop.create_task(follower.run())
+    # What is kept may be old, and must not deny what there is.
+    await follower.polled(FIRST_TABLE_S)
     if gateway.front is not None:
         await gateway.front.begin()
     stop = asyncio.Event()
@@ -88,7 +92,6 @@ async def serve(config: Config) -> None:
         handover.open(Home(config.home).gateway_handover)
     except OSError as error:
         gateway.log(f"the socket cannot be handed over later: {error}")
-    following = loop.create_task(follower.run())
     reporting = loop.create_task(gateway.reporter.run(control_plane))
     bounding = loop.create_task(keep_bounded(Home(config.home).gateway_log))
     tracing = [loop.create_task(gateway.tracer.run())] if gateway.tracer else []
