@@ -14,7 +14,7 @@ from leptonai.data.shelf import writing
 if TYPE_CHECKING:
     import polars as pl
 
-SHARE = 8  # of the memory, one part in so many holds stretches: work needs the rest
+SHARE = 16  # of the memory, one part in so many holds stretches: work needs the rest
 
 Change: TypeAlias = "Callable[[pl.LazyFrame], pl.LazyFrame]"
 
