@@ -15,7 +15,7 @@ import pytest
 
 from leptonai import __version__
 from leptonai.home import Home, replace_file
-from leptonai.main.gateway_process import GatewayProcess, Record, end_gateway
+from leptonai.main.gateway_process import GatewayProcess, GatewayRecord, end_gateway
 from leptonai.processes import Process
 from leptonai.testing.free_ports import a_free_port
 
@@ -50,7 +50,7 @@ def a_gateway(home: Home, port: int = 0) -> GatewayProcess:
 
 
 def recorded(home: Home) -> Process:
-    return Record(**home.read_record(home.gateway_record)).process
+    return GatewayRecord(**home.read_record(home.gateway_record)).process
 
 
 def test_one_that_was_left_running_is_taken_over(home):
@@ -105,7 +105,7 @@ def test_one_that_cannot_be_started_again_is_tried_again(home):
             port = taken.getsockname()[1]
             doomed = subprocess.Popen(["sleep", "600"])  # noqa: ASYNC220 - takes no time
             process = Process.of(doomed.pid)
-            record = Record(
+            record = GatewayRecord(
                 pid=process.pid,
                 started=process.started,
                 host="127.0.0.1",

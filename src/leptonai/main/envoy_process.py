@@ -23,6 +23,7 @@ from leptonai.errors import LeptonError, NotFound, Unavailable
 from leptonai.home import Home, replace_file
 from leptonai.listening import reserve, url_of
 from leptonai.log_files import open_log
+from leptonai.main.beside import Record
 from leptonai.processes import Process
 
 READY_S = 15.0  # for the gateway's first files, and then for Envoy
@@ -35,16 +36,8 @@ log = logging.getLogger("leptonai")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    pid: int
-    started: str
-    host: str
-    port: int
+class EnvoyRecord(Record):
     program: str
-
-    @property
-    def process(self) -> Process:
-        return Process(self.pid, self.started)
 
 
 def find_envoy() -> str:
@@ -86,7 +79,7 @@ class EnvoyProcess:
     def prepare(self) -> None:
         """Take over the one that runs, if it was started as this one would be; else end it, with
         what it was told. Before the gateway starts, which writes what is new."""
-        left = _left_behind(self._home)
+        left = EnvoyRecord.left_behind(self._home, self._home.envoy_record)
         if left is not None:
             port = self._asked_port or left.port
             if (left.host, left.port, left.program) == (self._host, port, self._program):
@@ -156,7 +149,7 @@ class EnvoyProcess:
                 cwd=folder,
             )
         self._process = Process.of(started.pid)
-        record = Record(
+        record = EnvoyRecord(
             pid=started.pid,
             started=self._process.started,
             host=self._host,
@@ -179,17 +172,9 @@ class EnvoyProcess:
 
 def end_envoy(home: Home) -> None:
     """End the one that was left behind, if there is one."""
-    left = _left_behind(home)
+    left = EnvoyRecord.left_behind(home, home.envoy_record)
     if left is not None and not left.process.end(grace_s=END_S):
         raise Unavailable(f"Envoy (process {left.pid}) does not end", hint=f"see {home.envoy_log}")
-
-
-def _left_behind(home: Home) -> Record | None:
-    try:
-        record = Record(**home.read_record(home.envoy_record))
-    except (OSError, ValueError, TypeError):
-        return None
-    return record if record.process.alive else None
 
 
 def _reachable(host: str, port: int) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from leptonai.errors import LeptonError, Unavailable
 from leptonai.home import Home
 from leptonai.listening import bind, url_of
 from leptonai.log_files import open_log
+from leptonai.main.beside import Record
 from leptonai.main.envoy_process import EnvoyProcess, end_envoy
 from leptonai.processes import Process
 
@@ -35,22 +36,12 @@ log = logging.getLogger("leptonai")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """What is written down of a gateway, for those who come later."""
-
-    pid: int
-    started: str
-    host: str
-    port: int
+class GatewayRecord(Record):
     control_url: str
     version: str
     access_log: bool = False
     otlp_endpoint: str = ""
     behind_envoy: bool = False
-
-    @property
-    def process(self) -> Process:
-        return Process(self.pid, self.started)
 
 
 class GatewayProcess:
@@ -103,7 +94,7 @@ class GatewayProcess:
         self._front.start()
 
     def _start(self) -> None:
-        left = _left_behind(self._home)
+        left = GatewayRecord.left_behind(self._home, self._home.gateway_record)
         if left is not None and left.behind_envoy != (self._front is not None):
             end_gateway(self._home)  # one of the two had the port that the other needs
             left = None
@@ -231,7 +222,7 @@ class GatewayProcess:
                     cwd="/",
                 )
             self._process = Process.of(process.pid)
-            record = Record(
+            record = GatewayRecord(
                 pid=process.pid,
                 started=self._process.started,
                 host=self._host,
@@ -260,18 +251,10 @@ def end_gateway(home: Home) -> bool:
     """End the gateway that was left behind, and what was in front of it; says whether there was
     one."""
     end_envoy(home)
-    left = _left_behind(home)
+    left = GatewayRecord.left_behind(home, home.gateway_record)
     if left is not None:
         _end(left.process, home)
     return left is not None
-
-
-def _left_behind(home: Home) -> Record | None:
-    try:
-        record = Record(**home.read_record(home.gateway_record))
-    except (OSError, ValueError, TypeError):
-        return None
-    return record if record.process.alive else None
 
 
 def _ask_for_socket(home: Home) -> tuple[socket.socket, socket.socket] | None:
